@@ -1,0 +1,26 @@
+"""The table `refresh_tokens`: one row for each token ever given out and not yet expired."""
+
+from datetime import datetime
+from uuid import UUID
+
+from sqlalchemy import ForeignKey, LargeBinary
+from sqlalchemy.orm import Mapped, mapped_column
+
+from app.features.users.models import User
+from app.infra.database.base import Base
+
+
+class RefreshToken(Base):
+    """A refresh token, known by its SHA-256 alone. A family is what one login grew into.
+
+    A token that was used stays until it expires: whoever presents it again holds a stolen copy, or
+    was stolen from.
+    """
+
+    __tablename__ = "refresh_tokens"
+
+    user_id: Mapped[int] = mapped_column(ForeignKey(User.id, ondelete="CASCADE"), index=True)
+    family_id: Mapped[UUID] = mapped_column(index=True)
+    token_hash: Mapped[bytes] = mapped_column(LargeBinary, unique=True)
+    expires_at: Mapped[datetime] = mapped_column(index=True)
+    used_at: Mapped[datetime | None]

@@ -1,0 +1,60 @@
+"""All SQL on comments, and on the count of them that a post carries."""
+
+from sqlalchemy import bindparam, delete, select, update
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import joinedload
+
+from app.features.comments.models import Comment
+from app.features.posts.models import Post
+from app.features.users.models import User
+from app.infra.database.pagination import KeysetList
+
+WITH_AUTHOR = joinedload(Comment.author, innerjoin=True).load_only(
+    User.id, User.name, User.avatar_url, raiseload=True
+)
+BY_ID = select(Comment).where(Comment.id == bindparam("comment_id"))
+POST_EXISTS = select(Post.id).where(Post.id == bindparam("post_id"))
+COUNT_CHANGE = (
+    update(Post)
+    .where(Post.id == bindparam("of_post"))
+    # `updated_at` tells of edits: naming it keeps `onupdate` away.
+    .values(comment_count=Post.comment_count + bindparam("change"), updated_at=Post.updated_at)
+    .returning(Post.id)
+)
+
+COMMENTS_OF_POST = KeysetList(
+    "comments",
+    select(Comment).options(WITH_AUTHOR).where(Comment.post_id == bindparam("post_id")),
+    Comment,
+    newest_first=False,
+)
+
+
+async def post_exists(session: AsyncSession, post_id: int) -> bool:
+    """Whether there is a post with this id."""
+    return await session.scalar(POST_EXISTS, {"post_id": post_id}) is not None
+
+
+async def change_count(session: AsyncSession, post_id: int, change: int) -> bool:
+    """Change the post's count of comments atomically, and lock its row. False without a post."""
+    parameters = {"of_post": post_id, "change": change}
+    return await session.scalar(COUNT_CHANGE, parameters) is not None
+
+
+async def get_comment(session: AsyncSession, comment_id: int) -> Comment | None:
+    """Return the comment with this id, without its author."""
+    return await session.scalar(BY_ID, {"comment_id": comment_id})
+
+
+async def insert_comment(session: AsyncSession, post_id: int, author: User, body: str) -> Comment:
+    """Insert a comment and return it."""
+    comment = Comment(post_id=post_id, author_id=author.id, body=body)
+    session.add(comment)
+    await session.flush()
+    return comment
+
+
+async def delete_comment(session: AsyncSession, comment_id: int) -> bool:
+    """Delete a comment. False when somebody else was faster."""
+    statement = delete(Comment).where(Comment.id == comment_id).returning(Comment.id)
+    return await session.scalar(statement) is not None

@@ -1,0 +1,49 @@
+"""`/v1/posts/{post_id}/comments` and `/v1/comments`: a child resource."""
+
+from typing import Annotated
+
+from fastapi import Path, Request, Response
+
+from app.features.comments import service
+from app.features.comments.models import Comment
+from app.features.comments.schemas import CommentCreate, CommentPage, CommentRead
+from app.features.users.dependencies import CurrentUser
+from app.infra.database.pagination import Page
+from app.infra.dependencies import PageQuery, ReadSession, WriteSession
+from app.infra.inputs import Id
+from app.infra.web.pages import link_neighbours
+from app.infra.web.routing import feature_router
+
+router = feature_router("/v1", tag="comments")
+
+PostId = Annotated[Id, Path()]
+
+
+@router.get("/posts/{post_id}/comments", response_model=CommentPage)
+async def list_comments(
+    post_id: PostId,
+    request: Request,
+    response: Response,
+    session: ReadSession,
+    query: PageQuery,
+) -> Page[Comment]:
+    """List the comments of a post, oldest first."""
+    page = await service.list_comments(session, post_id, query)
+    link_neighbours(request, response, page)
+    return page
+
+
+@router.post("/posts/{post_id}/comments", status_code=201, response_model=CommentRead)
+async def create_comment(
+    post_id: PostId, data: CommentCreate, user: CurrentUser, session: WriteSession
+) -> Comment:
+    """Comment on a post."""
+    return await service.create_comment(session, user, post_id, data)
+
+
+@router.delete("/comments/{comment_id}", status_code=204, response_class=Response)
+async def delete_comment(
+    comment_id: Annotated[Id, Path()], user: CurrentUser, session: WriteSession
+) -> None:
+    """Delete one's own comment."""
+    await service.delete_comment(session, user, comment_id)

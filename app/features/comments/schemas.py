@@ -1,0 +1,32 @@
+"""What comes in and goes out of a post's comments."""
+
+from datetime import datetime
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from app.features.users.schemas import Author
+from app.infra.inputs import Input, Text
+from app.infra.web.pages import PageRead
+
+
+class CommentCreate(Input):
+    """A new comment."""
+
+    body: Annotated[Text, Field(min_length=1, max_length=5_000)]
+
+
+class CommentRead(BaseModel):
+    """A comment with its author."""
+
+    model_config = ConfigDict(title="Comment")
+
+    id: int
+    post_id: int
+    author: Author
+    body: str
+    created_at: datetime
+
+
+class CommentPage(PageRead[CommentRead]):
+    """A page of comments, oldest first."""

@@ -1,0 +1,43 @@
+"""Comments: children of a post, whose `comment_count` they maintain."""
+
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm.attributes import set_committed_value
+
+from app.errors import Forbidden, NotFound
+from app.features.comments import queries
+from app.features.comments.models import Comment
+from app.features.comments.schemas import CommentCreate
+from app.features.users.models import User
+from app.infra.database.pagination import Page, PageQuery
+
+
+async def list_comments(session: AsyncSession, post_id: int, query: PageQuery) -> Page[Comment]:
+    """Return a page of a post's comments, oldest first. `NotFound` when there is no such post."""
+    page = await queries.COMMENTS_OF_POST.page(session, query, post_id=post_id)
+    if not page.items and not await queries.post_exists(session, post_id):
+        raise NotFound("There is no such post.")
+    return page
+
+
+async def create_comment(
+    session: AsyncSession, author: User, post_id: int, data: CommentCreate
+) -> Comment:
+    """Comment on a post."""
+    if not await queries.change_count(session, post_id, +1):
+        raise NotFound("There is no such post.")
+    comment = await queries.insert_comment(session, post_id, author, data.body)
+    set_committed_value(comment, "author", author)
+    return comment
+
+
+async def delete_comment(session: AsyncSession, author: User, comment_id: int) -> None:
+    """Delete one's own comment."""
+    comment = await queries.get_comment(session, comment_id)
+    if comment is None:
+        raise NotFound("There is no such comment.")
+    if comment.author_id != author.id:
+        raise Forbidden("Only its author may delete a comment.")
+    # The post's row first, as everywhere: two transactions that lock in one order cannot deadlock.
+    await queries.change_count(session, comment.post_id, -1)
+    if not await queries.delete_comment(session, comment_id):
+        raise NotFound("There is no such comment.")

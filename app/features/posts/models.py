@@ -1,0 +1,31 @@
+"""The table `posts`."""
+
+from datetime import datetime
+
+from sqlalchemy import ForeignKey, Index, String, Text, func
+from sqlalchemy.orm import Mapped, mapped_column, relationship
+
+from app.features.users.models import User
+from app.infra.database.base import Base
+
+
+class Post(Base):
+    """Something somebody wrote. `comment_count` is maintained by the feature `comments`."""
+
+    __tablename__ = "posts"
+
+    author_id: Mapped[int] = mapped_column(ForeignKey("users.id"))
+    title: Mapped[str] = mapped_column(String(200))
+    body: Mapped[str] = mapped_column(Text)
+    comment_count: Mapped[int] = mapped_column(server_default="0")
+    version: Mapped[int] = mapped_column(server_default="1")
+    updated_at: Mapped[datetime] = mapped_column(
+        server_default=func.now(), onupdate=func.now(), sort_order=2
+    )
+
+    author: Mapped[User] = relationship(lazy="raise")
+
+
+# One index for each order in which posts are listed; the second serves the foreign key too.
+Index(None, Post.created_at, Post.id)
+Index(None, Post.author_id, Post.created_at, Post.id)

@@ -1,0 +1,72 @@
+"""`/v1/posts`: the feature to copy."""
+
+from typing import Annotated
+
+from fastapi import Path, Query, Request, Response
+
+from app.features.posts import service
+from app.features.posts.models import Post
+from app.features.posts.schemas import PostCreate, PostPage, PostRead, PostUpdate
+from app.features.users.dependencies import CurrentUser
+from app.infra.database.pagination import Page
+from app.infra.dependencies import PageQuery, ReadSession, WriteSession
+from app.infra.inputs import Id
+from app.infra.web.pages import link_neighbours
+from app.infra.web.routing import feature_router
+
+router = feature_router("/v1/posts")
+
+PostId = Annotated[Id, Path()]
+
+
+@router.get("", response_model=PostPage)
+async def list_posts(
+    request: Request,
+    response: Response,
+    session: ReadSession,
+    query: PageQuery,
+    author_id: Annotated[Id | None, Query()] = None,
+) -> Page[Post]:
+    """List posts, newest first, of everybody or of one author."""
+    page = await service.list_posts(session, query, author_id)
+    link_neighbours(request, response, page)
+    return page
+
+
+@router.post("", status_code=201, response_model=PostRead)
+async def create_post(
+    data: PostCreate, user: CurrentUser, session: WriteSession, response: Response
+) -> Post:
+    """Publish a post."""
+    post = await service.create_post(session, user, data)
+    response.headers["Location"] = f"/v1/posts/{post.id}"
+    response.headers["ETag"] = service.etag(post)
+    return post
+
+
+@router.get("/{post_id}", response_model=PostRead)
+async def read_post(post_id: PostId, session: ReadSession, response: Response) -> Post:
+    """Return a post with its author."""
+    post = await service.read_post(session, post_id)
+    response.headers["ETag"] = service.etag(post)
+    return post
+
+
+@router.patch("/{post_id}", response_model=PostRead)
+async def update_post(
+    post_id: PostId,
+    data: PostUpdate,
+    user: CurrentUser,
+    session: WriteSession,
+    response: Response,
+) -> Post:
+    """Change the title or the body of one's own post."""
+    post = await service.update_post(session, user, post_id, data)
+    response.headers["ETag"] = service.etag(post)
+    return post
+
+
+@router.delete("/{post_id}", status_code=204, response_class=Response)
+async def delete_post(post_id: PostId, user: CurrentUser, session: WriteSession) -> None:
+    """Delete one's own post and its comments."""
+    await service.delete_post(session, user, post_id)

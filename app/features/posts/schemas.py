@@ -1,0 +1,46 @@
+"""What comes in and goes out of `/v1/posts`."""
+
+from datetime import datetime
+from typing import Annotated
+
+from pydantic import MISSING, BaseModel, ConfigDict, Field
+
+from app.features.users.schemas import Author
+from app.infra.inputs import Input, Text
+from app.infra.web.pages import PageRead
+
+Title = Annotated[Text, Field(min_length=1, max_length=200)]
+Body = Annotated[Text, Field(min_length=1, max_length=20_000)]
+
+
+class PostCreate(Input):
+    """A new post."""
+
+    title: Title
+    body: Body
+
+
+class PostUpdate(Input):
+    """Changes to a post: what is left out stays."""
+
+    title: Title | MISSING = MISSING
+    body: Body | MISSING = MISSING
+
+
+class PostRead(BaseModel):
+    """A post with its author. `version` moves with each edit of the title or the body."""
+
+    model_config = ConfigDict(title="Post")
+
+    id: int
+    author: Author
+    title: str
+    body: str
+    comment_count: int
+    version: int
+    created_at: datetime
+    updated_at: datetime
+
+
+class PostPage(PageRead[PostRead]):
+    """A page of posts, newest first."""

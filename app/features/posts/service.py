@@ -1,0 +1,72 @@
+"""Posts: what may be done with them, by whom, and what then holds."""
+
+from hashlib import blake2b
+
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm.attributes import set_committed_value
+
+from app.errors import Forbidden, NotFound
+from app.features.posts import queries
+from app.features.posts.models import Post
+from app.features.posts.schemas import PostCreate, PostUpdate
+from app.features.users.models import User
+from app.infra.database.pagination import Page, PageQuery
+
+
+async def list_posts(session: AsyncSession, query: PageQuery, author_id: int | None) -> Page[Post]:
+    """Return a page of posts, newest first, of everybody or of one author."""
+    if author_id is None:
+        return await queries.ALL_POSTS.page(session, query)
+    return await queries.POSTS_BY_AUTHOR.page(session, query, author_id=author_id)
+
+
+async def read_post(session: AsyncSession, post_id: int) -> Post:
+    """Return a post with its author, or raise `NotFound`."""
+    return _existing(await queries.get_post(session, post_id))
+
+
+async def create_post(session: AsyncSession, author: User, data: PostCreate) -> Post:
+    """Publish a post."""
+    post = await queries.insert_post(session, author, data.title, data.body)
+    set_committed_value(post, "author", author)
+    return post
+
+
+async def update_post(session: AsyncSession, author: User, post_id: int, data: PostUpdate) -> Post:
+    """Change one's own post. Its version moves if that changes anything."""
+    post = await _own_post(session, author, post_id)
+    for field, value in data.model_dump().items():
+        setattr(post, field, value)
+    if session.is_modified(post):
+        post.version += 1
+        await session.flush()
+    return post
+
+
+async def delete_post(session: AsyncSession, author: User, post_id: int) -> None:
+    """Delete one's own post and its comments."""
+    post = await _own_post(session, author, post_id)
+    await queries.delete_post(session, post.id)
+
+
+def etag(post: Post) -> str:
+    """Return a strong validator of how the post is shown: `"<version>-<digest>"`.
+
+    The version alone tells whether the post itself was edited; the digest moves as well when its
+    author is renamed or a comment is added.
+    """
+    shown = (post.id, post.comment_count, post.author.name, post.author.avatar_url)
+    return f'"{post.version}-{blake2b(repr(shown).encode(), digest_size=8).hexdigest()}"'
+
+
+async def _own_post(session: AsyncSession, author: User, post_id: int) -> Post:
+    post = _existing(await queries.lock_post(session, post_id))
+    if post.author_id != author.id:
+        raise Forbidden("Only its author may change a post.")
+    return post
+
+
+def _existing(post: Post | None) -> Post:
+    if post is None:
+        raise NotFound("There is no such post.")
+    return post

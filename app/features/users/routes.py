@@ -1,0 +1,37 @@
+"""`/v1/users`: accounts and profiles."""
+
+from typing import Annotated
+
+from fastapi import Path, Response
+
+from app.features.users import service
+from app.features.users.dependencies import CurrentUser
+from app.features.users.models import User
+from app.features.users.schemas import PublicUserRead, UserCreate, UserRead
+from app.infra.dependencies import ReadSession, Resources, WriteSession
+from app.infra.inputs import Id
+from app.infra.web.routing import feature_router
+
+router = feature_router("/v1/users")
+
+
+@router.post("", status_code=201, response_model=UserRead)
+async def create_user(
+    data: UserCreate, session: WriteSession, held: Resources, response: Response
+) -> User:
+    """Register an account. 409 `email_taken` when there is one with this address."""
+    user = await service.create_user(session, held.passwords, data)
+    response.headers["Location"] = f"/v1/users/{user.id}"
+    return user
+
+
+@router.get("/me", response_model=UserRead)
+async def read_me(user: CurrentUser) -> User:
+    """Return the account of the caller."""
+    return user
+
+
+@router.get("/{user_id}", response_model=PublicUserRead)
+async def read_user(user_id: Annotated[Id, Path()], session: ReadSession) -> User:
+    """Return what everybody may know of a user."""
+    return await service.read_user(session, user_id)

@@ -1,0 +1,25 @@
+"""The connection to Valkey, with limits that keep a broken one from holding anybody up."""
+
+from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+
+from app.settings import ValkeySettings
+
+
+def open_valkey(settings: ValkeySettings) -> Redis:
+    """Build the client of this process; it connects at its first command, and owns its pool.
+
+    A command takes `timeout_seconds` at most, and is tried once more on a connection that died.
+    """
+    pool = BlockingConnectionPool.from_url(
+        settings.url.get_secret_value(),
+        # RESP3 notifications make the pool skip its check for unread data, which crosses replies.
+        protocol=2,
+        max_connections=settings.max_connections,
+        timeout=settings.timeout_seconds,
+        socket_timeout=settings.timeout_seconds,
+        socket_connect_timeout=settings.timeout_seconds,
+        retry=Retry(NoBackoff(), 1),
+    )
+    return Redis.from_pool(pool)

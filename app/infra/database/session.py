@@ -1,0 +1,82 @@
+"""Sessions: one kind that reads, one kind that is a transaction. Both connect at first use.
+
+Two ideas to learn. `transaction()` commits when its block succeeds and rolls back when it fails.
+What may be lost runs after the commit (`after_commit`); a rolled-back transaction runs none of it.
+"""
+
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+
+from sqlalchemy import event
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
+from sqlalchemy.orm import Session
+
+logger = logging.getLogger(__name__)
+
+Callback = Callable[[], Awaitable[None]]
+CALLBACKS = "after_commit"
+
+
+class _ReadOnlySession(Session):
+    """The synchronous half of a read session; a flush in it is a programming error."""
+
+
+@event.listens_for(_ReadOnlySession, "before_flush")
+def _refuse_writes(*_: Any) -> None:
+    raise TypeError("A read session does not write: ask for a WriteSession.")
+
+
+class Database:
+    """The sessions of one engine. `close()` returns every connection."""
+
+    def __init__(self, engine: AsyncEngine) -> None:
+        self.engine = engine
+        # AUTOCOMMIT: a statement is one round trip, without BEGIN before and ROLLBACK after it.
+        self._read_sessions = async_sessionmaker(
+            engine.execution_options(isolation_level="AUTOCOMMIT"),
+            sync_session_class=_ReadOnlySession,
+            expire_on_commit=False,
+            autoflush=False,
+        )
+        self._write_sessions = async_sessionmaker(engine, expire_on_commit=False)
+
+    @asynccontextmanager
+    async def read(self) -> AsyncIterator[AsyncSession]:
+        """Yield a session whose statements each see their own snapshot and cost one round trip."""
+        async with self._read_sessions() as session:
+            yield session
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[AsyncSession]:
+        """Yield a session that is one transaction: committed on success, else rolled back.
+
+        The callbacks of `after_commit` have run when the block has been left. A session that was
+        not used costs no round trip. Whatever the block or the commit raises is passed on.
+        """
+        async with self._write_sessions.begin() as session:
+            yield session
+        await _run_callbacks(session)
+
+    async def close(self) -> None:
+        """Close every connection of the pool."""
+        await self.engine.dispose()
+
+
+def after_commit(session: AsyncSession, callback: Callback) -> None:
+    """Run `callback` once the transaction of `session` has been committed, in order of calls.
+
+    For effects that may be lost: a crash between the commit and the callback loses it, and its
+    exception is logged and does not reach the client, whose write has been kept.
+    """
+    session.info.setdefault(CALLBACKS, []).append(callback)
+
+
+async def _run_callbacks(session: AsyncSession) -> None:
+    callbacks: list[Callback] = session.info.pop(CALLBACKS, [])
+    for callback in callbacks:
+        try:
+            await callback()
+        except Exception:
+            logger.exception("A callback failed after the commit")

@@ -1,0 +1,46 @@
+"""Everything a route may ask for. What arrives is in the name of the alias."""
+
+from collections.abc import AsyncIterator
+from typing import Annotated
+
+from fastapi import Depends, Query, Request
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from app.infra.database.pagination import PageQuery as PageQueryValue
+from app.infra.resources import Resources as ResourcesValue
+
+
+async def resources(request: Request) -> ResourcesValue:
+    """Return what this process holds open: made once, the same for every request."""
+    held: ResourcesValue = request.app.state.resources
+    return held
+
+
+Resources = Annotated[ResourcesValue, Depends(resources)]
+
+
+async def read_session(held: Resources) -> AsyncIterator[AsyncSession]:
+    """Open a session for reading; it takes a connection at its first statement."""
+    async with held.database.read() as session:
+        yield session
+
+
+async def write_session(held: Resources) -> AsyncIterator[AsyncSession]:
+    """Open the one transaction of this request."""
+    async with held.database.transaction() as session:
+        yield session
+
+
+async def page_query(
+    limit: Annotated[int, Query(ge=1, le=100)] = 20,
+    cursor: Annotated[str | None, Query(description="From `next` or `prev` of a page.")] = None,
+) -> PageQueryValue:
+    """Read which page of a list is asked for."""
+    return PageQueryValue(limit, cursor)
+
+
+# Scope "function": the session has been committed or rolled back, and its connection returned,
+# before the first byte of the response. The default scope would answer 200 and commit afterwards.
+ReadSession = Annotated[AsyncSession, Depends(read_session, scope="function")]
+WriteSession = Annotated[AsyncSession, Depends(write_session, scope="function")]
+PageQuery = Annotated[PageQueryValue, Depends(page_query)]

@@ -1,0 +1,101 @@
+"""Liveness and readiness, for the load balancer and the orchestrator.
+
+`/livez` does no I/O: it answers whenever the event loop turns. `/readyz` is 503 until the database
+was reached and its schema is not behind this code; from then on a failing dependency is reported
+and does not flip it, because taking every replica away does not mend a database.
+"""
+
+import asyncio
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, Request
+from redis.asyncio import Redis
+from redis.exceptions import RedisError
+from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
+
+from app.errors import Unavailable
+from app.infra.database.migrations import Revisions, read_revisions
+from app.infra.database.session import Database
+
+FIRST_ANSWER_SECONDS = 1.0
+LATER_ANSWER_SECONDS = 0.05
+UNDEFINED_TABLE = "42P01"
+REVISION = text("SELECT version_num FROM alembic_version")
+
+
+class Readiness:
+    """The state of one process and its dependencies. Checks never pile up: one runs at a time.
+
+    Once ready, a report waits 0.05 s for its check and else tells what the last one found, so that
+    a probe is answered in time when the pool is exhausted or a dependency hangs.
+    """
+
+    def __init__(self, database: Database, valkey: Redis) -> None:
+        self._database = database
+        self._valkey = valkey
+        self._revisions: Revisions = read_revisions()
+        self._ready = False
+        self._checks = {"database": "unknown", "valkey": "unknown"}
+        self._running: asyncio.Task[None] | None = None
+
+    async def report(self) -> tuple[bool, dict[str, str]]:
+        """Return whether requests may be sent here, and how each dependency was found."""
+        if self._running is None or self._running.done():
+            self._running = asyncio.create_task(self._check())
+        patience = LATER_ANSWER_SECONDS if self._ready else FIRST_ANSWER_SECONDS
+        await asyncio.wait({self._running}, timeout=patience)
+        return self._ready, dict(self._checks)
+
+    def close(self) -> None:
+        """Stop a check that still runs."""
+        if self._running is not None:
+            self._running.cancel()
+
+    async def _check(self) -> None:
+        database, valkey = await asyncio.gather(self._check_database(), self._check_valkey())
+        self._checks = {"database": database, "valkey": valkey}
+        self._ready = self._ready or database == "ok"
+
+    async def _check_database(self) -> str:
+        try:
+            async with self._database.read() as session:
+                revision = await session.scalar(REVISION)
+        except Unavailable:
+            return "unavailable"
+        except DBAPIError as error:
+            undefined = getattr(error.orig, "sqlstate", None) == UNDEFINED_TABLE
+            return "behind" if undefined else "unavailable"
+        return "behind" if self._revisions.is_behind(revision) else "ok"
+
+    async def _check_valkey(self) -> str:
+        try:
+            await self._valkey.ping()
+        except (RedisError, OSError):
+            return "unavailable"
+        return "ok"
+
+
+router = APIRouter(include_in_schema=False)
+
+
+async def readiness(request: Request) -> Readiness:
+    """Return the readiness of this process."""
+    state: Readiness = request.app.state.resources.readiness
+    return state
+
+
+@router.get("/livez")
+async def livez() -> dict[str, str]:
+    """Answer as long as the process does."""
+    return {"status": "alive"}
+
+
+@router.get("/readyz")
+async def readyz(state: Annotated[Readiness, Depends(readiness)]) -> dict[str, object]:
+    """Answer 200 when requests may be sent here, with the state of each dependency."""
+    ready, checks = await state.report()
+    if not ready:
+        found = ", ".join(f"{name} {state}" for name, state in checks.items())
+        raise Unavailable(f"This process is not ready: {found}.")
+    return {"status": "ready", "checks": checks}

@@ -1,0 +1,56 @@
+"""The types that inputs are made of: what they accept can be stored, and comes back unchanged."""
+
+import re
+from typing import Annotated
+
+from email_validator import EmailNotValidError, validate_email
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic_core import PydanticCustomError
+
+MAX_ID = 2**63 - 1
+LONGEST_EMAIL = 254  # RFC 5321, §4.5.3.1.3: a path is 256 octets with its angle brackets
+DIGITS = re.compile(r"[0-9]{1,19}")
+
+
+def _storable(text: str) -> str:
+    """Refuse what PostgreSQL cannot hold (NUL) and UTF-8 cannot write (lone surrogates)."""
+    if "\0" in text or not _is_unicode(text):
+        raise PydanticCustomError("text", "Input should be text without NUL or lone surrogates")
+    return text
+
+
+def _is_unicode(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _email(text: str) -> str:
+    try:
+        return validate_email(text, check_deliverability=False).normalized
+    except EmailNotValidError:
+        # Its own message quotes the input.
+        raise PydanticCustomError("email", "Input should be an e-mail address") from None
+
+
+def _plain_digits(value: object) -> object:
+    if isinstance(value, str) and not DIGITS.fullmatch(value):
+        raise PydanticCustomError("id", "Input should be a positive whole number")
+    return value
+
+
+Text = Annotated[str, AfterValidator(_storable)]
+Email = Annotated[
+    Text,
+    Field(max_length=LONGEST_EMAIL, json_schema_extra={"format": "email"}),
+    AfterValidator(_email),
+]
+Id = Annotated[int, Field(ge=1, le=MAX_ID), BeforeValidator(_plain_digits)]
+
+
+class Input(BaseModel):
+    """A request body: an unknown field is a mistake, and is refused."""
+
+    model_config = ConfigDict(extra="forbid")

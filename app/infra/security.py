@@ -1,0 +1,119 @@
+"""Cryptography: passwords are hashed with Argon2id off the event loop, access tokens are JWTs."""
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from threading import BoundedSemaphore
+from typing import TypeVar
+
+import jwt
+from argon2 import PasswordHasher
+from argon2.exceptions import InvalidHashError, VerificationError
+from cachetools import LRUCache
+
+from app.errors import Unauthenticated, Unavailable
+from app.settings import AuthSettings
+
+T = TypeVar("T")
+
+ALGORITHM = "HS256"
+TOKEN_TYPE = "access"
+REQUIRED_CLAIMS = ["aud", "exp", "iat", "iss", "sub", "typ"]
+LONGEST_TOKEN = 1024
+REMEMBERED_TOKENS = 10_000
+
+
+class Passwords:
+    """Argon2id in threads of its own, so that hashing can neither block the loop nor eat memory.
+
+    At most `hashing_threads` hashes run (each takes `argon2_memory_kib`) and `hashing_queue` wait;
+    whoever comes on top of that gets `Unavailable` at once.
+    """
+
+    def __init__(self, settings: AuthSettings) -> None:
+        self._hasher = PasswordHasher(
+            time_cost=settings.argon2_time_cost, memory_cost=settings.argon2_memory_kib
+        )
+        self._threads = ThreadPoolExecutor(settings.hashing_threads, "argon2")
+        self._places = BoundedSemaphore(settings.hashing_threads + settings.hashing_queue)
+        self._dummy = self._hasher.hash("the password of nobody")
+
+    async def hash(self, password: str) -> str:
+        """Return the encoded hash of a new password, with its parameters and a random salt."""
+        return await self._run(self._hasher.hash, password)
+
+    async def verify(self, password: str, encoded: str | None) -> bool:
+        """Whether `password` has the hash `encoded`. None takes as long, and never matches."""
+        matches = await self._run(self._matches, password, encoded or self._dummy)
+        return matches and encoded is not None
+
+    def is_outdated(self, encoded: str) -> bool:
+        """Whether `encoded` was made with other parameters than those in force."""
+        return self._hasher.check_needs_rehash(encoded)
+
+    def close(self) -> None:
+        """Drop what waits, and let running hashes end."""
+        self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def _matches(self, password: str, encoded: str) -> bool:
+        try:
+            return self._hasher.verify(encoded, password)
+        except (VerificationError, InvalidHashError):
+            return False
+
+    async def _run(self, function: Callable[..., T], *arguments: str) -> T:
+        if not self._places.acquire(blocking=False):
+            raise Unavailable("Too many people are signing in at this moment.")
+        future = self._threads.submit(function, *arguments)
+        # The place is free again when the thread is, even if the caller has left meanwhile.
+        future.add_done_callback(lambda _: self._places.release())
+        return await asyncio.wrap_future(future)
+
+
+class AccessTokens:
+    """Short-lived JWTs, signed with HS256. One that was verified is remembered until it expires."""
+
+    def __init__(self, settings: AuthSettings) -> None:
+        self._settings = settings
+        self._key = settings.secret.get_secret_value()
+        self._verified: LRUCache[str, tuple[int, float]] = LRUCache(REMEMBERED_TOKENS)
+
+    def issue(self, user_id: int) -> str:
+        """Return a token that says "this is user `user_id`" for `access_token_seconds`."""
+        now = datetime.now(UTC)
+        claims = {
+            "sub": str(user_id),
+            "typ": TOKEN_TYPE,
+            "iss": self._settings.issuer,
+            "aud": self._settings.audience,
+            "iat": now,
+            "exp": now + timedelta(seconds=self._settings.access_token_seconds),
+        }
+        return jwt.encode(claims, self._key, ALGORITHM)
+
+    def verify(self, token: str) -> int:
+        """Return the user's id, or raise `Unauthenticated` for anything that we did not issue."""
+        user_id, expires_at = self._verified.get(token) or self._verify(token)
+        if expires_at <= datetime.now(UTC).timestamp():
+            raise Unauthenticated("The access token has expired.")
+        self._verified[token] = user_id, expires_at
+        return user_id
+
+    def _verify(self, token: str) -> tuple[int, float]:
+        try:
+            if len(token) > LONGEST_TOKEN:
+                raise ValueError("length")
+            claims = jwt.decode(
+                token,
+                self._key,
+                algorithms=[ALGORITHM],
+                issuer=self._settings.issuer,
+                audience=self._settings.audience,
+                options={"require": REQUIRED_CLAIMS},
+            )
+            if claims["typ"] != TOKEN_TYPE:
+                raise ValueError("type")
+            return int(claims["sub"]), float(claims["exp"])
+        except (jwt.InvalidTokenError, ValueError):
+            raise Unauthenticated("The access token is not valid.") from None

@@ -1,0 +1,41 @@
+"""The last resort: an exception that nobody expected becomes a 500 problem, and goes no further.
+
+An exception that reaches the server makes it close the keep-alive connection unannounced, and the
+client's next request fails. So it ends here, unless the response has begun: a truncated answer must
+not look complete.
+"""
+
+import logging
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app.infra.web.problems import problem
+
+logger = logging.getLogger(__name__)
+
+
+class CatchAllMiddleware:
+    """Pure ASGI, next to the request id, which it needs."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        started = False
+
+        async def watched_send(message: Message) -> None:
+            nonlocal started
+            started = True
+            await send(message)
+
+        try:
+            await self.app(scope, receive, watched_send)
+        except Exception:
+            logger.exception("Unhandled exception")
+            if started:
+                raise
+            response = problem(scope, 500, "internal_error", "Something went wrong on our side.")
+            await response(scope, receive, send)

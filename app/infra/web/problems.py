@@ -1,0 +1,112 @@
+"""Every error as `application/problem+json` (RFC 9457), with a stable code and the request id.
+
+Nothing that the client sent is repeated in it, but for the path and the names of known fields.
+"""
+
+import logging
+import re
+from collections.abc import Mapping, Sequence
+from http import HTTPStatus
+from typing import Any
+from urllib.parse import quote
+
+import orjson
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from sqlalchemy.exc import SQLAlchemyError
+from starlette.exceptions import HTTPException
+from starlette.responses import Response
+from starlette.types import Scope
+
+from app.errors import AppError, Unauthenticated
+from app.infra.database.failures import expected_failure
+from app.infra.web.request_id import request_id
+
+logger = logging.getLogger(__name__)
+
+MEDIA_TYPE = "application/problem+json"
+PLAIN_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+CODES = {
+    401: "unauthenticated",
+    403: "forbidden",
+    404: "not_found",
+    405: "method_not_allowed",
+    413: "too_large",
+    415: "unsupported_media_type",
+    422: "invalid_request",
+    429: "rate_limited",
+    503: "unavailable",
+}
+
+
+def problem(
+    scope: Scope,
+    status: int,
+    code: str,
+    detail: str,
+    *,
+    errors: Sequence[Mapping[str, Any]] | None = None,
+    headers: Mapping[str, str] | None = None,
+) -> Response:
+    """Build the response for one problem; `detail` is a sentence for a person."""
+    body: dict[str, Any] = {
+        "type": "about:blank",
+        "title": HTTPStatus(status).phrase,
+        "status": status,
+        "detail": detail,
+        "code": code,
+        "instance": quote(scope["path"]),
+        "request_id": request_id.get(),
+    }
+    if errors is not None:
+        body["errors"] = errors
+    return Response(orjson.dumps(body), status, headers, media_type=MEDIA_TYPE)
+
+
+def add_problem_handlers(app: FastAPI) -> None:
+    """Make `app` answer its errors, the framework's and the database's as problems."""
+    app.add_exception_handler(AppError, _on_app_error)
+    app.add_exception_handler(HTTPException, _on_http_exception)
+    app.add_exception_handler(RequestValidationError, _on_invalid_request)
+    app.add_exception_handler(SQLAlchemyError, _on_database_error)
+
+
+async def _on_app_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, AppError)
+    headers = {}
+    if error.retry_after_seconds is not None:
+        headers["Retry-After"] = str(error.retry_after_seconds)
+    if isinstance(error, Unauthenticated):
+        headers["WWW-Authenticate"] = "Bearer"
+    return problem(request.scope, error.status, error.code, error.detail, headers=headers)
+
+
+async def _on_http_exception(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    status = error.status_code
+    code = CODES.get(status, HTTPStatus(status).name.lower())
+    detail = f"{HTTPStatus(status).description or HTTPStatus(status).phrase}."
+    return problem(request.scope, status, code, detail, headers=error.headers)
+
+
+async def _on_invalid_request(request: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)
+    errors = [
+        {"loc": [_name(part) for part in entry["loc"]], "msg": entry["msg"], "type": entry["type"]}
+        for entry in error.errors()
+    ]
+    detail = "The request does not have the form that this call takes: see `errors`."
+    return problem(request.scope, 422, "invalid_request", detail, errors=errors)
+
+
+async def _on_database_error(request: Request, error: Exception) -> Response:
+    failure = expected_failure(error)
+    if failure is None:
+        raise error
+    logger.warning("The database failed a request: %s", type(error).__name__, exc_info=error)
+    return await _on_app_error(request, failure)
+
+
+def _name(part: str | int) -> str | int:
+    """Keep a field's name; hide an unknown key of the client's that is not a plain word."""
+    return part if isinstance(part, int) or PLAIN_NAME.fullmatch(part) else "?"

@@ -1,0 +1,43 @@
+"""Runs the application inside the test's process."""
+
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from typing import Any
+
+import httpx2
+from fastapi import FastAPI
+from sqlalchemy import event
+
+from app.infra.resources import Resources
+from app.main import create_app
+from app.settings import Settings
+
+
+@asynccontextmanager
+async def running(settings: Settings) -> AsyncIterator[FastAPI]:
+    """Build the application and keep its resources open."""
+    app = create_app(settings)
+    async with app.router.lifespan_context(app):
+        yield app
+
+
+def client_of(app: FastAPI) -> httpx2.AsyncClient:
+    """Return a client that calls `app` without a network."""
+    transport = httpx2.ASGITransport(app, raise_app_exceptions=False)
+    return httpx2.AsyncClient(transport=transport, base_url="http://test")
+
+
+@contextmanager
+def recorded_statements(resources: Resources) -> Iterator[list[str]]:
+    """Collect the SQL that is sent to the database meanwhile."""
+    sent: list[str] = []
+
+    def record(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+        sent.append(statement)
+
+    engine = resources.database.engine.sync_engine
+    event.listen(engine, "before_cursor_execute", record)
+    try:
+        yield sent
+    finally:
+        event.remove(engine, "before_cursor_execute", record)

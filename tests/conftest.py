@@ -1,0 +1,123 @@
+"""Real servers, production sessions: each test process has a database of its own, emptied after
+every test that wrote to it.
+"""
+
+import os
+import subprocess
+import sys
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import asyncpg
+import httpx2
+import pytest
+from fastapi import FastAPI
+from sqlalchemy import text
+
+from app.infra.resources import Resources
+from app.settings import Settings
+from dev.servers import embedded_servers
+from tests.application import client_of, recorded_statements, running
+from tests.factories import Factory
+
+PROJECT = Path(__file__).parents[1]
+SERVERS = pytest.StashKey[ExitStack]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Start the servers once, in the process that the others are children of."""
+    for name in [name for name in os.environ if _is_setting(name)]:
+        del os.environ[name]
+    if "TEST_DATABASE_URL" in os.environ:
+        return
+    stack = config.stash[SERVERS] = ExitStack()
+    folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+    servers = stack.enter_context(embedded_servers(folder, durable=False))
+    os.environ["TEST_DATABASE_URL"] = servers.database_url
+    os.environ["TEST_VALKEY_URL"] = servers.valkey_url
+    subprocess.run(
+        [sys.executable, "-m", "alembic", "upgrade", "head"],
+        cwd=PROJECT,
+        env={**os.environ, "DATABASE_URL": servers.database_url},
+        check=True,
+    )
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """Stop what was started here."""
+    if SERVERS in config.stash:
+        config.stash[SERVERS].close()
+
+
+def _is_setting(name: str) -> bool:
+    return name.lower().split("_")[0] in Settings.model_fields or name == "WEB_CONCURRENCY"
+
+
+@pytest.fixture(scope="session")
+async def database_url(worker_id: str) -> str:
+    """A migrated database of this process, cloned from the one that was migrated once."""
+    server = os.environ["TEST_DATABASE_URL"]
+    base, _, template = server.rpartition("/")
+    name = f"test_{worker_id}"
+    connection = await asyncpg.connect(f"{base}/postgres")
+    await connection.execute(f'CREATE DATABASE {name} TEMPLATE "{template}"')
+    await connection.close()
+    return f"{base}/{name}"
+
+
+@pytest.fixture(scope="session")
+def settings(database_url: str) -> Settings:
+    """Production's settings, but for addresses and the cost of a password."""
+    return Settings.model_validate(
+        {
+            "database": {"url": database_url},
+            "valkey": {"url": os.environ["TEST_VALKEY_URL"]},
+            "auth": {"argon2_memory_kib": 64, "argon2_time_cost": 1},
+        }
+    )
+
+
+@pytest.fixture(scope="session")
+async def app(settings: Settings) -> AsyncIterator[FastAPI]:
+    """The application, its lifespan begun."""
+    async with running(settings) as app:
+        yield app
+
+
+@pytest.fixture(scope="session")
+async def resources(app: FastAPI) -> Resources:
+    """What the application holds open."""
+    held: Resources = app.state.resources
+    return held
+
+
+@pytest.fixture
+async def client(app: FastAPI, clean: None) -> AsyncIterator[httpx2.AsyncClient]:
+    """A client that calls the application without a network."""
+    async with client_of(app) as client:
+        yield client
+
+
+@pytest.fixture
+async def clean(resources: Resources) -> AsyncIterator[None]:
+    """Empty every table after the test."""
+    yield
+    async with resources.database.transaction() as session:
+        await session.execute(
+            text("TRUNCATE users, posts, comments, refresh_tokens RESTART IDENTITY CASCADE")
+        )
+
+
+@pytest.fixture
+def make(resources: Resources, clean: None) -> Factory:
+    """Make rows, as their owners would have."""
+    return Factory(resources)
+
+
+@pytest.fixture
+def statements(resources: Resources) -> Iterator[list[str]]:
+    """The SQL that was sent to the database since the test began, or since `.clear()`."""
+    with recorded_statements(resources) as sent:
+        yield sent

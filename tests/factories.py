@@ -1,0 +1,81 @@
+"""Makes rows with as few words as a test needs."""
+
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from itertools import count
+from typing import TypeVar
+
+from app.features.comments.models import Comment
+from app.features.posts.models import Post
+from app.features.users.models import User
+from app.infra.database.base import Base
+from app.infra.resources import Resources
+
+RowT = TypeVar("RowT", bound=Base)
+
+PASSWORD = "correct horse battery"
+NUMBER = count(1)
+MORNING = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+@dataclass(frozen=True)
+class Factory:
+    """Commits what it makes, and returns it."""
+
+    resources: Resources
+
+    async def user(self, **values: object) -> User:
+        """Make a user whose password is PASSWORD."""
+        number = next(NUMBER)
+        values = {
+            "email": f"user{number}@example.com",
+            "name": f"User {number}",
+            "password_hash": await self.resources.passwords.hash(PASSWORD),
+            **values,
+        }
+        return await self._save(User(**values))
+
+    async def post(self, author: User | None = None, **values: object) -> Post:
+        """Make a post."""
+        author = author or await self.user()
+        values = {"title": "A title", "body": "A body", **values}
+        return await self._save(Post(author_id=author.id, **values))
+
+    async def posts(self, number: int, author: User | None = None) -> list[Post]:
+        """Make posts, each a minute younger than the one before; every third pair is a tie."""
+        author = author or await self.user()
+        return [
+            await self.post(author, title=f"Post {i}", created_at=_minute(i)) for i in range(number)
+        ]
+
+    async def comment(
+        self, post: Post | None = None, author: User | None = None, **values: object
+    ) -> Comment:
+        """Make a comment, and count it."""
+        post = post or await self.post()
+        author = author or await self.user()
+        comment = Comment(post_id=post.id, author_id=author.id, **{"body": "A comment", **values})
+        async with self.resources.database.transaction() as session:
+            session.add(comment)
+            (await session.get_one(Post, post.id)).comment_count += 1
+        return comment
+
+    async def comments(self, number: int, post: Post | None = None) -> list[Comment]:
+        """Make comments on one post, each a minute younger than the one before, with ties."""
+        post = post or await self.post()
+        author = await self.user()
+        return [await self.comment(post, author, created_at=_minute(i)) for i in range(number)]
+
+    def headers(self, user: User) -> dict[str, str]:
+        """Return the headers of a request that `user` makes."""
+        return {"Authorization": f"Bearer {self.resources.access_tokens.issue(user.id)}"}
+
+    async def _save(self, row: RowT) -> RowT:
+        async with self.resources.database.transaction() as session:
+            session.add(row)
+        return row
+
+
+def _minute(number: int) -> datetime:
+    """Return a time at which, now and then, two rows were made at once."""
+    return MORNING + timedelta(minutes=number - (number % 3 == 1))

@@ -6,7 +6,7 @@ from contextlib import asynccontextmanager
 from fastapi import FastAPI
 from starlette.middleware import Middleware
 
-from app.api import ROUTES
+from app.api import add_routes
 from app.infra.logs import configure_logging
 from app.infra.resources import open_resources
 from app.infra.web.catch_all import CatchAllMiddleware
@@ -37,7 +37,7 @@ def create_app(settings: Settings) -> FastAPI:
         redirect_slashes=False,
         telemetry={"tracing": False, "metrics": False, "logs": False},
     )
-    app.router.routes[:0] = ROUTES
+    add_routes(app)
     add_problem_handlers(app)
     return app
 

@@ -13,6 +13,7 @@ from argon2.exceptions import InvalidHashError, VerificationError
 from cachetools import LRUCache
 
 from app.errors import Unauthenticated, Unavailable
+from app.infra.inputs import MAX_ID
 from app.settings import AuthSettings
 
 T = TypeVar("T")
@@ -112,8 +113,9 @@ class AccessTokens:
                 audience=self._settings.audience,
                 options={"require": REQUIRED_CLAIMS},
             )
-            if claims["typ"] != TOKEN_TYPE:
-                raise ValueError("type")
-            return int(claims["sub"]), float(claims["exp"])
+            user_id = int(claims["sub"])
+            if claims["typ"] != TOKEN_TYPE or not 1 <= user_id <= MAX_ID:
+                raise ValueError("not a claim of ours")
+            return user_id, float(claims["exp"])
         except (jwt.InvalidTokenError, ValueError):
             raise Unauthenticated("The access token is not valid.") from None

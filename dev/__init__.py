@@ -1,0 +1,1 @@
+"""The developer's tools: what `make` runs. Nothing here reaches the production image."""

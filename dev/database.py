@@ -1,0 +1,57 @@
+"""The schema and the demo data of the database that a command works on."""
+
+import asyncio
+import subprocess
+import sys
+
+from dev.backing import Backing
+from dev.demo_data import DatabaseNotEmpty, load
+from dev.servers import ROOT
+from dev.terminal import CommandError, say
+
+
+def upgrade(backing: Backing) -> None:
+    """Bring the schema up to date."""
+    _alembic(backing, "upgrade", "head")
+
+
+def write_migration(backing: Backing, message: str) -> None:
+    """Write the migration from the schema as it is to the models as they are."""
+    upgrade(backing)
+    say(_alembic(backing, "revision", "--autogenerate", "-m", message).strip())
+
+
+def seed(backing: Backing, posts: int) -> None:
+    """Fill the empty database with demo data; it is stored whole or not at all."""
+    try:
+        asyncio.run(load(backing.database_url, posts))
+    except DatabaseNotEmpty as error:
+        cure = "run `make clean-data`" if backing.embedded_database else "use another database"
+        raise CommandError(f"{error} Then {cure} first.") from error
+
+
+def seed_if_empty(backing: Backing, posts: int) -> None:
+    """Fill the embedded database at its first start; never somebody's own."""
+    if not backing.embedded_database:
+        return
+    try:
+        asyncio.run(load(backing.database_url, posts))
+    except DatabaseNotEmpty:
+        return
+
+
+def _alembic(backing: Backing, *arguments: str) -> str:
+    """Run quietly: what it prints is of interest when it fails."""
+    result = subprocess.run(
+        [sys.executable, "-m", "alembic", *arguments],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        cwd=ROOT,
+        env=backing.environment,
+        check=False,
+    )
+    if result.returncode:
+        say(result.stdout)
+        raise CommandError(f"`alembic {arguments[0]}` failed: correct what is said above.")
+    return result.stdout

@@ -1,0 +1,38 @@
+"""What `make run` and `make dev` do: servers, schema, demo data, service; and down in reverse."""
+
+import math
+import signal
+
+from dev.address import Address, choose_address
+from dev.backing import Backing, open_backing
+from dev.banner import banner
+from dev.database import seed_if_empty, upgrade
+from dev.service import GUNICORN, UVICORN, ended_by_itself, open_service, wait_until_ready
+from dev.terminal import say
+
+_DEMO_POSTS = 100_000
+_READY_SECONDS = 60.0
+
+
+def run(*, reload: bool) -> None:
+    """Serve until Ctrl-C or SIGTERM, which are the ordinary end and no error."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        with open_backing(exclusive=True) as backing:
+            say("Bringing the schema up to date")
+            upgrade(backing)
+            seed_if_empty(backing, _DEMO_POSTS)
+            _serve(backing, choose_address(), reload=reload)
+    except KeyboardInterrupt:
+        say("Stopped. `make run` starts it again; `make clean-data` removes the embedded data.")
+
+
+def _serve(backing: Backing, address: Address, *, reload: bool) -> None:
+    say(f"Starting the service on {address.url}")
+    # With reload the next saved file may be the cure, however long it takes.
+    patience_seconds = math.inf if reload else _READY_SECONDS
+    with open_service(UVICORN if reload else GUNICORN, backing, address) as process:
+        wait_until_ready(process, address, patience_seconds)
+        say(banner(address.url, embedded_database=backing.embedded_database))
+        process.wait()
+    raise ended_by_itself(process)

@@ -1,0 +1,65 @@
+"""What the documents name exists, and what exists is documented."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from app.settings import Settings
+
+PROJECT = Path(__file__).parents[2]
+DOCUMENTS = ["README.md", "CONTRIBUTING.md", *map(str, (PROJECT / "docs").rglob("*.md"))]
+
+
+def setting_names() -> dict[str, object]:
+    """Return every setting as it is named in the environment, with its default."""
+    names: dict[str, object] = {}
+    for name, field in Settings.model_fields.items():
+        section = field.default
+        if hasattr(type(section), "model_fields"):
+            for key in type(section).model_fields:
+                names[f"{name}_{key}".upper()] = getattr(section, key)
+        else:
+            names[name.upper()] = section
+    return names
+
+
+def plain(value: object) -> str:
+    """Write a default as a person would."""
+    value = getattr(value, "get_secret_value", lambda: value)()
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        return f"{value:g}"
+    return str(value).lower() if isinstance(value, bool) else str(value)
+
+
+def test_the_example_names_every_setting_with_its_default() -> None:
+    text = (PROJECT / ".env.example").read_text()
+    found = dict(re.findall(r"^#?([A-Z0-9_]+)=(.*)$", text, re.MULTILINE))
+    assert found == {name: plain(value) for name, value in setting_names().items()}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_every_path_and_target_that_a_document_names_exists(document: str) -> None:
+    text = (PROJECT / document).read_text()
+    targets = set(re.findall(r"^([a-z-]+):", (PROJECT / "Makefile").read_text(), re.MULTILINE))
+    for target in re.findall(r"`make ([a-z-]+)", text):
+        assert target in targets, target
+    for path in re.findall(r"`((?:app|dev|docs|migrations|requirements|tests)/[\w./-]*)`", text):
+        assert (PROJECT / path).exists(), path
+    for link in re.findall(r"\]\((?!http)([^)#]+)", text):
+        assert ((PROJECT / document).parent / link).exists(), link
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_every_setting_that_a_document_names_exists(document: str) -> None:
+    text = (PROJECT / document).read_text()
+    sections = "|".join(name.upper() for name in Settings.model_fields)
+    for name in re.findall(rf"`((?:{sections})_[A-Z0-9_]+)", text):
+        assert name in setting_names(), name
+
+
+def test_decision_records_are_short() -> None:
+    for record in (PROJECT / "docs" / "decisions").glob("*.md"):
+        assert len(record.read_text().splitlines()) <= 40, record

@@ -1,0 +1,143 @@
+"""`/v1/auth`, as its callers see it."""
+
+from datetime import UTC, datetime, timedelta
+
+import httpx2
+import jwt
+import pytest
+
+from app.infra.resources import Resources
+from app.settings import Settings
+from tests.factories import PASSWORD, Factory
+
+Client = httpx2.AsyncClient
+
+
+async def log_in(client: Client, email: str, password: str) -> httpx2.Response:
+    """Ask for a token."""
+    form = {"username": email, "password": password, "grant_type": "password"}
+    return await client.post("/v1/auth/token", data=form)
+
+
+async def test_a_token_tells_who_is_calling(client: Client, make: Factory) -> None:
+    user = await make.user()
+    response = await log_in(client, user.email.upper(), PASSWORD)
+    assert response.status_code == 200
+    token = response.json()
+    assert set(token) == {"access_token", "refresh_token", "token_type", "expires_in"}
+    assert (token["token_type"], token["expires_in"]) == ("bearer", 900)
+    headers = {"Authorization": f"Bearer {token['access_token']}"}
+    assert (await client.get("/v1/users/me", headers=headers)).json()["id"] == user.id
+
+
+async def test_an_unknown_account_answers_like_a_wrong_password(
+    client: Client, make: Factory
+) -> None:
+    user = await make.user()
+    wrong = await log_in(client, user.email, "not the password")
+    unknown = await log_in(client, "nobody@example.com", PASSWORD)
+    assert wrong.status_code == unknown.status_code == 401
+    assert wrong.json()["code"] == "invalid_credentials"
+    ignored = {"request_id"}
+    assert {k: v for k, v in wrong.json().items() if k not in ignored} == {
+        k: v for k, v in unknown.json().items() if k not in ignored
+    }
+
+
+@pytest.mark.parametrize("form", [{}, {"username": "a@example.com"}, {"password": "x"}])
+async def test_an_incomplete_form_is_refused(client: Client, form: dict[str, str]) -> None:
+    assert (await client.post("/v1/auth/token", data=form)).status_code == 422
+
+
+def forged(settings: Settings, user_id: int, **changes: object) -> str:
+    """Return a token like ours, with claims changed, or removed where they are None."""
+    now = datetime.now(UTC)
+    claims: dict[str, object] = {
+        "sub": str(user_id),
+        "typ": "access",
+        "iss": settings.auth.issuer,
+        "aud": settings.auth.audience,
+        "iat": now,
+        "exp": now + timedelta(minutes=1),
+        **changes,
+    }
+    claims = {name: value for name, value in claims.items() if value is not None}
+    return jwt.encode(claims, settings.auth.secret.get_secret_value(), "HS256")
+
+
+async def test_a_token_of_our_making_is_accepted(
+    client: Client, make: Factory, settings: Settings
+) -> None:
+    user = await make.user()
+    headers = {"Authorization": f"Bearer {forged(settings, user.id)}"}
+    assert (await client.get("/v1/users/me", headers=headers)).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"exp": 1},
+        {"exp": None},
+        {"typ": "refresh"},
+        {"typ": None},
+        {"iss": "somebody"},
+        {"iss": None},
+        {"aud": "somebody"},
+        {"aud": None},
+        {"iat": None},
+        {"sub": None},
+        {"sub": "me"},
+        {"sub": str(2**63)},
+    ],
+)
+async def test_a_token_with_wrong_claims_is_401(
+    client: Client, make: Factory, settings: Settings, changes: dict[str, object]
+) -> None:
+    user = await make.user()
+    headers = {"Authorization": f"Bearer {forged(settings, user.id, **changes)}"}
+    response = await client.get("/v1/users/me", headers=headers)
+    assert response.status_code == 401
+    assert response.headers["content-type"] == "application/problem+json"
+
+
+async def test_a_token_with_another_signature_is_401(
+    client: Client, make: Factory, settings: Settings
+) -> None:
+    user = await make.user()
+    good = forged(settings, user.id)
+    head, body, signature = good.split(".")
+    claims = jwt.decode(good, options={"verify_signature": False})
+    secret = settings.auth.secret.get_secret_value()
+    for token in (
+        f"{head}.{body}.{'A' if signature[0] != 'A' else 'B'}{signature[1:]}",
+        f"{head}.{body}.",
+        jwt.encode(claims, None, "none"),
+        jwt.encode(claims, secret, "HS384"),
+        jwt.encode(claims, "x" * 64, "HS256"),
+        "not-a-token",
+        "a" * 100_000,
+    ):
+        response = await client.get("/v1/users/me", headers={"Authorization": f"Bearer {token}"})
+        assert response.status_code == 401, token[:50]
+
+
+async def test_a_remembered_token_still_expires(
+    client: Client, make: Factory, resources: Resources, settings: Settings
+) -> None:
+    user = await make.user()
+    soon = datetime.now(UTC) + timedelta(seconds=1)
+    token = forged(settings, user.id, exp=soon)
+    headers = {"Authorization": f"Bearer {token}"}
+    status = (await client.get("/v1/users/me", headers=headers)).status_code
+    assert status == (200 if datetime.now(UTC) < soon else 401)
+    while datetime.now(UTC) <= soon:
+        await client.get("/livez")
+    assert (await client.get("/v1/users/me", headers=headers)).status_code == 401
+
+
+async def test_a_token_of_an_account_that_is_gone_is_401(client: Client, make: Factory) -> None:
+    user = await make.user()
+    user.id += 1000
+    response = await client.get("/v1/users/me", headers=make.headers(user))
+    assert response.status_code == 401
+    assert response.json()["code"] == "unauthenticated"

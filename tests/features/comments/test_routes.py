@@ -1,0 +1,131 @@
+"""Comments on a post, as their callers see them."""
+
+import asyncio
+
+import httpx2
+import pytest
+
+from tests.factories import Factory
+
+Client = httpx2.AsyncClient
+
+
+async def count(client: Client, post_id: int) -> int:
+    """Return the number of comments that the post claims."""
+    number: int = (await client.get(f"/v1/posts/{post_id}")).json()["comment_count"]
+    return number
+
+
+async def test_a_comment_is_answered_whole_and_counted(client: Client, make: Factory) -> None:
+    post = await make.post()
+    user = await make.user(name="Ann")
+    response = await client.post(
+        f"/v1/posts/{post.id}/comments", json={"body": "Yes"}, headers=make.headers(user)
+    )
+    assert response.status_code == 201
+    comment = response.json()
+    assert (comment["post_id"], comment["body"]) == (post.id, "Yes")
+    assert comment["author"] == {"id": user.id, "name": "Ann", "avatar_url": None}
+    listed = (await client.get(f"/v1/posts/{post.id}/comments")).json()
+    assert listed == {"items": [comment], "next": None, "prev": None}
+    assert await count(client, post.id) == 1
+
+
+async def test_a_comment_is_no_edit_of_the_post(client: Client, make: Factory) -> None:
+    post = await make.post()
+    before = (await client.get(f"/v1/posts/{post.id}")).json()
+    headers = make.headers(await make.user())
+    await client.post(f"/v1/posts/{post.id}/comments", json={"body": "Yes"}, headers=headers)
+    after = (await client.get(f"/v1/posts/{post.id}")).json()
+    assert after == {**before, "comment_count": 1}
+
+
+async def test_concurrent_comments_are_all_counted(client: Client, make: Factory) -> None:
+    post = await make.post()
+    user = await make.user()
+    headers = make.headers(user)
+    url = f"/v1/posts/{post.id}/comments"
+    created = await asyncio.gather(
+        *(client.post(url, json={"body": str(i)}, headers=headers) for i in range(20))
+    )
+    assert {response.status_code for response in created} == {201}
+    ids = [response.json()["id"] for response in created]
+    deleted = await asyncio.gather(
+        *(client.delete(f"/v1/comments/{i}", headers=headers) for i in ids[:8] * 2)
+    )
+    assert sorted(response.status_code for response in deleted) == [204] * 8 + [404] * 8
+    assert await count(client, post.id) == 12
+    assert len((await client.get(f"{url}?limit=100")).json()["items"]) == 12
+
+
+async def test_comments_are_listed_oldest_first_there_and_back(
+    client: Client, make: Factory
+) -> None:
+    post = await make.post()
+    comments = await make.comments(5, post)
+    await make.comment()
+    url = f"/v1/posts/{post.id}/comments?limit=2"
+    first = (await client.get(url)).json()
+    second = (await client.get(f"{url}&cursor={first['next']}")).json()
+    third = (await client.get(f"{url}&cursor={second['next']}")).json()
+    seen = [item["id"] for page in (first, second, third) for item in page["items"]]
+    ordered = sorted(comments, key=lambda comment: (comment.created_at, comment.id))
+    assert seen == [comment.id for comment in ordered]
+    assert third["next"] is None
+    back = (await client.get(f"{url}&cursor={third['prev']}")).json()
+    assert back["items"] == second["items"]
+
+
+async def test_a_bad_cursor_is_refused(client: Client, make: Factory) -> None:
+    post = await make.post()
+    response = await client.get(f"/v1/posts/{post.id}/comments?cursor=nonsense")
+    assert response.status_code == 422
+    assert response.json()["code"] == "invalid_cursor"
+
+
+async def test_a_post_without_comments_has_an_empty_list(client: Client, make: Factory) -> None:
+    post = await make.post()
+    response = await client.get(f"/v1/posts/{post.id}/comments")
+    assert response.json() == {"items": [], "next": None, "prev": None}
+
+
+async def test_comments_of_a_missing_post_are_404(client: Client, make: Factory) -> None:
+    headers = make.headers(await make.user())
+    assert (await client.get("/v1/posts/1/comments")).status_code == 404
+    response = await client.post("/v1/posts/1/comments", json={"body": "?"}, headers=headers)
+    assert response.status_code == 404
+
+
+async def test_only_its_author_deletes_a_comment(client: Client, make: Factory) -> None:
+    author = await make.user()
+    post = await make.post()
+    comment = await make.comment(post, author)
+    url = f"/v1/comments/{comment.id}"
+    assert (await client.delete(url)).status_code == 401
+    stranger = await client.delete(url, headers=make.headers(await make.user()))
+    assert stranger.status_code == 403
+    assert await count(client, post.id) == 1
+    assert (await client.delete(url, headers=make.headers(author))).status_code == 204
+    assert await count(client, post.id) == 0
+    assert (await client.delete(url, headers=make.headers(author))).status_code == 404
+
+
+@pytest.mark.parametrize("body", [{}, {"body": ""}, {"body": "x" * 5001}, {"body": "x", "id": 1}])
+async def test_a_malformed_comment_is_refused(client: Client, make: Factory, body: object) -> None:
+    post = await make.post()
+    headers = make.headers(await make.user())
+    response = await client.post(f"/v1/posts/{post.id}/comments", json=body, headers=headers)
+    assert response.status_code == 422
+    assert await count(client, post.id) == 0
+
+
+@pytest.mark.parametrize("number", [1, 3, 30])
+async def test_a_page_with_its_authors_is_one_statement(
+    client: Client, make: Factory, statements: list[str], number: int
+) -> None:
+    post = await make.post()
+    for _ in range(number):
+        await make.comment(post)
+    statements.clear()
+    await client.get(f"/v1/posts/{post.id}/comments?limit=100")
+    assert len(statements) == 1, statements

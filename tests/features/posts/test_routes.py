@@ -1,0 +1,288 @@
+"""`/v1/posts`, as its callers see it."""
+
+from datetime import datetime
+from itertools import chain
+
+import httpx2
+import pytest
+
+from tests.factories import MORNING, Factory
+
+Client = httpx2.AsyncClient
+
+
+async def walk(client: Client, url: str, *, relation: str = "next") -> list[list[int]]:
+    """Return the ids on each page, following the cursors from `url` to the end."""
+    pages = []
+    separator = "&" if "?" in url else "?"
+    page = (await client.get(url)).json()
+    while True:
+        pages.append([item["id"] for item in page["items"]])
+        if page[relation] is None:
+            return pages
+        page = (await client.get(f"{url}{separator}cursor={page[relation]}")).json()
+
+
+async def test_a_created_post_is_answered_whole(client: Client, make: Factory) -> None:
+    author = await make.user(name="Ann")
+    response = await client.post(
+        "/v1/posts", json={"title": "T", "body": "B"}, headers=make.headers(author)
+    )
+    assert response.status_code == 201
+    post = response.json()
+    assert response.headers["location"] == f"/v1/posts/{post['id']}"
+    assert post["author"] == {"id": author.id, "name": "Ann", "avatar_url": None}
+    assert (post["title"], post["body"]) == ("T", "B")
+    assert (post["comment_count"], post["version"]) == (0, 1)
+    assert datetime.fromisoformat(post["created_at"]).utcoffset() is not None
+    read = await client.get(response.headers["location"])
+    assert read.json() == post
+    assert read.headers["etag"] == response.headers["etag"]
+    assert read.headers["etag"].startswith('"1-')
+
+
+async def test_a_post_needs_an_account(client: Client) -> None:
+    response = await client.post("/v1/posts", json={"title": "T", "body": "B"})
+    assert response.status_code == 401
+    assert response.headers["www-authenticate"] == "Bearer"
+    assert response.json()["code"] == "unauthenticated"
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"title": "", "body": "B"},
+        {"title": "T" * 201, "body": "B"},
+        {"title": "T", "body": ""},
+        {"title": "T", "body": "B" * 20_001},
+        {"title": "T"},
+        {"title": "T", "body": "B", "author_id": 2},
+        {"title": 1, "body": "B"},
+        {"title": "NUL \0", "body": "B"},
+        [],
+    ],
+)
+async def test_a_malformed_post_is_refused(client: Client, make: Factory, body: object) -> None:
+    headers = make.headers(await make.user())
+    response = await client.post("/v1/posts", json=body, headers=headers)
+    assert response.status_code == 422
+    assert response.json()["code"] == "invalid_request"
+
+
+async def test_limits_count_characters_and_text_comes_back_unchanged(
+    client: Client, make: Factory
+) -> None:
+    headers = make.headers(await make.user())
+    sent = {"title": "𝄞" * 200, "body": " \r\n\t<b>é\u2028" + "本" * 19_990}
+    created = await client.post("/v1/posts", json=sent, headers=headers)
+    assert created.status_code == 201
+    read = (await client.get(created.headers["location"])).json()
+    assert {"title": read["title"], "body": read["body"]} == sent
+
+
+async def test_an_edit_moves_the_version_and_the_time(client: Client, make: Factory) -> None:
+    author = await make.user()
+    post = await make.post(author, created_at=MORNING, updated_at=MORNING)
+    response = await client.patch(
+        f"/v1/posts/{post.id}", json={"title": "New"}, headers=make.headers(author)
+    )
+    assert response.status_code == 200
+    edited = response.json()
+    assert (edited["title"], edited["body"], edited["version"]) == ("New", "A body", 2)
+    assert datetime.fromisoformat(edited["updated_at"]) > MORNING
+    assert datetime.fromisoformat(edited["created_at"]) == MORNING
+    assert response.headers["etag"].startswith('"2-')
+    assert (await client.get(f"/v1/posts/{post.id}")).json() == edited
+
+
+async def test_an_edit_that_changes_nothing_is_none(client: Client, make: Factory) -> None:
+    author = await make.user()
+    post = await make.post(author)
+    for body in ({}, {"title": "A title"}):
+        response = await client.patch(
+            f"/v1/posts/{post.id}", json=body, headers=make.headers(author)
+        )
+        assert response.status_code == 200
+        assert response.json()["version"] == 1
+
+
+@pytest.mark.parametrize("body", [{"title": None}, {"version": 7}, {"comment_count": 7}])
+async def test_an_edit_cannot_set_what_is_not_the_authors(
+    client: Client, make: Factory, body: object
+) -> None:
+    author = await make.user()
+    post = await make.post(author)
+    response = await client.patch(f"/v1/posts/{post.id}", json=body, headers=make.headers(author))
+    assert response.status_code == 422
+
+
+@pytest.mark.parametrize("method", ["PATCH", "DELETE"])
+async def test_a_stranger_cannot_change_a_post(client: Client, make: Factory, method: str) -> None:
+    post = await make.post()
+    stranger = make.headers(await make.user())
+    body = {"title": "Mine"} if method == "PATCH" else None
+    response = await client.request(method, f"/v1/posts/{post.id}", json=body, headers=stranger)
+    assert response.status_code == 403
+    assert response.json()["code"] == "forbidden"
+    assert (await client.get(f"/v1/posts/{post.id}")).json()["title"] == "A title"
+
+
+async def test_a_deleted_post_is_gone_with_its_comments(client: Client, make: Factory) -> None:
+    author = await make.user()
+    post = await make.post(author)
+    comment = await make.comment(post)
+    response = await client.delete(f"/v1/posts/{post.id}", headers=make.headers(author))
+    assert (response.status_code, response.content) == (204, b"")
+    assert (await client.get(f"/v1/posts/{post.id}")).status_code == 404
+    gone = await client.delete(f"/v1/comments/{comment.id}", headers=make.headers(author))
+    assert gone.status_code == 404
+
+
+@pytest.mark.parametrize("post_id", ["1", str(2**63 - 1)])
+async def test_a_missing_post_is_404(client: Client, post_id: str) -> None:
+    response = await client.get(f"/v1/posts/{post_id}")
+    assert response.status_code == 404
+    assert response.json()["code"] == "not_found"
+
+
+@pytest.mark.parametrize("post_id", ["0", "-1", "1_0", "1.0", "+1", "a", str(2**63), "9" * 5000])
+async def test_what_is_no_id_is_422(client: Client, post_id: str) -> None:
+    assert (await client.get(f"/v1/posts/{post_id}")).status_code == 422
+
+
+async def test_posts_are_listed_newest_first_on_every_page_once(
+    client: Client, make: Factory
+) -> None:
+    newest_first = [post.id for post in reversed(await make.posts(10))]
+    pages = await walk(client, "/v1/posts?limit=3")
+    assert sorted(newest_first) == sorted(chain(*pages))
+    assert [len(page) for page in pages] == [3, 3, 3, 1]
+    listed = (await client.get("/v1/posts?limit=100")).json()["items"]
+    assert [*chain(*pages)] == [post["id"] for post in listed]
+    keys = [(post["created_at"], post["id"]) for post in listed]
+    assert keys == sorted(keys, reverse=True)
+
+
+async def test_the_way_back_shows_the_same_pages(client: Client, make: Factory) -> None:
+    await make.posts(9)
+    first = (await client.get("/v1/posts?limit=4")).json()
+    second = (await client.get(f"/v1/posts?limit=4&cursor={first['next']}")).json()
+    third = (await client.get(f"/v1/posts?limit=4&cursor={second['next']}")).json()
+    assert first["prev"] is None
+    assert third["next"] is None
+    back = (await client.get(f"/v1/posts?limit=4&cursor={third['prev']}")).json()
+    assert back["items"] == second["items"]
+    start = (await client.get(f"/v1/posts?limit=4&cursor={back['prev']}")).json()
+    assert start["items"] == first["items"]
+    assert start["prev"] is None
+    again = (await client.get(f"/v1/posts?limit=4&cursor={start['next']}")).json()
+    assert again["items"] == second["items"]
+
+
+async def test_pages_are_stable_while_posts_come_and_go(client: Client, make: Factory) -> None:
+    author = await make.user()
+    posts = await make.posts(6, author)
+    first = (await client.get("/v1/posts?limit=2")).json()
+    await make.post(author)
+    last_seen = first["items"][-1]["id"]
+    await client.delete(f"/v1/posts/{last_seen}", headers=make.headers(author))
+    rest = await client.get(f"/v1/posts?limit=100&cursor={first['next']}")
+    seen = {item["id"] for item in first["items"]}
+    assert {item["id"] for item in rest.json()["items"]} == {post.id for post in posts} - seen
+
+
+async def test_an_emptied_page_leads_back(client: Client, make: Factory) -> None:
+    author = await make.user()
+    posts = await make.posts(4, author)
+    first = (await client.get("/v1/posts?limit=2")).json()
+    listed = {item["id"] for item in first["items"]}
+    for post in posts:
+        if post.id not in listed:
+            await client.delete(f"/v1/posts/{post.id}", headers=make.headers(author))
+    empty = (await client.get(f"/v1/posts?limit=2&cursor={first['next']}")).json()
+    assert (empty["items"], empty["next"]) == ([], None)
+    back = (await client.get(f"/v1/posts?limit=2&cursor={empty['prev']}")).json()
+    assert back["items"] == first["items"]
+
+
+async def test_the_link_header_is_relative_and_keeps_the_filter(
+    client: Client, make: Factory
+) -> None:
+    author = await make.user()
+    await make.posts(3, author)
+    url = f"/v1/posts?author_id={author.id}&limit=1"
+    first = await client.get(url, headers={"Host": "evil.example"})
+    assert first.headers["link"] == f'<{url}&cursor={first.json()["next"]}>; rel="next"'
+    second = await client.get(first.links["next"]["url"])
+    assert set(second.links) == {"next", "prev"}
+    assert second.json()["items"][0]["author"]["id"] == author.id
+
+
+async def test_the_last_page_has_no_link(client: Client, make: Factory) -> None:
+    await make.post()
+    assert "link" not in (await client.get("/v1/posts")).headers
+
+
+async def test_posts_of_one_author_are_listed_alone(client: Client, make: Factory) -> None:
+    author = await make.user()
+    own = await make.posts(5, author)
+    await make.post()
+    pages = await walk(client, f"/v1/posts?author_id={author.id}&limit=2")
+    assert sorted(chain(*pages)) == [post.id for post in own]
+
+
+async def test_an_unknown_author_has_written_nothing(client: Client) -> None:
+    response = await client.get("/v1/posts?author_id=1")
+    assert response.json() == {"items": [], "next": None, "prev": None}
+
+
+@pytest.mark.parametrize("limit", ["0", "-1", "101", "9" * 30, "a", "NaN", ""])
+async def test_a_limit_out_of_bounds_is_refused(client: Client, limit: str) -> None:
+    response = await client.get(f"/v1/posts?limit={limit}")
+    assert response.status_code == 422
+    assert response.json()["code"] == "invalid_request"
+
+
+async def test_a_cursor_of_another_list_is_refused(client: Client, make: Factory) -> None:
+    author = await make.user()
+    post = (await make.posts(3, author))[0]
+    await make.comments(3, post)
+    of_all = (await client.get("/v1/posts?limit=1")).json()["next"]
+    of_author = (await client.get(f"/v1/posts?limit=1&author_id={author.id}")).json()["next"]
+    of_comments = (await client.get(f"/v1/posts/{post.id}/comments?limit=1")).json()["next"]
+    for url in (
+        f"/v1/posts?author_id={author.id}&cursor={of_all}",
+        f"/v1/posts?author_id={author.id + 1}&cursor={of_author}",
+        f"/v1/posts?cursor={of_author}",
+        f"/v1/posts?cursor={of_comments}",
+        f"/v1/posts?cursor={of_all[:-1]}",
+        f"/v1/posts?cursor={of_all}A",
+        f"/v1/posts?cursor={of_all}%3D",
+        "/v1/posts?cursor=" + "A" * 10_000,
+        "/v1/posts?cursor=" + "é" * len(of_all),
+        "/v1/posts?cursor=",
+    ):
+        response = await client.get(url)
+        assert response.status_code == 422, url
+        assert response.json()["code"] == "invalid_cursor"
+
+
+@pytest.mark.parametrize("number", [1, 5, 40])
+@pytest.mark.parametrize("query", ["", "&author_id=1"])
+async def test_a_page_with_its_authors_is_one_statement(
+    client: Client, make: Factory, statements: list[str], number: int, query: str
+) -> None:
+    for _ in range(number):
+        await make.post()
+    statements.clear()
+    await client.get(f"/v1/posts?limit=100{query}")
+    assert len(statements) == 1, statements
+
+
+async def test_a_post_with_its_author_is_one_statement(
+    client: Client, make: Factory, statements: list[str]
+) -> None:
+    post = await make.post()
+    statements.clear()
+    await client.get(f"/v1/posts/{post.id}")
+    assert len(statements) == 1, statements

@@ -1,0 +1,89 @@
+"""`/v1/users`, as its callers see it."""
+
+import asyncio
+
+import httpx2
+import pytest
+from sqlalchemy import func, select
+
+from app.features.users.models import User
+from app.infra.resources import Resources
+from tests.factories import Factory
+
+Client = httpx2.AsyncClient
+
+ANN = {"email": "ann@example.com", "name": "Ann", "password": "correct horse"}
+
+
+async def test_a_new_account_is_answered_without_its_password(client: Client) -> None:
+    response = await client.post("/v1/users", json=ANN)
+    assert response.status_code == 201
+    user = response.json()
+    assert response.headers["location"] == f"/v1/users/{user['id']}"
+    assert set(user) == {*("id", "name", "bio", "avatar_url", "created_at", "email", "updated_at")}
+    assert (user["email"], user["name"]) == (ANN["email"], ANN["name"])
+
+
+async def test_a_profile_shows_no_email(client: Client, make: Factory) -> None:
+    user = await make.user(name="Ann")
+    response = await client.get(f"/v1/users/{user.id}")
+    assert response.status_code == 200
+    assert set(response.json()) == {"id", "name", "bio", "avatar_url", "created_at"}
+
+
+async def test_a_missing_profile_is_404(client: Client) -> None:
+    assert (await client.get("/v1/users/1")).status_code == 404
+
+
+async def test_me_is_who_is_calling(client: Client, make: Factory) -> None:
+    await make.user()
+    user = await make.user()
+    response = await client.get("/v1/users/me", headers=make.headers(user))
+    assert (response.json()["id"], response.json()["email"]) == (user.id, user.email)
+
+
+async def test_me_needs_an_account(client: Client) -> None:
+    response = await client.get("/v1/users/me")
+    assert response.status_code == 401
+    assert response.headers["www-authenticate"] == "Bearer"
+
+
+async def test_an_address_is_taken_without_regard_to_case(client: Client) -> None:
+    await client.post("/v1/users", json=ANN)
+    response = await client.post("/v1/users", json={**ANN, "email": "ANN@Example.COM"})
+    assert response.status_code == 409
+    assert response.json()["code"] == "email_taken"
+
+
+async def test_of_many_who_register_at_once_one_gets_the_address(
+    client: Client, resources: Resources
+) -> None:
+    variants = [ANN["email"], ANN["email"].upper().replace("EXAMPLE.COM", "example.com")] * 10
+    responses = await asyncio.gather(
+        *(client.post("/v1/users", json={**ANN, "email": email}) for email in variants)
+    )
+    assert sorted(response.status_code for response in responses) == [201] + [409] * 19
+    async with resources.database.read() as session:
+        assert await session.scalar(select(func.count()).select_from(User)) == 1
+
+
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("email", "ann"),
+        ("email", "ann@"),
+        ("email", "a" * 250 + "@example.com"),
+        ("email", "an\0n@example.com"),
+        ("name", ""),
+        ("name", "n" * 101),
+        ("password", "1234567"),
+        ("password", "p" * 129),
+        ("id", 7),
+        ("password_hash", "x"),
+        ("created_at", "2020-01-01T00:00:00Z"),
+    ],
+)
+async def test_a_malformed_account_is_refused(client: Client, field: str, value: object) -> None:
+    response = await client.post("/v1/users", json={**ANN, field: value})
+    assert response.status_code == 422
+    assert response.json()["errors"][0]["loc"] == ["body", field]

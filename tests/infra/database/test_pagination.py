@@ -1,0 +1,51 @@
+"""Cursors: what we wrote is read back, anything else is refused."""
+
+from datetime import UTC, datetime
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from app.errors import InvalidRequest
+from app.infra.database.pagination import Cursor
+
+LIST = b"list"
+CURSORS = st.builds(
+    Cursor,
+    list_id=st.just(LIST),
+    created_at=st.datetimes(min_value=datetime(1, 1, 2), max_value=datetime(9999, 12, 30)).map(
+        lambda moment: moment.replace(tzinfo=UTC)
+    ),
+    row_id=st.integers(-(2**63), 2**63 - 1),
+    backward=st.booleans(),
+)
+
+
+@given(CURSORS)
+def test_a_cursor_is_read_back(cursor: Cursor) -> None:
+    assert Cursor.decode(cursor.encode(), LIST) == cursor
+
+
+@given(CURSORS, st.data())
+def test_another_spelling_is_refused_or_is_another_cursor(
+    cursor: Cursor, data: st.DataObject
+) -> None:
+    text = cursor.encode()
+    place = data.draw(st.integers(0, len(text) - 1))
+    forged = text[:place] + data.draw(st.characters()) + text[place + 1 :]
+    try:
+        assert Cursor.decode(forged, LIST).encode() == forged
+    except InvalidRequest as error:
+        assert error.code == "invalid_cursor"
+
+
+@given(st.text())
+def test_text_is_refused(text: str) -> None:
+    with pytest.raises(InvalidRequest):
+        Cursor.decode(text, LIST)
+
+
+@given(CURSORS)
+def test_a_cursor_of_another_list_is_refused(cursor: Cursor) -> None:
+    with pytest.raises(InvalidRequest):
+        Cursor.decode(cursor.encode(), b"ours")

@@ -1,0 +1,142 @@
+"""The pool serves in order, and refuses rather than lets wait."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+from fastapi import FastAPI
+from sqlalchemy import text
+
+from app.infra.resources import Resources
+from app.settings import Settings
+from tests.application import client_of, running
+from tests.factories import PASSWORD, Factory
+
+
+def with_pool(settings: Settings, **values: object) -> Settings:
+    """Return the settings with another pool."""
+    return settings.model_copy(update={"database": settings.database.model_copy(update=values)})
+
+
+@pytest.fixture
+async def single(settings: Settings) -> AsyncIterator[FastAPI]:
+    """The application with a pool of one connection."""
+    async with running(with_pool(settings, pool_size=1)) as app:
+        yield app
+
+
+async def test_every_endpoint_works_with_a_pool_of_one(single: FastAPI, make: Factory) -> None:
+    user = await make.user()
+    headers = make.headers(user)
+    account = {"email": "ann@example.com", "name": "Ann", "password": PASSWORD}
+    form = {"username": user.email, "password": PASSWORD}
+    async with client_of(single) as client:
+        post = (
+            await client.post("/v1/posts", json={"title": "T", "body": "B"}, headers=headers)
+        ).json()["id"]
+        comment = (
+            await client.post(f"/v1/posts/{post}/comments", json={"body": "B"}, headers=headers)
+        ).json()["id"]
+        called = [
+            ("POST", "/v1/users", 201, {"json": account}),
+            ("GET", "/v1/users/me", 200, {}),
+            ("GET", f"/v1/users/{user.id}", 200, {}),
+            ("POST", "/v1/auth/token", 200, {"data": form}),
+            ("GET", "/v1/posts", 200, {}),
+            ("GET", f"/v1/posts/{post}", 200, {}),
+            ("PATCH", f"/v1/posts/{post}", 200, {"json": {"title": "U"}}),
+            ("GET", f"/v1/posts/{post}/comments", 200, {}),
+            ("DELETE", f"/v1/comments/{comment}", 204, {}),
+            ("DELETE", f"/v1/posts/{post}", 204, {}),
+            ("GET", "/readyz", 200, {}),
+        ]
+        for method, url, status, content in called:
+            response = await client.request(method, url, headers=headers, **content)  # type: ignore[arg-type]
+            assert response.status_code == status, (method, url, response.text)
+    assert single.state.resources.database.engine.pool.checkedout() == 0
+
+
+async def test_waiters_are_served_in_the_order_in_which_they_came(single: FastAPI) -> None:
+    database = single.state.resources.database
+    served = []
+
+    async def take(number: int) -> None:
+        async with database.read() as session:
+            await session.execute(text("SELECT pg_sleep(0.002)"))
+            served.append(number)
+
+    async with asyncio.TaskGroup() as tasks:
+        for number in range(30):
+            tasks.create_task(take(number))
+            await asyncio.sleep(0.001)  # newcomers, while others wait
+    assert served == list(range(30))
+
+
+async def test_a_full_pool_answers_503_and_recovers(settings: Settings, make: Factory) -> None:
+    user = await make.user()
+    short = with_pool(settings, pool_size=1, pool_timeout_seconds=0.05)
+    async with running(short) as app, client_of(app) as client:
+        async with app.state.resources.database.read() as session:
+            await session.execute(text("SELECT 1"))
+            response = await client.get(f"/v1/users/{user.id}")
+            assert response.status_code == 503
+            assert response.headers["retry-after"] == "1"
+            assert response.json()["code"] == "unavailable"
+        assert (await client.get(f"/v1/users/{user.id}")).status_code == 200
+
+
+async def test_a_waiter_that_leaves_does_not_take_its_place_along(single: FastAPI) -> None:
+    database = single.state.resources.database
+
+    async def take() -> None:
+        async with database.read() as session:
+            await session.execute(text("SELECT 1"))
+
+    async with database.read() as session:
+        await session.execute(text("SELECT 1"))
+        waiters = [asyncio.create_task(take()) for _ in range(10)]
+        await asyncio.sleep(0.01)
+        for waiter in waiters:
+            waiter.cancel()
+        await asyncio.gather(*waiters, return_exceptions=True)
+    await take()
+    assert database.engine.pool.checkedout() == 0
+
+
+async def test_an_unreachable_database_is_503_and_takes_no_place(settings: Settings) -> None:
+    away = with_pool(settings, url=settings.database.url, pool_size=1)
+    nowhere = Settings.model_validate(
+        {**away.model_dump(), "database": {"url": "postgresql://a:b@127.0.0.1:1/x"}}
+    )
+    async with running(nowhere) as app, client_of(app) as client:
+        for _ in range(10):
+            response = await client.get("/v1/posts")
+            assert response.status_code == 503
+            assert response.headers["retry-after"] == "1"
+        assert (await client.get("/livez")).status_code == 200
+        assert (await client.get("/readyz")).status_code == 503
+
+
+async def test_the_timeouts_hold_on_every_connection(resources: Resources) -> None:
+    async with resources.database.read() as session:
+        for name, value in {
+            "statement_timeout": "5s",
+            "lock_timeout": "2s",
+            "idle_in_transaction_session_timeout": "10s",
+            "application_name": "app",
+        }.items():
+            assert await session.scalar(text(f"SHOW {name}")) == value
+
+
+async def test_a_slow_statement_is_503(settings: Settings) -> None:
+    impatient = with_pool(settings, statement_timeout_seconds=0.05)
+    async with running(impatient) as app, client_of(app) as client:
+
+        @app.get("/slow")
+        async def slow() -> None:
+            async with app.state.resources.database.read() as session:
+                await session.execute(text("SELECT pg_sleep(10)"))
+
+        response = await client.get("/slow")
+        assert response.status_code == 503
+        assert response.headers["retry-after"] == "1"

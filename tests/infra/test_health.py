@@ -1,0 +1,94 @@
+"""Liveness and readiness."""
+
+from collections.abc import AsyncIterator
+
+import httpx2
+import pytest
+from fastapi import FastAPI
+from sqlalchemy import text
+
+from app.infra.database.migrations import read_revisions
+from app.infra.resources import Resources
+from app.settings import Settings
+from tests.application import client_of, running
+
+
+@pytest.fixture
+async def fresh(settings: Settings) -> AsyncIterator[httpx2.AsyncClient]:
+    """A client of a process that has just started."""
+    async with running(settings) as app, client_of(app) as client:
+        yield client
+
+
+@pytest.fixture
+async def revision(resources: Resources) -> AsyncIterator[None]:
+    """Put the revision back afterwards."""
+    yield
+    await set_revision(resources, read_revisions().head)
+
+
+async def set_revision(resources: Resources, revision: str) -> None:
+    async with resources.database.transaction() as session:
+        await session.execute(text(f"UPDATE alembic_version SET version_num = '{revision}'"))
+
+
+async def test_a_process_is_ready_once_it_reached_its_database(
+    fresh: httpx2.AsyncClient,
+) -> None:
+    response = await fresh.get("/readyz")
+    assert response.status_code == 200
+    assert response.json() == {
+        "status": "ready",
+        "checks": {"database": "ok", "valkey": "ok"},
+    }
+
+
+async def test_a_process_is_not_ready_while_the_schema_is_behind(
+    fresh: httpx2.AsyncClient, resources: Resources, revision: None
+) -> None:
+    await set_revision(resources, "0001")
+    response = await fresh.get("/readyz")
+    assert response.status_code == 503
+    assert "database behind" in response.json()["detail"]
+    await set_revision(resources, read_revisions().head)
+    assert (await fresh.get("/readyz")).status_code == 200
+
+
+async def test_a_newer_schema_is_ready(
+    fresh: httpx2.AsyncClient, resources: Resources, revision: None
+) -> None:
+    await set_revision(resources, "from-the-future")
+    assert (await fresh.get("/readyz")).status_code == 200
+
+
+async def test_a_ready_process_stays_ready_and_tells_what_fails(
+    app_without_servers: FastAPI,
+) -> None:
+    app_without_servers.state.resources.readiness._ready = True
+    async with client_of(app_without_servers) as client:
+        await client.get("/readyz")
+        response = await client.get("/readyz")
+    assert response.status_code == 200
+    assert response.json()["checks"] == {"database": "unavailable", "valkey": "unavailable"}
+
+
+@pytest.fixture
+async def app_without_servers(settings: Settings) -> AsyncIterator[FastAPI]:
+    """A process whose database and Valkey are away."""
+    away = {
+        "database": {"url": "postgresql://a:b@127.0.0.1:1/x"},
+        "valkey": {"url": "redis://127.0.0.1:1/0"},
+    }
+    async with running(Settings.model_validate({**settings.model_dump(), **away})) as app:
+        yield app
+
+
+async def test_a_process_starts_and_lives_without_its_servers(
+    app_without_servers: FastAPI,
+) -> None:
+    async with client_of(app_without_servers) as client:
+        assert (await client.get("/livez")).status_code == 200
+        response = await client.get("/readyz")
+    assert response.status_code == 503
+    assert response.headers["content-type"] == "application/problem+json"
+    assert response.headers["retry-after"] == "1"

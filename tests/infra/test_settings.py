@@ -1,0 +1,107 @@
+"""Settings: where they come from, and what is refused at start-up."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from pydantic import ValidationError
+
+from app.settings import Settings, load_settings
+
+PROJECT = Path(__file__).parents[2]
+SECRET = "hunter2" * 7
+
+
+@pytest.mark.parametrize(
+    ("given", "read"),
+    [
+        ("postgres://u:p@h/d", "postgresql+asyncpg://u:p@h/d"),
+        ("postgresql://u:p@h:1/d", "postgresql+asyncpg://u:p@h:1/d"),
+        ("postgresql+asyncpg://u@h/d", "postgresql+asyncpg://u@h/d"),
+        ("postgres://u:p%40@h/d?sslmode=require", "postgresql+asyncpg://u:p%40@h/d?ssl=require"),
+    ],
+)
+def test_any_common_postgresql_url_works(
+    monkeypatch: pytest.MonkeyPatch, given: str, read: str
+) -> None:
+    monkeypatch.setenv("DATABASE_URL", given)
+    assert Settings().database.url.get_secret_value() == read
+
+
+@pytest.mark.parametrize("given", ["valkey://h:1/0", "redis://h:1/0"])
+def test_valkey_has_a_scheme_of_its_own(monkeypatch: pytest.MonkeyPatch, given: str) -> None:
+    monkeypatch.setenv("VALKEY_URL", given)
+    assert Settings().valkey.url.get_secret_value() == "redis://h:1/0"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("DATABASE_URL", "mysql://u:hunter2@h/d"),
+        ("DATABASE_URL", "hunter2"),
+        ("DATABASE_URL", "postgresql://u:hunter2@h/d?target_session_attrs=any"),
+        ("DATABASE_POOL_SIZE", "0"),
+        ("DATABASE_POOL_TIMEOUT_SECONDS", "nan"),
+        ("VALKEY_URL", "http://hunter2"),
+        ("AUTH_SECRET", "hunter2"),
+        ("ENVIRONMENT", "hunter2"),
+        ("WEB_CONCURRENCY", "hunter2"),
+    ],
+)
+def test_what_is_wrong_is_named_and_not_shown(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(SystemExit) as refusal:
+        load_settings()
+    message = str(refusal.value)
+    assert name in message
+    assert "hunter2" not in message
+
+
+def test_production_refuses_the_development_secret(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ENVIRONMENT", "production")
+    with pytest.raises(SystemExit, match=r"AUTH_SECRET.*openssl rand"):
+        load_settings()
+    monkeypatch.setenv("AUTH_SECRET", SECRET)
+    assert load_settings().environment == "production"
+
+
+def test_secrets_come_from_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "auth_secret").write_text(SECRET + "\n")
+    (tmp_path / "database_url").write_text("postgres://u:p@h/d\n")
+    monkeypatch.setenv("SECRETS_DIR", str(tmp_path))
+    settings = Settings()
+    assert settings.auth.secret.get_secret_value() == SECRET
+    assert settings.database.url.get_secret_value() == "postgresql+asyncpg://u:p@h/d"
+
+
+def test_no_secret_is_printed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AUTH_SECRET", SECRET)
+    monkeypatch.setenv("DATABASE_URL", "postgresql://u:hunter2@h/d")
+    settings = Settings()
+    assert "hunter2" not in repr(settings) + str(settings) + settings.model_dump_json()
+
+
+def test_settings_are_frozen() -> None:
+    settings = Settings()
+    with pytest.raises(ValidationError):
+        settings.database.pool_size = 1  # type: ignore[misc]
+    with pytest.raises(ValidationError):
+        settings.environment = "production"  # type: ignore[misc]
+
+
+def test_a_server_that_may_not_start_says_why_in_a_sentence() -> None:
+    started = subprocess.run(
+        [sys.executable, "-m", "gunicorn", "-c", "gunicorn_config.py", "app.main:app"],
+        cwd=PROJECT,
+        env={**os.environ, "ENVIRONMENT": "production"},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert started.returncode != 0
+    assert "AUTH_SECRET is the development default" in started.stderr
+    assert "Traceback" not in started.stderr

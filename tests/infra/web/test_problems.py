@@ -1,0 +1,139 @@
+"""Errors are problems (RFC 9457), and repeat nothing that they should not."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import httpx2
+import pytest
+import uvicorn
+from fastapi import FastAPI
+
+from app.settings import Settings
+from tests.application import client_of, running
+from tests.factories import Factory
+
+Client = httpx2.AsyncClient
+SECRET = "hunter2-hunter2"
+
+
+@pytest.fixture
+async def broken(settings: Settings) -> AsyncIterator[FastAPI]:
+    """The application with a route that fails, before or after its response began."""
+    async with running(settings) as app:
+
+        @app.get("/broken")
+        async def broken() -> None:
+            raise RuntimeError(SECRET)
+
+        yield app
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status", "code"),
+    [
+        ("GET", "/nowhere", 404, "not_found"),
+        ("GET", "/v1/posts/", 404, "not_found"),
+        ("GET", "/v1/posts/1", 404, "not_found"),
+        ("PUT", "/v1/posts", 405, "method_not_allowed"),
+        ("POST", "/v1/users", 422, "invalid_request"),
+        ("GET", "/v1/users/me", 401, "unauthenticated"),
+        ("GET", "/broken", 500, "internal_error"),
+    ],
+)
+async def test_every_error_is_a_problem(
+    broken: FastAPI, clean: None, method: str, path: str, status: int, code: str
+) -> None:
+    async with client_of(broken) as client:
+        response = await client.request(method, path)
+    assert response.status_code == status
+    assert response.headers["content-type"] == "application/problem+json"
+    problem = response.json()
+    members = {"type", "title", "status", "detail", "code", "instance", "request_id"}
+    assert members <= set(problem) <= {*members, "errors"}
+    assert (problem["status"], problem["code"], problem["instance"]) == (status, code, path)
+    assert problem["request_id"] == response.headers["x-request-id"]
+    assert SECRET not in response.text
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b'{"email": "hunter2-hunter2", "name": "n", "password": "hunter2"}',
+        b'{"email": "a@hunter2-hunter2<>", "name": ["hunter2-hunter2"], "password": NaN}',
+        b'{"email": "\\ud800hunter2-hunter2", "name": "\\ud800", "password": "\\u0000"}',
+        b'{"hunter2-hunter2\\ud800": 1}',
+        b'{"hunter2-hunter2',
+        b"\xff\xfe",
+        b"[1e400]",
+    ],
+)
+async def test_a_422_does_not_repeat_its_input(client: Client, content: bytes) -> None:
+    response = await client.post(
+        "/v1/users", content=content, headers={"Content-Type": "application/json"}
+    )
+    assert response.status_code in (400, 422)
+    assert SECRET not in response.text
+    for error in response.json().get("errors", []):
+        assert set(error) == {"loc", "msg", "type"}
+
+
+async def test_an_unknown_field_is_named(client: Client) -> None:
+    response = await client.post("/v1/users", json={"nickname": SECRET})
+    assert ["body", "nickname"] in [error["loc"] for error in response.json()["errors"]]
+
+
+async def test_after_an_unhandled_exception_the_connection_serves_on(broken: FastAPI) -> None:
+    config = uvicorn.Config(broken, port=0, lifespan="off", log_level="error")
+    server = uvicorn.Server(config)
+    serving = asyncio.create_task(server.serve())
+    while not server.started:
+        await asyncio.sleep(0.01)
+    port = server.servers[0].sockets[0].getsockname()[1]
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    for _ in range(20):
+        for path, status in ((b"/broken", b"500"), (b"/livez", b"200")):
+            writer.write(b"GET " + path + b" HTTP/1.1\r\nHost: test\r\n\r\n")
+            head = await reader.readuntil(b"\r\n\r\n")
+            assert head.split()[1] == status
+            length = int(head.lower().split(b"content-length: ")[1].split(b"\r\n")[0])
+            await reader.readexactly(length)
+    writer.close()
+    server.should_exit = True
+    await serving
+
+
+async def test_a_response_that_began_is_not_made_to_look_complete(settings: Settings) -> None:
+    from starlette.responses import StreamingResponse
+
+    async def chunks() -> AsyncIterator[bytes]:
+        yield b"half"
+        raise RuntimeError(SECRET)
+
+    async with running(settings) as app:
+
+        @app.get("/half")
+        async def half() -> StreamingResponse:
+            return StreamingResponse(chunks())
+
+        transport = httpx2.ASGITransport(app)
+        async with httpx2.AsyncClient(transport=transport, base_url="http://test") as client:
+            with pytest.raises(RuntimeError):
+                await client.get("/half")
+
+
+@pytest.mark.parametrize("given", ["abcdefgh", "A.b-c_0123456789", "x" * 64])
+async def test_a_harmless_request_id_is_kept(client: Client, given: str) -> None:
+    response = await client.get("/nowhere", headers={"X-Request-ID": given})
+    assert response.headers["x-request-id"] == response.json()["request_id"] == given
+
+
+@pytest.mark.parametrize("given", ["short", "x" * 65, "with space", 'quote"quote', "a,b,c,d,e", ""])
+async def test_any_other_request_id_is_replaced(client: Client, given: str) -> None:
+    response = await client.get("/livez", headers={"X-Request-ID": given})
+    assert response.headers["x-request-id"] != given
+    assert len(response.headers["x-request-id"]) == 32
+
+
+async def test_requests_have_different_ids(client: Client, make: Factory) -> None:
+    ids = {(await client.get("/livez")).headers["x-request-id"] for _ in range(10)}
+    assert len(ids) == 10

@@ -1,0 +1,84 @@
+"""A request finds its route at the same cost, however many there are."""
+
+import httpx2
+import pytest
+from fastapi import FastAPI
+from starlette.routing import BaseRoute, Match
+from starlette.types import Scope
+
+from app.infra.web.routing import RouteTable, feature_router
+from tests.application import client_of
+
+Client = httpx2.AsyncClient
+
+
+@pytest.fixture
+def application() -> FastAPI:
+    """Forty routes of other features before the one that is called."""
+    app = FastAPI(redirect_slashes=False)
+    for number in range(40):
+        router = feature_router(f"/v1/things{number}")
+        router.get("/{thing_id}")(name)
+        app.router.routes.extend(router.routes)
+    router = feature_router("/v1/posts")
+    router.get("/{post_id}")(name)
+    router.patch("/{post_id}")(name)
+    app.router.routes.extend(router.routes)
+    app.router.middleware_stack = RouteTable(app.router)
+    return app
+
+
+async def name() -> str:
+    return "named"
+
+
+async def test_only_routes_that_can_match_are_tried(
+    application: FastAPI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[str] = []
+    for route in application.router.routes:
+
+        def matches(scope: Scope, route: BaseRoute = route) -> tuple[Match, Scope]:
+            tried.append(route.path)  # type: ignore[attr-defined]
+            return type(route).matches(route, scope)
+
+        monkeypatch.setattr(route, "matches", matches)
+    async with client_of(application) as client:
+        assert (await client.get("/v1/posts/1")).json() == "named"
+    assert tried == ["/v1/posts/{post_id}"]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", "/v1/posts/1", 200),
+        ("PATCH", "/v1/posts/1", 200),
+        ("DELETE", "/v1/posts/1", 405),
+        ("GET", "/v1/posts/1/", 404),
+        ("GET", "/v1/posts", 404),
+        ("GET", "/v1", 404),
+        ("GET", "/", 404),
+        ("GET", "/v1/things39/1", 200),
+    ],
+)
+async def test_the_answers_are_the_routers_own(
+    application: FastAPI, method: str, path: str, status: int
+) -> None:
+    async with client_of(application) as client:
+        assert (await client.request(method, path)).status_code == status
+
+
+async def test_a_route_that_is_added_later_is_found(application: FastAPI) -> None:
+    async with client_of(application) as client:
+        assert (await client.get("/v1/posts/1/later")).status_code == 404
+        application.get("/v1/posts/{post_id}/later")(name)
+        assert (await client.get("/v1/posts/1/later")).status_code == 200
+
+
+async def test_the_order_of_routes_keeps_its_meaning() -> None:
+    app = FastAPI()
+    app.get("/{one}/{two}")(lambda: "general")
+    app.get("/v1/posts")(lambda: "special")
+    app.router.middleware_stack = RouteTable(app.router)
+    async with client_of(app) as client:
+        assert (await client.get("/v1/posts")).json() == "general"

@@ -20,7 +20,7 @@ dev: environment ## The same, and the service reloads when a file of app/ change
 
 ##@ Check
 test: environment ## Run the tests against a real PostgreSQL and Valkey
-	@$(python) -m pytest
+	@$(python) -m pytest -n auto --dist worksteal --cov
 
 check: environment ## Format, lint, types and the import contracts
 	@$(python) -m ruff format --check $(sources) $(call or_say,Run: make fmt)

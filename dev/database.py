@@ -26,8 +26,8 @@ def seed(backing: Backing, posts: int) -> None:
     try:
         asyncio.run(load(backing.database_url, posts))
     except DatabaseNotEmpty as error:
-        cure = "run `make clean-data`" if backing.embedded_database else "use another database"
-        raise CommandError(f"{error} Then {cure} first.") from error
+        cure = "run `make clean-data`" if backing.embedded_database else "give it another database"
+        raise CommandError(f"{error} To start afresh, {cure} first.") from error
 
 
 def seed_if_empty(backing: Backing, posts: int) -> None:
@@ -53,5 +53,6 @@ def _alembic(backing: Backing, *arguments: str) -> str:
     )
     if result.returncode:
         say(result.stdout)
-        raise CommandError(f"`alembic {arguments[0]}` failed: correct what is said above.")
+        anew = " or begin anew with `make clean-data`" if backing.embedded_database else ""
+        raise CommandError(f"`alembic {arguments[0]}` failed: correct what is said above{anew}.")
     return result.stdout

@@ -1,0 +1,60 @@
+"""The import contracts hold, and each of them breaks when it is violated."""
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PROJECT = Path(__file__).parents[2]
+LINT = "from importlinter.cli import lint_imports_command as lint; lint()"
+
+VIOLATIONS = {
+    "app/infra/health.py": "import app.features.posts.models",
+    "app/features/users/queries.py": "import app.features.posts.models",
+    "app/features/posts/models.py": "import app.features.posts.service",
+    "app/features/posts/service.py": "import fastapi",
+    "app/features/posts/queries.py": "import app.features.posts.schemas",
+    "app/main.py": "import dev.servers",
+}
+STRANGERS = ["app/helpers.py", "app/features/tags/__init__.py", "app/features/posts/utils.py"]
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Path:
+    """A copy of what the contracts speak of."""
+    shutil.copy(PROJECT / "pyproject.toml", tmp_path)
+    for package in ("app", "dev"):
+        shutil.copytree(PROJECT / package, tmp_path / package)
+    return tmp_path
+
+
+def lint(folder: Path) -> str:
+    """Check the contracts in `folder`."""
+    command = [sys.executable, "-c", LINT, "--no-cache"]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False).stdout
+
+
+def test_every_contract_breaks_when_it_is_violated(copy: Path) -> None:
+    assert "0 broken" in lint(copy)
+    for path, line in VIOLATIONS.items():
+        with (copy / path).open("a") as file:
+            file.write(f"\n{line}\n")
+    output = lint(copy)
+    assert len(re.findall(r"BROKEN$", output, re.MULTILINE)) == len(VIOLATIONS), output
+
+
+def test_a_module_without_a_place_is_named(copy: Path) -> None:
+    for path in STRANGERS:
+        (copy / path).parent.mkdir(exist_ok=True)
+        (copy / path).touch()
+    output = lint(copy)
+    for name in ("helpers", "tags", "utils"):
+        assert name in output
+
+
+def test_no_file_of_the_service_is_long() -> None:
+    for file in (PROJECT / "app").rglob("*.py"):
+        assert len(file.read_text().splitlines()) <= 250, file

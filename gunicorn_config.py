@@ -3,8 +3,10 @@
 import gc
 import os
 
+from gunicorn.arbiter import Arbiter
 from gunicorn.workers.base import Worker
 
+from app.infra.database.capacity import read_capacity
 from app.settings import load_settings
 
 _settings = load_settings()
@@ -16,6 +18,16 @@ keepalive = _settings.server.keep_alive_seconds  # longer than the load balancer
 graceful_timeout = _settings.server.graceful_timeout_seconds
 # The control socket needs a writable home directory, which a container does not have.
 control_socket_disable = True
+
+
+def on_starting(server: Arbiter) -> None:
+    """Compare the pools with what the database has, before any of them fills."""
+    capacity = read_capacity(_settings, workers)
+    if capacity is None or capacity.needed <= capacity.free:
+        return
+    if _settings.environment == "production":
+        raise SystemExit(f"The service cannot start: {capacity}")
+    server.log.warning("Too many database connections: %s", capacity)
 
 
 def post_worker_init(_worker: Worker) -> None:

@@ -7,6 +7,7 @@ from app.features.comments import routes as comments
 from app.features.posts import routes as posts
 from app.features.users import routes as users
 from app.infra import health
+from app.infra.web.retry import RetryOnce
 from app.infra.web.routing import RouteTable
 
 ROUTERS = (
@@ -25,4 +26,4 @@ def add_routes(app: FastAPI) -> None:
     would lose their prefix where metrics look for it.
     """
     app.router.routes[:0] = [route for router in ROUTERS for route in router.routes]
-    app.router.middleware_stack = RouteTable(app.router)
+    app.router.middleware_stack = RetryOnce(RouteTable(app.router))

@@ -3,19 +3,28 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+from anyio.to_thread import current_default_thread_limiter
 from fastapi import FastAPI
 from starlette.middleware import Middleware
 
 from app.api import add_routes
+from app.infra.database.capacity import APPLICATION_NAME
 from app.infra.logs import configure_logging
 from app.infra.resources import open_resources
 from app.infra.web.catch_all import CatchAllMiddleware
+from app.infra.web.head import HeadMiddleware
+from app.infra.web.openapi import add_documentation
 from app.infra.web.problems import add_problem_handlers
 from app.infra.web.request_id import RequestIdMiddleware
 from app.settings import Settings, load_settings
 
+DESCRIPTION = """Users, posts and comments.
+
+Errors are `application/problem+json` with a stable `code`. Lists are read page by page: `next` and
+`prev` are opaque cursors, in the body and in the `Link` header."""
+
 # Outermost first. All of them are pure ASGI.
-MIDDLEWARE = (RequestIdMiddleware, CatchAllMiddleware)
+MIDDLEWARE = (RequestIdMiddleware, CatchAllMiddleware, HeadMiddleware)
 
 
 def create_app(settings: Settings) -> FastAPI:
@@ -23,22 +32,28 @@ def create_app(settings: Settings) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        async with open_resources(settings, application_name="app") as resources:
+        current_default_thread_limiter().total_tokens = settings.server.threads
+        async with open_resources(settings, application_name=APPLICATION_NAME) as resources:
             app.state.resources = resources
             yield
 
     app = FastAPI(
         title="FastAPI reference service",
+        description=DESCRIPTION,
         version="0.1.0",
         lifespan=lifespan,
         middleware=[Middleware(layer) for layer in MIDDLEWARE],
         openapi_url="/openapi.json" if settings.docs.enabled else None,
+        docs_url=None,
         redoc_url=None,
+        swagger_ui_oauth2_redirect_url=None,
         redirect_slashes=False,
         telemetry={"tracing": False, "metrics": False, "logs": False},
     )
     add_routes(app)
     add_problem_handlers(app)
+    if settings.docs.enabled:
+        add_documentation(app)
     return app
 
 

@@ -103,10 +103,11 @@ class AuthSettings(Section):
 
 
 class ServerSettings(Section):
-    """Gunicorn and its Uvicorn workers."""
+    """Gunicorn and its Uvicorn workers. `threads` run what blocks, in each worker."""
 
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65_535)] = 8000
+    threads: Positive = 8
     keep_alive_seconds: Positive = 75
     graceful_timeout_seconds: Annotated[int, Field(ge=15)] = 30
 
@@ -139,6 +140,7 @@ class Settings(BaseSettings):
 
     environment: Literal["development", "production"] = "development"
     web_concurrency: Positive | None = None
+    replicas: Positive = 1
     database: DatabaseSettings = DatabaseSettings()
     valkey: ValkeySettings = ValkeySettings()
     auth: AuthSettings = AuthSettings()

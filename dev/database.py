@@ -52,7 +52,15 @@ def _alembic(backing: Backing, *arguments: str) -> str:
         check=False,
     )
     if result.returncode:
-        say(result.stdout)
-        anew = " or begin anew with `make clean-data`" if backing.embedded_database else ""
-        raise CommandError(f"`alembic {arguments[0]}` failed: correct what is said above{anew}.")
+        raise _failure(result.stdout)
     return result.stdout
+
+
+def _failure(output: str) -> CommandError:
+    print(*output.splitlines()[-20:], sep="\n", file=sys.stderr)
+    if "Can't locate revision" in output:
+        return CommandError(
+            "The database was migrated by other code, of another branch perhaps: go back to that, "
+            "or begin anew with `make clean-data`."
+        )
+    return CommandError("Alembic failed: correct what is said above, then run the command again.")

@@ -29,6 +29,6 @@ for candidate do
     found="$found${found:+, }$candidate is $version"
 done
 
-echo "Python 3.11 or newer is needed (${found:-none was found}):" \
+echo "Python 3.11 or newer is needed (${found:-of $* none runs}):" \
     "install one, or name it: PYTHON=/path/to/python3 make run" >&2
 exit 1

@@ -7,6 +7,7 @@ call, and two calls at once take turns.
 import fcntl
 import os
 import re
+import shutil
 import subprocess
 import sys
 import time
@@ -22,10 +23,12 @@ PYTHON = VENV / "bin" / "python"
 STAMP = VENV / ".installed"
 LOG = VENV / "install.log"
 REQUIREMENTS = Path("requirements/dev.txt")
+# The environment itself is about 400 MB; venv does not tell when it lacked the room.
+_NEEDED_BYTES = 500_000_000
 
 # What pip or venv print, and the cure; the first that matches is told.
 CURES = (
-    (r"No space left|Disk quota", "The disk is full: free about 500 MB"),
+    (r"No space left|Disk quota", "The disk is full: free 500 MB"),
     (r"Permission denied|Read-only file", "This folder is not writable for you: make it so"),
     (r"DO NOT MATCH THE HASHES", "The index served other files than were locked: `git pull`"),
     (r"CERTIFICATE_VERIFY", "The index's certificate is not trusted here: set `pip config`'s cert"),
@@ -89,7 +92,9 @@ def _create_environment() -> None:
             f"{sys.executable} comes without venv: on Debian or Ubuntu `sudo apt install "
             f"{package}`, then run the same command again."
         )
-    say(f"Creating .venv with Python {sys.version.split()[0]} (the first time only)")
+    if shutil.disk_usage(".").free < _NEEDED_BYTES:
+        raise CommandError("The disk is full: free 500 MB, then run the same command again.")
+    say(f"Creating .venv with Python {sys.version.split()[0]} (half a minute, once)")
     command = [sys.executable, "-m", "venv", "--clear", str(VENV)]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     if result.returncode:
@@ -105,7 +110,7 @@ def _install_packages() -> None:
     if pip.returncode:
         line.finish(f"pip failed; the end of its log, {LOG}:")
         raise _failure(LOG.read_text(errors="replace"))
-    line.finish(f"Installed {_installed_since(started)} packages")
+    line.finish(f"Packages installed: {_installed_since(started)}")
 
 
 def _pip() -> list[str]:

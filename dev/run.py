@@ -4,7 +4,7 @@ import math
 import signal
 
 from dev.address import Address, choose_address
-from dev.backing import Backing, open_backing
+from dev.backing import Backing, configured, open_backing
 from dev.banner import banner
 from dev.database import seed_if_empty, upgrade
 from dev.service import GUNICORN, UVICORN, ended_by_itself, open_service, wait_until_ready
@@ -19,12 +19,13 @@ def run(*, reload: bool) -> None:
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         with open_backing(exclusive=True) as backing:
+            address = choose_address()
             say("Bringing the schema up to date")
             upgrade(backing)
             seed_if_empty(backing, _DEMO_POSTS)
-            _serve(backing, choose_address(), reload=reload)
+            _serve(backing, address, reload=reload)
     except KeyboardInterrupt:
-        say("Stopped. `make run` starts it again; `make clean-data` removes the embedded data.")
+        say("Stopped." if configured("DATABASE_URL") else "Stopped; the data are kept in .data.")
 
 
 def _serve(backing: Backing, address: Address, *, reload: bool) -> None:

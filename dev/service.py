@@ -81,9 +81,9 @@ def _readiness(address: Address) -> str:
 
 
 def _wait_or_force(process: subprocess.Popen[bytes]) -> None:
-    if process.poll() is None:
-        say("Stopping: requests under way are answered first (Ctrl-C again: at once)")
     try:
+        if process.poll() is None:
+            say("Stopping: requests under way are answered first (Ctrl-C again: at once)")
         process.wait()
     except KeyboardInterrupt:
         os.killpg(process.pid, signal.SIGKILL)

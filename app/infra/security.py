@@ -45,9 +45,9 @@ class Passwords:
         return await self._run(self._hasher.hash, password)
 
     async def verify(self, password: str, encoded: str | None) -> bool:
-        """Whether `password` has the hash `encoded`. None takes as long, and never matches."""
+        """Whether `password` has the hash `encoded`. No hash takes as long, and never matches."""
         matches = await self._run(self._matches, password, encoded or self._dummy)
-        return matches and encoded is not None
+        return matches and bool(encoded)
 
     def is_outdated(self, encoded: str) -> bool:
         """Whether `encoded` was made with other parameters than those in force."""

@@ -22,6 +22,8 @@ def upgrade() -> None:
         sa.Column("bio", sa.String(length=500), server_default="", nullable=False),
         sa.Column("avatar_url", sa.String(length=200), nullable=True),
         sa.Column("password_hash", sa.String(length=255), nullable=False),
+        sa.Column("credential_version", sa.Integer(), server_default="1", nullable=False),
+        sa.Column("deleted_at", sa.DateTime(timezone=True), nullable=True),
         sa.Column(
             "created_at",
             sa.DateTime(timezone=True),
@@ -36,7 +38,13 @@ def upgrade() -> None:
         ),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_users")),
     )
-    op.create_index("uq_users_email", "users", [sa.literal_column("lower(email)")], unique=True)
+    op.create_index(
+        "uq_users_email",
+        "users",
+        [sa.literal_column("lower(email)")],
+        unique=True,
+        postgresql_where=sa.text("deleted_at IS NULL"),
+    )
     op.create_table(
         "posts",
         sa.Column("id", sa.BigInteger(), sa.Identity(always=False), nullable=False),

@@ -133,7 +133,7 @@ def test_every_foreign_key_leads_an_index() -> None:
 
 
 async def test_an_address_is_found_by_its_index(filled: AsyncSession) -> None:
-    sql = "SELECT id FROM users WHERE lower(email) = lower($1)"
+    sql = "SELECT id FROM users WHERE lower(email) = lower($1) AND deleted_at IS NULL"
     await filled.execute(text("SET enable_seqscan = off"))
     plan = await explain(filled, sql, ["5@example.com"])
     await filled.execute(text("RESET enable_seqscan"))

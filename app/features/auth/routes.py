@@ -2,17 +2,30 @@
 
 from typing import Annotated
 
-from fastapi import Form
+from fastapi import Form, Response
 
 from app.features.auth import service
-from app.features.auth.schemas import Credentials, TokenRead
-from app.infra.dependencies import Resources
+from app.features.auth.schemas import Credentials, RefreshTokenWrite, TokenRead
+from app.infra.dependencies import Resources, WriteSession
+from app.infra.web.openapi import problems
 from app.infra.web.routing import feature_router
 
 router = feature_router("/v1/auth")
 
 
-@router.post("/token", response_model=TokenRead)
+@router.post("/token", response_model=TokenRead, responses=problems(401, 422))
 async def log_in(credentials: Annotated[Credentials, Form()], held: Resources) -> TokenRead:
     """Exchange an e-mail address (as `username`) and a password for tokens."""
     return await service.log_in(held, credentials.username, credentials.password)
+
+
+@router.post("/refresh", response_model=TokenRead, responses=problems(401, 422))
+async def refresh(data: RefreshTokenWrite, held: Resources) -> TokenRead:
+    """Exchange a refresh token, which works once, for new tokens."""
+    return await service.refresh(held, data.refresh_token)
+
+
+@router.post("/logout", status_code=204, response_class=Response, responses=problems(422))
+async def log_out(data: RefreshTokenWrite, session: WriteSession) -> None:
+    """Give up a refresh token and all that it was exchanged for."""
+    await service.revoke(session, data.refresh_token)

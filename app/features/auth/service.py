@@ -1,16 +1,18 @@
-"""How you get a token."""
+"""How you get a token, get the next one, and give it up."""
 
 import secrets
 from datetime import timedelta
 from hashlib import sha256
-from uuid import UUID, uuid4
+from uuid import uuid4
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.errors import Unauthenticated
 from app.features.auth import queries
+from app.features.auth.queries import Family
 from app.features.auth.schemas import TokenRead
-from app.features.users.queries import get_user_by_email
+from app.features.users.models import User
+from app.features.users.queries import get_user_by_email, set_password_hash
 from app.infra.resources import Resources
 
 
@@ -27,23 +29,48 @@ async def log_in(held: Resources, email: str, password: str) -> TokenRead:
         raise Unauthenticated(
             "The e-mail address or the password is wrong.", code="invalid_credentials"
         )
+    new_hash = await _stronger_hash(held, user, password)
     async with held.database.transaction() as session:
-        return await _issue_tokens(session, held, user.id, family_id=uuid4())
+        if new_hash is not None:
+            await set_password_hash(session, user, new_hash)
+        return await _issue_tokens(session, held, Family(uuid4(), user.id, user.credential_version))
 
 
-async def _issue_tokens(
-    session: AsyncSession, held: Resources, user_id: int, *, family_id: UUID
-) -> TokenRead:
+async def refresh(held: Resources, token: str) -> TokenRead:
+    """Exchange a refresh token for new tokens, or raise `Unauthenticated`.
+
+    A token works once. Its second use means that there are two holders, of whom one is a thief: the
+    whole family is revoked, for good before the answer. Source: RFC 9700, §4.14.2.
+    """
+    async with held.database.transaction() as session:
+        family = await queries.use_token(session, _digest(token))
+        if family is not None:
+            return await _issue_tokens(session, held, family)
+        await revoke(session, token)
+    raise Unauthenticated("The refresh token is not valid.")
+
+
+async def revoke(session: AsyncSession, token: str) -> None:
+    """Make every token of this token's family worthless. An unknown token changes nothing."""
+    family_id = await queries.get_family_id(session, _digest(token))
+    if family_id is not None:
+        await queries.delete_family(session, family_id)
+
+
+async def _stronger_hash(held: Resources, user: User, password: str) -> str | None:
+    """Hash a password that is known at this moment alone, if its hash is of older parameters."""
+    if not held.passwords.is_outdated(user.password_hash):
+        return None
+    return await held.passwords.hash(password)
+
+
+async def _issue_tokens(session: AsyncSession, held: Resources, family: Family) -> TokenRead:
+    await queries.prune_tokens(session)
     refresh_token = secrets.token_urlsafe(32)
-    await queries.insert_token(
-        session,
-        user_id=user_id,
-        family_id=family_id,
-        token_hash=_digest(refresh_token),
-        lifetime=timedelta(seconds=held.settings.auth.refresh_token_seconds),
-    )
+    lifetime = timedelta(seconds=held.settings.auth.refresh_token_seconds)
+    await queries.insert_token(session, family, _digest(refresh_token), lifetime)
     return TokenRead(
-        access_token=held.access_tokens.issue(user_id),
+        access_token=held.access_tokens.issue(family.user_id),
         refresh_token=refresh_token,
         expires_in=held.settings.auth.access_token_seconds,
     )

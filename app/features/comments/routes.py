@@ -11,6 +11,7 @@ from app.features.users.dependencies import CurrentUser
 from app.infra.database.pagination import Page
 from app.infra.dependencies import PageQuery, ReadSession, WriteSession
 from app.infra.inputs import Id
+from app.infra.web.openapi import problems
 from app.infra.web.pages import link_neighbours
 from app.infra.web.routing import feature_router
 
@@ -19,7 +20,7 @@ router = feature_router("/v1", tag="comments")
 PostId = Annotated[Id, Path()]
 
 
-@router.get("/posts/{post_id}/comments", response_model=CommentPage)
+@router.get("/posts/{post_id}/comments", response_model=CommentPage, responses=problems(404, 422))
 async def list_comments(
     post_id: PostId,
     request: Request,
@@ -33,7 +34,12 @@ async def list_comments(
     return page
 
 
-@router.post("/posts/{post_id}/comments", status_code=201, response_model=CommentRead)
+@router.post(
+    "/posts/{post_id}/comments",
+    status_code=201,
+    response_model=CommentRead,
+    responses=problems(401, 404, 422),
+)
 async def create_comment(
     post_id: PostId, data: CommentCreate, user: CurrentUser, session: WriteSession
 ) -> Comment:
@@ -41,7 +47,12 @@ async def create_comment(
     return await service.create_comment(session, user, post_id, data)
 
 
-@router.delete("/comments/{comment_id}", status_code=204, response_class=Response)
+@router.delete(
+    "/comments/{comment_id}",
+    status_code=204,
+    response_class=Response,
+    responses=problems(401, 403, 404, 422),
+)
 async def delete_comment(
     comment_id: Annotated[Id, Path()], user: CurrentUser, session: WriteSession
 ) -> None:

@@ -13,6 +13,8 @@ from app.infra.web.pages import PageRead
 class CommentCreate(Input):
     """A new comment."""
 
+    model_config = ConfigDict(json_schema_extra={"examples": [{"body": "Well said."}]})
+
     body: Annotated[Text, Field(min_length=1, max_length=5_000)]
 
 

@@ -11,6 +11,7 @@ from app.features.users.dependencies import CurrentUser
 from app.infra.database.pagination import Page
 from app.infra.dependencies import PageQuery, ReadSession, WriteSession
 from app.infra.inputs import Id
+from app.infra.web.openapi import problems
 from app.infra.web.pages import link_neighbours
 from app.infra.web.routing import feature_router
 
@@ -19,7 +20,7 @@ router = feature_router("/v1/posts")
 PostId = Annotated[Id, Path()]
 
 
-@router.get("", response_model=PostPage)
+@router.get("", response_model=PostPage, responses=problems(422))
 async def list_posts(
     request: Request,
     response: Response,
@@ -33,7 +34,7 @@ async def list_posts(
     return page
 
 
-@router.post("", status_code=201, response_model=PostRead)
+@router.post("", status_code=201, response_model=PostRead, responses=problems(401, 422))
 async def create_post(
     data: PostCreate, user: CurrentUser, session: WriteSession, response: Response
 ) -> Post:
@@ -44,7 +45,7 @@ async def create_post(
     return post
 
 
-@router.get("/{post_id}", response_model=PostRead)
+@router.get("/{post_id}", response_model=PostRead, responses=problems(404, 422))
 async def read_post(post_id: PostId, session: ReadSession, response: Response) -> Post:
     """Return a post with its author."""
     post = await service.read_post(session, post_id)
@@ -52,7 +53,7 @@ async def read_post(post_id: PostId, session: ReadSession, response: Response) -
     return post
 
 
-@router.patch("/{post_id}", response_model=PostRead)
+@router.patch("/{post_id}", response_model=PostRead, responses=problems(401, 403, 404, 422))
 async def update_post(
     post_id: PostId,
     data: PostUpdate,
@@ -66,7 +67,9 @@ async def update_post(
     return post
 
 
-@router.delete("/{post_id}", status_code=204, response_class=Response)
+@router.delete(
+    "/{post_id}", status_code=204, response_class=Response, responses=problems(401, 403, 404, 422)
+)
 async def delete_post(post_id: PostId, user: CurrentUser, session: WriteSession) -> None:
     """Delete one's own post and its comments."""
     await service.delete_post(session, user, post_id)

@@ -16,12 +16,18 @@ Body = Annotated[Text, Field(min_length=1, max_length=20_000)]
 class PostCreate(Input):
     """A new post."""
 
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"title": "Hello", "body": "My first post"}]}
+    )
+
     title: Title
     body: Body
 
 
 class PostUpdate(Input):
     """Changes to a post: what is left out stays."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"title": "Hello again"}]})
 
     title: Title | MISSING = MISSING
     body: Body | MISSING = MISSING

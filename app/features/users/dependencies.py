@@ -26,7 +26,7 @@ async def current_user(
     user_id = held.access_tokens.verify(token)
     async with held.database.read() as session:
         user = await queries.get_user(session, user_id)
-    if user is None:
+    if user is None or user.deleted_at is not None:
         raise Unauthenticated("The account of this access token is gone.")
     return user
 

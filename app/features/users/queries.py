@@ -1,22 +1,24 @@
 """All SQL on users."""
 
-from sqlalchemy import bindparam, func, select
+from sqlalchemy import bindparam, func, select, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.features.users.models import User
 
 BY_ID = select(User).where(User.id == bindparam("user_id"))
-BY_EMAIL = select(User).where(func.lower(User.email) == func.lower(bindparam("email")))
+BY_EMAIL = select(User).where(
+    func.lower(User.email) == func.lower(bindparam("email")), User.deleted_at.is_(None)
+)
 
 
 async def get_user(session: AsyncSession, user_id: int) -> User | None:
-    """Return the user with this id."""
+    """Return the user with this id, a deleted one too."""
     return await session.scalar(BY_ID, {"user_id": user_id})
 
 
 async def get_user_by_email(session: AsyncSession, email: str) -> User | None:
-    """Return the user with this address, without regard to case."""
+    """Return the account with this address, without regard to case."""
     return await session.scalar(BY_EMAIL, {"email": email})
 
 
@@ -24,3 +26,45 @@ async def insert_user(session: AsyncSession, values: dict[str, str]) -> User | N
     """Insert a user and return it, or None when the address is taken, also in a race."""
     statement = insert(User).values(values).on_conflict_do_nothing().returning(User)
     return await session.scalar(statement)
+
+
+async def update_user(
+    session: AsyncSession, user_id: int, values: dict[str, object]
+) -> User | None:
+    """Change an account and return it, or None when it is deleted.
+
+    Raises SQLAlchemy's `IntegrityError` when another account has the address.
+    """
+    statement = (
+        update(User)
+        .where(User.id == user_id, User.deleted_at.is_(None))
+        .values(values)
+        .returning(User)
+    )
+    return await session.scalar(statement)
+
+
+async def set_password_hash(session: AsyncSession, user: User, password_hash: str) -> None:
+    """Store the same password hashed anew, unless it was changed meanwhile."""
+    await session.execute(
+        update(User)
+        .where(User.id == user.id, User.password_hash == user.password_hash)
+        .values(password_hash=password_hash, updated_at=User.updated_at)
+    )
+
+
+async def anonymise_user(session: AsyncSession, user_id: int) -> None:
+    """Delete an account: everything personal goes, the row stays."""
+    await session.execute(
+        update(User)
+        .where(User.id == user_id)
+        .values(
+            email="",
+            name="Deleted user",
+            bio="",
+            avatar_url=None,
+            password_hash="",
+            credential_version=User.credential_version + 1,
+            deleted_at=func.now(),
+        )
+    )

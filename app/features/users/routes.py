@@ -7,15 +7,16 @@ from fastapi import Path, Response
 from app.features.users import service
 from app.features.users.dependencies import CurrentUser
 from app.features.users.models import User
-from app.features.users.schemas import PublicUserRead, UserCreate, UserRead
+from app.features.users.schemas import PublicUserRead, UserCreate, UserRead, UserUpdate
 from app.infra.dependencies import ReadSession, Resources, WriteSession
 from app.infra.inputs import Id
+from app.infra.web.openapi import problems
 from app.infra.web.routing import feature_router
 
 router = feature_router("/v1/users")
 
 
-@router.post("", status_code=201, response_model=UserRead)
+@router.post("", status_code=201, response_model=UserRead, responses=problems(409, 422))
 async def create_user(
     data: UserCreate, session: WriteSession, held: Resources, response: Response
 ) -> User:
@@ -25,13 +26,27 @@ async def create_user(
     return user
 
 
-@router.get("/me", response_model=UserRead)
+@router.get("/me", response_model=UserRead, responses=problems(401))
 async def read_me(user: CurrentUser) -> User:
     """Return the account of the caller."""
     return user
 
 
-@router.get("/{user_id}", response_model=PublicUserRead)
+@router.patch("/me", response_model=UserRead, responses=problems(401, 403, 409, 422))
+async def update_me(
+    data: UserUpdate, user: CurrentUser, session: WriteSession, held: Resources
+) -> User:
+    """Change the account of the caller. 403 `invalid_credentials` for a wrong current password."""
+    return await service.update_user(session, held.passwords, user, data)
+
+
+@router.delete("/me", status_code=204, response_class=Response, responses=problems(401))
+async def delete_me(user: CurrentUser, session: WriteSession) -> None:
+    """Delete the account of the caller. Their posts and comments stay, as those of nobody."""
+    await service.delete_user(session, user)
+
+
+@router.get("/{user_id}", response_model=PublicUserRead, responses=problems(404, 422))
 async def read_user(user_id: Annotated[Id, Path()], session: ReadSession) -> User:
     """Return what everybody may know of a user."""
     return await service.read_user(session, user_id)

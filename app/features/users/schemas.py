@@ -1,9 +1,10 @@
 """What comes in and goes out of `/v1/users`."""
 
 from datetime import datetime
-from typing import Annotated
+from typing import Annotated, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import MISSING, BaseModel, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
 
 from app.infra.inputs import Email, Input, Text
 
@@ -14,9 +15,47 @@ Password = Annotated[Text, Field(min_length=8, max_length=128)]
 class UserCreate(Input):
     """A new account."""
 
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {"email": "ada@example.com", "name": "Ada", "password": "correct horse battery"}
+            ]
+        }
+    )
+
     email: Email
     name: Name
     password: Password
+
+
+class UserUpdate(Input):
+    """Changes to one's own account: what is left out stays.
+
+    A new e-mail address or password needs the current password.
+    """
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"name": "Ada L.", "bio": "I count."}]}
+    )
+
+    name: Name | MISSING = MISSING
+    bio: Annotated[Text, Field(max_length=500)] | MISSING = MISSING
+    email: Email | MISSING = MISSING
+    password: Password | MISSING = MISSING
+    current_password: Annotated[Text, Field(max_length=128)] | MISSING = MISSING
+
+    @model_validator(mode="after")
+    def _prove_who_you_are(self) -> Self:
+        if self.changes_credentials and self.current_password is MISSING:
+            raise PydanticCustomError(
+                "current_password", "A new e-mail address or password needs current_password"
+            )
+        return self
+
+    @property
+    def changes_credentials(self) -> bool:
+        """Whether it takes the current password."""
+        return self.email is not MISSING or self.password is not MISSING
 
 
 class Author(BaseModel):

@@ -1,11 +1,12 @@
 """Accounts: what may be done with them, and what then holds."""
 
+from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from app.errors import Conflict, NotFound
+from app.errors import Conflict, Forbidden, NotFound, Unauthenticated
 from app.features.users import queries
 from app.features.users.models import User
-from app.features.users.schemas import UserCreate
+from app.features.users.schemas import UserCreate, UserUpdate
 from app.infra.security import Passwords
 
 
@@ -16,8 +17,38 @@ async def create_user(session: AsyncSession, passwords: Passwords, data: UserCre
         session, {"email": data.email, "name": data.name, "password_hash": password_hash}
     )
     if user is None:
-        raise Conflict("There is an account with this e-mail address.", code="email_taken")
+        raise _email_taken()
     return user
+
+
+async def update_user(
+    session: AsyncSession, passwords: Passwords, user: User, data: UserUpdate
+) -> User:
+    """Change one's own account. A new password makes every refresh token worthless.
+
+    Passwords are checked and hashed before the transaction takes a connection.
+    """
+    changes = data.model_dump()
+    current = changes.pop("current_password", None)
+    if data.changes_credentials and not await passwords.verify(current, user.password_hash):
+        raise Forbidden("The current password is wrong.", code="invalid_credentials")
+    if (password := changes.pop("password", None)) is not None:
+        changes["password_hash"] = await passwords.hash(password)
+        changes["credential_version"] = user.credential_version + 1
+    if not changes:
+        return user
+    try:
+        updated = await queries.update_user(session, user.id, changes)
+    except IntegrityError:
+        raise _email_taken() from None
+    if updated is None:
+        raise Unauthenticated("The account is gone.")
+    return updated
+
+
+async def delete_user(session: AsyncSession, user: User) -> None:
+    """Delete one's own account. Posts and comments stay, under the name "Deleted user"."""
+    await queries.anonymise_user(session, user.id)
 
 
 async def read_user(session: AsyncSession, user_id: int) -> User:
@@ -26,3 +57,7 @@ async def read_user(session: AsyncSession, user_id: int) -> User:
     if user is None:
         raise NotFound("There is no such user.")
     return user
+
+
+def _email_taken() -> Conflict:
+    return Conflict("There is an account with this e-mail address.", code="email_taken")

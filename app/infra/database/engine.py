@@ -10,7 +10,7 @@ from typing import Any
 
 import asyncpg
 from sqlalchemy import event
-from sqlalchemy.engine.interfaces import DBAPIConnection, Dialect
+from sqlalchemy.engine.interfaces import DBAPIConnection, Dialect, ExceptionContext
 from sqlalchemy.exc import DisconnectionError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import ConnectionPoolEntry
@@ -21,13 +21,15 @@ from app.settings import DatabaseSettings
 
 logger = logging.getLogger(__name__)
 
-CONNECT_ERRORS = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError)
+SHUTDOWN = ("57P01", "57P02", "57P03")  # admin_shutdown, crash_shutdown, cannot_connect_now
+_CONNECT_ERRORS = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError)
 
 
 def open_engine(settings: DatabaseSettings, application_name: str) -> AsyncEngine:
     """Build the engine of this process. Whoever opens it disposes of it.
 
-    Refused connections and connect timeouts raise `Unavailable`, as does a full pool.
+    Refused connections, connect timeouts and statements without an answer within the command
+    timeout raise `Unavailable`, as does a full pool.
     """
     engine = create_async_engine(
         settings.url.get_secret_value(),
@@ -36,6 +38,7 @@ def open_engine(settings: DatabaseSettings, application_name: str) -> AsyncEngin
         max_overflow=0,
         pool_timeout=settings.pool_timeout_seconds,
         pool_recycle=settings.pool_recycle_seconds,
+        hide_parameters=True,  # errors are logged, and parameters are what clients sent
         connect_args={
             "timeout": settings.connect_timeout_seconds,
             "command_timeout": settings.command_timeout_seconds,
@@ -44,6 +47,7 @@ def open_engine(settings: DatabaseSettings, application_name: str) -> AsyncEngin
     )
     event.listen(engine.sync_engine, "do_connect", _connect)
     event.listen(engine.sync_engine, "checkout", _replace_closed)
+    event.listen(engine.sync_engine, "handle_error", _drop_unusable)
     return engine
 
 
@@ -67,7 +71,7 @@ def _connect(
 ) -> DBAPIConnection:
     try:
         return dialect.connect(*arguments, **options)
-    except CONNECT_ERRORS as error:
+    except _CONNECT_ERRORS as error:
         logger.warning("The database refused a connection: %s: %s", type(error).__name__, error)
         raise Unavailable("The database cannot be reached.") from error
 
@@ -76,3 +80,26 @@ def _replace_closed(connection: Any, _record: ConnectionPoolEntry, _proxy: Any) 
     """Replace a connection whose socket the server has closed meanwhile, at no round trip."""
     if connection.driver_connection.is_closed():
         raise DisconnectionError
+
+
+def _drop_unusable(context: ExceptionContext) -> Unavailable | None:
+    """Have a connection dropped whose server has ended it, or does not answer.
+
+    The others are left alone: each is looked at when it is next checked out.
+    """
+    error = context.original_exception
+    frozen = isinstance(error, TimeoutError)
+    if frozen or getattr(error, "sqlstate", None) in SHUTDOWN:
+        context.is_disconnect = True
+        context.invalidate_pool_on_disconnect = False
+    if not frozen:
+        return None
+    _abort(context)
+    return Unavailable("The database did not answer in time.")
+
+
+def _abort(context: ExceptionContext) -> None:
+    """Close the socket without the farewell, which would wait for an answer as well."""
+    if context.connection is not None:
+        driver_connection: Any = context.connection.connection.driver_connection
+        driver_connection.terminate()

@@ -3,7 +3,7 @@
 Codes: PostgreSQL documentation, appendix A. What is not listed here is a bug, and stays a 500.
 """
 
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from app.errors import AppError, Conflict, InvalidRequest, Unavailable
@@ -21,7 +21,15 @@ UNAVAILABLE_CLASSES = ("08", "53", "57", "58")
 DATA_EXCEPTION_CLASS = "22"
 
 
-def expected_failure(error: Exception) -> AppError | None:
+def left_nothing_behind(error: SQLAlchemyError) -> bool:
+    """Whether the server has undone the transaction, so that the same work may be tried again."""
+    if not isinstance(error, DBAPIError):
+        return False
+    undone = getattr(error.orig, "sqlstate", None) in ("40001", "40P01")
+    return undone or error.connection_invalidated
+
+
+def expected_failure(error: SQLAlchemyError) -> AppError | None:
     """Return what a client is told about `error`, or None when nobody expected it."""
     if isinstance(error, PoolTimeout):
         return Unavailable("All database connections are busy.")

@@ -10,8 +10,11 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from sqlalchemy import event
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 from sqlalchemy.orm import Session
+
+from app.errors import Unavailable
 
 logger = logging.getLogger(__name__)
 
@@ -53,10 +56,12 @@ class Database:
         """Yield a session that is one transaction: committed on success, else rolled back.
 
         The callbacks of `after_commit` have run when the block has been left. A session that was
-        not used costs no round trip. Whatever the block or the commit raises is passed on.
+        not used costs no round trip. Whatever the block or the commit raises is passed on; when a
+        connection dies while committing the outcome is open, which is `Unavailable`.
         """
-        async with self._write_sessions.begin() as session:
+        async with self._write_sessions() as session:
             yield session
+            await _commit(session)
         await _run_callbacks(session)
 
     async def close(self) -> None:
@@ -71,6 +76,16 @@ def after_commit(session: AsyncSession, callback: Callback) -> None:
     exception is logged and does not reach the client, whose write has been kept.
     """
     session.info.setdefault(CALLBACKS, []).append(callback)
+
+
+async def _commit(session: AsyncSession) -> None:
+    await session.flush()
+    try:
+        await session.commit()
+    except DBAPIError as error:
+        if error.connection_invalidated:
+            raise Unavailable("It is not known whether the change was kept.") from error
+        raise
 
 
 async def _run_callbacks(session: AsyncSession) -> None:

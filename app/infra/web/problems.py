@@ -16,11 +16,13 @@ from fastapi.exceptions import RequestValidationError
 from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
+from starlette.routing import Match
 from starlette.types import Scope
 
 from app.errors import AppError, Unauthenticated
-from app.infra.database.failures import expected_failure
+from app.infra.database.failures import expected_failure, left_nothing_behind
 from app.infra.web.request_id import request_id
+from app.infra.web.retry import TryAgain, may_be_tried_again
 
 logger = logging.getLogger(__name__)
 
@@ -31,12 +33,17 @@ CODES = {
     403: "forbidden",
     404: "not_found",
     405: "method_not_allowed",
+    409: "conflict",
+    412: "stale",
     413: "too_large",
     415: "unsupported_media_type",
     422: "invalid_request",
     429: "rate_limited",
     503: "unavailable",
 }
+
+
+TITLES = {status: HTTPStatus(status).phrase for status in CODES}
 
 
 def problem(
@@ -83,10 +90,14 @@ async def _on_app_error(request: Request, error: Exception) -> Response:
 
 async def _on_http_exception(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    status = error.status_code
+    status, headers = error.status_code, error.headers
+    if status == 400:  # what the framework says of a body that it cannot parse
+        status = 422
+    if status == 405:
+        headers = {"Allow": ", ".join(sorted(_allowed_methods(request)))}
     code = CODES.get(status, HTTPStatus(status).name.lower())
     detail = f"{HTTPStatus(status).description or HTTPStatus(status).phrase}."
-    return problem(request.scope, status, code, detail, headers=error.headers)
+    return problem(request.scope, status, code, detail, headers=headers)
 
 
 async def _on_invalid_request(request: Request, error: Exception) -> Response:
@@ -100,11 +111,25 @@ async def _on_invalid_request(request: Request, error: Exception) -> Response:
 
 
 async def _on_database_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, SQLAlchemyError)
+    if left_nothing_behind(error) and may_be_tried_again(request.scope):
+        logger.warning("The database failed a request, which is run again: %s", error)
+        raise TryAgain from error
     failure = expected_failure(error)
     if failure is None:
         raise error
     logger.warning("The database failed a request: %s", type(error).__name__, exc_info=error)
     return await _on_app_error(request, failure)
+
+
+def _allowed_methods(request: Request) -> set[str]:
+    """Return every method of this path; the framework knows those of one route at a time."""
+    methods: set[str] = set()
+    for route in request.app.router.routes:
+        match, _ = route.matches(request.scope)
+        if match is not Match.NONE:
+            methods |= route.methods or set()
+    return methods | {"HEAD"} if "GET" in methods else methods
 
 
 def _name(part: str | int) -> str | int:

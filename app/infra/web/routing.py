@@ -57,5 +57,5 @@ def _key(path: str) -> str:
 
 def _key_of(route: BaseRoute) -> str | None:
     """Return the first two segments of a route, or None when a request's may differ from them."""
-    key = _key(getattr(route, "path", "{"))
+    key = _key(getattr(route, "path_format", "{"))
     return None if "{" in key else key

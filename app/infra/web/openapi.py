@@ -1,0 +1,83 @@
+"""The OpenAPI document, with the errors that routes really answer, and a page to try it on.
+
+The page and its scripts come from this process: it works without the internet.
+"""
+
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.docs import get_swagger_ui_html
+from fastapi.openapi.utils import get_openapi
+from pydantic import BaseModel
+from starlette.responses import HTMLResponse
+from starlette.staticfiles import StaticFiles
+
+from app.infra.web.problems import MEDIA_TYPE, TITLES
+
+Responses = dict[int | str, dict[str, Any]]
+SCHEMA_PATH = "#/components/schemas/"
+
+
+class FieldError(BaseModel):
+    """What is wrong with one part of a request. The input is not repeated."""
+
+    loc: list[str | int]
+    msg: str
+    type: str
+
+
+class Problem(BaseModel):
+    """An error (RFC 9457). `code` is stable; `detail` is for a person and may change."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    code: str
+    instance: str
+    request_id: str
+    errors: list[FieldError] | None = None
+
+
+def problems(*statuses: int) -> Responses:
+    """Document that a route may answer these problems, and 503, which any may."""
+    schema = {"schema": {"$ref": f"{SCHEMA_PATH}Problem"}}
+    return {
+        status: {"description": TITLES[status], "content": {MEDIA_TYPE: schema}}
+        for status in (*statuses, 503)
+    }
+
+
+def add_documentation(app: FastAPI) -> None:
+    """Serve `/docs`, and complete the document of `/openapi.json`."""
+    app.openapi = lambda: _document(app)  # type: ignore[method-assign]
+    app.mount("/docs/assets", StaticFiles(packages=[("fastapi_swagger", "resources")]))
+
+    @app.get("/docs", include_in_schema=False)
+    async def docs() -> HTMLResponse:
+        # Relative addresses: the page works below any prefix that a proxy puts before it.
+        return get_swagger_ui_html(
+            openapi_url="openapi.json",
+            title=app.title,
+            swagger_js_url="docs/assets/swagger-ui-bundle.js",
+            swagger_css_url="docs/assets/swagger-ui.css",
+            swagger_favicon_url="docs/assets/favicon-32x32.png",
+            swagger_ui_parameters={"tryItOutEnabled": True, "displayRequestDuration": True},
+        )
+
+
+def _document(app: FastAPI) -> dict[str, Any]:
+    if app.openapi_schema is None:
+        document = get_openapi(
+            title=app.title,
+            version=app.version,
+            description=app.description,
+            routes=app.routes,
+        )
+        schemas = document["components"]["schemas"]
+        for unused in ("HTTPValidationError", "ValidationError"):
+            schemas.pop(unused, None)
+        problem = Problem.model_json_schema(ref_template=SCHEMA_PATH + "{model}")
+        schemas |= {**problem.pop("$defs"), "Problem": problem}
+        app.openapi_schema = document
+    return app.openapi_schema

@@ -70,8 +70,7 @@ async def _read_capacity(settings: Settings, workers: int) -> Capacity | None:
     except (OSError, TimeoutError, asyncpg.PostgresError):
         return None
     try:
-        found = await connection.fetchrow(CAPACITY, APPLICATION_NAME)
+        [found] = await connection.fetch(CAPACITY, APPLICATION_NAME)
     finally:
         connection.terminate()
-    pool_size = settings.database.pool_size
-    return found and Capacity(workers, pool_size, settings.replicas, *found)
+    return Capacity(workers, settings.database.pool_size, settings.replicas, *found)

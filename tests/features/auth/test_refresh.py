@@ -1,0 +1,114 @@
+"""Refresh tokens: each works once, and a second use ends the whole family."""
+
+import asyncio
+
+import httpx2
+import pytest
+from sqlalchemy import func, select, text
+
+from app.features.auth.models import RefreshToken
+from app.features.users.models import User
+from app.infra.resources import Resources
+from app.settings import Settings
+from tests.application import client_of, running
+from tests.factories import PASSWORD, Factory
+
+Client = httpx2.AsyncClient
+
+
+async def log_in(client: Client, user: User) -> str:
+    """Return a refresh token of a new family."""
+    form = {"username": user.email, "password": PASSWORD}
+    token: str = (await client.post("/v1/auth/token", data=form)).json()["refresh_token"]
+    return token
+
+
+async def refresh(client: Client, token: str) -> httpx2.Response:
+    return await client.post("/v1/auth/refresh", json={"refresh_token": token})
+
+
+async def test_a_refresh_token_is_exchanged_for_new_tokens(client: Client, make: Factory) -> None:
+    user = await make.user()
+    first = await log_in(client, user)
+    response = await refresh(client, first)
+    assert response.status_code == 200
+    assert response.json()["refresh_token"] != first
+    headers = {"Authorization": f"Bearer {response.json()['access_token']}"}
+    assert (await client.get("/v1/users/me", headers=headers)).json()["id"] == user.id
+    assert (await refresh(client, response.json()["refresh_token"])).status_code == 200
+
+
+async def test_a_second_use_revokes_the_family_and_no_other(client: Client, make: Factory) -> None:
+    user = await make.user()
+    other = await log_in(client, user)
+    first = await log_in(client, user)
+    second = (await refresh(client, first)).json()["refresh_token"]
+    reused = await refresh(client, first)
+    assert reused.status_code == 401
+    assert reused.headers["content-type"] == "application/problem+json"
+    assert (await refresh(client, second)).status_code == 401
+    assert (await refresh(client, other)).status_code == 200
+
+
+async def test_of_many_uses_at_once_at_most_one_works_and_nothing_survives(
+    client: Client, make: Factory, resources: Resources
+) -> None:
+    first = await log_in(client, await make.user())
+    second = (await refresh(client, first)).json()["refresh_token"]
+    responses = await asyncio.gather(*(refresh(client, token) for token in [second, first] * 5))
+    assert sum(response.status_code == 200 for response in responses) <= 1
+    async with resources.database.read() as session:
+        assert await session.scalar(select(func.count()).select_from(RefreshToken)) == 0
+
+
+@pytest.mark.parametrize("token", ["", "nonsense", "é", "x" * 128])
+async def test_what_we_did_not_issue_is_401(client: Client, token: str) -> None:
+    assert (await refresh(client, token)).status_code == 401
+
+
+async def test_logging_out_ends_the_family_and_may_be_repeated(
+    client: Client, make: Factory
+) -> None:
+    first = await log_in(client, await make.user())
+    second = (await refresh(client, first)).json()["refresh_token"]
+    for token in (first, second, "nonsense"):
+        response = await client.post("/v1/auth/logout", json={"refresh_token": token})
+        assert (response.status_code, response.content) == (204, b"")
+    assert (await refresh(client, second)).status_code == 401
+
+
+async def test_an_expired_token_is_401_and_is_pruned(
+    client: Client, make: Factory, resources: Resources
+) -> None:
+    user = await make.user()
+    expired = await log_in(client, user)
+    async with resources.database.transaction() as session:
+        await session.execute(text("UPDATE refresh_tokens SET expires_at = now()"))
+    assert (await refresh(client, expired)).status_code == 401
+    await log_in(client, user)
+    async with resources.database.read() as session:
+        assert await session.scalar(select(func.count()).select_from(RefreshToken)) == 1
+
+
+async def test_tokens_are_stored_as_hashes(
+    client: Client, make: Factory, resources: Resources
+) -> None:
+    token = await log_in(client, await make.user())
+    async with resources.database.read() as session:
+        row = (await session.execute(text("SELECT refresh_tokens::text FROM refresh_tokens"))).one()
+    assert token not in str(row)
+    assert token.encode().hex() not in str(row)
+
+
+async def test_a_login_stores_an_outdated_hash_anew(settings: Settings, make: Factory) -> None:
+    user = await make.user()
+    stronger = settings.auth.model_copy(update={"argon2_time_cost": 2})
+    changed = settings.model_copy(update={"auth": stronger})
+    async with running(changed) as app, client_of(app) as client:
+        for _ in range(2):
+            assert (await refresh(client, await log_in(client, user))).status_code == 200
+        async with app.state.resources.database.read() as session:
+            stored = await session.get_one(User, user.id)
+    assert stored.password_hash != user.password_hash
+    assert ",t=2," in stored.password_hash
+    assert stored.updated_at == user.updated_at

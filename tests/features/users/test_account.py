@@ -1,0 +1,122 @@
+"""`/v1/users/me`: what a user may do with their account."""
+
+import asyncio
+
+import httpx2
+import pytest
+
+from tests.factories import PASSWORD, Factory
+
+Client = httpx2.AsyncClient
+
+
+async def log_in(client: Client, email: str, password: str) -> httpx2.Response:
+    form = {"username": email, "password": password}
+    return await client.post("/v1/auth/token", data=form)
+
+
+async def test_a_profile_is_changed_without_a_password(client: Client, make: Factory) -> None:
+    user = await make.user(name="Ann")
+    response = await client.patch(
+        "/v1/users/me", json={"bio": "I count."}, headers=make.headers(user)
+    )
+    assert response.status_code == 200
+    assert (response.json()["name"], response.json()["bio"]) == ("Ann", "I count.")
+    assert (await client.get(f"/v1/users/{user.id}")).json()["bio"] == "I count."
+
+
+async def test_a_change_of_nothing_changes_nothing(client: Client, make: Factory) -> None:
+    user = await make.user()
+    before = (await client.get("/v1/users/me", headers=make.headers(user))).json()
+    response = await client.patch("/v1/users/me", json={}, headers=make.headers(user))
+    assert response.json() == before
+
+
+@pytest.mark.parametrize("change", [{"email": "new@example.com"}, {"password": "new password"}])
+async def test_credentials_need_the_current_password(
+    client: Client, make: Factory, change: dict[str, str]
+) -> None:
+    user = await make.user()
+    headers = make.headers(user)
+    missing = await client.patch("/v1/users/me", json=change, headers=headers)
+    assert missing.status_code == 422
+    wrong = {**change, "current_password": "wrong"}
+    refused = await client.patch("/v1/users/me", json=wrong, headers=headers)
+    assert refused.status_code == 403
+    assert refused.json()["code"] == "invalid_credentials"
+    assert (await log_in(client, user.email, PASSWORD)).status_code == 200
+
+
+async def test_a_new_address_logs_in_and_the_old_one_does_not(
+    client: Client, make: Factory
+) -> None:
+    user = await make.user()
+    change = {"email": "New@example.com", "current_password": PASSWORD}
+    response = await client.patch("/v1/users/me", json=change, headers=make.headers(user))
+    assert response.json()["email"] == "New@example.com"
+    assert (await log_in(client, "new@example.com", PASSWORD)).status_code == 200
+    assert (await log_in(client, user.email, PASSWORD)).status_code == 401
+
+
+async def test_a_taken_address_is_409_in_a_race_too(client: Client, make: Factory) -> None:
+    users = [await make.user() for _ in range(6)]
+    change = {"email": "wanted@example.com", "current_password": PASSWORD}
+    responses = await asyncio.gather(
+        *(client.patch("/v1/users/me", json=change, headers=make.headers(user)) for user in users)
+    )
+    assert sorted(response.status_code for response in responses) == [200] + [409] * 5
+    codes = {response.json().get("code") for response in responses}
+    assert codes == {None, "email_taken"}
+
+
+async def test_a_new_password_ends_every_refresh_token(client: Client, make: Factory) -> None:
+    user = await make.user()
+    tokens = [(await log_in(client, user.email, PASSWORD)).json() for _ in range(2)]
+    change = {"password": "another password", "current_password": PASSWORD}
+    changed = await client.patch("/v1/users/me", json=change, headers=make.headers(user))
+    assert changed.status_code == 200
+    for token in tokens:
+        body = {"refresh_token": token["refresh_token"]}
+        assert (await client.post("/v1/auth/refresh", json=body)).status_code == 401
+    assert (await log_in(client, user.email, PASSWORD)).status_code == 401
+    fresh = (await log_in(client, user.email, "another password")).json()
+    body = {"refresh_token": fresh["refresh_token"]}
+    assert (await client.post("/v1/auth/refresh", json=body)).status_code == 200
+
+
+async def test_a_deleted_account_is_anonymous_and_its_posts_stay(
+    client: Client, make: Factory
+) -> None:
+    user = await make.user(name="Ann", bio="I count.", avatar_url="/v1/avatars/0.webp")
+    post = await make.post(user)
+    comment = await make.comment(post, user)
+    response = await client.delete("/v1/users/me", headers=make.headers(user))
+    assert (response.status_code, response.content) == (204, b"")
+    nobody = {"id": user.id, "name": "Deleted user", "avatar_url": None}
+    assert (await client.get(f"/v1/posts/{post.id}")).json()["author"] == nobody
+    comments = (await client.get(f"/v1/posts/{post.id}/comments")).json()["items"]
+    assert [(item["id"], item["author"]) for item in comments] == [(comment.id, nobody)]
+    profile = (await client.get(f"/v1/users/{user.id}")).json()
+    assert (profile["name"], profile["bio"]) == ("Deleted user", "")
+
+
+async def test_a_deleted_account_opens_nothing(client: Client, make: Factory) -> None:
+    user = await make.user()
+    token = (await log_in(client, user.email, PASSWORD)).json()
+    headers = make.headers(user)
+    await client.delete("/v1/users/me", headers=headers)
+    assert (await client.get("/v1/users/me", headers=headers)).status_code == 401
+    assert (await client.delete("/v1/users/me", headers=headers)).status_code == 401
+    refreshed = await client.post(
+        "/v1/auth/refresh", json={"refresh_token": token["refresh_token"]}
+    )
+    assert refreshed.status_code == 401
+    assert (await log_in(client, user.email, PASSWORD)).status_code == 401
+
+
+async def test_the_address_of_a_deleted_account_is_free_again(
+    client: Client, make: Factory
+) -> None:
+    for _ in range(2):
+        user = await make.user(email="ann@example.com")
+        assert (await client.delete("/v1/users/me", headers=make.headers(user))).status_code == 204

@@ -1,0 +1,66 @@
+"""Start-up compares the pools with what the database has."""
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from app.infra.database.capacity import Capacity, read_capacity
+from app.settings import Settings
+
+PROJECT = Path(__file__).parents[3]
+
+
+def test_the_arithmetic_is_in_the_message() -> None:
+    capacity = Capacity(
+        workers=4, pool_size=10, replicas=3, max_connections=100, reserved=3, held_by_others=7
+    )
+    assert (capacity.needed, capacity.free) == (120, 90)
+    for figure in ("4 workers", "10 connections", "3 replicas", "= 120", "100 in all", "has 90"):
+        assert figure in str(capacity)
+
+
+def test_the_server_is_asked(settings: Settings) -> None:
+    capacity = read_capacity(settings, workers=2)
+    assert capacity is not None
+    assert (capacity.max_connections, capacity.needed) == (100, 10)
+    assert 0 < capacity.free <= 97
+
+
+def test_a_server_that_is_away_cannot_be_asked(settings: Settings) -> None:
+    away = {**settings.model_dump(), "database": {"url": "postgresql://a:b@127.0.0.1:1/x"}}
+    assert read_capacity(Settings.model_validate(away), workers=2) is None
+
+
+def serve(settings: Settings, **environment: str) -> subprocess.Popen[str]:
+    url = settings.database.url.get_secret_value()
+    return subprocess.Popen(
+        [sys.executable, "-m", "gunicorn", "-c", "gunicorn_config.py", "app.main:app"],
+        cwd=PROJECT,
+        env={**os.environ, "DATABASE_URL": url, "SERVER_PORT": "0", **environment},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+
+
+def test_production_refuses_to_start_beyond_it(settings: Settings) -> None:
+    environment = {"ENVIRONMENT": "production", "AUTH_SECRET": "s" * 32, "REPLICAS": "100"}
+    with serve(settings, **environment) as process:
+        _, message = process.communicate(timeout=30)
+    assert process.returncode != 0
+    assert "max_connections" in message
+    assert "Traceback" not in message
+
+
+def test_development_is_warned(settings: Settings) -> None:
+    with serve(settings, REPLICAS="100") as process:
+        assert process.stderr is not None
+        deadline = time.monotonic() + 30
+        lines: list[str] = []
+        while "Application startup complete" not in "".join(lines):
+            assert time.monotonic() < deadline
+            lines.append(process.stderr.readline())
+        process.terminate()
+        process.communicate()
+    assert any("Too many database connections" in line for line in lines)

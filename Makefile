@@ -5,6 +5,7 @@ python := .venv/bin/python
 sources := app dev tests migrations gunicorn_config.py
 compile := $(python) -m uv pip compile --universal --generate-hashes --no-header -q \
 	$(if $(UPGRADE),--upgrade) pyproject.toml
+after_lock := Change pyproject.toml so that what is said above fits, then: make lock
 or_say = || { echo "$(1)" >&2; exit 1; }
 
 .DEFAULT_GOAL := help
@@ -48,8 +49,8 @@ clean-data: environment ## Remove the data of the embedded servers
 
 ##@ Keep up
 lock: environment ## Lock the dependencies again; UPGRADE=1 takes the newest versions
-	@$(compile) -o requirements/app.txt
-	@$(compile) --extra dev -c requirements/app.txt -o requirements/dev.txt
+	@$(compile) -o requirements/app.txt $(call or_say,$(after_lock))
+	@$(compile) --extra dev -c requirements/app.txt -o requirements/dev.txt $(call or_say,$(after_lock))
 
 help: ## Print this
 	@awk -F ':.*## ' '/^##@/ { print "\n" substr($$0, 5) } \

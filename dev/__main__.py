@@ -1,4 +1,4 @@
-"""The developer's commands, `python -m dev COMMAND`; the Makefile names them all.
+"""The developer's commands, `python -m dev COMMAND`, which the Makefile names.
 
 A command that fails ends with a sentence that says what to do.
 """
@@ -9,48 +9,44 @@ import sys
 from collections.abc import Callable
 
 from dev.backing import DATA, open_backing
-from dev.database import seed, upgrade, write_migration
+from dev.database import DEMO_POSTS, seed, upgrade, write_migration
 from dev.installation import home_of_nobody
+from dev.keeper import stop_leftovers
 from dev.run import run
 from dev.servers import claim
 from dev.terminal import CommandError, say
 
+Arguments = argparse.Namespace
+
 
 def main() -> int:
-    """Run the command that the arguments name."""
+    """Run the command that the command line names."""
     arguments = _parser().parse_args()
-    command: Callable[[argparse.Namespace], None] = arguments.command
+    command: Callable[[Arguments], None] = arguments.command
     try:
         command(arguments)
     except CommandError as error:
-        print(error, file=sys.stderr)
-        return 1
+        return _fail(str(error))
+    except OSError as error:
+        return _fail(f"{error}: make that possible, then run the command again.")
     except KeyboardInterrupt:
-        print("Interrupted: run the same command again to go on.", file=sys.stderr)
-        return 130
+        return _fail("Interrupted: run the command again.")
     return 0
+
+
+def _fail(sentence: str) -> int:
+    print(sentence, file=sys.stderr)
+    return 1
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="python -m dev", description=__doc__)
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-
-    def add(
-        name: str, command: Callable[[argparse.Namespace], None], description: str
-    ) -> argparse.ArgumentParser:
-        added = commands.add_parser(name, help=description, description=description)
-        added.set_defaults(command=command)
-        return added
-
-    add("run", lambda _: run(reload=False), "everything up, the service under Gunicorn")
-    add("dev", lambda _: run(reload=True), "everything up, the service reloads on a change")
-    add("migrate", _migrate, "bring the schema up to date")
-    migration = add("migration", _write_migration, "write a migration from the models")
-    migration.add_argument("-m", "--message", required=True)
-    add("seed", _seed, "fill the empty database").add_argument(
-        "--posts", type=_positive, default=100_000
-    )
-    add("clean-data", _clean_data, "remove the embedded servers' data")
+    parsers = {name: commands.add_parser(name, help=COMMANDS[name].__doc__) for name in COMMANDS}
+    for name, subparser in parsers.items():
+        subparser.set_defaults(command=COMMANDS[name])
+    parsers["migration"].add_argument("-m", "--message", required=True)
+    parsers["seed"].add_argument("--posts", type=_positive, default=DEMO_POSTS)
     return parser
 
 
@@ -60,32 +56,56 @@ def _positive(text: str) -> int:
     return int(text)
 
 
-def _migrate(_: argparse.Namespace) -> None:
+def _run(_: Arguments) -> None:
+    """Start everything, the service under Gunicorn."""
+    run(reload=False)
+
+
+def _dev(_: Arguments) -> None:
+    """Start everything, the service reloading on a change."""
+    run(reload=True)
+
+
+def _migrate(_: Arguments) -> None:
+    """Bring the schema up to date."""
     with open_backing() as backing:
         upgrade(backing)
     say("The schema is up to date.")
 
 
-def _write_migration(arguments: argparse.Namespace) -> None:
+def _migration(arguments: Arguments) -> None:
+    """Write a migration from the models."""
     with open_backing() as backing:
         write_migration(backing, arguments.message)
 
 
-def _seed(arguments: argparse.Namespace) -> None:
+def _seed(arguments: Arguments) -> None:
+    """Fill the empty database with demo data."""
     with open_backing() as backing:
         upgrade(backing)
         seed(backing, arguments.posts)
 
 
-def _clean_data(_: argparse.Namespace) -> None:
+def _clean_data(_: Arguments) -> None:
+    """Remove the data of the embedded servers."""
     if not DATA.exists():
         say("There is no data to remove.")
         return
     with claim(DATA):
+        stop_leftovers(DATA, say)
         shutil.rmtree(home_of_nobody(DATA), ignore_errors=True)
         shutil.rmtree(DATA)
     say("Removed .data; the next start begins with an empty database.")
 
+
+COMMANDS: dict[str, Callable[[Arguments], None]] = {
+    "run": _run,
+    "dev": _dev,
+    "migrate": _migrate,
+    "migration": _migration,
+    "seed": _seed,
+    "clean-data": _clean_data,
+}
 
 if __name__ == "__main__":
     sys.exit(main())

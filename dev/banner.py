@@ -23,7 +23,7 @@ def banner(url: str, *, embedded_database: bool) -> str:
     data = (
         f"{DEMO_EMAIL} / {DEMO_PASSWORD}" if embedded_database else "`make seed N=1000` makes one"
     )
-    kept = "; the data stay in .data until `make clean-data`" if embedded_database else ""
+    kept = "; the data are kept until `make clean-data`" if embedded_database else ""
     return f"""
 {bold("Service")}        {bold(url)}
 {bold("Documentation")}  {url}/docs

@@ -3,11 +3,14 @@
 import asyncio
 import subprocess
 import sys
+from contextlib import suppress
 
 from dev.backing import Backing
 from dev.demo_data import DatabaseNotEmpty, load
 from dev.servers import ROOT
 from dev.terminal import CommandError, say
+
+DEMO_POSTS = 100_000
 
 
 def upgrade(backing: Backing) -> None:
@@ -30,14 +33,11 @@ def seed(backing: Backing, posts: int) -> None:
         raise CommandError(f"{error} To start afresh, {cure} first.") from error
 
 
-def seed_if_empty(backing: Backing, posts: int) -> None:
+def seed_if_empty(backing: Backing) -> None:
     """Fill the embedded database at its first start; never somebody's own."""
-    if not backing.embedded_database:
-        return
-    try:
-        asyncio.run(load(backing.database_url, posts))
-    except DatabaseNotEmpty:
-        return
+    if backing.embedded_database:
+        with suppress(DatabaseNotEmpty):
+            asyncio.run(load(backing.database_url, DEMO_POSTS))
 
 
 def _alembic(backing: Backing, *arguments: str) -> str:

@@ -34,12 +34,9 @@ CURES = (
     (r"CERTIFICATE_VERIFY", "The index's certificate is not trusted here: set `pip config`'s cert"),
     (
         r"Retrying|Connection|timed out",
-        "The package index cannot be reached: check network, index and proxy (`pip config list`)",
+        "The package index is out of reach: check network and proxy",
     ),
-    (
-        r"No matching distribution",
-        "The package index has no such version for this Python: try another one with PYTHON=",
-    ),
+    (r"No matching distribution", "The index has none for this Python: name another with PYTHON="),
 )
 
 
@@ -50,14 +47,11 @@ def main(stamp: str) -> None:
         if waited and marked == stamp:
             return
         STAMP.unlink(missing_ok=True)
-        if not (_path_in(marked) == _path_in(stamp) and _runs()):
+        same_place = marked.partition("\n")[0] == stamp.partition("\n")[0]
+        if not (same_place and _runs()):
             _create_environment()
         _install_packages()
         STAMP.write_text(stamp)
-
-
-def _path_in(stamp: str) -> str:
-    return stamp.partition("\n")[0]
 
 
 def _runs() -> bool:

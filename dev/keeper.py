@@ -12,15 +12,16 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import IO
 
+from dev.identity import Identity
 from dev.installation import open_installation
 from dev.postgres import postgres_program, start_postgres
-from dev.server_process import Program, Server, stop_leftover
+from dev.server_process import Server, stop_leftover
 from dev.servers import FolderInUse, Servers, claim
 from dev.terminal import CommandError
 from dev.valkey import start_valkey, valkey_program
@@ -41,7 +42,7 @@ def main() -> int:
     except CommandError as error:
         _report(error=str(error))
     except OSError as error:
-        _report(error=f"{error.filename}: {error.strerror}; remove what another user made there.")
+        _report(error=f"{error}: see that the folder is yours and that its disk has room.")
     return 1
 
 
@@ -78,25 +79,25 @@ def _claim_in_turn(folder: Path) -> Iterator[IO[str]]:
 
 @contextmanager
 def _servers(folder: Path, durable: bool) -> Iterator[tuple[Servers, list[Server]]]:
+    stop_leftovers(folder, _say_progress)
     installation = open_installation(folder)
-    programs = (postgres_program(installation, folder), valkey_program(folder))
-    _stop_leftovers(programs)
     with ExitStack() as stack:
         if installation.home != folder and not durable:  # its owner only knows of `folder`
             stack.callback(shutil.rmtree, installation.home)
         postgres, database_url = start_postgres(
-            programs[0], installation, durable=durable, say=_say_progress
+            folder, installation, durable=durable, say=_say_progress
         )
         stack.callback(postgres.stop)
-        valkey, valkey_url = start_valkey(programs[1])
+        valkey, valkey_url = start_valkey(folder)
         stack.callback(valkey.stop)
         yield Servers(database_url, valkey_url), [postgres, valkey]
 
 
-def _stop_leftovers(programs: tuple[Program, ...]) -> None:
-    for program in programs:
+def stop_leftovers(folder: Path, say: Callable[[str], None]) -> None:
+    """End what a killed keeper could not; the caller must have claimed the folder."""
+    for program in (postgres_program(folder, Identity()), valkey_program(folder)):
         if stop_leftover(program):
-            _say_progress(f"Stopped a {program.title} that an earlier run had left behind")
+            say(f"Stopped a {program.title} that an earlier run had left behind")
 
 
 def _wait_for_end(servers: list[Server]) -> int:

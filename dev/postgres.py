@@ -7,7 +7,7 @@ import subprocess
 from collections.abc import Callable
 from pathlib import Path
 
-from dev.identity import spawn
+from dev.identity import Identity, spawn
 from dev.installation import Installation
 from dev.server_process import Program, Server, start_on_free_port
 from dev.terminal import CommandError
@@ -22,14 +22,14 @@ SETTINGS = {
 VOLATILE_SETTINGS = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
 
 
-def postgres_program(installation: Installation, folder: Path) -> Program:
+def postgres_program(folder: Path, identity: Identity) -> Program:
     """Describe the server, which may run already."""
     # SIGINT is the fast shutdown: it ends the sessions and writes a checkpoint.
-    return Program("PostgreSQL", "postgres", folder, signal.SIGINT, installation.identity)
+    return Program("PostgreSQL", "postgres", folder, signal.SIGINT, identity)
 
 
 def start_postgres(
-    program: Program, installation: Installation, *, durable: bool, say: Callable[[str], None]
+    folder: Path, installation: Installation, *, durable: bool, say: Callable[[str], None]
 ) -> tuple[Server, str]:
     """Start the server, and return it with the URL of its database `app`."""
     data = installation.home / "postgres"
@@ -40,6 +40,7 @@ def start_postgres(
     # starting once another process has been given the old one's id.
     (data / "postmaster.pid").unlink(missing_ok=True)
     base = [installation.program("postgres"), "-D", str(data), *_options(durable)]
+    program = postgres_program(folder, installation.identity)
     server = start_on_free_port(program, lambda port: [*base, "-p", str(port)], _is_ready_in(data))
     password = _password_path(installation).read_text()
     return server, f"postgresql://app:{password}@127.0.0.1:{server.port}/app"

@@ -10,7 +10,6 @@ from dev.database import seed_if_empty, upgrade
 from dev.service import GUNICORN, UVICORN, ended_by_itself, open_service, wait_until_ready
 from dev.terminal import say
 
-_DEMO_POSTS = 100_000
 _READY_SECONDS = 60.0
 
 
@@ -22,7 +21,7 @@ def run(*, reload: bool) -> None:
             address = choose_address()
             say("Bringing the schema up to date")
             upgrade(backing)
-            seed_if_empty(backing, _DEMO_POSTS)
+            seed_if_empty(backing)
             _serve(backing, address, reload=reload)
     except KeyboardInterrupt:
         say("Stopped." if configured("DATABASE_URL") else "Stopped; the data are kept in .data.")

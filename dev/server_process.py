@@ -104,16 +104,14 @@ def stop_leftover(program: Program) -> bool:
     raise CommandError(f"{program.title} (process {process_id}) does not stop: end it by hand.")
 
 
-def _launch(
-    program: Program, command: Sequence[str], configuration: str
-) -> subprocess.Popen[bytes]:
+def _launch(program: Program, command: Sequence[str], text: str) -> subprocess.Popen[bytes]:
     with program.lock_path.open("w") as lock, program.log_path.open("wb") as log:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         process = spawn(program.identity, command, output=log, inherit=[lock.fileno()])
         lock.write(str(process.pid))
     assert process.stdin is not None
     with suppress(BrokenPipeError), process.stdin as stdin:
-        stdin.write(configuration.encode())
+        stdin.write(text.encode())
     return process
 
 

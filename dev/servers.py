@@ -46,8 +46,8 @@ def embedded_servers(
 ) -> Iterator[Servers]:
     """Provide servers with their data in `folder`: those that run there already, else new ones.
 
-    New ones end with this context. `durable=False` is for data that nobody misses: it is faster, not
-    safe in a crash, and keeps nothing where PostgreSQL cannot live in `folder` (installation.py).
+    New ones end with this context. `durable=False` is for data that nobody misses: it is faster,
+    not safe in a crash, and kept only where PostgreSQL can live in `folder` (installation.py).
     """
     folder = folder.resolve()
     running = running_servers(folder)

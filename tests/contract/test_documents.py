@@ -27,6 +27,8 @@ def setting_names() -> dict[str, object]:
 def plain(value: object) -> str:
     """Write a default as a person would."""
     value = getattr(value, "get_secret_value", lambda: value)()
+    if isinstance(value, str):
+        return value.replace("postgresql+asyncpg:", "postgresql:")
     if value is None:
         return ""
     if isinstance(value, float):

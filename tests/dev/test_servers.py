@@ -33,19 +33,19 @@ async def answer(database_url: str) -> int:
 
 async def test_servers_are_real_shared_and_keep_their_data(tmp_path: Path) -> None:
     folder = tmp_path / "with a space"
-    with embedded_servers(folder, durable=False, say=lambda _: None) as servers:
+    with embedded_servers(folder, say=lambda _: None) as servers:
         connection = await asyncpg.connect(servers.database_url)
         await connection.execute("CREATE TABLE kept ()")
         await connection.close()
         async with Redis.from_url(servers.valkey_url) as valkey:
             assert await valkey.ping()
-        with embedded_servers(folder, durable=False) as shared:
+        with embedded_servers(folder) as shared:
             assert shared == servers == running_servers(folder)
         assert await answer(servers.database_url) == 1
     assert running_servers(folder) is None
     with pytest.raises(ConnectionError):
         await answer(servers.database_url)
-    with embedded_servers(folder, durable=False, say=lambda _: None) as servers:
+    with embedded_servers(folder, say=lambda _: None) as servers:
         connection = await asyncpg.connect(servers.database_url)
         assert await connection.fetch("SELECT * FROM kept") == []
         await connection.close()

@@ -30,6 +30,12 @@ def test_any_common_postgresql_url_works(
     assert Settings().database.url.get_secret_value() == read
 
 
+def test_an_empty_value_is_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATABASE_URL", "")
+    url = Settings().database.url.get_secret_value()
+    assert url == "postgresql+asyncpg://app:app@127.0.0.1:5432/app"
+
+
 @pytest.mark.parametrize("given", ["valkey://h:1/0", "redis://h:1/0"])
 def test_valkey_has_a_scheme_of_its_own(monkeypatch: pytest.MonkeyPatch, given: str) -> None:
     monkeypatch.setenv("VALKEY_URL", given)

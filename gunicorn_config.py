@@ -11,7 +11,8 @@ from app.settings import load_settings
 
 _settings = load_settings()
 
-bind = f"{_settings.server.host}:{_settings.server.port}"
+_host = _settings.server.host
+bind = f"{f'[{_host}]' if ':' in _host else _host}:{_settings.server.port}"
 workers = _settings.web_concurrency or os.cpu_count() or 1
 worker_class = "app.infra.server.worker.Worker"
 keepalive = _settings.server.keep_alive_seconds  # longer than the load balancer's idle timeout

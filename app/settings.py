@@ -7,6 +7,7 @@ is refused at start-up by the name of the setting and the cure, never with its v
 
 import os
 from typing import Annotated, Literal, Self
+from urllib.parse import urlsplit
 
 from pydantic import (
     BaseModel,
@@ -30,8 +31,15 @@ from sqlalchemy.exc import ArgumentError
 DEVELOPMENT_SECRET = "a-secret-for-development-only-never-in-production"
 MINIMUM_SECRET_BYTES = 32  # RFC 7518 §3.2: an HS256 key is at least as long as its digest
 
+SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
+
 Positive = Annotated[int, Field(gt=0)]
 Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+def _check_address(host: str | None, port: int | None) -> None:
+    if not host or "," in host or not 1 <= (port or 1) <= 65_535:
+        raise ValueError("it names one host, and a port between 1 and 65535")
 
 
 class Section(BaseModel):
@@ -64,8 +72,9 @@ class DatabaseSettings(Section):
         if parsed.drivername not in ("postgres", "postgresql", "postgresql+asyncpg"):
             raise ValueError("not for PostgreSQL: it begins with postgresql://")
         query = {"ssl" if key == "sslmode" else key: value for key, value in parsed.query.items()}
-        if query.keys() - {"ssl"}:
-            raise ValueError("sslmode is the one parameter that is supported after the `?`")
+        if query.keys() - {"ssl"} or query.get("ssl", "prefer") not in SSL_MODES:
+            raise ValueError(f"after the `?` it takes sslmode alone: {', '.join(SSL_MODES)}")
+        _check_address(parsed.host, parsed.port)
         parsed = parsed.set(drivername="postgresql+asyncpg", query=query)
         return SecretStr(parsed.render_as_string(hide_password=False))
 
@@ -81,9 +90,14 @@ class ValkeySettings(Section):
     @classmethod
     def _for_redis_py(cls, url: SecretStr) -> SecretStr:
         """Accept valkey:// and valkeys://, which the client does not know, as redis://."""
-        scheme, separator, rest = url.get_secret_value().partition("://")
+        scheme, _, rest = url.get_secret_value().partition("://")
         scheme = scheme.replace("valkey", "redis")
-        if not separator or scheme not in ("redis", "rediss"):
+        try:
+            parsed = urlsplit(f"{scheme}://{rest}")
+            _check_address(parsed.hostname, parsed.port)
+        except ValueError:
+            raise ValueError("not a URL: redis://:password@host:6379/0") from None
+        if scheme not in ("redis", "rediss") or parsed.query:
             raise ValueError("not a Valkey URL: redis://:password@host:6379/0")
         return SecretStr(f"{scheme}://{rest}")
 
@@ -139,7 +153,7 @@ class Settings(BaseSettings):
     )
 
     environment: Literal["development", "production"] = "development"
-    web_concurrency: Positive | None = None
+    web_concurrency: Annotated[int, Field(gt=0, le=256)] | None = None
     replicas: Positive = 1
     database: DatabaseSettings = DatabaseSettings()
     valkey: ValkeySettings = ValkeySettings()
@@ -186,7 +200,7 @@ def load_settings() -> Settings:
     except ValidationError as error:
         problems = [_sentence(entry["loc"], entry["msg"]) for entry in error.errors()]
     except SettingsError as error:
-        problems = [f"{error}."]
+        problems = [f"{error}: set its values one by one, such as DATABASE_URL."]
     raise SystemExit("The service cannot start with these settings.\n  " + "\n  ".join(problems))
 
 

@@ -28,8 +28,6 @@ SERVERS = pytest.StashKey[ExitStack]()
 
 def pytest_configure(config: pytest.Config) -> None:
     """Start the servers once, in the process that the others are children of."""
-    for name in [name for name in os.environ if _is_setting(name)]:
-        del os.environ[name]
     if "TEST_DATABASE_URL" in os.environ:
         return
     stack = config.stash[SERVERS] = ExitStack()
@@ -49,10 +47,6 @@ def pytest_unconfigure(config: pytest.Config) -> None:
     """Stop what was started here."""
     if SERVERS in config.stash:
         config.stash[SERVERS].close()
-
-
-def _is_setting(name: str) -> bool:
-    return name.lower().split("_")[0] in Settings.model_fields or name == "WEB_CONCURRENCY"
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,8 @@ from typing import Annotated
 from fastapi import Depends, Query, Request
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from app.infra.database.pagination import PageQuery as PageQueryValue
+from app.infra.database.pagination import PageRequest
+from app.infra.inputs import Limit
 from app.infra.resources import Resources as ResourcesValue
 
 
@@ -32,15 +33,15 @@ async def write_session(held: Resources) -> AsyncIterator[AsyncSession]:
 
 
 async def page_query(
-    limit: Annotated[int, Query(ge=1, le=100)] = 20,
+    limit: Annotated[Limit, Query()] = 20,
     cursor: Annotated[str | None, Query(description="From `next` or `prev` of a page.")] = None,
-) -> PageQueryValue:
+) -> PageRequest:
     """Read which page of a list is asked for."""
-    return PageQueryValue(limit, cursor)
+    return PageRequest(limit, cursor)
 
 
 # Scope "function": the session has been committed or rolled back, and its connection returned,
 # before the first byte of the response. The default scope would answer 200 and commit afterwards.
 ReadSession = Annotated[AsyncSession, Depends(read_session, scope="function")]
 WriteSession = Annotated[AsyncSession, Depends(write_session, scope="function")]
-PageQuery = Annotated[PageQueryValue, Depends(page_query)]
+PageQuery = Annotated[PageRequest, Depends(page_query)]

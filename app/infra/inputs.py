@@ -27,17 +27,24 @@ def _is_unicode(text: str) -> bool:
     return True
 
 
-def _email(text: str) -> str:
+def normalise_email(text: str) -> str | None:
+    """Return the one spelling of an address under which it is stored, or None for no address."""
     try:
         return validate_email(text, check_deliverability=False).normalized
     except EmailNotValidError:
-        # Its own message quotes the input.
-        raise PydanticCustomError("email", "Input should be an e-mail address") from None
+        return None
+
+
+def _email(text: str) -> str:
+    if (normalised := normalise_email(text)) is None:
+        # The library's own message quotes the input.
+        raise PydanticCustomError("email", "Input should be an e-mail address")
+    return normalised
 
 
 def _plain_digits(value: object) -> object:
     if isinstance(value, str) and not DIGITS.fullmatch(value):
-        raise PydanticCustomError("id", "Input should be a positive whole number")
+        raise PydanticCustomError("whole_number", "Input should be a positive whole number")
     return value
 
 
@@ -48,6 +55,7 @@ Email = Annotated[
     AfterValidator(_email),
 ]
 Id = Annotated[int, Field(ge=1, le=MAX_ID), BeforeValidator(_plain_digits)]
+Limit = Annotated[int, Field(ge=1, le=100), BeforeValidator(_plain_digits)]
 
 
 class Input(BaseModel):

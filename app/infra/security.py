@@ -22,6 +22,7 @@ ALGORITHM = "HS256"
 TOKEN_TYPE = "access"
 REQUIRED_CLAIMS = ["aud", "exp", "iat", "iss", "sub", "typ"]
 LONGEST_TOKEN = 1024
+CLOCK_LEEWAY_SECONDS = 5  # between the clocks of replicas; expiry is checked without it
 REMEMBERED_TOKENS = 10_000
 
 
@@ -111,6 +112,7 @@ class AccessTokens:
                 algorithms=[ALGORITHM],
                 issuer=self._settings.issuer,
                 audience=self._settings.audience,
+                leeway=CLOCK_LEEWAY_SECONDS,
                 options={"require": REQUIRED_CLAIMS},
             )
             user_id = int(claims["sub"])

@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from app.features.comments.queries import COMMENTS_OF_POST
 from app.features.posts.queries import ALL_POSTS, POSTS_BY_AUTHOR
 from app.infra.database.base import Base
-from app.infra.database.pagination import Cursor, KeysetList, PageQuery
+from app.infra.database.pagination import Cursor, KeysetList, PageRequest
 from app.infra.resources import Resources
 from tests.application import recorded_statements
 
@@ -78,15 +78,15 @@ async def test_a_page_reads_its_index_alone_at_any_depth(
     filters: dict[str, int],
     index: str,
 ) -> None:
-    first = await keyset.page(filled, PageQuery(20), **filters)
+    first = await keyset.page(filled, PageRequest(20), **filters)
     cursors = [None, first.next]
     page = first
     for _ in range(3):  # some pages down, and back
-        page = await keyset.page(filled, PageQuery(20, page.next), **filters)
+        page = await keyset.page(filled, PageRequest(20, page.next), **filters)
     cursors += [page.next, page.prev]
     read = []
     for cursor in cursors:
-        sql, values = await sent(filled, resources, keyset, PageQuery(20, cursor), filters)
+        sql, values = await sent(filled, resources, keyset, PageRequest(20, cursor), filters)
         plan = await explain(filled, sql, values)
         kinds = {node["Node Type"] for node in nodes(plan)}
         assert not kinds & {"Seq Scan", "Sort", "Incremental Sort"}, kinds
@@ -98,13 +98,13 @@ async def test_a_page_reads_its_index_alone_at_any_depth(
 async def test_a_page_at_row_19000_reads_what_the_first_page_reads(
     filled: AsyncSession, resources: Resources
 ) -> None:
-    first = await ALL_POSTS.page(filled, PageQuery(20))
+    first = await ALL_POSTS.page(filled, PageRequest(20))
     assert first.next is not None
     row = await filled.get_one(type(first.items[0]), 1000)
     deep = Cursor(ALL_POSTS._id({}), row.created_at, row.id).encode()
     read = []
     for cursor in (None, deep):
-        sql, values = await sent(filled, resources, ALL_POSTS, PageQuery(20, cursor), {})
+        sql, values = await sent(filled, resources, ALL_POSTS, PageRequest(20, cursor), {})
         plan = await explain(filled, sql, values)
         read.append(plan["Shared Hit Blocks"] + plan["Shared Read Blocks"])
     assert read[1] <= read[0] * 1.2, read
@@ -114,7 +114,7 @@ async def sent(
     session: AsyncSession,
     resources: Resources,
     keyset: KeysetList[Any],
-    query: PageQuery,
+    query: PageRequest,
     filters: dict[str, int],
 ) -> tuple[str, list[Any]]:
     """Return the SQL of a page, and its values."""

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Iterator
 
 import pytest
+from argon2 import PasswordHasher
 
 from app.errors import Unauthenticated, Unavailable
 from app.infra.security import AccessTokens, Passwords
@@ -76,3 +77,19 @@ def test_a_verified_token_is_not_verified_again(monkeypatch: pytest.MonkeyPatch)
     assert tokens.verify(token) == 7
     monkeypatch.setattr("jwt.decode", None)
     assert tokens.verify(token) == 7
+
+
+async def test_an_unknown_account_costs_a_hash_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    verified = []
+    original = PasswordHasher.verify
+
+    def verify(hasher: PasswordHasher, encoded: str, password: str) -> bool:
+        verified.append(encoded)
+        return original(hasher, encoded, password)
+
+    monkeypatch.setattr(PasswordHasher, "verify", verify)
+    passwords = Passwords(AuthSettings.model_validate(CHEAP))
+    assert not await passwords.verify("the password of nobody", None)
+    assert not await passwords.verify("the password of nobody", "")
+    assert [encoded[:10] for encoded in verified] == ["$argon2id$"] * 2
+    passwords.close()

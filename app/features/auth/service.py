@@ -13,6 +13,7 @@ from app.features.auth.queries import Family
 from app.features.auth.schemas import TokenRead
 from app.features.users.models import User
 from app.features.users.queries import get_user_by_email, set_password_hash
+from app.infra.inputs import normalise_email
 from app.infra.resources import Resources
 
 
@@ -23,7 +24,7 @@ async def log_in(held: Resources, email: str, password: str) -> TokenRead:
     connection is held while the password is hashed.
     """
     async with held.database.read() as session:
-        user = await get_user_by_email(session, email)
+        user = await get_user_by_email(session, normalise_email(email) or email)
     matches = await held.passwords.verify(password, user.password_hash if user else None)
     if user is None or not matches:
         raise Unauthenticated(

@@ -1,6 +1,8 @@
 """The table `comments`."""
 
-from sqlalchemy import ForeignKey, Index, Text
+from datetime import datetime
+
+from sqlalchemy import ForeignKey, Index, Text, func
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from app.features.posts.models import Post
@@ -13,6 +15,9 @@ class Comment(Base):
 
     __tablename__ = "comments"
 
+    # Not now(), which is when the transaction began: a comment is inserted while the row of its
+    # post is locked, so by the clock the comments of a post appear in the order of the list.
+    created_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
     post_id: Mapped[int] = mapped_column(ForeignKey(Post.id, ondelete="CASCADE"))
     author_id: Mapped[int] = mapped_column(ForeignKey(User.id), index=True)
     body: Mapped[str] = mapped_column(Text)

@@ -38,7 +38,7 @@ async def list_comments(
     "/posts/{post_id}/comments",
     status_code=201,
     response_model=CommentRead,
-    responses=problems(401, 404, 422),
+    responses=problems(401, 404, 415, 422),
 )
 async def create_comment(
     post_id: PostId, data: CommentCreate, user: CurrentUser, session: WriteSession

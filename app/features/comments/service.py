@@ -8,10 +8,10 @@ from app.features.comments import queries
 from app.features.comments.models import Comment
 from app.features.comments.schemas import CommentCreate
 from app.features.users.models import User
-from app.infra.database.pagination import Page, PageQuery
+from app.infra.database.pagination import Page, PageRequest
 
 
-async def list_comments(session: AsyncSession, post_id: int, query: PageQuery) -> Page[Comment]:
+async def list_comments(session: AsyncSession, post_id: int, query: PageRequest) -> Page[Comment]:
     """Return a page of a post's comments, oldest first. `NotFound` when there is no such post."""
     page = await queries.COMMENTS_OF_POST.page(session, query, post_id=post_id)
     if not page.items and not await queries.post_exists(session, post_id):

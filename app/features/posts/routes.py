@@ -34,7 +34,7 @@ async def list_posts(
     return page
 
 
-@router.post("", status_code=201, response_model=PostRead, responses=problems(401, 422))
+@router.post("", status_code=201, response_model=PostRead, responses=problems(401, 415, 422))
 async def create_post(
     data: PostCreate, user: CurrentUser, session: WriteSession, response: Response
 ) -> Post:
@@ -53,7 +53,7 @@ async def read_post(post_id: PostId, session: ReadSession, response: Response) -
     return post
 
 
-@router.patch("/{post_id}", response_model=PostRead, responses=problems(401, 403, 404, 422))
+@router.patch("/{post_id}", response_model=PostRead, responses=problems(401, 403, 404, 415, 422))
 async def update_post(
     post_id: PostId,
     data: PostUpdate,

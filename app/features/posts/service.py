@@ -10,10 +10,12 @@ from app.features.posts import queries
 from app.features.posts.models import Post
 from app.features.posts.schemas import PostCreate, PostUpdate
 from app.features.users.models import User
-from app.infra.database.pagination import Page, PageQuery
+from app.infra.database.pagination import Page, PageRequest
 
 
-async def list_posts(session: AsyncSession, query: PageQuery, author_id: int | None) -> Page[Post]:
+async def list_posts(
+    session: AsyncSession, query: PageRequest, author_id: int | None
+) -> Page[Post]:
     """Return a page of posts, newest first, of everybody or of one author."""
     if author_id is None:
         return await queries.ALL_POSTS.page(session, query)

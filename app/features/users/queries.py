@@ -1,6 +1,6 @@
 """All SQL on users."""
 
-from sqlalchemy import bindparam, func, select, update
+from sqlalchemy import bindparam, func, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -24,8 +24,10 @@ async def get_user_by_email(session: AsyncSession, email: str) -> User | None:
 
 async def insert_user(session: AsyncSession, values: dict[str, str]) -> User | None:
     """Insert a user and return it, or None when the address is taken, also in a race."""
-    statement = insert(User).values(values).on_conflict_do_nothing().returning(User)
-    return await session.scalar(statement)
+    statement = insert(User).on_conflict_do_nothing(
+        index_elements=[func.lower(text("email"))], index_where=User.deleted_at.is_(None)
+    )
+    return await session.scalar(statement.values(values).returning(User))
 
 
 async def update_user(

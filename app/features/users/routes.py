@@ -16,7 +16,7 @@ from app.infra.web.routing import feature_router
 router = feature_router("/v1/users")
 
 
-@router.post("", status_code=201, response_model=UserRead, responses=problems(409, 422))
+@router.post("", status_code=201, response_model=UserRead, responses=problems(409, 415, 422))
 async def create_user(
     data: UserCreate, session: WriteSession, held: Resources, response: Response
 ) -> User:
@@ -32,7 +32,7 @@ async def read_me(user: CurrentUser) -> User:
     return user
 
 
-@router.patch("/me", response_model=UserRead, responses=problems(401, 403, 409, 422))
+@router.patch("/me", response_model=UserRead, responses=problems(401, 403, 409, 415, 422))
 async def update_me(
     data: UserUpdate, user: CurrentUser, session: WriteSession, held: Resources
 ) -> User:

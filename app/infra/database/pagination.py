@@ -31,7 +31,7 @@ RowT = TypeVar("RowT", bound=Base)
 
 
 @dataclass(frozen=True, slots=True)
-class PageQuery:
+class PageRequest:
     """What a client asks of a list: at most `limit` items, from where `cursor` points."""
 
     limit: int
@@ -72,7 +72,7 @@ class Cursor:
             version, backward, of_list, microseconds, row_id = LAYOUT.unpack(packed)
             cursor = cls(of_list, EPOCH + microseconds * MICROSECOND, row_id, backward)
             # Only what we could have written: base64 has several spellings for the same bytes.
-            if version != VERSION or of_list != list_id or cursor.encode() != text:
+            if version != VERSION or of_list != list_id or row_id < 0 or cursor.encode() != text:
                 raise ValueError("not ours")
         except (ValueError, OverflowError, struct.error, binascii.Error):
             raise InvalidRequest(
@@ -106,7 +106,7 @@ class KeysetList(Generic[RowT]):
         self._first = falling if newest_first else rising
         self._forward, self._backward = (earlier, later) if newest_first else (later, earlier)
 
-    async def page(self, session: AsyncSession, query: PageQuery, **filters: int) -> Page[RowT]:
+    async def page(self, session: AsyncSession, query: PageRequest, **filters: int) -> Page[RowT]:
         """Read one page in one statement, one row more than asked to know whether more follow."""
         list_id = self._id(filters)
         cursor = None if query.cursor is None else Cursor.decode(query.cursor, list_id)
@@ -145,6 +145,6 @@ class KeysetList(Generic[RowT]):
     def _empty_page(self, cursor: Cursor) -> Page[RowT]:
         """Everything in this direction is gone: lead back, to the row at the cursor included."""
         step = 1 if self._newest_first == cursor.backward else -1
-        row_id = min(cursor.row_id + step, MAX_ID)
+        row_id = min(max(cursor.row_id + step, 0), MAX_ID)
         back = replace(cursor, row_id=row_id, backward=not cursor.backward).encode()
         return Page([], back, None) if cursor.backward else Page([], None, back)

@@ -4,7 +4,6 @@ Nothing that the client sent is repeated in it, but for the path and the names o
 """
 
 import logging
-import re
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
@@ -27,7 +26,12 @@ from app.infra.web.retry import TryAgain, may_be_tried_again
 logger = logging.getLogger(__name__)
 
 MEDIA_TYPE = "application/problem+json"
-PLAIN_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+MEDIA_TYPES_TAKEN = (
+    "application/json",
+    "application/x-www-form-urlencoded",
+    "multipart/form-data",
+)
+MOST_ERRORS = 20  # a body of unknown fields must not be answered with a larger one
 CODES = {
     401: "unauthenticated",
     403: "forbidden",
@@ -108,9 +112,11 @@ async def _on_http_exception(request: Request, error: Exception) -> Response:
 
 async def _on_invalid_request(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
+    if _has_foreign_content(request, error):
+        return await _on_http_exception(request, HTTPException(415))
     errors = [
-        {"loc": [_name(part) for part in entry["loc"]], "msg": entry["msg"], "type": entry["type"]}
-        for entry in error.errors()
+        {"loc": _location(entry), "msg": entry["msg"], "type": entry["type"]}
+        for entry in error.errors()[:MOST_ERRORS]
     ]
     detail = "The request does not have the form that this call takes: see `errors`."
     return problem(request.scope, 422, "invalid_request", detail, errors=errors)
@@ -119,12 +125,12 @@ async def _on_invalid_request(request: Request, error: Exception) -> Response:
 async def _on_database_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, SQLAlchemyError)
     if left_nothing_behind(error) and may_be_tried_again(request.scope):
-        logger.warning("The database failed a request, which is run again: %s", error)
+        logger.warning("The database failed a request, run again: %s", _first_line(error))
         raise TryAgain from error
     failure = expected_failure(error)
     if failure is None:
         raise error
-    logger.warning("The database failed a request: %s", type(error).__name__, exc_info=error)
+    logger.warning("The database failed a request: %s", _first_line(error))
     return await _on_app_error(request, failure)
 
 
@@ -138,6 +144,23 @@ def _allowed_methods(request: Request) -> set[str]:
     return methods | {"HEAD"} if "GET" in methods else methods
 
 
-def _name(part: str | int) -> str | int:
-    """Keep a field's name; hide an unknown key of the client's that is not a plain word."""
-    return part if isinstance(part, int) or PLAIN_NAME.fullmatch(part) else "?"
+def _has_foreign_content(request: Request, error: RequestValidationError) -> bool:
+    """Whether the body is of a type that no call takes, so that it was not even looked at."""
+    if not any(entry["loc"][:1] == ("body",) for entry in error.errors()):
+        return False
+    media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    has_body = request.headers.get("content-length", "0") != "0" or (
+        "transfer-encoding" in request.headers
+    )
+    return has_body and media_type not in MEDIA_TYPES_TAKEN
+
+
+def _location(entry: Mapping[str, Any]) -> list[str | int]:
+    """Say where the error is; the name of a field that we do not know is the client's own."""
+    location = list(entry["loc"])
+    return location[:-1] if entry["type"] == "extra_forbidden" else location
+
+
+def _first_line(error: SQLAlchemyError) -> str:
+    """Return what happened; the lines after it quote the statement and what was stored."""
+    return str(error).partition("\n")[0]

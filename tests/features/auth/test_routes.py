@@ -141,3 +141,18 @@ async def test_a_token_of_an_account_that_is_gone_is_401(client: Client, make: F
     response = await client.get("/v1/users/me", headers=make.headers(user))
     assert response.status_code == 401
     assert response.json()["code"] == "unauthenticated"
+
+
+@pytest.mark.parametrize(
+    ("registered", "typed"),
+    [("jose\u0301@example.com", "jos\u00e9@example.com"), ("a@xn--bcher-kva.com", "A@bücher.com")],
+)
+async def test_every_spelling_of_an_address_logs_in(
+    client: Client, registered: str, typed: str
+) -> None:
+    account = {"email": registered, "name": "Ann", "password": PASSWORD}
+    assert (await client.post("/v1/users", json=account)).status_code == 201
+    for email in (registered, typed):
+        response = await log_in(client, email, PASSWORD)
+        assert response.status_code == 200
+        assert response.headers["cache-control"] == "no-store"

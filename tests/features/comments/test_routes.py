@@ -129,3 +129,29 @@ async def test_a_page_with_its_authors_is_one_statement(
     statements.clear()
     await client.get(f"/v1/posts/{post.id}/comments?limit=100")
     assert len(statements) == 1, statements
+
+
+async def test_a_post_and_its_comments_may_be_deleted_at_once(
+    client: Client, make: Factory, caplog: pytest.LogCaptureFixture
+) -> None:
+    user = await make.user()
+    headers = make.headers(user)
+    for _ in range(10):
+        post = await make.post(user)
+        comments = [await make.comment(post, user) for _ in range(3)]
+        urls = [f"/v1/comments/{comment.id}" for comment in comments] + [f"/v1/posts/{post.id}"]
+        responses = await asyncio.gather(*(client.delete(url, headers=headers) for url in urls))
+        assert {response.status_code for response in responses} <= {204, 404}
+        assert (await client.get(f"/v1/posts/{post.id}")).status_code == 404
+    assert not caplog.records  # no deadlock, not one that a second run has mended either
+
+
+async def test_comments_appear_in_the_order_of_the_list(client: Client, make: Factory) -> None:
+    post = await make.post()
+    headers = make.headers(await make.user())
+    url = f"/v1/posts/{post.id}/comments"
+    await asyncio.gather(
+        *(client.post(url, json={"body": "x"}, headers=headers) for _ in range(30))
+    )
+    listed = [item["id"] for item in (await client.get(f"{url}?limit=100")).json()["items"]]
+    assert listed == sorted(listed)

@@ -1,5 +1,6 @@
 """`/v1/posts`, as its callers see it."""
 
+import asyncio
 from datetime import datetime
 from itertools import chain
 
@@ -286,3 +287,17 @@ async def test_a_post_with_its_author_is_one_statement(
     statements.clear()
     await client.get(f"/v1/posts/{post.id}")
     assert len(statements) == 1, statements
+
+
+async def test_concurrent_edits_are_all_counted(client: Client, make: Factory) -> None:
+    author = await make.user()
+    post = await make.post(author)
+    await asyncio.gather(
+        *(
+            client.patch(
+                f"/v1/posts/{post.id}", json={"title": f"T{i}"}, headers=make.headers(author)
+            )
+            for i in range(10)
+        )
+    )
+    assert (await client.get(f"/v1/posts/{post.id}")).json()["version"] == 11

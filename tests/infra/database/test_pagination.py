@@ -1,12 +1,15 @@
 """Cursors: what we wrote is read back, anything else is refused."""
 
+from dataclasses import replace
 from datetime import UTC, datetime
 
+import httpx2
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from app.errors import InvalidRequest
+from app.features.posts.queries import ALL_POSTS
 from app.infra.database.pagination import Cursor
 
 LIST = b"list"
@@ -16,7 +19,7 @@ CURSORS = st.builds(
     created_at=st.datetimes(min_value=datetime(1, 1, 2), max_value=datetime(9999, 12, 30)).map(
         lambda moment: moment.replace(tzinfo=UTC)
     ),
-    row_id=st.integers(-(2**63), 2**63 - 1),
+    row_id=st.integers(0, 2**63 - 1),
     backward=st.booleans(),
 )
 
@@ -49,3 +52,26 @@ def test_text_is_refused(text: str) -> None:
 def test_a_cursor_of_another_list_is_refused(cursor: Cursor) -> None:
     with pytest.raises(InvalidRequest):
         Cursor.decode(cursor.encode(), b"ours")
+
+
+@given(CURSORS.map(lambda cursor: replace(cursor, row_id=-1 - cursor.row_id)))
+def test_a_cursor_at_no_id_is_refused(cursor: Cursor) -> None:
+    with pytest.raises(InvalidRequest):
+        Cursor.decode(cursor.encode(), LIST)
+
+
+@pytest.mark.parametrize("row_id", [0, 1, 2**63 - 1])
+@pytest.mark.parametrize("backward", [False, True])
+@pytest.mark.parametrize("url", ["/v1/posts", "/v1/posts?author_id=1"])
+async def test_an_empty_page_at_the_edge_of_ids_is_answered(
+    client: httpx2.AsyncClient, url: str, row_id: int, backward: bool
+) -> None:
+    filters = {"author_id": 1} if "author_id" in url else {}
+    list_id = ALL_POSTS._id(filters)
+    cursor = Cursor(list_id, datetime(2026, 1, 1, tzinfo=UTC), row_id, backward).encode()
+    response = await client.get(url, params={**filters, "cursor": cursor})
+    assert response.status_code == 200
+    page = response.json()
+    again = page["next"] or page["prev"]
+    answer = await client.get(url, params={**filters, "cursor": again})
+    assert answer.status_code == 200

@@ -104,15 +104,14 @@ async def test_a_waiter_that_leaves_does_not_take_its_place_along(single: FastAP
 
 
 async def test_an_unreachable_database_is_503_and_takes_no_place(settings: Settings) -> None:
-    away = with_pool(settings, url=settings.database.url, pool_size=1)
-    nowhere = Settings.model_validate(
-        {**away.model_dump(), "database": {"url": "postgresql://a:b@127.0.0.1:1/x"}}
-    )
+    away = {"url": "postgresql://a:b@127.0.0.1:1/x", "pool_size": 1}
+    nowhere = Settings.model_validate({**settings.model_dump(), "database": away})
     async with running(nowhere) as app, client_of(app) as client:
         for _ in range(10):
             response = await client.get("/v1/posts")
             assert response.status_code == 503
             assert response.headers["retry-after"] == "1"
+            assert "cannot be reached" in response.json()["detail"]
         assert (await client.get("/livez")).status_code == 200
         assert (await client.get("/readyz")).status_code == 503
 

@@ -91,28 +91,30 @@ async def test_a_commit_that_fails_is_never_a_success(
     assert ran == []
 
 
-async def test_what_is_answered_has_been_committed(
+async def test_what_is_answered_has_been_committed_and_its_connections_are_back(
     app_of_the_test: FastAPI, caller: httpx2.AsyncClient, resources: Resources
 ) -> None:
     seen_at_start = []
 
     @app_of_the_test.post("/write")
-    async def write(session: WriteSession) -> None:
-        session.add(User(**ROW))
+    async def write(reads: ReadSession, writes: WriteSession) -> None:
+        await reads.execute(text("SELECT 1"))
+        writes.add(User(**ROW))
 
     inner = app_of_the_test.build_middleware_stack()
+    pool = app_of_the_test.state.resources.database.engine.pool
 
     async def watched(scope: object, receive: object, send: object) -> None:
         async def send_and_look(message: dict[str, object]) -> None:
             if message["type"] == "http.response.start":
-                seen_at_start.append(await stored(resources))
+                seen_at_start.append((await stored(resources), pool.checkedout()))
             await send(message)  # type: ignore[operator]
 
         await inner(scope, receive, send_and_look)  # type: ignore[arg-type]
 
     app_of_the_test.middleware_stack = watched
     assert (await caller.post("/write")).status_code == 200
-    assert seen_at_start == [1]
+    assert seen_at_start == [(1, 0)]
 
 
 async def test_callbacks_run_in_order_after_the_commit(resources: Resources, clean: None) -> None:

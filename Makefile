@@ -10,7 +10,7 @@ or_say = || { echo "$(1)" >&2; exit 1; }
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help environment run dev test check fmt migrate migration seed clean-data lock
+.PHONY: help environment run dev test check faults fmt migrate migration seed clean-data lock
 
 ##@ Run
 run: environment ## Start everything: PostgreSQL, Valkey, demo data, the service
@@ -29,6 +29,9 @@ check: environment ## Format, lint, types and the import contracts
 	@$(python) -m mypy $(sources) $(call or_say,Correct the types that mypy names above.)
 	@$(python) -c 'from importlinter.cli import lint_imports_command as lint; lint()' --no-logo \
 		$(call or_say,Move the import that breaks a contract: pyproject.toml says what may know what.)
+
+faults: environment ## Break the database and the clients, and write what held to docs/faults.md
+	@$(python) -m pytest tests/faults --faults --fault-table docs/faults.md -q
 
 fmt: environment ## Format, and correct what can be corrected without asking
 	@$(python) -m ruff format $(sources)

@@ -8,7 +8,6 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
-import asyncpg
 from sqlalchemy import event
 from sqlalchemy.engine.interfaces import DBAPIConnection, Dialect, ExceptionContext
 from sqlalchemy.exc import DisconnectionError
@@ -22,7 +21,6 @@ from app.settings import DatabaseSettings
 logger = logging.getLogger(__name__)
 
 SHUTDOWN = ("57P01", "57P02", "57P03")  # admin_shutdown, crash_shutdown, cannot_connect_now
-_CONNECT_ERRORS = (OSError, TimeoutError, asyncpg.PostgresError, asyncpg.InterfaceError)
 
 
 def open_engine(settings: DatabaseSettings, application_name: str) -> AsyncEngine:
@@ -71,7 +69,7 @@ def _connect(
 ) -> DBAPIConnection:
     try:
         return dialect.connect(*arguments, **options)
-    except _CONNECT_ERRORS as error:
+    except (OSError, TimeoutError, dialect.loaded_dbapi.Error) as error:
         logger.warning("The database refused a connection: %s: %s", type(error).__name__, error)
         raise Unavailable("The database cannot be reached.") from error
 

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 from fastapi import FastAPI
-from sqlalchemy import text
+from sqlalchemy import make_url, text
 
 from app.infra.resources import Resources
 from app.settings import Settings
@@ -103,8 +103,14 @@ async def test_a_waiter_that_leaves_does_not_take_its_place_along(single: FastAP
     assert database.engine.pool.checkedout() == 0
 
 
-async def test_an_unreachable_database_is_503_and_takes_no_place(settings: Settings) -> None:
-    away = {"url": "postgresql://a:b@127.0.0.1:1/x", "pool_size": 1}
+@pytest.mark.parametrize("wrong", ["port", "password", "name"])
+async def test_a_database_that_refuses_us_is_503_and_takes_no_place(
+    settings: Settings, wrong: str
+) -> None:
+    url = make_url(settings.database.url.get_secret_value())
+    refused = {"port": url.set(port=1), "password": url.set(password="x")}
+    url = refused.get(wrong, url.set(database="nowhere"))
+    away = {"url": url.render_as_string(hide_password=False), "pool_size": 1}
     nowhere = Settings.model_validate({**settings.model_dump(), "database": away})
     async with running(nowhere) as app, client_of(app) as client:
         for _ in range(10):

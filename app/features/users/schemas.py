@@ -35,7 +35,13 @@ class UserUpdate(Input):
     """
 
     model_config = ConfigDict(
-        json_schema_extra={"examples": [{"name": "Ada L.", "bio": "I count."}]}
+        json_schema_extra={
+            "examples": [{"name": "Ada L.", "bio": "I count."}],
+            "dependentRequired": {
+                "email": ["current_password"],
+                "password": ["current_password"],
+            },
+        }
     )
 
     name: Name | MISSING = MISSING

@@ -140,7 +140,9 @@ def _allowed_methods(request: Request) -> set[str]:
     for route in request.app.router.routes:
         match, _ = route.matches(request.scope)
         if match is not Match.NONE:
-            methods |= route.methods or set()
+            methods |= getattr(route, "methods", None) or set()
+    if not methods:  # below a mount, where static files are
+        methods = {"GET"}
     return methods | {"HEAD"} if "GET" in methods else methods
 
 

@@ -1,0 +1,61 @@
+"""Serves the application on a port of the loopback, for clients that are not ours."""
+
+import asyncio
+import socket
+import threading
+from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+import uvicorn
+from fastapi import FastAPI
+
+from app.main import create_app
+from app.settings import Settings
+from tests.factories import Factory
+
+T = TypeVar("T")
+
+
+class Served:
+    """A server in a thread of its own, with an event loop of its own."""
+
+    def __init__(self, app: FastAPI, listener: socket.socket) -> None:
+        self.app = app
+        self.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
+        self._listener = listener
+        self._loop = asyncio.new_event_loop()
+
+    @property
+    def make(self) -> Factory:
+        """Make rows: each coroutine of it is for `run`."""
+        return Factory(self.app.state.resources)
+
+    def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        """Run a coroutine where the application runs."""
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(timeout=10)
+
+    @contextmanager
+    def serving(self) -> Iterator[None]:
+        """Serve until the block is left."""
+        server = uvicorn.Server(uvicorn.Config(self.app, log_level="error", lifespan="on"))
+        serve = server.serve(sockets=[self._listener])
+        thread = threading.Thread(target=self._loop.run_until_complete, args=(serve,))
+        thread.start()
+        try:
+            while thread.is_alive() and not server.started:
+                thread.join(0.01)
+            yield
+        finally:
+            server.should_exit = True
+            thread.join()
+            self._loop.close()
+
+
+@contextmanager
+def serve(settings: Settings) -> Iterator[Served]:
+    """Serve an application of its own until the block is left."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        served = Served(create_app(settings), listener)
+        with served.serving():
+            yield served

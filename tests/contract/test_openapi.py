@@ -1,0 +1,103 @@
+"""The OpenAPI document is the one that was agreed on, and it is true.
+
+The agreed one is `openapi.json` in this folder. After a change that is meant, renew it with
+`.venv/bin/python -m tests.contract.test_openapi`, and read the difference as a client would.
+"""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+from fastapi import FastAPI
+
+from tests.contract.document import DOCUMENT, OPERATIONS, Json, Operation, api_routes
+from tests.factories import Factory
+
+Client = httpx2.AsyncClient
+
+AGREED = Path(__file__).with_name("openapi.json")
+PROBLEM = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
+PUBLIC_TITLES = {"User", "PublicUser", "Author", "Post", "Comment", "Token", "Problem"}
+
+
+def test_the_document_is_the_one_that_was_agreed_on() -> None:
+    assert json.loads(AGREED.read_text()) == DOCUMENT, __doc__
+
+
+async def test_the_document_that_is_served_is_this_one(client: Client) -> None:
+    assert (await client.get("/openapi.json")).json() == DOCUMENT
+
+
+def test_an_operation_has_the_name_of_its_function(app: FastAPI) -> None:
+    functions = [route.endpoint.__name__ for route in api_routes(app) if route.include_in_schema]
+    names = [operation.name for operation in OPERATIONS]
+    assert sorted(names) == sorted(functions)
+    assert len(set(names)) == len(names)
+
+
+def test_what_goes_out_has_its_public_name() -> None:
+    titles = {schema["title"] for schema in DOCUMENT["components"]["schemas"].values()}
+    assert titles >= PUBLIC_TITLES
+    assert [title for title in titles if title.endswith(("Read", "ValidationError"))] == []
+
+
+def test_every_schema_is_used() -> None:
+    text = json.dumps(DOCUMENT)
+    for name in DOCUMENT["components"]["schemas"]:
+        assert f'"#/components/schemas/{name}"' in text, name
+
+
+@pytest.mark.parametrize("operation", OPERATIONS, ids=str)
+def test_every_error_is_documented_as_a_problem(operation: Operation) -> None:
+    errors = {status: answer for status, answer in operation.answers.items() if status >= "4"}
+    takes_input = operation.parameters or operation.media_type
+    assert ("422" in errors) == bool(takes_input)
+    assert ("415" in errors) == bool(operation.media_type)
+    assert "503" in errors
+    assert "401" in errors or not operation.needs_account
+    for status, answer in errors.items():
+        assert answer["content"] == PROBLEM, status
+
+
+@pytest.mark.parametrize("operation", OPERATIONS, ids=str)
+def test_a_success_is_documented_with_a_schema_unless_it_is_empty(operation: Operation) -> None:
+    [(status, answer)] = [item for item in operation.answers.items() if item[0] < "4"]
+    schemas = [content["schema"] for content in answer.get("content", {}).values()]
+    assert len(schemas) == (status != "204")
+    assert all("$ref" in schema for schema in schemas)
+
+
+WITH_EXAMPLES = [
+    pytest.param(operation, example, id=str(operation))
+    for operation in OPERATIONS
+    for example in operation.examples
+]
+
+
+@pytest.mark.parametrize(("operation", "example"), WITH_EXAMPLES)
+async def test_every_example_runs(
+    client: Client, make: Factory, ids: dict[str, int], operation: Operation, example: Json
+) -> None:
+    author = (await client.get(f"/v1/posts/{ids['post_id']}")).json()["author"]["id"]
+    headers = {"Authorization": f"Bearer {make.resources.access_tokens.issue(author)}"}
+    if operation.name == "log_in":
+        hashed = await make.resources.passwords.hash(example["password"])
+        await make.user(email=example["username"], password_hash=hashed)
+    kind = "json" if operation.media_type == "application/json" else "data"
+    content: dict[str, Any] = {kind: example}
+    response = await client.request(
+        operation.method, operation.url(ids), headers=headers, **content
+    )
+    assert response.is_success, response.text
+
+
+def test_every_resource_that_is_written_has_an_example() -> None:
+    shown = {operation.name for operation in OPERATIONS if operation.examples}
+    # A refresh token works once, and nobody knows it before it was given out.
+    assert shown == {op.name for op in OPERATIONS if op.media_type} - {"refresh", "log_out"}
+
+
+if __name__ == "__main__":
+    AGREED.write_text(json.dumps(DOCUMENT, indent=2) + "\n")

@@ -154,7 +154,8 @@ def _has_foreign_content(request: Request, error: RequestValidationError) -> boo
     has_body = request.headers.get("content-length", "0") != "0" or (
         "transfer-encoding" in request.headers
     )
-    return has_body and media_type not in MEDIA_TYPES_TAKEN
+    taken = media_type in MEDIA_TYPES_TAKEN or media_type.endswith("+json")
+    return has_body and not taken
 
 
 def _location(entry: Mapping[str, Any]) -> list[str | int]:

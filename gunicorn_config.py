@@ -24,7 +24,10 @@ control_socket_disable = True
 def on_starting(server: Arbiter) -> None:
     """Compare the pools with what the database has, before any of them fills."""
     capacity = read_capacity(_settings, workers)
-    if capacity is None or capacity.needed <= capacity.free:
+    if capacity is None:
+        server.log.warning("The database was not reached: its connections were not counted.")
+        return
+    if capacity.needed <= capacity.free:
         return
     if _settings.environment == "production":
         raise SystemExit(f"The service cannot start: {capacity}")

@@ -34,7 +34,7 @@ MINIMUM_SECRET_BYTES = 32  # RFC 7518 §3.2: an HS256 key is at least as long as
 SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
 
 Positive = Annotated[int, Field(gt=0)]
-Seconds = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Seconds = Annotated[float, Field(ge=0.001, le=86_400)]
 
 
 def _check_address(host: str | None, port: int | None) -> None:
@@ -108,11 +108,11 @@ class AuthSettings(Section):
     secret: SecretStr = SecretStr(DEVELOPMENT_SECRET)
     issuer: str = "fastapi-reference-service"
     audience: str = "fastapi-reference-service"
-    access_token_seconds: Positive = 900
-    refresh_token_seconds: Positive = 30 * 86_400
+    access_token_seconds: Annotated[int, Field(gt=0, le=86_400)] = 900
+    refresh_token_seconds: Annotated[int, Field(gt=0, le=366 * 86_400)] = 30 * 86_400
     hashing_threads: Positive = 2
     hashing_queue: Positive = 32
-    argon2_memory_kib: Annotated[int, Field(ge=8)] = 65_536
+    argon2_memory_kib: Annotated[int, Field(ge=32)] = 65_536
     argon2_time_cost: Positive = 3
 
 

@@ -1,13 +1,14 @@
 """How you get a token, get the next one, and give it up."""
 
 import secrets
+from contextlib import suppress
 from datetime import timedelta
 from hashlib import sha256
 from uuid import uuid4
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from app.errors import Unauthenticated
+from app.errors import Unauthenticated, Unavailable
 from app.features.auth import queries
 from app.features.auth.queries import Family
 from app.features.auth.schemas import TokenRead
@@ -62,7 +63,9 @@ async def _stronger_hash(held: Resources, user: User, password: str) -> str | No
     """Hash a password that is known at this moment alone, if its hash is of older parameters."""
     if not held.passwords.is_outdated(user.password_hash):
         return None
-    return await held.passwords.hash(password)
+    with suppress(Unavailable):  # no place for it now: the next login will do
+        return await held.passwords.hash(password)
+    return None
 
 
 async def _issue_tokens(session: AsyncSession, held: Resources, family: Family) -> TokenRead:

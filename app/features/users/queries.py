@@ -30,16 +30,18 @@ async def insert_user(session: AsyncSession, values: dict[str, str]) -> User | N
     return await session.scalar(statement.values(values).returning(User))
 
 
-async def update_user(
-    session: AsyncSession, user_id: int, values: dict[str, object]
-) -> User | None:
-    """Change an account and return it, or None when it is deleted.
+async def update_user(session: AsyncSession, user: User, values: dict[str, object]) -> User | None:
+    """Change an account and return it, or None when its credentials are others, or it is deleted.
 
     Raises SQLAlchemy's `IntegrityError` when another account has the address.
     """
     statement = (
         update(User)
-        .where(User.id == user_id, User.deleted_at.is_(None))
+        .where(
+            User.id == user.id,
+            User.deleted_at.is_(None),
+            User.credential_version == user.credential_version,
+        )
         .values(values)
         .returning(User)
     )

@@ -3,7 +3,7 @@
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from app.errors import Conflict, Forbidden, NotFound, Unauthenticated
+from app.errors import Conflict, Forbidden, NotFound
 from app.features.users import queries
 from app.features.users.models import User
 from app.features.users.schemas import UserCreate, UserUpdate
@@ -38,11 +38,11 @@ async def update_user(
     if not changes:
         return user
     try:
-        updated = await queries.update_user(session, user.id, changes)
+        updated = await queries.update_user(session, user, changes)
     except IntegrityError:
         raise _email_taken() from None
     if updated is None:
-        raise Unauthenticated("The account is gone.")
+        raise Conflict("The account was changed at the same time: try again.")
     return updated
 
 

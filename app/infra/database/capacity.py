@@ -67,10 +67,10 @@ async def _read_capacity(settings: Settings, workers: int) -> Capacity | None:
         connection = await asyncpg.connect(
             dsn.render_as_string(hide_password=False), timeout=timeout, command_timeout=timeout
         )
-    except (OSError, TimeoutError, asyncpg.PostgresError):
+        try:
+            [found] = await connection.fetch(CAPACITY, APPLICATION_NAME)
+        finally:
+            connection.terminate()
+    except (OSError, TimeoutError, ValueError, asyncpg.PostgresError, asyncpg.InterfaceError):
         return None
-    try:
-        [found] = await connection.fetch(CAPACITY, APPLICATION_NAME)
-    finally:
-        connection.terminate()
     return Capacity(workers, settings.database.pool_size, settings.replicas, *found)

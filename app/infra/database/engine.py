@@ -8,6 +8,7 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
+import asyncpg
 from sqlalchemy import event
 from sqlalchemy.engine.interfaces import DBAPIConnection, Dialect, ExceptionContext
 from sqlalchemy.exc import DisconnectionError
@@ -15,12 +16,15 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from app.errors import Unavailable
+from app.infra.database.attempt import note_commit
 from app.infra.database.pool import FairPool
 from app.settings import DatabaseSettings
 
 logger = logging.getLogger(__name__)
 
-SHUTDOWN = ("57P01", "57P02", "57P03")  # admin_shutdown, crash_shutdown, cannot_connect_now
+# admin_shutdown, crash_shutdown, cannot_connect_now; and read_only_sql_transaction, because after a
+# failover the connection leads to what is now a standby.
+UNUSABLE = ("57P01", "57P02", "57P03", "25006")
 
 
 def open_engine(settings: DatabaseSettings, application_name: str) -> AsyncEngine:
@@ -44,7 +48,9 @@ def open_engine(settings: DatabaseSettings, application_name: str) -> AsyncEngin
         },
     )
     event.listen(engine.sync_engine, "do_connect", _connect)
+    event.listen(engine.sync_engine, "commit", note_commit)
     event.listen(engine.sync_engine, "checkout", _replace_closed)
+    event.listen(engine.sync_engine, "handle_error", _forget_row)
     event.listen(engine.sync_engine, "handle_error", _drop_unusable)
     return engine
 
@@ -80,14 +86,24 @@ def _replace_closed(connection: Any, _record: ConnectionPoolEntry, _proxy: Any) 
         raise DisconnectionError
 
 
+def _forget_row(context: ExceptionContext) -> None:
+    """Cut the detail off an error: it quotes the row, and errors are logged."""
+    original = context.original_exception
+    for error in (original, original.__cause__, context.sqlalchemy_exception):
+        if error is not None and error.args:
+            error.args = (str(error.args[0]).partition("\nDETAIL:")[0], *error.args[1:])
+    if isinstance(original.__cause__, asyncpg.PostgresError):
+        original.__cause__.detail = None
+
+
 def _drop_unusable(context: ExceptionContext) -> Unavailable | None:
-    """Have a connection dropped whose server has ended it, or does not answer.
+    """Have a connection dropped whose server has ended it, does not answer or cannot write.
 
     The others are left alone: each is looked at when it is next checked out.
     """
     error = context.original_exception
     frozen = isinstance(error, TimeoutError)
-    if frozen or getattr(error, "sqlstate", None) in SHUTDOWN:
+    if frozen or getattr(error, "sqlstate", None) in UNUSABLE:
         context.is_disconnect = True
         context.invalidate_pool_on_disconnect = False
     if not frozen:

@@ -3,6 +3,7 @@
 Codes: PostgreSQL documentation, appendix A. What is not listed here is a bug, and stays a 500.
 """
 
+from asyncpg.exceptions import InvalidCachedStatementError
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from sqlalchemy.exc import TimeoutError as PoolTimeout
 
@@ -26,7 +27,7 @@ def left_nothing_behind(error: SQLAlchemyError) -> bool:
     if not isinstance(error, DBAPIError):
         return False
     undone = getattr(error.orig, "sqlstate", None) in ("40001", "40P01")
-    return undone or error.connection_invalidated
+    return undone or error.connection_invalidated or _is_of_old_schema(error)
 
 
 def expected_failure(error: SQLAlchemyError) -> AppError | None:
@@ -40,8 +41,15 @@ def expected_failure(error: SQLAlchemyError) -> AppError | None:
         return Conflict(CONFLICTS[sqlstate])
     if sqlstate in TRANSIENT:
         return Unavailable(TRANSIENT[sqlstate])
+    if _is_of_old_schema(error):
+        return Unavailable("The schema was changed at this moment.")
     if error.connection_invalidated or sqlstate.startswith(UNAVAILABLE_CLASSES):
         return Unavailable("The database is not available.")
     if sqlstate.startswith(DATA_EXCEPTION_CLASS):
         return InvalidRequest("A value is not one that can be stored.")
     return None
+
+
+def _is_of_old_schema(error: DBAPIError) -> bool:
+    """Whether a migration has changed a table under a prepared statement, which was refused."""
+    return isinstance(error.orig and error.orig.__cause__, InvalidCachedStatementError)

@@ -7,6 +7,7 @@ not look complete.
 
 import logging
 
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.infra.web.problems import problem
@@ -33,6 +34,8 @@ class CatchAllMiddleware:
 
         try:
             await self.app(scope, receive, watched_send)
+        except ClientDisconnect:
+            pass  # it left while we read its body: there is nobody to answer
         except Exception:
             logger.exception("Unhandled exception")
             if started:

@@ -55,7 +55,7 @@ def add_documentation(app: FastAPI) -> None:
 
     @app.get("/docs", include_in_schema=False)
     async def docs() -> HTMLResponse:
-        # Relative addresses: the page works below any prefix that a proxy puts before it.
+        # Relative addresses, so that no Host header decides from where scripts are loaded.
         return get_swagger_ui_html(
             openapi_url="openapi.json",
             title=app.title,

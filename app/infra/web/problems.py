@@ -125,12 +125,12 @@ async def _on_invalid_request(request: Request, error: Exception) -> Response:
 async def _on_database_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, SQLAlchemyError)
     if left_nothing_behind(error) and may_be_tried_again(request.scope):
-        logger.warning("The database failed a request, run again: %s", _first_line(error))
+        logger.warning("The database failed a request, run again: %s", _cause(error))
         raise TryAgain from error
     failure = expected_failure(error)
     if failure is None:
         raise error
-    logger.warning("The database failed a request: %s", _first_line(error))
+    logger.warning("The database failed a request: %s", _cause(error))
     return await _on_app_error(request, failure)
 
 
@@ -164,6 +164,7 @@ def _location(entry: Mapping[str, Any]) -> list[str | int]:
     return location[:-1] if entry["type"] == "extra_forbidden" else location
 
 
-def _first_line(error: SQLAlchemyError) -> str:
-    """Return what happened; the lines after it quote the statement and what was stored."""
-    return str(error).partition("\n")[0]
+def _cause(error: SQLAlchemyError) -> str:
+    """Return what happened without the message, which may quote what a client sent."""
+    sqlstate = getattr(getattr(error, "orig", None), "sqlstate", None)
+    return f"{type(error).__name__}, SQLSTATE {sqlstate}"

@@ -5,9 +5,14 @@ that the server has undone the transaction, and no byte of a response has been s
 handlers raise `TryAgain` for these; here, below them, the same request is run from its beginning.
 """
 
+import asyncio
+import random
+
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-TRIED = "app.tried_once"
+from app.infra.database.attempt import Attempt, begin_attempt
+
+FIRST_ATTEMPT = "app.first_attempt"
 
 
 class TryAgain(Exception):
@@ -15,8 +20,9 @@ class TryAgain(Exception):
 
 
 def may_be_tried_again(scope: Scope) -> bool:
-    """Whether this is the first attempt of a request below `RetryOnce`."""
-    return scope.get(TRIED) is False
+    """Whether this is the first attempt of a request below `RetryOnce`, and committed nothing."""
+    attempt: Attempt | None = scope.get(FIRST_ATTEMPT)
+    return attempt is not None and not attempt.committed
 
 
 class RetryOnce:
@@ -38,9 +44,11 @@ class RetryOnce:
         async def receive_again() -> Message:
             return received.pop(0) if received else await receive()
 
-        scope[TRIED] = False
+        scope[FIRST_ATTEMPT] = begin_attempt()
         try:
             await self.app(scope, receive_and_keep, send)
         except TryAgain:
-            scope[TRIED] = True
+            # Whoever we collided with goes first.
+            await asyncio.sleep(random.uniform(0.01, 0.05))  # noqa: S311 - jitter
+            del scope[FIRST_ATTEMPT]
             await self.app(scope, receive_again, send)

@@ -1,11 +1,14 @@
 """Refresh tokens: each works once, and a second use ends the whole family."""
 
 import asyncio
+from datetime import timedelta
+from hashlib import sha256
 
 import httpx2
 import pytest
 from sqlalchemy import func, select, text
 
+from app.features.auth import queries
 from app.features.auth.models import RefreshToken
 from app.features.users.models import User
 from app.infra.resources import Resources
@@ -112,3 +115,19 @@ async def test_a_login_stores_an_outdated_hash_anew(settings: Settings, make: Fa
     assert stored.password_hash != user.password_hash
     assert ",t=2," in stored.password_hash
     assert stored.updated_at == user.updated_at
+
+
+async def test_a_revocation_meets_a_token_that_is_being_added(
+    client: Client, make: Factory, resources: Resources
+) -> None:
+    first = await log_in(client, await make.user())
+    second = (await refresh(client, first)).json()["refresh_token"]
+    async with resources.database.transaction() as session:
+        family = await queries.use_token(session, sha256(second.encode()).digest())
+        assert family is not None
+        reuse = asyncio.create_task(refresh(client, first))
+        await asyncio.wait({reuse}, timeout=0.2)  # it waits for the row of `second`
+        await queries.insert_token(session, family, b"third", timedelta(days=1))
+    assert (await reuse).status_code == 401
+    async with resources.database.read() as session:
+        assert await session.scalar(select(func.count()).select_from(RefreshToken)) == 0

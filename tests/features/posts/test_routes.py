@@ -146,7 +146,9 @@ async def test_a_missing_post_is_404(client: Client, post_id: str) -> None:
     assert response.json()["code"] == "not_found"
 
 
-@pytest.mark.parametrize("post_id", ["0", "-1", "1_0", "01", "1.0", "+1", "a", str(2**63), "9" * 5000])
+@pytest.mark.parametrize(
+    "post_id", ["0", "-1", "1_0", "01", "1.0", "+1", "a", str(2**63), "9" * 5000]
+)
 async def test_what_is_no_id_is_422(client: Client, post_id: str) -> None:
     assert (await client.get(f"/v1/posts/{post_id}")).status_code == 422
 

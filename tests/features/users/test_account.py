@@ -120,3 +120,18 @@ async def test_the_address_of_a_deleted_account_is_free_again(
     for _ in range(2):
         user = await make.user(email="ann@example.com")
         assert (await client.delete("/v1/users/me", headers=make.headers(user))).status_code == 204
+
+
+async def test_of_two_changes_with_one_password_the_second_is_refused(
+    client: Client, make: Factory
+) -> None:
+    user = await make.user()
+    changes = [{"password": f"password {i}", "current_password": PASSWORD} for i in range(5)]
+    responses = await asyncio.gather(
+        *(client.patch("/v1/users/me", json=c, headers=make.headers(user)) for c in changes)
+    )
+    statuses = sorted(response.status_code for response in responses)
+    assert statuses[0] == 200
+    assert set(statuses[1:]) <= {403, 409}
+    kept = [c for c, r in zip(changes, responses, strict=True) if r.status_code == 200]
+    assert (await log_in(client, user.email, kept[0]["password"])).status_code == 200

@@ -47,7 +47,10 @@ def serve(settings: Settings, **environment: str) -> subprocess.Popen[str]:
 def test_production_refuses_to_start_beyond_it(settings: Settings) -> None:
     environment = {"ENVIRONMENT": "production", "AUTH_SECRET": "s" * 32, "REPLICAS": "100"}
     with serve(settings, **environment) as process:
-        _, message = process.communicate(timeout=30)
+        try:
+            _, message = process.communicate(timeout=30)
+        finally:
+            process.kill()
     assert process.returncode != 0
     assert "max_connections" in message
     assert "Traceback" not in message

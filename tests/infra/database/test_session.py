@@ -1,12 +1,14 @@
 """What a session promises, seen from routes of the test's own."""
 
 import asyncio
+import traceback
 from collections.abc import AsyncIterator
 
 import httpx2
 import pytest
 from fastapi import FastAPI
 from sqlalchemy import select, text
+from sqlalchemy.exc import IntegrityError
 
 from app.errors import Conflict
 from app.features.users.models import User
@@ -182,3 +184,13 @@ async def test_a_lost_connection_is_replaced(
             )
         )
     assert (await caller.get(url)).status_code == 200
+
+
+async def test_an_error_does_not_quote_the_row(resources: Resources, clean: None) -> None:
+    with pytest.raises(IntegrityError) as failure:
+        async with resources.database.transaction() as session:
+            session.add(User(email="secret@example.com", password_hash="$argon2id$secret"))
+            await session.flush()
+    shown = "".join(traceback.format_exception(failure.value))
+    assert "not-null constraint" in shown
+    assert "secret" not in shown

@@ -12,6 +12,7 @@ from app.infra.dependencies import ReadSession, WriteSession
 from app.infra.resources import Resources
 from app.settings import Settings
 from tests.application import client_of, running
+from tests.factories import Factory
 
 END_OURSELVES = text("SELECT pg_terminate_backend(pg_backend_pid())")
 CONFLICT = text("DO $$ BEGIN RAISE serialization_failure; END $$")
@@ -81,3 +82,69 @@ async def test_the_second_failure_is_answered(client: httpx2.AsyncClient, runs: 
     assert response.status_code == 503
     assert response.headers["retry-after"] == "1"
     assert runs == ["always", "always"]
+
+
+async def test_an_open_outcome_is_not_tried_again(
+    settings: Settings, resources: Resources, runs: list[str], clean: None
+) -> None:
+    async with running(settings) as app, client_of(app) as client:
+
+        @app.post("/dies-before-commit")
+        async def dies(session: WriteSession) -> None:
+            runs.append("write")
+            pid = await session.scalar(text("SELECT pg_backend_pid()"))
+            async with resources.database.read() as other:
+                await other.execute(text(f"SELECT pg_terminate_backend({pid}, 5000)"))
+
+        response = await client.post("/dies-before-commit")
+    assert response.status_code == 503
+    assert "not known" in response.json()["detail"]
+    assert runs == ["write"]
+
+
+async def test_what_has_committed_is_not_run_again(
+    settings: Settings, runs: list[str], clean: None
+) -> None:
+    async with running(settings) as app, client_of(app) as client:
+
+        @app.post("/two-transactions")
+        async def two(session: ReadSession) -> None:
+            runs.append("run")
+            async with app.state.resources.database.transaction() as write:
+                await write.execute(text("SELECT 1"))
+            await session.execute(END_OURSELVES)
+
+        assert (await client.post("/two-transactions")).status_code == 503
+    assert runs == ["run"]
+
+
+@pytest.mark.parametrize("method", ["GET", "PATCH"])
+async def test_a_migration_meanwhile_is_not_noticed(
+    settings: Settings, resources: Resources, make: Factory, method: str
+) -> None:
+    author = await make.user()
+    post = await make.post(author)
+    async with running(settings) as app, client_of(app) as client:
+        for length in (201, 202, 200):
+            for title in ("A", "B"):
+                response = await client.request(
+                    method,
+                    f"/v1/posts/{post.id}",
+                    json={"title": title} if method == "PATCH" else None,
+                    headers=make.headers(author),
+                )
+                assert response.status_code == 200
+            async with resources.database.transaction() as session:
+                alter = f"ALTER TABLE posts ALTER title TYPE varchar({length})"
+                await session.execute(text(alter))
+
+
+async def test_a_server_that_became_read_only_is_unavailable(settings: Settings) -> None:
+    async with running(settings) as app, client_of(app) as client:
+
+        @app.post("/standby")
+        async def standby(session: WriteSession) -> None:
+            await session.execute(text("SET TRANSACTION READ ONLY"))
+            await session.execute(text("UPDATE users SET name = name"))
+
+        assert (await client.post("/standby")).status_code == 503

@@ -1,0 +1,64 @@
+"""Runs what takes long, or is judged by its times, only when `--faults` asks for it."""
+
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AbstractAsyncContextManager
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import pytest
+
+from tests.faults.postgres import Backend, open_backend
+from tests.faults.service import Service, serving
+from tests.faults.verdicts import Verdicts
+
+VERDICTS = pytest.StashKey[Verdicts]()
+STARTED = pytest.StashKey[float]()
+
+Serve = Callable[..., AbstractAsyncContextManager[Service]]
+Judge = Callable[..., None]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--faults", action="store_true", help="run the long fault cases as well")
+    parser.addoption("--fault-table", type=Path, help="write the verdicts to this page")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[VERDICTS], config.stash[STARTED] = Verdicts(), time.monotonic()
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    if config.getoption("faults", default=False):
+        return
+    long = [item for item in items if item.get_closest_marker("faults")]
+    items[:] = [item for item in items if item not in long]
+    config.hook.pytest_deselected(items=long)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    page: Path | None = session.config.getoption("fault_table", default=None)
+    if page is not None:
+        seconds = time.monotonic() - session.config.stash[STARTED]
+        page.write_text(session.config.stash[VERDICTS].table(seconds))
+
+
+@pytest.fixture
+def judge(request: pytest.FixtureRequest) -> Judge:
+    """Give a verdict on a case or its control."""
+    return request.config.stash[VERDICTS].judge
+
+
+@pytest.fixture(scope="module")
+def backend() -> Iterator[Backend]:
+    """Servers of this module's own, for it to maltreat."""
+    with TemporaryDirectory() as folder, open_backend(Path(folder)) as backend:
+        yield backend
+
+
+@pytest.fixture
+async def serve(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Serve]:
+    """Serve the application under Gunicorn, less the guard that is named."""
+    yield partial(serving, backend, monkeypatch)
+    backend.thaw()

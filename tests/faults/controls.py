@@ -1,0 +1,74 @@
+"""Guards to remove: with one of these in force its case has to fail.
+
+Each replaces a guard of the service with what an ordinary application does in its place.
+"""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from typing import Any
+from unittest.mock import patch
+
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
+
+from app.infra import resources
+from app.infra.database.session import Database
+from app.infra.security import Passwords
+from app.infra.web import problems
+from app.settings import DatabaseSettings
+
+# How the test tells the workers which guard to remove, and their settings as JSON.
+CONTROL, SETTINGS = "FAULTS_CONTROL", "FAULTS_SETTINGS"
+_verify = Passwords.verify
+_abandoned: list[AsyncSession] = []
+
+
+def _plain_engine(settings: DatabaseSettings, _application_name: str) -> AsyncEngine:
+    """Make an engine with SQLAlchemy's own pool and timeouts."""
+    url = settings.url.get_secret_value()
+    return create_async_engine(url, pool_size=settings.pool_size, max_overflow=0)
+
+
+@asynccontextmanager
+async def _transaction_that_ends_on_success(self: Database) -> AsyncIterator[AsyncSession]:
+    session = AsyncSession(self.engine, expire_on_commit=False)
+    _abandoned.append(session)  # the collector would close it at some time, and hide the leak
+    yield session
+    await session.commit()
+    await session.close()
+
+
+async def _verify_if_known(self: Passwords, password: str, encoded: str | None) -> bool:
+    return encoded is not None and await _verify(self, password, encoded)
+
+
+async def _run_in_default_threads(
+    _self: Passwords, function: Callable[..., Any], *arguments: str
+) -> Any:
+    return await asyncio.to_thread(function, *arguments)
+
+
+PATCHES = {
+    "plain_engine": ((resources, "open_engine", _plain_engine),),
+    "no_retry": ((problems, "may_be_tried_again", lambda _scope: False),),
+    "no_backstop": (
+        (problems, "may_be_tried_again", lambda _scope: False),
+        (problems, "expected_failure", lambda _error: None),
+    ),
+    "no_cleanup": ((Database, "transaction", _transaction_that_ends_on_success),),
+    "no_dummy_hash": ((Passwords, "verify", _verify_if_known),),
+    "default_threads": ((Passwords, "_run", _run_in_default_threads),),
+}
+
+
+@asynccontextmanager
+async def without(control: str) -> AsyncIterator[None]:
+    """Remove a guard in this process for a while. What is no control's name removes nothing."""
+    patches = [patch.object(*replacement) for replacement in PATCHES.get(control, ())]
+    for one in patches:
+        one.start()
+    try:
+        yield
+    finally:
+        for one in patches:
+            one.stop()

@@ -1,0 +1,144 @@
+"""Open-loop load: requests leave at a constant rate whatever becomes of those before them.
+
+A closed loop stops asking while the service stalls, and so never sees the stall.
+"""
+
+import asyncio
+import socket
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from itertools import count
+from typing import Any
+
+import httpx2
+
+from tests.factories import PASSWORD
+from tests.faults.postgres import Backend
+
+NO_ANSWER = 0
+NUMBER = count(1)
+
+
+@dataclass(frozen=True)
+class Answer:
+    """One request: when it left (the loop's clock), how long it took, what came."""
+
+    sent_at: float
+    seconds: float
+    status: int
+    kept_form: bool = True
+
+
+def keeps_form(response: httpx2.Response) -> bool:
+    """Whether it is a success, or a problem that names its request and, if 503, when to return."""
+    if response.status_code < 400:
+        return True
+    is_problem = response.headers["content-type"] == "application/problem+json"
+    says_when = response.status_code != 503 or "retry-after" in response.headers
+    return is_problem and says_when and bool(response.json()["request_id"])
+
+
+async def timed(client: httpx2.AsyncClient, method: str, path: str, **content: Any) -> Answer:
+    """Send a request; one that is cut off or outlasts the client's patience has status 0."""
+    loop = asyncio.get_running_loop()
+    started = loop.time()
+    try:
+        response = await client.request(method, path, **content)
+    except httpx2.HTTPError:
+        return Answer(started, loop.time() - started, NO_ANSWER)
+    elapsed = loop.time() - started
+    return Answer(started, elapsed, response.status_code, keeps_form(response))
+
+
+@asynccontextmanager
+async def constantly(
+    rate: float, send: Callable[[int], Any], answers: list[Answer]
+) -> AsyncIterator[None]:
+    """Call `send` with 0, 1, 2, … `rate` times a second, and wait for all answers at the end."""
+    loop = asyncio.get_running_loop()
+    tasks: list[asyncio.Task[Answer]] = []
+
+    async def depart() -> None:
+        started = loop.time()
+        for number in count():
+            await asyncio.sleep(started + number / rate - loop.time())
+            tasks.append(loop.create_task(send(number)))
+
+    departures = loop.create_task(depart())
+    try:
+        yield
+    finally:
+        departures.cancel()
+        answers.extend(await asyncio.gather(*tasks))
+
+
+@dataclass
+class Author:
+    """A client that reads and writes posts, and keeps a ledger of what it was promised."""
+
+    client: httpx2.AsyncClient
+    email: str
+    headers: dict[str, str]
+    post: str
+    acknowledged: list[str] = field(default_factory=list)
+
+    async def send(self, number: int) -> Answer:
+        """Send the next of the mix: 7 posts read, 1 list, 2 posts written."""
+        place = number % 10
+        if place == 0:
+            return await timed(self.client, "GET", "/v1/posts")
+        return await (self.write() if place in (3, 7) else timed(self.client, "GET", self.post))
+
+    async def write(self) -> Answer:
+        """Publish a post, and note its title when told that it was kept."""
+        title = f"ledger {next(NUMBER)}"
+        content = {"json": {"title": title, "body": "B"}, "headers": self.headers}
+        answer = await timed(self.client, "POST", "/v1/posts", **content)
+        if answer.status == 201:
+            self.acknowledged.append(title)
+        return answer
+
+    async def broken_promises(self, backend: Backend) -> list[str]:
+        """Compare the ledger with the table: each acknowledged post once, none twice."""
+        stored = Counter(row["title"] for row in await backend.rows("SELECT title FROM posts"))
+        lost = [title for title in self.acknowledged if title not in stored]
+        twice = [title for title, times in stored.items() if times > 1 and "ledger" in title]
+        return [f"{len(lost)} writes lost"] * bool(lost) + [f"{len(twice)} twice"] * bool(twice)
+
+
+async def sign_up(client: httpx2.AsyncClient) -> Author:
+    """Register somebody who has written one post."""
+    account = {"email": f"author{next(NUMBER)}@example.com", "name": "A", "password": PASSWORD}
+    (await client.post("/v1/users", json=account)).raise_for_status()
+    form = {"username": account["email"], "password": PASSWORD}
+    token = (await client.post("/v1/auth/token", data=form)).raise_for_status().json()
+    headers = {"Authorization": f"Bearer {token['access_token']}"}
+    post = await client.post("/v1/posts", json={"title": "T", "body": "B"}, headers=headers)
+    return Author(client, account["email"], headers, post.headers["location"])
+
+
+def unexpected(answers: Iterable[Answer], allowed: Sequence[int]) -> list[str]:
+    """Name the answers that nobody should get, or not in this form."""
+    wrong = Counter(answer.status for answer in answers if answer.status not in allowed)
+    found = [f"{times} × {status or 'no answer'}" for status, times in sorted(wrong.items())]
+    formless = sum(not answer.kept_form for answer in answers)
+    return [", ".join(found)] * bool(found) + [f"{formless} formless"] * bool(formless)
+
+
+def slowest(answers: Iterable[Answer]) -> float:
+    """Return the longest time, in seconds."""
+    return max((answer.seconds for answer in answers), default=0.0)
+
+
+def late(what: str, seconds: float, limit: float) -> list[str]:
+    """Say that something took longer than it may."""
+    return [f"{what} after {seconds:.2f} s"] * (seconds > limit)
+
+
+def free_port() -> int:
+    """Choose a port nobody listens on."""
+    with socket.socket() as candidate:
+        candidate.bind(("127.0.0.1", 0))
+        return int(candidate.getsockname()[1])

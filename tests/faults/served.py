@@ -1,0 +1,64 @@
+"""What Gunicorn serves in a case: the application, less a guard if FAULTS_CONTROL names one, and
+routes that make trouble or look inside.
+"""
+
+import asyncio
+import os
+from contextlib import AsyncExitStack
+from unittest.mock import patch
+
+from fastapi import Request
+from sqlalchemy import text
+
+from app.errors import Unavailable
+from app.infra.dependencies import Resources, WriteSession
+from app.main import create_app
+from app.settings import Settings
+from tests.faults.controls import CONTROL, PATCHES, SETTINGS
+
+# Not the environment's own: the package of the tests hides those from everybody.
+app = create_app(Settings.model_validate_json(os.environ[SETTINGS]))
+
+for replacement in PATCHES.get(os.environ[CONTROL], ()):
+    patch.object(*replacement).start()
+
+
+@app.get("/faults/hold/{seconds}")
+async def hold(seconds: float, session: WriteSession) -> None:
+    """Keep a transaction open with a statement that takes long."""
+    await session.execute(text("SELECT pg_sleep(:seconds)"), {"seconds": seconds})
+
+
+@app.post("/faults/upload")
+async def upload(request: Request, held: Resources) -> int:
+    """Read what the client sends while a transaction is open."""
+    async with held.database.transaction() as session:
+        await session.execute(text("SELECT 1"))
+        return len(await request.body())
+
+
+@app.get("/faults/vitals")
+async def vitals(held: Resources) -> dict[str, object]:
+    """Tell what this worker holds."""
+    pool = held.database.engine.pool
+    ready, _ = await held.readiness.report()
+    return {
+        "process_id": os.getpid(),
+        "ready": ready,
+        "tasks": len(asyncio.all_tasks()),
+        "checked_out": pool.checkedout(),  # type: ignore[attr-defined]
+    }
+
+
+@app.get("/faults/pool")
+async def whole_pool(held: Resources) -> dict[str, object]:
+    """Tell whether every connection of the pool can be had and works, all at once."""
+    whole = True
+    async with AsyncExitStack() as stack:
+        try:
+            for _ in range(held.settings.database.pool_size):
+                session = await stack.enter_async_context(held.database.read())
+                await session.execute(text("SELECT 1"))
+        except Unavailable:
+            whole = False
+    return {"process_id": os.getpid(), "whole": whole}

@@ -1,0 +1,91 @@
+"""The service under Gunicorn with two workers, as a case sees it."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+
+from dev.address import Address
+from dev.backing import Backing
+from dev.service import open_service, wait_until_ready
+from tests.faults.controls import CONTROL, SETTINGS
+from tests.faults.load import free_port
+from tests.faults.postgres import Backend
+
+Section = dict[str, int]
+
+WORKERS = 2
+GUNICORN = ("gunicorn", "-c", "gunicorn_config.py", "tests.faults.served:app")
+# Read by gunicorn_config.py; a control without limits would use all of the graceful timeout.
+PROCESSES = {"WEB_CONCURRENCY": str(WORKERS), "SERVER_GRACEFUL_TIMEOUT_SECONDS": "15"}
+# What is slow about a password is no part of most cases.
+CHEAP_PASSWORDS = {"argon2_memory_kib": 8192, "argon2_time_cost": 1}
+
+
+@dataclass(frozen=True)
+class Service:
+    """An address, and what to ask of each worker."""
+
+    address: Address
+    client: httpx2.AsyncClient
+
+    async def each_worker(self, path: str) -> list[dict[str, Any]]:
+        """Ask every worker: a new connection goes to either, until both have answered."""
+        answers: dict[int, dict[str, Any]] = {}
+        for _ in range(200):
+            async with httpx2.AsyncClient(base_url=self.address.url, timeout=15) as client:
+                answer = (await client.get(path)).json()
+            answers[answer["process_id"]] = answer
+            if len(answers) == WORKERS:
+                return list(answers.values())
+        raise AssertionError(f"{len(answers)} of {WORKERS} workers answered {path}")
+
+    async def until_whole(self, patience_seconds: float) -> float:
+        """Return the seconds until each worker can use its whole pool at once, or the patience."""
+        loop = asyncio.get_running_loop()
+        started = loop.time()
+        while (elapsed := loop.time() - started) < patience_seconds:
+            if all(worker["whole"] for worker in await self.each_worker("/faults/pool")):
+                return loop.time() - started
+            await asyncio.sleep(0.1)
+        return elapsed
+
+
+@asynccontextmanager
+async def serving(
+    backend: Backend, monkeypatch: pytest.MonkeyPatch, control: str, *, auth: Section | None = None
+) -> AsyncIterator[Service]:
+    """Start the service, and wait until both workers are ready."""
+    settings = {
+        "database": {"url": backend.database_url},
+        "valkey": {"url": backend.valkey_url},
+        "auth": CHEAP_PASSWORDS if auth is None else auth,
+    }
+    for name, value in {CONTROL: control, SETTINGS: json.dumps(settings), **PROCESSES}.items():
+        monkeypatch.setenv(name, value)
+    backing = Backing(backend.database_url, backend.valkey_url, embedded_database=True)
+    address = Address("127.0.0.1", free_port())
+    limits = httpx2.Limits(max_connections=None, max_keepalive_connections=100)
+    with open_service(GUNICORN, backing, address) as process:
+        wait_until_ready(process, address, 60)
+        async with httpx2.AsyncClient(base_url=address.url, limits=limits, timeout=20) as client:
+            service = Service(address, client)
+            while not all(
+                worker["ready"] for worker in await service.each_worker("/faults/vitals")
+            ):
+                await asyncio.sleep(0.1)
+            yield service
+
+
+def resident_mib(process_id: int, field: str) -> float:
+    """Read `VmRSS`, or `VmHWM`, which is the most that it ever was."""
+    for line in Path(f"/proc/{process_id}/status").read_text().splitlines():
+        if line.startswith(f"{field}:"):
+            return int(line.split()[1]) / 1024
+    raise AssertionError(f"{field} is missing")

@@ -1,0 +1,66 @@
+"""Clients that leave in the middle of things."""
+
+import asyncio
+
+import pytest
+
+from tests.faults.conftest import Judge, Serve
+from tests.faults.load import sign_up
+from tests.faults.postgres import Backend
+from tests.faults.service import Service
+from tests.faults.verdicts import GUARDED
+
+SOCKETS = 500
+SETTLING_SECONDS = 3
+
+
+def request(method: str, path: str, headers: dict[str, str], length: int, sent: int) -> bytes:
+    """Write a request that promises a body of `length` bytes and has the first `sent` of them."""
+    given = {"Host": "test", "Content-Type": "application/json", **headers}
+    lines = [f"{method} {path} HTTP/1.1", *(f"{name}: {value}" for name, value in given.items())]
+    head = "\r\n".join([*lines, f"Content-Length: {length}", "", ""])
+    return head.encode() + b'{"title": "T", "body": "B"}'[:sent]
+
+
+async def leave(service: Service, content: bytes) -> None:
+    """Send it, and hang up without a look at the answer."""
+    _, writer = await asyncio.open_connection(service.address.host, service.address.port)
+    writer.write(content)
+    await writer.drain()
+    writer.close()
+
+
+async def left_behind(service: Service, backend: Backend, tasks_before: int) -> list[str]:
+    """Name what is still held on behalf of clients that are gone."""
+    workers = await service.each_worker("/faults/vitals")
+
+    def sum_of(name: str) -> int:
+        return sum(int(worker[name]) for worker in workers)
+
+    held, tasks = sum_of("checked_out"), sum_of("tasks") - tasks_before
+    found = [(held, "connections held"), (tasks, "more tasks")]
+    left = [f"{number} {what}" for number, what in found if number > 0]
+    return left + await backend.idle_in_transaction()
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("control", [GUARDED, "no_cleanup"])
+async def test_a_storm_of_clients_that_leave(
+    backend: Backend, serve: Serve, judge: Judge, control: str
+) -> None:
+    async with serve(control) as service:
+        headers = (await sign_up(service.client)).headers
+        before = await service.each_worker("/faults/vitals")
+        kinds = [
+            request("GET", "/v1/posts", headers, 0, 0),
+            request("GET", "/faults/hold/0.1", headers, 0, 0),
+            request("POST", "/v1/posts", headers, 27, 27),
+            request("POST", "/v1/posts", headers, 27, 13),
+            request("POST", "/faults/upload", headers, 27, 13),
+        ]
+        contents = [kinds[number % len(kinds)] for number in range(SOCKETS)]
+        await asyncio.gather(*(leave(service, content) for content in contents))
+        await asyncio.sleep(SETTLING_SECONDS)
+        broken = await left_behind(service, backend, sum(worker["tasks"] for worker in before))
+    figure = "no connection held, nothing idle in transaction, no more tasks"
+    judge(f"Disconnect storm, {SOCKETS} sockets", control, figure, broken)

@@ -1,0 +1,77 @@
+"""The database takes long, and more ask than there are connections."""
+
+import asyncio
+
+import pytest
+
+from app.settings import DatabaseSettings
+from tests.faults.conftest import Judge, Serve
+from tests.faults.load import Answer, constantly, late, slowest, timed, unexpected
+from tests.faults.service import WORKERS, Service
+from tests.faults.verdicts import GUARDED
+
+pytestmark = pytest.mark.faults
+PROBE_SECONDS = 0.1
+SETTINGS = DatabaseSettings()
+
+
+async def warm(service: Service, clients: int) -> None:
+    """Connect everybody, so that connecting is not what is timed."""
+    await service.each_worker("/faults/pool")
+    await asyncio.gather(*(timed(service.client, "GET", "/livez") for _ in range(clients)))
+
+
+@pytest.mark.parametrize("control", [GUARDED, "plain_engine"])
+async def test_statements_that_never_end(serve: Serve, judge: Judge, control: str) -> None:
+    probes: list[Answer] = []
+    limit = SETTINGS.pool_timeout_seconds + SETTINGS.statement_timeout_seconds + 0.5
+    async with serve(control) as service:
+        client = service.client
+        await warm(service, 50)
+        async with constantly(20, lambda _: timed(client, "GET", "/livez"), probes):
+            await asyncio.sleep(1)
+            slow = [timed(client, "GET", "/faults/hold/30", timeout=limit + 2) for _ in range(50)]
+            answers = await asyncio.gather(*slow)
+    broken = [
+        *unexpected(answers, (503,)),
+        *late("503", slowest(answers), limit),
+        *unexpected(probes, (200,)),
+        *late("/livez", slowest(probes), PROBE_SECONDS),
+    ]
+    figure = (
+        f"{len(answers)} × 503, slowest {slowest(answers):.2f} s; "
+        f"{len(probes)} × /livez, slowest {slowest(probes) * 1000:.0f} ms"
+    )
+    judge("F12 slow-query", control, figure, broken)
+
+
+@pytest.mark.parametrize("control", [GUARDED, "plain_engine"])
+async def test_three_times_as_many_as_there_are_connections(
+    serve: Serve, judge: Judge, control: str
+) -> None:
+    probes: list[Answer] = []
+    async with serve(control) as service:
+        client, number = service.client, 3 * SETTINGS.pool_size * WORKERS
+        await warm(service, number)
+
+        def probe(number: int) -> object:
+            return timed(client, "GET", ("/livez", "/readyz")[number % 2])
+
+        async with constantly(20, probe, probes):
+            await asyncio.sleep(1)
+            answers = await asyncio.gather(
+                *(timed(client, "GET", "/faults/hold/4", timeout=10) for _ in range(number))
+            )
+    refused = [answer for answer in answers if answer.status == 503]
+    broken = [
+        *unexpected(answers, (200, 503)),
+        *late("503", slowest(refused), SETTINGS.pool_timeout_seconds + 0.1),
+        *late("an answer", slowest(answers), 4 + SETTINGS.pool_timeout_seconds + 0.1),
+        *unexpected(probes, (200,)),
+        *late("a probe", slowest(probes), PROBE_SECONDS),
+    ]
+    figure = (
+        f"{len(answers) - len(refused)} served, {len(refused)} × 503 after "
+        f"{slowest(refused):.2f} s at most; probes {slowest(probes) * 1000:.0f} ms at most"
+    )
+    judge("F14 pool-exhaustion", control, figure, broken)

@@ -1,0 +1,80 @@
+"""Passwords: what their time tells, and what many at once cost."""
+
+import asyncio
+from collections.abc import Sequence
+from itertools import chain
+
+import pytest
+
+from tests.factories import PASSWORD
+from tests.faults.conftest import Judge, Serve
+from tests.faults.load import Answer, constantly, sign_up, slowest, timed, unexpected
+from tests.faults.service import resident_mib
+from tests.faults.verdicts import GUARDED
+
+pytestmark = pytest.mark.faults
+# With 400 logins chance alone leaves 0.45–0.55 in 8 of 100 runs; with 1,200, in 3 of 1,000.
+PAIRS = 600
+# Two threads with 64 MiB each, and what requests take meanwhile.
+LIMIT_MIB = 2 * 64 + 48
+
+
+def auc(left: Sequence[float], right: Sequence[float]) -> float:
+    """Return how likely one of `left` is below one of `right`: 0.5 when nothing tells them apart.
+
+    The area under the ROC curve by ranks (Mann and Whitney, 1947).
+    """
+    ranked = sorted(chain(((time, 0) for time in left), ((time, 1) for time in right)))
+    ranks = sum(rank for rank, (_, side) in enumerate(ranked, 1) if side)
+    return (ranks - len(right) * (len(right) + 1) / 2) / (len(left) * len(right))
+
+
+@pytest.mark.parametrize("control", [GUARDED, "no_dummy_hash"])
+async def test_the_time_of_a_login_does_not_tell_whether_the_account_exists(
+    serve: Serve, judge: Judge, control: str
+) -> None:
+    async with serve(control) as service:
+        author = await sign_up(service.client)
+        times: dict[str, list[float]] = {author.email: [], "nobody@example.com": []}
+        answers: list[Answer] = []
+        for _ in range(PAIRS):
+            for email, taken in times.items():
+                form = {"username": email, "password": "a wrong password"}
+                answers.append(await timed(service.client, "POST", "/v1/auth/token", data=form))
+                taken.append(answers[-1].seconds)
+    area = auc(*times.values())
+    told = [f"AUC {area:.3f}"] * (not 0.45 <= area <= 0.55)
+    figure = f"AUC {area:.3f} of {2 * PAIRS} interleaved logins"
+    judge("Login, time", control, figure, [*told, *unexpected(answers, (401,))])
+
+
+@pytest.mark.parametrize("control", [GUARDED, "default_threads"])
+async def test_many_logins_at_once_take_bounded_memory(
+    serve: Serve, judge: Judge, control: str
+) -> None:
+    probes: list[Answer] = []
+    async with serve(control, auth={}) as service:  # passwords as dear as in production
+        author = await sign_up(service.client)
+        form = {"username": author.email, "password": PASSWORD}
+        workers = [worker["process_id"] for worker in await service.each_worker("/faults/vitals")]
+        before = [resident_mib(worker, "VmRSS") for worker in workers]
+        async with constantly(20, lambda _: timed(service.client, "GET", "/livez"), probes):
+            logins = (
+                timed(service.client, "POST", "/v1/auth/token", data=form, timeout=60)
+                for _ in range(200)
+            )
+            answers = await asyncio.gather(*logins)
+        grown = max(
+            resident_mib(worker, "VmHWM") - rss for worker, rss in zip(workers, before, strict=True)
+        )
+    served = sum(answer.status == 200 for answer in answers)
+    broken = [
+        *[f"a worker grew by {grown:.0f} MiB"] * (grown > LIMIT_MIB),
+        *unexpected(answers, (200, 503)),
+        *unexpected(probes, (200,)),
+    ]
+    figure = (
+        f"{served} × 200, {len(answers) - served} × 503; a worker grew by {grown:.0f} MiB at most; "
+        f"/livez {slowest(probes) * 1000:.0f} ms at most"
+    )
+    judge("Login, memory", control, figure, broken)

@@ -1,0 +1,129 @@
+"""What the database refuses or undoes: outcomes only, so that every run of the tests asks."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import httpx2
+import pytest
+from fastapi import FastAPI
+from sqlalchemy import make_url, text
+
+from app.features.users.models import User
+from app.infra.dependencies import WriteSession
+from app.settings import Settings
+from tests.application import client_of, running
+from tests.factories import Factory
+from tests.faults.conftest import Judge
+from tests.faults.controls import without
+from tests.faults.load import timed, unexpected
+from tests.faults.verdicts import GUARDED
+
+RENAME = text("UPDATE users SET name = name || '!' WHERE id = :id")
+KEEP = text("SELECT 1 FROM posts WHERE id = :id FOR UPDATE")
+END = text("SELECT pg_terminate_backend(:process_id, 5000)")
+
+
+@pytest.fixture
+async def control(request: pytest.FixtureRequest) -> AsyncIterator[str]:
+    """Remove the guard that the case names, while it runs."""
+    async with without(request.param):
+        yield request.param
+
+
+@pytest.fixture
+async def troubled(control: str, settings: Settings, clean: None) -> AsyncIterator[FastAPI]:
+    """An application to which a test adds routes."""
+    async with running(settings) as app:
+        yield app
+
+
+@pytest.fixture
+async def caller(troubled: FastAPI) -> AsyncIterator[httpx2.AsyncClient]:
+    async with client_of(troubled) as client:
+        yield client
+
+
+@pytest.mark.parametrize("control", [GUARDED, "plain_engine"], indirect=True)
+async def test_a_lock_that_somebody_keeps(
+    caller: httpx2.AsyncClient, make: Factory, judge: Judge, control: str
+) -> None:
+    author = await make.user()
+    post = await make.post(author)
+    url, headers = f"/v1/posts/{post.id}", make.headers(author)
+    async with make.resources.database.transaction() as session:
+        await session.execute(KEEP, {"id": post.id})
+        change = timed(caller, "PATCH", url, json={"title": "T"}, headers=headers)
+        waiting = asyncio.create_task(change)
+        await asyncio.wait(
+            {waiting}, timeout=make.resources.settings.database.lock_timeout_seconds + 2
+        )
+    answer = await waiting
+    judge("Lock kept", control, f"{answer.status}", unexpected([answer], (503,)))
+
+
+@pytest.mark.parametrize("control", [GUARDED, "no_backstop"], indirect=True)
+async def test_a_deadlock(
+    troubled: FastAPI, caller: httpx2.AsyncClient, make: Factory, judge: Judge, control: str
+) -> None:
+    ids = [(await make.user(name="A")).id for _ in range(2)]
+    both, begun = asyncio.Barrier(2), list[int]()
+
+    @troubled.post("/rename/{first}/{second}")
+    async def rename(first: int, second: int, session: WriteSession) -> None:
+        await session.execute(RENAME, {"id": first})
+        begun.append(first)
+        if len(begun) <= 2:  # the third is an attempt that is made again
+            await both.wait()
+        await session.execute(RENAME, {"id": second})
+
+    paths = ("/rename/{}/{}".format(*order) for order in (ids, ids[::-1]))
+    answers = await asyncio.gather(*(timed(caller, "POST", path) for path in paths))
+    statuses = [answer.status for answer in answers]
+    expected = ["A" + "!" * statuses.count(200)] * 2
+    broken = unexpected(answers, (200, 503)) + ["half a write"] * (await names(make) != expected)
+    figure = f"{statuses[0]} and {statuses[1]}, {len(begun)} attempts"
+    judge("Deadlock", control, figure, broken)
+
+
+@pytest.mark.parametrize("control", [GUARDED, "no_retry"], indirect=True)
+async def test_a_connection_that_is_ended_within_a_transaction(
+    troubled: FastAPI, caller: httpx2.AsyncClient, make: Factory, judge: Judge, control: str
+) -> None:
+    attempts: list[int] = []
+
+    @troubled.post("/ended")
+    async def ended(session: WriteSession) -> None:
+        session.add(User(email="ann@example.com", name="Ann", password_hash="x"))
+        await session.flush()
+        attempts.append(await session.scalar(text("SELECT pg_backend_pid()")) or 0)
+        if len(attempts) == 1:
+            async with make.resources.database.read() as other:
+                await other.execute(END, {"process_id": attempts[0]})
+        await session.execute(text("SELECT 1"))
+
+    answer = await timed(caller, "POST", "/ended")
+    stored = await names(make)
+    twice = [f"{len(stored)} rows"] * (len(stored) > 1)
+    figure = f"{answer.status} at attempt {len(attempts)}, {len(stored)} row"
+    judge("Backend terminated", control, figure, unexpected([answer], (200,)) + twice)
+
+
+@pytest.mark.parametrize("control", [GUARDED, "plain_engine"], indirect=True)
+async def test_a_server_that_refuses_connections(
+    settings: Settings, judge: Judge, control: str
+) -> None:
+    url = make_url(settings.database.url.get_secret_value())
+    answers = []
+    for wrong in (url.set(password="wrong"), url.set(database="nowhere")):
+        values = {"database": {"url": wrong.render_as_string(hide_password=False)}}
+        refused = Settings.model_validate({**settings.model_dump(), **values})
+        async with running(refused) as app, client_of(app) as client:
+            answers.append(await timed(client, "GET", "/v1/posts/1"))
+    figure = " and ".join(str(answer.status) for answer in answers)
+    judge("Wrong password, no database", control, figure, unexpected(answers, (503,)))
+
+
+async def names(make: Factory) -> list[str]:
+    """Return the names of all users."""
+    async with make.resources.database.read() as session:
+        return list(await session.scalars(text("SELECT name FROM users")))

@@ -32,3 +32,5 @@ async def current_user(
 
 
 CurrentUser = Annotated[User, Depends(current_user)]
+# Read anew, whoever asked before in this request: passwords are checked against it.
+FreshUser = Annotated[User, Depends(current_user, use_cache=False)]

@@ -5,7 +5,7 @@ from typing import Annotated
 from fastapi import Path, Response
 
 from app.features.users import service
-from app.features.users.dependencies import CurrentUser
+from app.features.users.dependencies import CurrentUser, FreshUser
 from app.features.users.models import User
 from app.features.users.schemas import PublicUserRead, UserCreate, UserRead, UserUpdate
 from app.infra.dependencies import ReadSession, Resources, WriteSession
@@ -34,14 +34,14 @@ async def read_me(user: CurrentUser) -> User:
 
 @router.patch("/me", response_model=UserRead, responses=problems(401, 403, 409, 415, 422))
 async def update_me(
-    data: UserUpdate, user: CurrentUser, session: WriteSession, held: Resources
+    data: UserUpdate, user: FreshUser, session: WriteSession, held: Resources
 ) -> User:
     """Change the account of the caller. 403 `invalid_credentials` for a wrong current password."""
     return await service.update_user(session, held.passwords, user, data)
 
 
 @router.delete("/me", status_code=204, response_class=Response, responses=problems(401))
-async def delete_me(user: CurrentUser, session: WriteSession) -> None:
+async def delete_me(user: FreshUser, session: WriteSession) -> None:
     """Delete the account of the caller. Their posts and comments stay, as those of nobody."""
     await service.delete_user(session, user)
 

@@ -1,0 +1,101 @@
+"""The cache protocol's four steps on Valkey, each atomic.
+
+Every key has the hash tag `{c}`, so that a script works on a cluster: all of the cache is one slot.
+
+    {c}e:<entry>   "L" + lease, or "V" + head (fill id, number of tags) + tag tokens + envelope
+    {c}t:<tag>     a random token, made on demand; an invalidation deletes it
+    {c}log         hash: epoch (random), n, floor, and for each tag the n of its last change
+
+A stored entry is valid while the tokens in it are those that its tags have now. A load may be
+stored unless the log tells of a change since the lease. Tokens and epochs are random, so that what
+was evicted or flushed can only make entries invalid, and never valid again.
+"""
+
+# A new log refuses every load that is under way: it cannot know what was changed before it.
+_WITH_LOG = """
+local function log_state(log, epoch)
+  local state = redis.call('HMGET', log, 'epoch', 'n')
+  if state[1] and state[2] then return state[1], tonumber(state[2]) end
+  -- With the time: the same command, sent again by a client that retries, makes another epoch.
+  local time = redis.call('TIME')
+  epoch = epoch .. time[1] .. '.' .. time[2]
+  redis.call('DEL', log)
+  redis.call('HSET', log, 'epoch', epoch, 'n', 0, 'floor', 0)
+  return epoch, 0
+end
+"""
+
+# KEYS entry, log · ARGV lease, fill id judged invalid, new epoch, lease milliseconds, wanted
+# → epoch and n with a lease, "WAIT" for somebody else's, "AGAIN" when another value stands there.
+LEASE = (
+    _WITH_LOG
+    + """
+local now = redis.call('GET', KEYS[1])
+if now and ARGV[5] ~= 'anyway' then
+  if string.sub(now, 1, 1) == 'L' then
+    if string.sub(now, 2) ~= ARGV[1] then return {'WAIT'} end
+  elseif string.sub(now, 2, 17) ~= ARGV[2] then
+    return {'AGAIN'}
+  end
+end
+local epoch, n = log_state(KEYS[2], ARGV[3])
+if ARGV[5] ~= 'anyway' then redis.call('SET', KEYS[1], 'L' .. ARGV[1], 'PX', ARGV[4]) end
+return {'LEASED', epoch, n}
+"""
+)
+
+# KEYS entry, log, tags… · ARGV epoch, n, head, envelope, entry and token milliseconds, a token
+# a tag, and the names of the tags → 1 stored, 0 refused.
+FILL = """
+local log = redis.call('HMGET', KEYS[2], 'epoch', 'floor')
+local n = tonumber(ARGV[2])
+if log[1] ~= ARGV[1] or n < tonumber(log[2]) then return 0 end
+local count = #KEYS - 2
+for i = 1, count do
+  local changed = redis.call('HGET', KEYS[2], ARGV[6 + count + i])
+  if changed and tonumber(changed) > n then return 0 end
+end
+local value = {'V', ARGV[3]}
+for i = 1, count do
+  local token = redis.call('GET', KEYS[2 + i])
+  if token then
+    redis.call('PEXPIRE', KEYS[2 + i], ARGV[6], 'GT')
+  else
+    token = ARGV[6 + i]
+    redis.call('SET', KEYS[2 + i], token, 'PX', ARGV[6])
+  end
+  value[#value + 1] = token
+end
+value[#value + 1] = ARGV[4]
+redis.call('SET', KEYS[1], table.concat(value), 'PX', ARGV[5])
+return 1
+"""
+
+# KEYS entry · ARGV lease
+RELEASE = """
+if redis.call('GET', KEYS[1]) == 'L' .. ARGV[1] then return redis.call('DEL', KEYS[1]) end
+return 0
+"""
+
+# KEYS log, tags… · ARGV new epoch, most tags in the log, channel, message, names of the tags…
+# It may run out of memory limits: refusing it would keep what is stale.
+INVALIDATE = (
+    """#!lua flags=allow-oom
+"""
+    + _WITH_LOG
+    + """
+local epoch, n = log_state(KEYS[1], ARGV[1])
+n = n + 1
+if redis.call('HLEN', KEYS[1]) + #KEYS > tonumber(ARGV[2]) then
+  redis.call('DEL', KEYS[1])
+  redis.call('HSET', KEYS[1], 'epoch', epoch, 'floor', n - 1)
+end
+redis.call('HSET', KEYS[1], 'n', n)
+for i = 2, #KEYS do
+  redis.call('HSET', KEYS[1], ARGV[3 + i], n)
+  redis.call('DEL', KEYS[i])
+end
+redis.call('PUBLISH', ARGV[3], ARGV[4])
+return n
+"""
+)

@@ -1,0 +1,148 @@
+"""Short histories in which a cache with one safeguard less shows somebody too little.
+
+Each begins with an empty world. Process 0 reads; changes are acknowledged by process 1.
+"""
+
+from tests.infra.cache.world import World
+
+
+def changed_before_the_fill(world: World) -> None:
+    """A row of the page changes after the load, and before the page is stored."""
+    world.read(0, "page")
+    world.run(0, until="FILL")
+    world.change(1)
+    world.run(0)
+
+
+def log_evicted_before_the_fill(world: World) -> None:
+    """The same, and the log that knows of it is gone."""
+    world.read(0, "page")
+    world.run(0, until="FILL")
+    world.change(1)
+    world.evict("log")
+    world.run(0)
+
+
+def log_made_anew_before_the_fill(world: World) -> None:
+    """The same, and another reader has a new log made."""
+    world.read(0, "page")
+    world.run(0, until="FILL")
+    world.change(1)
+    world.evict("log")
+    world.read(1, "item:2")
+    world.run(1)
+    world.run(0)
+
+
+def log_made_anew_by_a_late_lease(world: World) -> None:
+    """The same, by this reader's own LEASE, which the network delivers a second time."""
+    world.read(0, "page")
+    world.run(0, until="FILL")
+    world.change(1)
+    world.evict("log")
+    world.repeat(world.last("LEASE"))
+    world.run(0)
+
+
+def log_made_anew_by_a_late_invalidation(world: World) -> None:
+    """The same, by the INVALIDATE that made the old log."""
+    world.change(2)
+    made = world.last("INVALIDATE")
+    world.read(0, "page")
+    world.run(0, until="FILL")
+    world.change(1)
+    world.evict("log")
+    world.repeat(made)
+    world.run(0)
+
+
+def log_trimmed_before_the_fill(world: World) -> None:
+    """The log has forgotten the change, and a LEASE is repeated late, as if it were a new one."""
+    world.read(0, "page")
+    world.run(0, until="FILL")
+    world.change(1)
+    world.trim_log()
+    world.repeat(world.last("LEASE"))
+    world.run(0)
+
+
+def changed_after_the_fill(world: World) -> None:
+    """A row changes, and the stored page is looked up."""
+    world.read(0, "page")
+    world.run(0)
+    world.change(1)
+
+
+def tag_shared_by_two_entries(world: World) -> None:
+    """A row changes, and one of the two entries that show it is loaded again."""
+    world.read(0, "item:1")
+    world.run(0)
+    world.change(1)
+    world.read(0, "page")
+    world.run(0)
+
+
+def heard_during_a_look_up(world: World) -> None:
+    """A change is heard between a look-up at Valkey and its answer."""
+    world.read(1, "item:1")
+    world.run(1)
+    world.read(0, "item:1")
+    _send_the_tokens(world)
+    world.change(1)
+    world.deliver(0)
+    world.run(0)
+
+
+def heard_during_a_fill(world: World) -> None:
+    """A change is heard between a FILL and its answer."""
+    world.read(0, "item:1")
+    world.run(0, until="FILL")
+    world.send(world.pending(0)[0])
+    world.change(1)
+    world.deliver(0)
+    world.run(0)
+
+
+def missed_during_a_look_up(world: World) -> None:
+    """A change is missed between a look-up and its answer, and the channel is connected again."""
+    world.read(1, "item:1")
+    world.run(1)
+    world.read(0, "item:1")
+    _send_the_tokens(world)
+    world.processes[0].cut(noticed=True)
+    world.change(1)
+    world.subscribe(0)
+    world.deliver(0)
+    world.run(0)
+
+
+def _send_the_tokens(world: World) -> None:
+    """Process 0 does not know the entry's tags yet: its second MGET decides."""
+    world.go_on(world.pending(0)[0])
+    world.send(world.pending(0)[0])
+
+
+def missed_by_a_memory(world: World) -> None:
+    """A change is missed, and the client connects again without a word."""
+    world.read(0, "item:1")
+    world.run(0)
+    world.processes[0].cut(noticed=False)
+    world.change(1)
+    world.subscribe(0)
+    world.deliver(0)
+
+
+def late_comer(world: World) -> None:
+    """A reader comes while a load runs that has read what was changed since."""
+    world.read(0, "item:1")
+    world.run(0, until="FILL")
+    world.change(1)
+    world.read(0, "item:1")
+    world.run(0)
+
+
+def lease_asked_for_twice(world: World) -> None:
+    """The answer to LEASE is lost, and the client asks again."""
+    world.read(0, "item:1")
+    world.run(0, until="LEASE")
+    world.send(world.pending(0)[0], times=2)

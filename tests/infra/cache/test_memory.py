@@ -1,0 +1,83 @@
+"""The tier in process keeps within its bounds, and its index of tags with it."""
+
+import itertools
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from app.infra.cache import memory as memory_module
+from app.infra.cache.entry import Entry
+from app.infra.cache.memory import OVERHEAD_BYTES, Memory
+
+MAX_BYTES = 100_000
+
+
+@pytest.fixture
+def memory() -> Memory:
+    return Memory(MAX_BYTES, ttl_seconds=3_600)
+
+
+def put(memory: Memory, key: str, *tags: str, value: bytes = b"") -> None:
+    memory.put(Entry(key, tags, value), memory.begin())
+
+
+def test_many_keys_take_no_more_than_the_bound(memory: Memory) -> None:
+    for number in range(100_000):
+        put(memory, f"key:{number}", f"tag:{number}", "everything", value=bytes(number % 300))
+    entries = memory._entries
+    assert MAX_BYTES - 2 * OVERHEAD_BYTES < entries.currsize <= MAX_BYTES
+    assert memory.get("key:99999") is not None
+    assert entries._by_tag.keys() == {tag for entry in entries.values() for tag in entry.tags}
+    assert entries._by_tag["everything"] == set(entries)
+
+
+def test_the_index_empties_with_the_entries(memory: Memory) -> None:
+    leave: dict[str, Callable[[], object]] = {
+        "dropped": lambda: memory.drop(["tag", "other"]),
+        "cleared": memory.clear,
+        "expired": lambda: memory._entries.expire(float("inf")),
+    }
+    for way, happens in leave.items():
+        put(memory, "key", "tag", "other")
+        happens()
+        assert not memory._entries._by_tag, way
+        assert memory.get("key") is None, way
+
+
+def test_an_entry_takes_its_old_tags_along(memory: Memory) -> None:
+    put(memory, "key", "old", value=b"1")
+    put(memory, "key", "new", value=b"2")
+    memory.drop(["old"])
+    assert memory.get("key") == Entry("key", ("new",), b"2")
+    assert memory._entries._by_tag.keys() == {"new"}
+
+
+@pytest.mark.parametrize("seconds_a_look", [1_700, 2_400])
+def test_an_entry_may_expire_while_it_is_replaced(memory: Memory, seconds_a_look: int) -> None:
+    looks = itertools.count()
+    timer: Any = memory._entries.timer
+    timer._Timer__timer = lambda: next(looks) * seconds_a_look
+    for _ in range(10):
+        put(memory, "key", "tag")
+    assert memory._entries._by_tag.keys() == {"tag"}
+
+
+def test_what_is_larger_than_the_memory_is_not_kept(memory: Memory) -> None:
+    put(memory, "small", "tag")
+    put(memory, "large", "tag", value=bytes(MAX_BYTES))
+    assert memory.get("large") is None
+    assert memory.get("small") is not None
+
+
+def test_what_was_heard_is_bounded_and_still_refuses(
+    memory: Memory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(memory_module, "MOST_HEARD", 3)
+    began = memory.begin()
+    for number in range(10):
+        memory.drop([f"tag:{number}"])
+        assert len(memory._heard) <= 3
+    for number in range(10):
+        memory.put(Entry(f"key:{number}", (f"tag:{number}",), b""), began)
+        assert memory.get(f"key:{number}") is None

@@ -1,0 +1,63 @@
+"""What is found in Valkey is an answer only if it is this entry's own, in today's layout."""
+
+import pytest
+from redis.asyncio import Redis
+
+from app.infra.cache import entry as entry_module
+from app.infra.cache.entry import Entry
+from app.infra.cache.store import PREFIX, Lease, Miss, Store, new_lease_token
+
+
+@pytest.fixture
+async def store(valkey: Redis) -> Store:
+    return Store(valkey)
+
+
+async def fill(store: Store, entry: Entry) -> None:
+    lease = await store.lease(entry.key, new_lease_token(), b"")
+    assert isinstance(lease, Lease)
+    assert await store.fill(entry, lease)
+
+
+async def leased(store: Store, key: str) -> bool:
+    """Whether what is there, judged invalid, gives way to a load."""
+    found = await store.look_up(key)
+    assert isinstance(found, Miss)
+    return isinstance(await store.lease(key, new_lease_token(), found.judged), Lease)
+
+
+@pytest.mark.parametrize("tags", [(), ("tag",), ("tag", "über", "tag")])
+async def test_an_entry_comes_back_as_it_was(store: Store, valkey: Redis, tags: tuple[str]) -> None:
+    entry = Entry("key", tags, bytes(range(256)))
+    await fill(store, entry)
+    assert await store.look_up("key") == entry
+    assert await Store(valkey).look_up("key") == entry
+
+
+async def test_another_entrys_reply_is_a_miss(store: Store, valkey: Redis) -> None:
+    await fill(store, Entry("mine", ("tag",), b"mine"))
+    await valkey.copy(f"{PREFIX}e:mine", f"{PREFIX}e:yours")
+    assert await leased(store, "yours")
+
+
+async def test_an_entry_of_another_schema_is_a_miss(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(entry_module, "SCHEMA", entry_module.SCHEMA + 1)
+        await fill(store, Entry("key", ("tag",), b"value"))
+    assert await leased(store, "key")
+
+
+async def test_a_tags_token_outlives_every_entry_that_has_it(store: Store, valkey: Redis) -> None:
+    await fill(store, Entry("long", ("tag",), b"", ttl_seconds=3_600))
+    await fill(store, Entry("short", ("tag",), b"", ttl_seconds=1))
+    assert await valkey.pttl(f"{PREFIX}t:tag") > await valkey.pttl(f"{PREFIX}e:long")
+
+
+async def test_a_lease_that_is_not_used_is_given_back(store: Store) -> None:
+    lease = await store.lease("key", new_lease_token(), b"")
+    assert isinstance(lease, Lease)
+    assert not await leased(store, "key")
+    await store.release("key", lease)
+    assert await leased(store, "key")

@@ -1,0 +1,236 @@
+"""Two processes, a database, a real Valkey, and everything that can go wrong between them.
+
+Every method of `World` is one step, taken by the state machine (test_model.py) or by a short
+history (test_mutations.py). After each it checks that nobody was answered, or could be, with less
+than was acknowledged.
+"""
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+from app.infra.cache.entry import Entry
+from app.infra.cache.store import PREFIX, Store
+from tests.infra.cache.database import KEYS, Change, Database, Seen
+from tests.infra.cache.laboratory import FEW_LOGGED_TAGS, Laboratory
+from tests.infra.cache.wire import Command, Process
+
+SCRIPTS = ("LEASE", "FILL", "RELEASE", "INVALIDATE")
+MOST_STEPS = 30  # that a process takes when it runs alone
+
+
+class Wrong(AssertionError):
+    """The cache broke its promise."""
+
+
+class LoadError(Exception):
+    """The database refused."""
+
+
+@dataclass(frozen=True)
+class Read:
+    """A read under way, and what was acknowledged before it began."""
+
+    process: Process
+    task: asyncio.Task[Entry]
+    least: Seen
+
+
+class World:
+    """Begins with an empty Valkey, and two processes that have heard of everything."""
+
+    def __init__(self, laboratory: Laboratory) -> None:
+        self._laboratory, self._do, self._valkey = laboratory, laboratory.do, laboratory.valkey
+        self._do(self._valkey.flushdb())
+        self.database = Database()
+        self.acknowledged = Seen()
+        self.not_acknowledged: list[Change] = []
+        self.processes = [Process(self._valkey), Process(self._valkey)]
+        self.reads: list[Read] = []
+        self.sent: list[Command] = []
+        self._observer = Store(self._valkey)
+        self._writer = Store(self._valkey)
+        self._invalidate_script: Any = self._writer._invalidate
+        self._writer._invalidate = self._send_invalidate  # type: ignore[assignment]
+
+    # Readers
+
+    def read(self, process: int, key: str) -> None:
+        """Begin a read."""
+        reader, least = self.processes[process], self.acknowledged.copy()
+        task = self._at_once(lambda: reader.read(key, partial(self.database.load, key)))
+        self.reads.append(Read(reader, task, least))
+
+    def pending(self, process: int) -> list[Command]:
+        """What a process has asked for, and not been told."""
+        return self.processes[process].store.pending
+
+    def send(self, command: Command, times: int = 1) -> None:
+        """Let a command be done, its answer not yet come. The last answer counts."""
+        answers = [self._do(command.send()) for _ in range(times)]
+        if command.name in SCRIPTS:
+            self.sent.append(command)
+        if command.name == "LEASE" and answers[0][0] != answers[-1][0]:
+            raise Wrong(f"answers to one LEASE sent again and again: {answers}")
+        self.check()
+
+    def go_on(self, command: Command) -> None:
+        """Let a command's answer come."""
+        if not command.is_sent:
+            self.send(command)
+        self._at_once(command.receive)
+        self.check()
+
+    def run(self, process: int, until: str = "") -> None:
+        """Let a process alone run, until it is about to send a command of that name."""
+        for _ in range(MOST_STEPS):
+            waiting = [command for command in self.pending(process) if command.name != until]
+            if not waiting:
+                return
+            self.go_on(waiting[0])
+
+    def fail_a_load(self, process: int) -> None:
+        """Let the database refuse, if it was asked."""
+        for command in [command for command in self.pending(process) if command.name == "LOAD"]:
+            self._at_once(partial(command.fail, LoadError()))
+        self.check()
+
+    def lose_a_reader(self, process: int) -> None:
+        """Let the first who waits lose patience."""
+        waiting = [read for read in self.reads if read.process is self.processes[process]]
+        if waiting:
+            self._at_once(waiting[0].task.cancel)
+        self.check()
+
+    # Writers
+
+    def write(self, row: int, *, shown: bool = True) -> Change:
+        """Commit a change. Its writer may die now: somebody else invalidates it, later."""
+        change = self.database.write(row, shown=shown)
+        self.not_acknowledged.append(change)
+        return change
+
+    def invalidate(self, change: Change, process: int = 1) -> None:
+        """Run INVALIDATE, by which the change is acknowledged."""
+        self.not_acknowledged = [other for other in self.not_acknowledged if other != change]
+        self.acknowledged.add(change)
+        self._do(self._writer.invalidate(change.tags))
+        self.processes[process].drop_own(change)
+        self.check()
+
+    def change(self, row: int) -> None:
+        """Write, and acknowledge it."""
+        self.invalidate(self.write(row))
+
+    async def _send_invalidate(self, keys: list[str], args: list[Any]) -> None:
+        async def publish() -> None:
+            await self._invalidate_script(keys=keys, args=args)
+            for process in self.processes:
+                process.publish(args[3].encode(), self.acknowledged)
+
+        command = Command("INVALIDATE", publish)
+        self.sent.append(command)
+        await command.send()
+
+    # What goes wrong
+
+    def repeat(self, command: Command) -> None:
+        """Let a script arrive once more, however late, with the same arguments."""
+        self._do(command.send())
+        self.check()
+
+    def last(self, name: str) -> Command:
+        """Return the last script of that name that was sent."""
+        return next(command for command in reversed(self.sent) if command.name == name)
+
+    def evict(self, name: str) -> None:
+        """Let Valkey forget a key."""
+        self._do(self._valkey.delete(f"{PREFIX}{name}"))
+        self.check()
+
+    def expire_leases(self) -> None:
+        """Let three seconds pass for Valkey's leases, if there are any."""
+        for key in KEYS:
+            entry: Any = self._do(self._valkey.get(f"{PREFIX}e:{key}"))
+            if entry and entry[:1] == b"L":
+                self.evict(f"e:{key}")
+
+    def flush(self) -> None:
+        """Let Valkey forget everything."""
+        self._do(self._valkey.flushdb())
+        self.check()
+
+    def trim_log(self) -> None:
+        """Let others change so much that the log is trimmed."""
+        self._do(self._writer.invalidate([f"other:{n}" for n in range(FEW_LOGGED_TAGS)]))
+        self.check()
+
+    def deliver(self, process: int) -> None:
+        """Let a process hear its oldest message."""
+        self.processes[process].deliver()
+        self.check()
+
+    def subscribe(self, process: int) -> None:
+        """Connect a process's channel again."""
+        self.processes[process].subscribe(self.acknowledged)
+
+    def wait(self) -> None:
+        """Let a second pass."""
+        self._laboratory.clock.now += 1
+        for process in self.processes:
+            process.pong()
+        self.check()
+
+    def kill(self, process: int) -> None:
+        """End a process, and start another in its place."""
+        self._at_once(self.processes[process].die)
+        self.processes[process] = Process(self._valkey)
+        self.processes[process].heard = self.acknowledged.copy()
+
+    def close(self) -> None:
+        """End everything that is under way."""
+        for process in self.processes:
+            self._at_once(process.die)
+        self._do(asyncio.gather(*(read.task for read in self.reads), return_exceptions=True))
+
+    # What must be true
+
+    def check(self) -> None:
+        """Check everything that was answered, or would be now."""
+        self.check_answers()
+        self.check_memories()
+        self.check_valkey()
+
+    def check_answers(self) -> None:
+        """A read shows what was acknowledged before it began."""
+        for read in [read for read in self.reads if read.task.done()]:
+            self.reads.remove(read)
+            if read.task.cancelled() or read.task.exception() is not None:
+                continue
+            if self.database.is_old(read.task.result(), read.least):
+                raise Wrong(f"answered with {read.task.result()}, acknowledged was {read.least}")
+
+    def check_memories(self) -> None:
+        """A memory shows all that its process has heard of."""
+        for process in self.processes:
+            for key in KEYS:
+                entry = process.reader.remembered(key)
+                if entry is not None and self.database.is_old(entry, process.heard):
+                    raise Wrong(f"remembered {entry}, heard was {process.heard}")
+
+    def check_valkey(self) -> None:
+        """A valid entry shows all that is acknowledged."""
+        for entry in self._do(self._look_up_all()):
+            if isinstance(entry, Entry) and self.database.is_old(entry, self.acknowledged):
+                raise Wrong(f"stored is {entry}, acknowledged was {self.acknowledged}")
+
+    async def _look_up_all(self) -> list[Any]:
+        return await asyncio.gather(*map(self._observer.look_up, KEYS))
+
+    def _at_once(self, step: Callable[[], Any]) -> Any:
+        async def call() -> Any:
+            return step()
+
+        return self._do(call())

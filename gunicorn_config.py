@@ -37,7 +37,7 @@ def on_starting(server: Arbiter) -> None:
 def post_worker_init(_worker: Worker) -> None:
     """Keep the collector off what was built at start, and call it less often.
 
-    A full collection of this heap takes 50 ms and more, which are the tail of every latency plot.
+    A full collection stops every request of the worker for as long as it takes.
     """
     gc.collect()
     gc.freeze()

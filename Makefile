@@ -10,7 +10,7 @@ or_say = || { echo "$(1)" >&2; exit 1; }
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help environment run dev test check faults fmt migrate migration seed clean-data lock
+.PHONY: help environment run dev test check faults fmt migrate migration flush-cache seed clean-data lock
 
 ##@ Run
 run: environment ## Start everything: PostgreSQL, Valkey, demo data, the service
@@ -43,6 +43,9 @@ migrate: environment ## Bring the schema up to date
 
 migration: environment ## Write a migration from the models: make migration m="add tags"
 	@$(if $(m),,$(error Say what changes: make migration m="add tags to posts"))$(python) -m dev migration -m "$$m"
+
+flush-cache: environment ## Empty the cache, after rows were changed by hand
+	@$(python) -m dev flush-cache
 
 seed: environment ## Fill the empty database with N posts: make seed N=1000000
 	@$(python) -m dev seed $(if $(N),--posts "$$N")

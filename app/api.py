@@ -26,4 +26,5 @@ def add_routes(app: FastAPI) -> None:
     would lose their prefix where metrics look for it.
     """
     app.router.routes[:0] = [route for router in ROUTERS for route in router.routes]
-    app.router.middleware_stack = RetryOnce(RouteTable(app.router))
+    app.state.route_table = RouteTable(app.router)
+    app.router.middleware_stack = RetryOnce(app.state.route_table)

@@ -48,6 +48,13 @@ class Conflict(AppError):
     code = "conflict"
 
 
+class Stale(AppError):
+    """The caller changes what has moved since they read it."""
+
+    status = 412
+    code = "stale"
+
+
 class InvalidRequest(AppError):
     """The request is well-formed and still means nothing here."""
 

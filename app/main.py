@@ -16,6 +16,7 @@ from app.infra.web.head import HeadMiddleware
 from app.infra.web.openapi import add_documentation
 from app.infra.web.problems import add_problem_handlers
 from app.infra.web.request_id import RequestIdMiddleware
+from app.infra.web.response_cache import ResponseCacheMiddleware
 from app.settings import Settings, load_settings
 
 DESCRIPTION = """Users, posts and comments.
@@ -24,7 +25,12 @@ Errors are `application/problem+json` with a stable `code`. Lists are read page 
 `prev` are opaque cursors, in the body and in the `Link` header."""
 
 # Outermost first. All of them are pure ASGI.
-MIDDLEWARE = (RequestIdMiddleware, CatchAllMiddleware, HeadMiddleware)
+MIDDLEWARE = (
+    RequestIdMiddleware,
+    CatchAllMiddleware,
+    HeadMiddleware,
+    ResponseCacheMiddleware,
+)
 
 
 def create_app(settings: Settings) -> FastAPI:

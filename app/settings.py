@@ -102,6 +102,18 @@ class ValkeySettings(Section):
         return SecretStr(f"{scheme}://{rest}")
 
 
+class CacheSettings(Section):
+    """The cache over Valkey and in process. A stale answer lives no longer than these allow."""
+
+    enabled: bool = True
+    namespace: Annotated[str, Field(pattern=r"^[a-z0-9_-]{1,32}$")] = "cache"
+    ttl_seconds: Annotated[float, Field(ge=1, le=86_400)] = 300
+    missing_ttl_seconds: Annotated[float, Field(ge=1, le=3_600)] = 5
+    memory_bytes: Positive = 64 * 1024 * 1024
+    memory_ttl_seconds: Annotated[float, Field(ge=0, le=60)] = 2
+    relay_seconds: Annotated[float, Field(ge=0.01, le=60)] = 0.2
+
+
 class AuthSettings(Section):
     """Tokens and passwords. `secret` signs the access tokens of every worker and replica."""
 
@@ -157,6 +169,7 @@ class Settings(BaseSettings):
     replicas: Positive = 1
     database: DatabaseSettings = DatabaseSettings()
     valkey: ValkeySettings = ValkeySettings()
+    cache: CacheSettings = CacheSettings()
     auth: AuthSettings = AuthSettings()
     server: ServerSettings = ServerSettings()
     docs: DocsSettings = DocsSettings()

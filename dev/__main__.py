@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable
 
 from dev.backing import DATA, open_backing
-from dev.database import DEMO_POSTS, seed, upgrade, write_migration
+from dev.database import DEMO_POSTS, flush_cache, seed, upgrade, write_migration
 from dev.installation import home_of_nobody
 from dev.keeper import stop_leftovers
 from dev.run import run
@@ -73,6 +73,12 @@ def _migrate(_: Arguments) -> None:
     say("The schema is up to date.")
 
 
+def _flush_cache(_: Arguments) -> None:
+    """Empty the cache."""
+    with open_backing() as backing:
+        flush_cache(backing)
+
+
 def _migration(arguments: Arguments) -> None:
     """Write a migration from the models."""
     with open_backing() as backing:
@@ -102,6 +108,7 @@ COMMANDS: dict[str, Callable[[Arguments], None]] = {
     "run": _run,
     "dev": _dev,
     "migrate": _migrate,
+    "flush-cache": _flush_cache,
     "migration": _migration,
     "seed": _seed,
     "clean-data": _clean_data,

@@ -24,6 +24,14 @@ def write_migration(backing: Backing, message: str) -> None:
     say(_alembic(backing, "revision", "--autogenerate", "-m", message).strip())
 
 
+def flush_cache(backing: Backing) -> None:
+    """Empty the cache, in the memory of running workers too."""
+    command = [sys.executable, "-m", "app.flush_cache"]
+    result = subprocess.run(command, cwd=ROOT, env=backing.environment, check=False)
+    if result.returncode:
+        raise CommandError("The cache was not emptied: correct what is said above.")
+
+
 def seed(backing: Backing, posts: int) -> None:
     """Fill the empty database with demo data; it is stored whole or not at all."""
     try:

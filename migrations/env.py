@@ -1,6 +1,8 @@
 """Runs the migrations. Several replicas may start at once: they take turns on an advisory lock."""
 
 import asyncio
+import sys
+from typing import Any
 
 from alembic import context
 from sqlalchemy import Connection, pool, text
@@ -10,28 +12,41 @@ from app.features.auth import models as auth
 from app.features.comments import models as comments
 from app.features.posts import models as posts
 from app.features.users import models as users
+from app.infra.cache import outbox
+from app.infra.cache.flush import NotFlushed, flush
 from app.infra.database.base import Base
 from app.settings import load_settings
 
-MODELS = (auth, comments, posts, users)  # importing them is what fills the metadata
+MODELS = (auth, comments, outbox, posts, users)  # importing them is what fills the metadata
 LOCK = text("SELECT pg_advisory_xact_lock(hashtext('migrations'))")
 
 
-def migrate(connection: Connection) -> None:
-    """Run what was asked for, in one transaction."""
-    context.configure(connection=connection, target_metadata=Base.metadata)
+def migrate(connection: Connection) -> bool:
+    """Run what was asked for, in one transaction; tell whether the schema was changed."""
+    steps: list[Any] = []
+    context.configure(
+        connection=connection,
+        target_metadata=Base.metadata,
+        on_version_apply=lambda **step: steps.append(step),
+    )
     with context.begin_transaction():
         connection.execute(LOCK)
         context.run_migrations()
+    return bool(steps)
 
 
 async def main() -> None:
-    """Connect, migrate, disconnect."""
-    url = load_settings().database.url.get_secret_value()
-    engine = create_async_engine(url, poolclass=pool.NullPool)
+    """Connect, migrate, disconnect; what the cache holds may look different now."""
+    settings = load_settings()
+    engine = create_async_engine(settings.database.url.get_secret_value(), poolclass=pool.NullPool)
     async with engine.connect() as connection:
-        await connection.run_sync(migrate)
+        is_changed = await connection.run_sync(migrate)
     await engine.dispose()
+    if is_changed and settings.cache.enabled:
+        try:
+            await flush(settings)
+        except NotFlushed as error:
+            sys.stderr.write(f"{error}\n")
 
 
 asyncio.run(main())

@@ -16,6 +16,7 @@ import pytest
 from fastapi import FastAPI
 from sqlalchemy import text
 
+from app.infra.cache import invalidation
 from app.infra.resources import Resources
 from app.settings import Settings
 from dev.servers import embedded_servers
@@ -23,6 +24,7 @@ from tests.application import client_of, recorded_statements, running
 from tests.factories import Factory
 
 PROJECT = Path(__file__).parents[1]
+TABLES = "users, posts, comments, refresh_tokens, cache_outbox"
 SERVERS = pytest.StashKey[ExitStack]()
 
 
@@ -38,7 +40,11 @@ def pytest_configure(config: pytest.Config) -> None:
     subprocess.run(
         [sys.executable, "-m", "alembic", "upgrade", "head"],
         cwd=PROJECT,
-        env={**os.environ, "DATABASE_URL": servers.database_url},
+        env={
+            **os.environ,
+            "DATABASE_URL": servers.database_url,
+            "VALKEY_URL": servers.valkey_url,
+        },
         check=True,
     )
 
@@ -47,6 +53,16 @@ def pytest_unconfigure(config: pytest.Config) -> None:
     """Stop what was started here."""
     if SERVERS in config.stash:
         config.stash[SERVERS].close()
+
+
+@pytest.fixture(scope="session", autouse=True)
+def relays_at_rest() -> Iterator[None]:
+    """Keep relays from work: the loop of the tests stands still between them, and one that was in
+    the middle of a transaction would keep its locks.
+    """
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(invalidation, "SWEEP_SECONDS", 3_600)
+        yield
 
 
 @pytest.fixture(scope="session")
@@ -62,12 +78,13 @@ async def database_url(worker_id: str) -> str:
 
 
 @pytest.fixture(scope="session")
-def settings(database_url: str) -> Settings:
+def settings(database_url: str, worker_id: str) -> Settings:
     """Production's settings, but for addresses and the cost of a password."""
     return Settings.model_validate(
         {
             "database": {"url": database_url},
             "valkey": {"url": os.environ["TEST_VALKEY_URL"]},
+            "cache": {"namespace": worker_id},
             "auth": {"argon2_memory_kib": 64, "argon2_time_cost": 1},
         }
     )
@@ -96,12 +113,12 @@ async def client(app: FastAPI, clean: None) -> AsyncIterator[httpx2.AsyncClient]
 
 @pytest.fixture
 async def clean(resources: Resources) -> AsyncIterator[None]:
-    """Empty every table after the test."""
+    """Empty every table, and the cache, after the test."""
     yield
     async with resources.database.transaction() as session:
-        await session.execute(
-            text("TRUNCATE users, posts, comments, refresh_tokens RESTART IDENTITY CASCADE")
-        )
+        await session.execute(text(f"TRUNCATE {TABLES} RESTART IDENTITY CASCADE"))
+    assert resources.cache is not None
+    await resources.cache.flush()
 
 
 @pytest.fixture

@@ -3,15 +3,14 @@
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import count
-from typing import TypeVar
 
 from app.features.comments.models import Comment
+from app.features.posts import tags as posts
 from app.features.posts.models import Post
+from app.features.users import tags as users
 from app.features.users.models import User
-from app.infra.database.base import Base
+from app.infra.cache.tags import invalidate
 from app.infra.resources import Resources
-
-RowT = TypeVar("RowT", bound=Base)
 
 PASSWORD = "correct horse battery"
 NUMBER = count(1)
@@ -33,13 +32,21 @@ class Factory:
             "password_hash": await self.resources.passwords.hash(PASSWORD),
             **values,
         }
-        return await self._save(User(**values))
+        async with self.resources.database.transaction() as session:
+            session.add(user := User(**values))
+            await session.flush()
+            invalidate(session, users.user(user.id))
+        return user
 
     async def post(self, author: User | None = None, **values: object) -> Post:
         """Make a post."""
         author = author or await self.user()
         values = {"title": "A title", "body": "A body", **values}
-        return await self._save(Post(author_id=author.id, **values))
+        async with self.resources.database.transaction() as session:
+            session.add(post := Post(author_id=author.id, **values))
+            await session.flush()
+            invalidate(session, posts.post(post.id), posts.NEW_POSTS, posts.new_posts_by(author.id))
+        return post
 
     async def posts(self, number: int, author: User | None = None) -> list[Post]:
         """Make posts, each a minute younger than the one before; every third pair is a tie."""
@@ -58,6 +65,7 @@ class Factory:
         async with self.resources.database.transaction() as session:
             session.add(comment)
             (await session.get_one(Post, post.id)).comment_count += 1
+            invalidate(session, posts.post(post.id))
         return comment
 
     async def comments(self, number: int, post: Post | None = None) -> list[Comment]:
@@ -69,11 +77,6 @@ class Factory:
     def headers(self, user: User) -> dict[str, str]:
         """Return the headers of a request that `user` makes."""
         return {"Authorization": f"Bearer {self.resources.access_tokens.issue(user.id)}"}
-
-    async def _save(self, row: RowT) -> RowT:
-        async with self.resources.database.transaction() as session:
-            session.add(row)
-        return row
 
 
 def _minute(number: int) -> datetime:

@@ -3,11 +3,13 @@
 from collections.abc import AsyncIterator
 from typing import Annotated
 
-from fastapi import Depends, Query, Request
+from fastapi import Depends, Header, Query, Request
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from app.infra.cache.tags import SHOWN
 from app.infra.database.pagination import PageRequest
 from app.infra.inputs import Limit
+from app.infra.precondition import Precondition
 from app.infra.resources import Resources as ResourcesValue
 
 
@@ -20,9 +22,10 @@ async def resources(request: Request) -> ResourcesValue:
 Resources = Annotated[ResourcesValue, Depends(resources)]
 
 
-async def read_session(held: Resources) -> AsyncIterator[AsyncSession]:
+async def read_session(held: Resources, request: Request) -> AsyncIterator[AsyncSession]:
     """Open a session for reading; it takes a connection at its first statement."""
     async with held.database.read() as session:
+        session.info[SHOWN] = request.scope.get(SHOWN, set())  # for the response cache
         yield session
 
 
@@ -40,8 +43,18 @@ async def page_query(
     return PageRequest(limit, cursor)
 
 
+async def precondition(
+    if_match: Annotated[str | None, Header(description="The ETag of what you mean to change.")] = (
+        None
+    ),
+) -> Precondition:
+    """Read which version the caller means."""
+    return Precondition(if_match)
+
+
 # Scope "function": the session has been committed or rolled back, and its connection returned,
 # before the first byte of the response. The default scope would answer 200 and commit afterwards.
 ReadSession = Annotated[AsyncSession, Depends(read_session, scope="function")]
 WriteSession = Annotated[AsyncSession, Depends(write_session, scope="function")]
 PageQuery = Annotated[PageRequest, Depends(page_query)]
+IfMatch = Annotated[Precondition, Depends(precondition)]

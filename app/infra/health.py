@@ -31,7 +31,7 @@ class Readiness:
     a probe is answered in time when the pool is exhausted or a dependency hangs.
     """
 
-    def __init__(self, database: Database, valkey: Redis) -> None:
+    def __init__(self, database: Database, valkey: Redis | None) -> None:
         self._database = database
         self._valkey = valkey
         self._revisions: Revisions = read_revisions()
@@ -69,6 +69,8 @@ class Readiness:
         return "behind" if self._revisions.is_behind(revision) else "ok"
 
     async def _check_valkey(self) -> str:
+        if self._valkey is None:
+            return "not used"
         try:
             await self._valkey.ping()
         except (RedisError, OSError):

@@ -4,9 +4,9 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
-from redis.asyncio import Redis
-
+from app.infra.cache.cache import Cache, NoCache
 from app.infra.cache.client import open_valkey
+from app.infra.cache.read_through import ReadThrough
 from app.infra.database.engine import open_engine
 from app.infra.database.session import Database
 from app.infra.health import Readiness
@@ -16,11 +16,15 @@ from app.settings import Settings
 
 @dataclass(frozen=True, slots=True)
 class Resources:
-    """Made once a process. Nothing in it has connected to anything before its first use."""
+    """Made once a process. Nothing in it has connected to anything before its first use.
+
+    `cache` is None where there is none; `reader` reads in either case.
+    """
 
     settings: Settings
     database: Database
-    valkey: Redis
+    cache: Cache | None
+    reader: ReadThrough | NoCache
     passwords: Passwords
     access_tokens: AccessTokens
     readiness: Readiness
@@ -30,10 +34,16 @@ class Resources:
 async def open_resources(settings: Settings, application_name: str) -> AsyncIterator[Resources]:
     """Open everything; on leaving, close it in the reverse order, whatever happened."""
     async with AsyncExitStack() as stack:
-        database = Database(open_engine(settings.database, application_name))
+        cache = valkey = None
+        if settings.cache.enabled:
+            valkey = open_valkey(settings.valkey)
+            stack.push_async_callback(valkey.aclose)
+            cache = Cache(settings, valkey)
+        hooks = () if cache is None else (cache.invalidation,)
+        database = Database(open_engine(settings.database, application_name), *hooks)
         stack.push_async_callback(database.close)
-        valkey = open_valkey(settings.valkey)
-        stack.push_async_callback(valkey.aclose)
+        if cache is not None:
+            await stack.enter_async_context(cache.running(database))
         passwords = Passwords(settings.auth)
         stack.callback(passwords.close)
         readiness = Readiness(database, valkey)
@@ -41,7 +51,8 @@ async def open_resources(settings: Settings, application_name: str) -> AsyncIter
         yield Resources(
             settings=settings,
             database=database,
-            valkey=valkey,
+            cache=cache,
+            reader=NoCache() if cache is None else cache.reader,
             passwords=passwords,
             access_tokens=AccessTokens(settings.auth),
             readiness=readiness,

@@ -79,7 +79,11 @@ def judge(case: Case, response: Response, arguments: dict[str, Any]) -> None:
 
 
 def is_beyond_a_schema(response: Response) -> bool:
-    """Whether it was refused as a cursor that we never gave out, or as an address without mail."""
+    """Whether it was refused as a version that is gone, a cursor that we never gave out, or an
+    address without mail.
+    """
+    if response.status_code == 412:
+        return True
     if response.status_code != 422:
         return False
     problem = response.json()

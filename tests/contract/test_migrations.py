@@ -19,7 +19,7 @@ def alembic(url: str, *arguments: str) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-m", "alembic", *arguments],
         cwd=PROJECT,
-        env={**os.environ, "DATABASE_URL": url},
+        env={**os.environ, "DATABASE_URL": url, "VALKEY_URL": os.environ["TEST_VALKEY_URL"]},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

@@ -11,8 +11,9 @@ from app.features.users.dependencies import CurrentUser
 from app.infra.database.pagination import Page
 from app.infra.dependencies import PageQuery, ReadSession, WriteSession
 from app.infra.inputs import Id
-from app.infra.web.openapi import problems
+from app.infra.web.openapi import PUBLIC, problems
 from app.infra.web.pages import link_neighbours
+from app.infra.web.public import public
 from app.infra.web.routing import feature_router
 
 router = feature_router("/v1", tag="comments")
@@ -20,7 +21,10 @@ router = feature_router("/v1", tag="comments")
 PostId = Annotated[Id, Path()]
 
 
-@router.get("/posts/{post_id}/comments", response_model=CommentPage, responses=problems(404, 422))
+@router.get(
+    "/posts/{post_id}/comments", response_model=CommentPage, responses=PUBLIC | problems(404, 422)
+)
+@public()
 async def list_comments(
     post_id: PostId,
     request: Request,

@@ -7,15 +7,20 @@ from app.errors import Forbidden, NotFound
 from app.features.comments import queries
 from app.features.comments.models import Comment
 from app.features.comments.schemas import CommentCreate
+from app.features.posts import tags as posts
+from app.features.users import tags as users
 from app.features.users.models import User
+from app.infra.cache.tags import invalidate, shows
 from app.infra.database.pagination import Page, PageRequest
 
 
 async def list_comments(session: AsyncSession, post_id: int, query: PageRequest) -> Page[Comment]:
     """Return a page of a post's comments, oldest first. `NotFound` when there is no such post."""
+    shows(session, posts.post(post_id))
     page = await queries.COMMENTS_OF_POST.page(session, query, post_id=post_id)
     if not page.items and not await queries.post_exists(session, post_id):
         raise NotFound("There is no such post.")
+    shows(session, *(users.user(comment.author_id) for comment in page.items))
     return page
 
 
@@ -27,6 +32,7 @@ async def create_comment(
         raise NotFound("There is no such post.")
     comment = await queries.insert_comment(session, post_id, author, data.body)
     set_committed_value(comment, "author", author)
+    invalidate(session, posts.post(post_id))
     return comment
 
 
@@ -41,3 +47,4 @@ async def delete_comment(session: AsyncSession, author: User, comment_id: int) -
     await queries.change_count(session, comment.post_id, -1)
     if not await queries.delete_comment(session, comment_id):
         raise NotFound("There is no such comment.")
+    invalidate(session, posts.post(comment.post_id))

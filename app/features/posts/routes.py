@@ -9,10 +9,11 @@ from app.features.posts.models import Post
 from app.features.posts.schemas import PostCreate, PostPage, PostRead, PostUpdate
 from app.features.users.dependencies import CurrentUser
 from app.infra.database.pagination import Page
-from app.infra.dependencies import PageQuery, ReadSession, WriteSession
+from app.infra.dependencies import IfMatch, PageQuery, ReadSession, WriteSession
 from app.infra.inputs import Id
-from app.infra.web.openapi import problems
+from app.infra.web.openapi import PUBLIC, problems
 from app.infra.web.pages import link_neighbours
+from app.infra.web.public import public
 from app.infra.web.routing import feature_router
 
 router = feature_router("/v1/posts")
@@ -20,7 +21,8 @@ router = feature_router("/v1/posts")
 PostId = Annotated[Id, Path()]
 
 
-@router.get("", response_model=PostPage, responses=problems(422))
+@router.get("", response_model=PostPage, responses=PUBLIC | problems(422))
+@public()
 async def list_posts(
     request: Request,
     response: Response,
@@ -45,7 +47,8 @@ async def create_post(
     return post
 
 
-@router.get("/{post_id}", response_model=PostRead, responses=problems(404, 422))
+@router.get("/{post_id}", response_model=PostRead, responses=PUBLIC | problems(404, 422))
+@public()
 async def read_post(post_id: PostId, session: ReadSession, response: Response) -> Post:
     """Return a post with its author."""
     post = await service.read_post(session, post_id)
@@ -53,23 +56,31 @@ async def read_post(post_id: PostId, session: ReadSession, response: Response) -
     return post
 
 
-@router.patch("/{post_id}", response_model=PostRead, responses=problems(401, 403, 404, 415, 422))
+@router.patch(
+    "/{post_id}", response_model=PostRead, responses=problems(401, 403, 404, 412, 415, 422)
+)
 async def update_post(
     post_id: PostId,
     data: PostUpdate,
     user: CurrentUser,
     session: WriteSession,
+    precondition: IfMatch,
     response: Response,
 ) -> Post:
-    """Change the title or the body of one's own post."""
-    post = await service.update_post(session, user, post_id, data)
+    """Change the title or the body of one's own post. With If-Match, 412 when it has moved."""
+    post = await service.update_post(session, user, post_id, data, precondition)
     response.headers["ETag"] = service.etag(post)
     return post
 
 
 @router.delete(
-    "/{post_id}", status_code=204, response_class=Response, responses=problems(401, 403, 404, 422)
+    "/{post_id}",
+    status_code=204,
+    response_class=Response,
+    responses=problems(401, 403, 404, 412, 422),
 )
-async def delete_post(post_id: PostId, user: CurrentUser, session: WriteSession) -> None:
-    """Delete one's own post and its comments."""
-    await service.delete_post(session, user, post_id)
+async def delete_post(
+    post_id: PostId, user: CurrentUser, session: WriteSession, precondition: IfMatch
+) -> None:
+    """Delete one's own post and its comments. With If-Match, 412 when it has moved."""
+    await service.delete_post(session, user, post_id, precondition)

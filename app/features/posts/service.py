@@ -6,11 +6,14 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm.attributes import set_committed_value
 
 from app.errors import Forbidden, NotFound
-from app.features.posts import queries
+from app.features.posts import queries, tags
 from app.features.posts.models import Post
 from app.features.posts.schemas import PostCreate, PostUpdate
+from app.features.users import tags as users
 from app.features.users.models import User
+from app.infra.cache.tags import invalidate, shows
 from app.infra.database.pagination import Page, PageRequest
+from app.infra.precondition import Precondition
 
 
 async def list_posts(
@@ -18,37 +21,52 @@ async def list_posts(
 ) -> Page[Post]:
     """Return a page of posts, newest first, of everybody or of one author."""
     if author_id is None:
-        return await queries.ALL_POSTS.page(session, query)
-    return await queries.POSTS_BY_AUTHOR.page(session, query, author_id=author_id)
+        page = await queries.ALL_POSTS.page(session, query)
+    else:
+        page = await queries.POSTS_BY_AUTHOR.page(session, query, author_id=author_id)
+    shows(session, *tags.of_page(page, author_id))
+    return page
 
 
 async def read_post(session: AsyncSession, post_id: int) -> Post:
     """Return a post with its author, or raise `NotFound`."""
-    return _existing(await queries.get_post(session, post_id))
+    shows(session, tags.post(post_id))
+    post = _existing(await queries.get_post(session, post_id))
+    shows(session, users.user(post.author_id))
+    return post
 
 
 async def create_post(session: AsyncSession, author: User, data: PostCreate) -> Post:
     """Publish a post."""
     post = await queries.insert_post(session, author, data.title, data.body)
     set_committed_value(post, "author", author)
+    invalidate(session, tags.post(post.id), tags.NEW_POSTS, tags.new_posts_by(author.id))
     return post
 
 
-async def update_post(session: AsyncSession, author: User, post_id: int, data: PostUpdate) -> Post:
+async def update_post(
+    session: AsyncSession, author: User, post_id: int, data: PostUpdate, precondition: Precondition
+) -> Post:
     """Change one's own post. Its version moves if that changes anything."""
     post = await _own_post(session, author, post_id)
+    precondition.require(post.version)
     for field, value in data.model_dump().items():
         setattr(post, field, value)
     if session.is_modified(post):
         post.version += 1
         await session.flush()
+        invalidate(session, tags.post(post.id))
     return post
 
 
-async def delete_post(session: AsyncSession, author: User, post_id: int) -> None:
+async def delete_post(
+    session: AsyncSession, author: User, post_id: int, precondition: Precondition
+) -> None:
     """Delete one's own post and its comments."""
     post = await _own_post(session, author, post_id)
+    precondition.require(post.version)
     await queries.delete_post(session, post.id)
+    invalidate(session, tags.post(post.id))
 
 
 def etag(post: Post) -> str:

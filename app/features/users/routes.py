@@ -10,7 +10,8 @@ from app.features.users.models import User
 from app.features.users.schemas import PublicUserRead, UserCreate, UserRead, UserUpdate
 from app.infra.dependencies import ReadSession, Resources, WriteSession
 from app.infra.inputs import Id
-from app.infra.web.openapi import problems
+from app.infra.web.openapi import PUBLIC, problems
+from app.infra.web.public import public
 from app.infra.web.routing import feature_router
 
 router = feature_router("/v1/users")
@@ -27,8 +28,9 @@ async def create_user(
 
 
 @router.get("/me", response_model=UserRead, responses=problems(401))
-async def read_me(user: CurrentUser) -> User:
+async def read_me(user: CurrentUser, response: Response) -> User:
     """Return the account of the caller."""
+    response.headers["Cache-Control"] = "private, no-store"
     return user
 
 
@@ -46,7 +48,8 @@ async def delete_me(user: FreshUser, session: WriteSession) -> None:
     await service.delete_user(session, user)
 
 
-@router.get("/{user_id}", response_model=PublicUserRead, responses=problems(404, 422))
+@router.get("/{user_id}", response_model=PublicUserRead, responses=PUBLIC | problems(404, 422))
+@public()
 async def read_user(user_id: Annotated[Id, Path()], session: ReadSession) -> User:
     """Return what everybody may know of a user."""
     return await service.read_user(session, user_id)

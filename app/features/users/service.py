@@ -4,9 +4,10 @@ from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.errors import Conflict, Forbidden, NotFound
-from app.features.users import queries
+from app.features.users import queries, tags
 from app.features.users.models import User
 from app.features.users.schemas import UserCreate, UserUpdate
+from app.infra.cache.tags import invalidate, shows
 from app.infra.security import Passwords
 
 
@@ -18,6 +19,7 @@ async def create_user(session: AsyncSession, passwords: Passwords, data: UserCre
     )
     if user is None:
         raise _email_taken()
+    invalidate(session, tags.user(user.id))  # somebody may have been told that there is none
     return user
 
 
@@ -43,16 +45,19 @@ async def update_user(
         raise _email_taken() from None
     if updated is None:
         raise Conflict("The account was changed at the same time: try again.")
+    invalidate(session, tags.user(user.id))
     return updated
 
 
 async def delete_user(session: AsyncSession, user: User) -> None:
     """Delete one's own account. Posts and comments stay, under the name "Deleted user"."""
     await queries.anonymise_user(session, user.id)
+    invalidate(session, tags.user(user.id))
 
 
 async def read_user(session: AsyncSession, user_id: int) -> User:
     """Return the user with this id, or raise `NotFound`."""
+    shows(session, tags.user(user_id))
     user = await queries.get_user(session, user_id)
     if user is None:
         raise NotFound("There is no such user.")

@@ -1,7 +1,10 @@
 """Stops asking a Valkey that does not answer, and asks again soon, one caller first."""
 
+import logging
 import random
 import time
+
+logger = logging.getLogger(__name__)
 
 FAILURES = 3
 SHORTEST_SECONDS, LONGEST_SECONDS = 0.5, 1.0
@@ -26,11 +29,15 @@ class Breaker:
 
     def succeeded(self) -> None:
         """Note an answer."""
+        if self._failures >= FAILURES:
+            logger.warning("Valkey answers again.")
         self._failures = 0
 
     def failed(self) -> None:
         """Note an error or a timeout."""
         self._failures += 1
+        if self._failures == FAILURES:
+            logger.warning("Valkey does not answer: reads go past the cache.")
         if self._failures >= FAILURES:
             pause = random.uniform(SHORTEST_SECONDS, LONGEST_SECONDS)  # noqa: S311 - jitter
             self._closed_again_at = time.monotonic() + pause

@@ -14,7 +14,7 @@ from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
 from app.infra.cache.memory import Memory
-from app.infra.cache.store import CHANNEL
+from app.infra.cache.store import EVERYTHING
 
 PING_SECONDS = 0.5
 LIVE_SECONDS = 1.5
@@ -24,8 +24,9 @@ RECONNECT_SECONDS = 0.1
 class Channel:
     """Feeds one process's memory. `is_live` is computed when it is asked."""
 
-    def __init__(self, valkey: Redis, memory: Memory) -> None:
+    def __init__(self, valkey: Redis, name: str, memory: Memory) -> None:
         self._valkey = valkey
+        self._name = name
         self._memory = memory
         self._last_pong = float("-inf")
 
@@ -44,7 +45,7 @@ class Channel:
 
     async def _listen(self) -> None:
         async with self._valkey.pubsub() as pubsub:
-            await pubsub.subscribe(CHANNEL)
+            await pubsub.subscribe(self._name)
             next_ping, began = 0.0, time.monotonic()
             while True:
                 if (now := time.monotonic()) >= next_ping:
@@ -64,4 +65,10 @@ class Channel:
         elif message["type"] == "pong":
             self._last_pong = time.monotonic()
         elif message["type"] == "message":
-            self._memory.drop(message["data"].decode().split("\n"))
+            self._hear_change(message["data"].decode())
+
+    def _hear_change(self, tags: str) -> None:
+        if tags == EVERYTHING:
+            self._memory.clear()
+        else:
+            self._memory.drop(tags.split("\n"))

@@ -3,6 +3,7 @@
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError as ConnectionLost
 
 from app.settings import ValkeySettings
 
@@ -10,7 +11,8 @@ from app.settings import ValkeySettings
 def open_valkey(settings: ValkeySettings) -> Redis:
     """Build the client of this process; it connects at its first command, and owns its pool.
 
-    A command takes `timeout_seconds` at most, and is tried once more on a connection that died.
+    A command takes `timeout_seconds` at most, and is tried once more on a connection that died; one
+    without an answer is not, since it would take as long again.
     """
     pool = BlockingConnectionPool.from_url(
         settings.url.get_secret_value(),
@@ -20,6 +22,6 @@ def open_valkey(settings: ValkeySettings) -> Redis:
         timeout=settings.timeout_seconds,
         socket_timeout=settings.timeout_seconds,
         socket_connect_timeout=settings.timeout_seconds,
-        retry=Retry(NoBackoff(), 1),
+        retry=Retry(NoBackoff(), 1, supported_errors=(ConnectionLost,)),
     )
     return Redis.from_pool(pool)

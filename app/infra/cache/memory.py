@@ -10,7 +10,8 @@ from cachetools import LRUCache, TTLCache
 from app.infra.cache.entry import Entry
 
 MOST_HEARD = 10_000
-OVERHEAD_BYTES = 500  # of an entry, beside its value
+# What an entry takes beside its value, which may be there twice: as it came, and as its view.
+ENTRY_BYTES, TAG_BYTES = 1_500, 500
 
 
 class Memory:
@@ -98,4 +99,4 @@ class _TaggedCache(TTLCache[str, Entry]):
 
 
 def _size(entry: Entry) -> int:
-    return len(entry.value) + OVERHEAD_BYTES
+    return 2 * len(entry.value) + len(entry.tags) * TAG_BYTES + ENTRY_BYTES

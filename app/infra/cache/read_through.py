@@ -8,22 +8,38 @@ import asyncio
 import random
 import time
 from collections.abc import Awaitable, Callable
-
-from redis.exceptions import RedisError
+from contextlib import suppress
+from enum import Enum
+from typing import NamedTuple
 
 from app.errors import Unavailable
-from app.infra.cache.breaker import Breaker
 from app.infra.cache.channel import Channel
 from app.infra.cache.entry import Entry
 from app.infra.cache.memory import Memory
-from app.infra.cache.store import Again, Lease, Store, Wait, new_lease_token
+from app.infra.cache.store import CACHE_ERRORS, Lease, Miss, Store, Wait, new_lease_token
 
 Load = Callable[[], Awaitable[Entry]]
 
-CACHE_ERRORS = (RedisError, OSError, TimeoutError)
 LONGEST_WAIT_SECONDS = 0.5
 SHORTEST_LOOK, LONGEST_LOOK = 0.005, 0.015
 BYPASS_SECONDS = 1.0
+LOAD_SECONDS = 2.0  # below the life of a lease, so that no second load begins beside it
+
+
+class Source(Enum):
+    """Where an answer came from, in the words of the header X-Cache."""
+
+    MEMORY = "HIT-L1"
+    VALKEY = "HIT"
+    LOAD = "MISS"
+    PAST = "BYPASS"
+
+
+class Answer(NamedTuple):
+    """An entry, and where it came from."""
+
+    entry: Entry
+    source: Source
 
 
 class ReadThrough:
@@ -37,95 +53,102 @@ class ReadThrough:
         self._store = store
         self._memory = memory
         self._channel = channel
-        self._breaker = Breaker()
         self._bypass = asyncio.Semaphore(bypass)
-        self._waiting: dict[str, asyncio.Task[Entry]] = {}
-        self._running: dict[str, asyncio.Task[Entry]] = {}
+        self._waiting: dict[str, asyncio.Task[Answer]] = {}
+        self._running: dict[str, asyncio.Task[Answer]] = {}
 
     def remembered(self, key: str) -> Entry | None:
         """Return the entry of the process's own memory, while the channel is live."""
         return self._memory.get(key) if self._channel.is_live else None
 
-    async def read(self, key: str, load: Load, *, skip_memory: bool = False) -> Entry:
+    async def read(self, key: str, load: Load, *, skip_memory: bool = False) -> Answer:
         """Return the entry, loading it if need be. What `load` raises is raised, and not stored.
 
         A load serves everyone who came before it began, stored or not; whoever comes later looks
-        again. So at most one is running and one is waiting, for each key.
+        again. So at most one is running and one is waiting, for each key. A load that takes longer
+        than LOAD_SECONDS, or finds no place while Valkey is away, is `Unavailable`.
         """
         if not skip_memory and (entry := self.remembered(key)) is not None:
-            return entry
+            return Answer(entry, Source.MEMORY)
+        miss: Miss | None = None
+        if key not in self._waiting:
+            found = await self._look_up(key)
+            if isinstance(found, Entry):
+                return Answer(found, Source.VALKEY)
+            miss = found
         task = self._waiting.get(key)
         if task is None:
-            task = asyncio.create_task(self._run(key, load, self._running.get(key)))
+            task = asyncio.create_task(self._run(key, load, miss))
             task.add_done_callback(_note_error)
             self._waiting[key] = task
         return await asyncio.shield(task)  # one who leaves does not take the load along
 
-    async def _run(self, key: str, load: Load, before: asyncio.Task[Entry] | None) -> Entry:
-        if before is not None:
+    async def _look_up(self, key: str) -> Entry | Miss | None:
+        """Look up at Valkey, and remember what is found. None when it cannot be asked."""
+        if not self._store.breaker.allows():
+            return None
+        began = self._memory.begin()
+        try:
+            found = await self._store.look_up(key)
+        except CACHE_ERRORS:
+            return None
+        if isinstance(found, Entry):
+            self._memory.put(found, began)
+        return found
+
+    async def _run(self, key: str, load: Load, miss: Miss | None) -> Answer:
+        if (before := self._running.get(key)) is not None:
             await asyncio.wait({before})
         task = self._running[key] = self._waiting.pop(key)
         try:
-            return await self._read(key, load)
+            if before is not None:  # it has stored something, perhaps
+                return await self._open(key, load, await self._look_up(key))
+            return await self._open(key, load, miss)
         finally:
             if self._running.get(key) is task:
                 del self._running[key]
 
-    async def _read(self, key: str, load: Load) -> Entry:
-        if not self._breaker.allows():
-            return await self._load_past(load)
-        began = self._memory.begin()
-        try:
-            found = await self._look_or_lease(key)
-        except CACHE_ERRORS:
-            self._breaker.failed()
-            return await self._load_past(load)
-        self._breaker.succeeded()
-        if isinstance(found, Lease):
-            return await self._load_and_fill(key, load, found, began)
-        self._memory.put(found, began)
-        return found
-
-    async def _look_or_lease(self, key: str) -> Entry | Lease:
+    async def _open(self, key: str, load: Load, found: Entry | Miss | None) -> Answer:
+        """Load, and be the only one who does; or find what somebody else has loaded."""
         token = new_lease_token()
         patience = time.monotonic() + LONGEST_WAIT_SECONDS
-        while True:
-            found = await self._store.look_up(key)
-            if isinstance(found, Entry):
-                return found
+        while isinstance(found, Miss):
+            began = self._memory.begin()
             anyway = time.monotonic() > patience
-            answer = await self._store.lease(key, token, found.judged, anyway=anyway)
+            try:
+                answer = await self._store.lease(key, token, found.judged, anyway=anyway)
+            except CACHE_ERRORS:
+                break
             if isinstance(answer, Lease):
-                return answer
+                return await self._load_and_fill(key, load, answer, began)
             if isinstance(answer, Wait):
                 await asyncio.sleep(random.uniform(SHORTEST_LOOK, LONGEST_LOOK))  # noqa: S311
-            else:
-                assert isinstance(answer, Again)
+            found = await self._look_up(key)
+        if isinstance(found, Entry):
+            return Answer(found, Source.VALKEY)
+        return await self._load_past(load)
 
-    async def _load_and_fill(self, key: str, load: Load, lease: Lease, began: int) -> Entry:
+    async def _load_and_fill(self, key: str, load: Load, lease: Lease, began: int) -> Answer:
         try:
-            entry = await load()
+            entry = await _in_time(load)
         except BaseException:
             await asyncio.shield(self._release(key, lease))
             raise
         try:
             stored = await self._store.fill(entry, lease)
         except CACHE_ERRORS:
-            self._breaker.failed()
             stored = False
         if stored:
             self._memory.put(entry, began)
         else:
             await self._release(key, lease)
-        return entry
+        return Answer(entry, Source.LOAD)
 
     async def _release(self, key: str, lease: Lease) -> None:
-        try:
+        with suppress(*CACHE_ERRORS):  # it ends by itself
             await self._store.release(key, lease)
-        except CACHE_ERRORS:
-            self._breaker.failed()
 
-    async def _load_past(self, load: Load) -> Entry:
+    async def _load_past(self, load: Load) -> Answer:
         """Load without the cache: few at a time, so that a dead cache is not a dead database."""
         try:
             async with asyncio.timeout(BYPASS_SECONDS):
@@ -133,12 +156,20 @@ class ReadThrough:
         except TimeoutError:
             raise Unavailable("The cache is away, and the database is busy.") from None
         try:
-            return await load()
+            return Answer(await _in_time(load), Source.PAST)
         finally:
             self._bypass.release()
 
 
-def _note_error(task: asyncio.Task[Entry]) -> None:
+async def _in_time(load: Load) -> Entry:
+    try:
+        async with asyncio.timeout(LOAD_SECONDS):
+            return await load()
+    except TimeoutError:
+        raise Unavailable("The database took too long.") from None
+
+
+def _note_error(task: asyncio.Task[Answer]) -> None:
     """Take note of an error for which everybody who asked has left."""
     if not task.cancelled():
         task.exception()

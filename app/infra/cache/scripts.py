@@ -1,8 +1,8 @@
 """The cache protocol's four steps on Valkey, each atomic.
 
-Every key has the hash tag `{c}`, so that a script works on a cluster: all of the cache is one slot.
+Every key has one hash tag, the namespace, so that a script works on a cluster: a cache is one slot.
 
-    {c}e:<entry>   "L" + lease, or "V" + head (fill id, number of tags) + tag tokens + envelope
+    {c}e:<entry>   "L" + lease, or "V" + fill id + number of tags + tag tokens + envelope
     {c}t:<tag>     a random token, made on demand; an invalidation deletes it
     {c}log         hash: epoch (random), n, floor, and for each tag the n of its last change
 
@@ -34,7 +34,7 @@ local now = redis.call('GET', KEYS[1])
 if now and ARGV[5] ~= 'anyway' then
   if string.sub(now, 1, 1) == 'L' then
     if string.sub(now, 2) ~= ARGV[1] then return {'WAIT'} end
-  elseif string.sub(now, 2, 17) ~= ARGV[2] then
+  elseif string.sub(now, 2, 18) ~= ARGV[2] then
     return {'AGAIN'}
   end
 end

@@ -6,23 +6,28 @@ stop between any two steps. Errors of the connection are passed on; the reader d
 
 import asyncio
 import secrets
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from cachetools import LRUCache
 from redis.asyncio import Redis
+from redis.exceptions import RedisError, ResponseError
 
 from app.infra.cache import scripts
-from app.infra.cache.entry import HEAD, TOKEN_BYTES, Entry, read_stored
+from app.infra.cache.breaker import Breaker
+from app.infra.cache.entry import FILL_ID, HEAD, SCHEMA, TOKEN_BYTES, Entry, read_stored
 
-PREFIX = "{c}"  # one hash tag: all keys are in one slot of a cluster
-LOG = f"{PREFIX}log"
-CHANNEL = f"{PREFIX}invalidations"
+CACHE_ERRORS = (RedisError, OSError, TimeoutError)
+
 LEASE_MILLISECONDS = 3_000
 TOKEN_MARGIN_SECONDS = 60  # a tag's token outlives every entry that has it
 MOST_LOGGED_TAGS = 10_000
 REMEMBERED = 10_000
+FLUSHED_AT_ONCE = 1_000
+EVERYTHING = ""  # as a message: no tag is called so
+
+Lookup = tuple[list[str], asyncio.Future[list[bytes | None]]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,31 +55,36 @@ class Again:
 
 
 class Store:
-    """Look-ups of one turn of the event loop travel as one MGET."""
+    """One namespace of Valkey. One MGET is under way at a time: what is asked meanwhile is next."""
 
-    def __init__(self, valkey: Redis) -> None:
+    def __init__(self, valkey: Redis, namespace: str = "c") -> None:
+        self.prefix = f"{{{namespace}}}"  # a hash tag: all keys are in one slot of a cluster
+        self.channel = f"{self.prefix}invalidations"
+        self.breaker = Breaker()
         self._valkey = valkey
+        self._log = f"{self.prefix}log"
         self._lease = valkey.register_script(scripts.LEASE)
         self._fill = valkey.register_script(scripts.FILL)
         self._release = valkey.register_script(scripts.RELEASE)
         self._invalidate = valkey.register_script(scripts.INVALIDATE)
         self._tags: LRUCache[str, tuple[str, ...]] = LRUCache(REMEMBERED)
-        self._batch: list[tuple[list[str], asyncio.Future[list[bytes | None]]]] = []
-        self._sending: set[asyncio.Task[None]] = set()
+        self._asked: list[Lookup] = []
+        self._asking: asyncio.Task[None] | None = None
 
     async def look_up(self, key: str) -> Entry | Miss:
         """Return the entry if it is valid: one round trip if its tags are remembered, else two."""
         tags = self._tags.get(key, ())
-        raw, *tokens = await self._mget([_entry(key), *map(_tag, tags)])
-        if raw is None or raw[:1] != b"V":
+        raw, *tokens = await self._mget([self._entry(key), *map(self._tag, tags)])
+        if raw is None or raw[:1] == b"L":
             return Miss()
-        stored = read_stored(raw, key)
-        if stored.entry is None:
-            return Miss(stored.fill_id)
+        stored = read_stored(raw)
+        if stored is None or stored.entry.key != key:
+            return Miss(raw[FILL_ID])
         if stored.entry.tags != tags:
             self._tags[key] = stored.entry.tags
-            tokens = await self._mget([*map(_tag, stored.entry.tags)])
-        return stored.entry if tuple(tokens) == stored.tokens else Miss(stored.fill_id)
+            tokens = await self._mget([*map(self._tag, stored.entry.tags)])
+        is_valid = b"".join(token or b"" for token in tokens) == stored.tokens
+        return stored.entry if is_valid else Miss(raw[FILL_ID])
 
     async def lease(
         self, key: str, token: bytes, judged: bytes, *, anyway: bool = False
@@ -83,9 +93,11 @@ class Store:
 
         With `anyway`, the load may begin though somebody else has the lease.
         """
-        answer, *place = await self._lease(
-            keys=[_entry(key), LOG],
-            args=[token, judged, _random(), LEASE_MILLISECONDS, "anyway" if anyway else ""],
+        answer, *place = await self._ask(
+            self._lease(
+                keys=[self._entry(key), self._log],
+                args=[token, judged, _random(), LEASE_MILLISECONDS, "anyway" if anyway else ""],
+            )
         )
         if answer == b"LEASED":
             return Lease(token, place[0], int(place[1]))
@@ -93,14 +105,16 @@ class Store:
 
     async def fill(self, entry: Entry, lease: Lease) -> bool:
         """Store what was loaded. False when something in it has changed since the lease."""
-        names = [*map(_tag, entry.tags)]
+        names = [*map(self._tag, entry.tags)]
         ttl = int(entry.ttl_seconds * 1000)
         token_ttl = ttl + TOKEN_MARGIN_SECONDS * 1000
-        head = HEAD.pack(_random(), len(names))
+        head = HEAD.pack(SCHEMA, _random(), len(names))
         value: list[Any] = [lease.epoch, lease.n, head, entry.envelope(), ttl, token_ttl]
         tokens = [_random() for _ in names]
-        stored = await self._fill(
-            keys=[_entry(entry.key), LOG, *names], args=[*value, *tokens, *names]
+        stored = await self._ask(
+            self._fill(
+                keys=[self._entry(entry.key), self._log, *names], args=[*value, *tokens, *names]
+            )
         )
         if stored:
             self._tags[entry.key] = entry.tags
@@ -108,47 +122,82 @@ class Store:
 
     async def release(self, key: str, lease: Lease) -> None:
         """Give up a lease that was not used."""
-        await self._release(keys=[_entry(key)], args=[lease.token])
+        await self._ask(self._release(keys=[self._entry(key)], args=[lease.token]))
 
     async def invalidate(self, tags: Sequence[str]) -> None:
         """Make every entry with one of `tags` invalid, and tell all workers. May be repeated."""
-        names = [*map(_tag, tags)]
-        await self._invalidate(
-            keys=[LOG, *names],
-            args=[_random(), MOST_LOGGED_TAGS, CHANNEL, "\n".join(tags), *names],
+        names = [*map(self._tag, tags)]
+        await self._ask(
+            self._invalidate(
+                keys=[self._log, *names],
+                args=[_random(), MOST_LOGGED_TAGS, self.channel, "\n".join(tags), *names],
+            )
         )
+
+    async def flush(self) -> int:
+        """Forget everything, here and in every worker; return how many keys that were.
+
+        For changes that nobody invalidates: by hand, by a restore, by a migration. Loads that are
+        under way are refused, because the log goes first.
+        """
+        found = await self._valkey.delete(self._log)
+        pattern = f"{self.prefix}*"
+        keys = [key async for key in self._valkey.scan_iter(pattern, count=FLUSHED_AT_ONCE)]
+        for at in range(0, len(keys), FLUSHED_AT_ONCE):
+            found += await self._valkey.unlink(*keys[at : at + FLUSHED_AT_ONCE])
+        await self._valkey.publish(self.channel, EVERYTHING)
+        return int(found)
 
     async def _mget(self, keys: list[str]) -> list[bytes | None]:
         if not keys:
             return []
-        loop = asyncio.get_running_loop()
-        if not self._batch:
-            loop.call_soon(self._send_batch)
-        answer: asyncio.Future[list[bytes | None]] = loop.create_future()
-        self._batch.append((keys, answer))
+        answer: asyncio.Future[list[bytes | None]] = asyncio.get_running_loop().create_future()
+        self._asked.append((keys, answer))
+        if self._asking is None:
+            self._asking = asyncio.create_task(self._answer_all())
         return await answer
 
-    def _send_batch(self) -> None:
-        batch, self._batch = self._batch, []
-        task = asyncio.create_task(self._send(batch))
-        self._sending.add(task)
-        task.add_done_callback(self._sending.discard)
-
-    async def _send(
-        self, batch: list[tuple[list[str], asyncio.Future[list[bytes | None]]]]
-    ) -> None:
+    async def _answer_all(self) -> None:
+        """Answer what was asked, with as few commands as there are round trips."""
         try:
-            values: list[Any] = await self._valkey.mget([key for keys, _ in batch for key in keys])
+            while self._asked:
+                batch, self._asked = self._asked, []
+                await self._answer(batch)
+        finally:
+            self._asking = None
+
+    async def _answer(self, batch: list[Lookup]) -> None:
+        keys = list(dict.fromkeys(key for wanted, _ in batch for key in wanted))
+        try:
+            values: list[bytes | None] = await self._ask(self._valkey.mget(keys))
         except Exception as error:
             for _, answer in batch:
                 if not answer.done():
                     answer.set_exception(error)
             return
-        at = 0
-        for keys, answer in batch:
+        found = dict(zip(keys, values, strict=True))
+        for wanted, answer in batch:
             if not answer.done():
-                answer.set_result(values[at : at + len(keys)])
-            at += len(keys)
+                answer.set_result([found[key] for key in wanted])
+
+    async def _ask(self, command: Awaitable[Any]) -> Any:
+        """Wait for one command, and tell the breaker. A refusal is an answer as well."""
+        try:
+            answer = await command
+        except ResponseError:
+            self.breaker.succeeded()
+            raise
+        except CACHE_ERRORS:
+            self.breaker.failed()
+            raise
+        self.breaker.succeeded()
+        return answer
+
+    def _entry(self, key: str) -> str:
+        return f"{self.prefix}e:{key}"
+
+    def _tag(self, tag: str) -> str:
+        return f"{self.prefix}t:{tag}"
 
 
 def new_lease_token() -> bytes:
@@ -158,11 +207,3 @@ def new_lease_token() -> bytes:
 
 def _random() -> bytes:
     return secrets.token_bytes(TOKEN_BYTES)
-
-
-def _entry(key: str) -> str:
-    return f"{PREFIX}e:{key}"
-
-
-def _tag(tag: str) -> str:
-    return f"{PREFIX}t:{tag}"

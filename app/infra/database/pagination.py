@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 from hashlib import blake2b
 from typing import Generic, Self, TypeVar
 
-from sqlalchemy import BigInteger, DateTime, Integer, Select, bindparam, tuple_
+from sqlalchemy import BigInteger, DateTime, Integer, Select, bindparam, func, tuple_
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.errors import InvalidRequest
@@ -23,6 +23,9 @@ VERSION = 1
 MAX_ID = 2**63 - 1
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MICROSECOND = timedelta(microseconds=1)
+# A row is created when its transaction begins, and seen when it ends: the timeouts of the database
+# (statement, idle in transaction) and of requests keep these closer than that.
+LONGEST_TRANSACTION = timedelta(seconds=15)
 LAYOUT = struct.Struct(">B?4sqq")  # version, backward, list, microseconds, id
 ENCODED_LENGTH = len(urlsafe_b64encode(bytes(LAYOUT.size)).rstrip(b"="))
 
@@ -40,11 +43,17 @@ class PageRequest:
 
 @dataclass(frozen=True, slots=True)
 class Page(Generic[RowT]):
-    """Items in the list's order, and the cursors of its neighbours where there are any."""
+    """Items in the list's order, and the cursors of its neighbours where there are any.
+
+    `rows` are the items and the row after them, by which a neighbour is known. `is_settled` tells
+    that no row can come onto the page any more, whatever is committed from now on.
+    """
 
     items: Sequence[RowT]
     next: str | None
     prev: str | None
+    rows: Sequence[RowT]
+    is_settled: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,12 +103,13 @@ class KeysetList(Generic[RowT]):
     ) -> None:
         self._name = name
         self._newest_first = newest_first
+        timed = statement.add_columns(func.now())
         key = tuple_(row.created_at, row.id)
         place = tuple_(
             bindparam("at", type_=DateTime(timezone=True)), bindparam("after_id", type_=BigInteger)
         )
         # As a literal: with LIMIT as a parameter PostgreSQL plans the statement anew each time.
-        limited = statement.limit(bindparam("limit", type_=Integer, literal_execute=True))
+        limited = timed.limit(bindparam("limit", type_=Integer, literal_execute=True))
         rising = limited.order_by(row.created_at, row.id)
         falling = limited.order_by(row.created_at.desc(), row.id.desc())
         later, earlier = rising.where(key > place), falling.where(key < place)
@@ -115,20 +125,34 @@ class KeysetList(Generic[RowT]):
         if cursor is not None:
             parameters |= {"at": cursor.created_at, "after_id": cursor.row_id}
             statement = self._backward if cursor.backward else self._forward
-        rows = (await session.scalars(statement, parameters)).all()
-        return self._to_page(rows, query.limit, cursor, list_id)
+        found = (await session.execute(statement, parameters)).all()
+        rows = [row for row, _ in found]
+        items, next_page, prev_page = self._to_page(rows, query.limit, cursor, list_id)
+        newest = self._newest_possible(rows, query.limit, cursor)
+        is_settled = bool(found and newest and newest < found[0][1] - LONGEST_TRANSACTION)
+        return Page(items, next_page, prev_page, rows, is_settled)
 
     def _id(self, filters: Mapping[str, int]) -> bytes:
         identity = f"{self._name}?{sorted(filters.items())}"
         return blake2b(identity.encode(), digest_size=4).digest()
 
+    def _newest_possible(
+        self, rows: Sequence[RowT], limit: int, cursor: Cursor | None
+    ) -> datetime | None:
+        """Return how young a row can be and still belong on the page, or None for any age."""
+        is_rising = self._newest_first == (cursor is not None and cursor.backward)
+        if is_rising:
+            return rows[-1].created_at if len(rows) > limit else None
+        return None if cursor is None else cursor.created_at
+
     def _to_page(
         self, rows: Sequence[RowT], limit: int, cursor: Cursor | None, list_id: bytes
-    ) -> Page[RowT]:
+    ) -> tuple[Sequence[RowT], str | None, str | None]:
+        """Return the items, and the cursors of the next and of the previous page."""
         more = len(rows) > limit
         items = rows[:limit]
         if cursor is None:
-            return Page(items, self._cursor(items[-1], list_id) if more else None, None)
+            return items, self._cursor(items[-1], list_id) if more else None, None
         if not items:
             return self._empty_page(cursor)
         if cursor.backward:
@@ -136,15 +160,15 @@ class KeysetList(Generic[RowT]):
         before = self._cursor(items[0], list_id, backward=True)
         after = self._cursor(items[-1], list_id)
         if cursor.backward:
-            return Page(items, after, before if more else None)
-        return Page(items, after if more else None, before)
+            return items, after, before if more else None
+        return items, after if more else None, before
 
     def _cursor(self, row: RowT, list_id: bytes, *, backward: bool = False) -> str:
         return Cursor(list_id, row.created_at, row.id, backward).encode()
 
-    def _empty_page(self, cursor: Cursor) -> Page[RowT]:
+    def _empty_page(self, cursor: Cursor) -> tuple[Sequence[RowT], str | None, str | None]:
         """Everything in this direction is gone: lead back, to the row at the cursor included."""
         step = 1 if self._newest_first == cursor.backward else -1
         row_id = min(max(cursor.row_id + step, 0), MAX_ID)
         back = replace(cursor, row_id=row_id, backward=not cursor.backward).encode()
-        return Page([], back, None) if cursor.backward else Page([], None, back)
+        return ([], back, None) if cursor.backward else ([], None, back)

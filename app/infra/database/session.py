@@ -1,13 +1,14 @@
 """Sessions: one kind that reads, one kind that is a transaction. Both connect at first use.
 
 Two ideas to learn. `transaction()` commits when its block succeeds and rolls back when it fails.
-What may be lost runs after the commit (`after_commit`); a rolled-back transaction runs none of it.
+What must not be lost is written inside it (`invalidate(session, tags)`, through the hook); what may
+be lost runs after it (`after_commit`). A rolled-back transaction runs neither.
 """
 
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import Any
+from typing import Any, Protocol
 
 from sqlalchemy import event
 from sqlalchemy.exc import DBAPIError
@@ -22,6 +23,16 @@ Callback = Callable[[], Awaitable[None]]
 CALLBACKS = "after_commit"
 
 
+class Hook(Protocol):
+    """Takes part in every transaction."""
+
+    async def before_commit(self, session: AsyncSession) -> None:
+        """Write what must be committed with the change. Its exception rolls back."""
+
+    async def after_commit(self, session: AsyncSession) -> None:
+        """Act on what was committed, before any callback and before the response. No exception."""
+
+
 class _ReadOnlySession(Session):
     """The synchronous half of a read session; a flush in it is a programming error."""
 
@@ -34,8 +45,9 @@ def _refuse_writes(*_: Any) -> None:
 class Database:
     """The sessions of one engine. `close()` returns every connection."""
 
-    def __init__(self, engine: AsyncEngine) -> None:
+    def __init__(self, engine: AsyncEngine, *hooks: Hook) -> None:
         self.engine = engine
+        self._hooks = hooks
         # AUTOCOMMIT: a statement is one round trip, without BEGIN before and ROLLBACK after it.
         self._read_sessions = async_sessionmaker(
             engine.execution_options(isolation_level="AUTOCOMMIT"),
@@ -61,7 +73,12 @@ class Database:
         """
         async with self._write_sessions() as session:
             yield session
+            await session.flush()
+            for hook in self._hooks:
+                await hook.before_commit(session)
             await _commit(session)
+        for hook in self._hooks:
+            await hook.after_commit(session)
         await _run_callbacks(session)
 
     async def close(self) -> None:
@@ -79,7 +96,6 @@ def after_commit(session: AsyncSession, callback: Callback) -> None:
 
 
 async def _commit(session: AsyncSession) -> None:
-    await session.flush()
     try:
         await session.commit()
     except DBAPIError as error:

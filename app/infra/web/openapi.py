@@ -39,6 +39,10 @@ class Problem(BaseModel):
     errors: list[FieldError] | None = None
 
 
+# What every route that is declared `public` may answer beside its own.
+PUBLIC: Responses = {304: {"description": "The client has it: see If-None-Match and ETag"}}
+
+
 def problems(*statuses: int) -> Responses:
     """Document that a route may answer these problems, and 503, which any may."""
     schema = {"schema": {"$ref": f"{SCHEMA_PATH}Problem"}}

@@ -32,5 +32,5 @@ def link_neighbours(request: Request, response: Response, page: Page[RowT]) -> N
 
 
 def _with_cursor(request: Request, cursor: str) -> str:
-    query = [(key, value) for key, value in request.query_params.multi_items() if key != "cursor"]
-    return f"{quote(request.scope['path'])}?{urlencode([*query, ('cursor', cursor)])}"
+    query = {**request.query_params, "cursor": cursor}
+    return f"{quote(request.scope['path'])}?{urlencode(sorted(query.items()))}"

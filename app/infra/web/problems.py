@@ -60,7 +60,10 @@ def problem(
     errors: Sequence[Mapping[str, Any]] | None = None,
     headers: Mapping[str, str] | None = None,
 ) -> Response:
-    """Build the response for one problem; `detail` is a sentence for a person."""
+    """Build the response for one problem; `detail` is a sentence for a person.
+
+    Nobody keeps it: without a word, others may keep a 404 (RFC 9111, §4.2.2).
+    """
     body: dict[str, Any] = {
         "type": "about:blank",
         "title": title(status),
@@ -72,6 +75,7 @@ def problem(
     }
     if errors is not None:
         body["errors"] = errors
+    headers = {"Cache-Control": "no-store", **(headers or {})}
     return Response(orjson.dumps(body), status, headers, media_type=MEDIA_TYPE)
 
 
@@ -88,14 +92,19 @@ def add_problem_handlers(app: FastAPI) -> None:
     app.add_exception_handler(SQLAlchemyError, _on_database_error)
 
 
-async def _on_app_error(request: Request, error: Exception) -> Response:
-    assert isinstance(error, AppError)
+def problem_of(scope: Scope, error: AppError) -> Response:
+    """Build the response for an expected failure."""
     headers = {}
     if error.retry_after_seconds is not None:
         headers["Retry-After"] = str(error.retry_after_seconds)
     if isinstance(error, Unauthenticated):
         headers["WWW-Authenticate"] = "Bearer"
-    return problem(request.scope, error.status, error.code, error.detail, headers=headers)
+    return problem(scope, error.status, error.code, error.detail, headers=headers)
+
+
+async def _on_app_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, AppError)
+    return problem_of(request.scope, error)
 
 
 async def _on_http_exception(request: Request, error: Exception) -> Response:
@@ -131,7 +140,7 @@ async def _on_database_error(request: Request, error: Exception) -> Response:
     if failure is None:
         raise error
     logger.warning("The database failed a request: %s", _cause(error))
-    return await _on_app_error(request, failure)
+    return problem_of(request.scope, failure)
 
 
 def _allowed_methods(request: Request) -> set[str]:

@@ -1,8 +1,12 @@
 """How features declare their routes, and how a request finds its own among any number of them."""
 
+from typing import NamedTuple
+
 from fastapi import APIRouter
 from starlette.routing import BaseRoute
 from starlette.types import Receive, Scope, Send
+
+from app.infra.web.public import is_public
 
 
 def feature_router(prefix: str, *, tag: str | None = None) -> APIRouter:
@@ -17,6 +21,13 @@ def feature_router(prefix: str, *, tag: str | None = None) -> APIRouter:
     )
 
 
+class Near(NamedTuple):
+    """The routes with the same first segments, and whether one of them is public."""
+
+    router: APIRouter
+    has_public: bool
+
+
 class RouteTable:
     """Pure ASGI, between a router and its routes: tries those alone that can match.
 
@@ -27,28 +38,36 @@ class RouteTable:
 
     def __init__(self, router: APIRouter) -> None:
         self._router = router
-        self._table: dict[str, APIRouter] = {}
+        self._all = Near(router, has_public=True)
+        self._others = self._all
+        self._table: dict[str, Near] = {}
         self._indexed = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        await self.near(scope).router.app(scope, receive, send)
+
+    def near(self, scope: Scope) -> Near:
+        """Return the routes that a request may go to."""
         if self._indexed != len(self._router.routes):
             self._index()
-        router = self._router
-        if scope["type"] == "http" and not scope.get("root_path"):
-            router = self._table.get(_key(scope["path"]), router)
-        await router.app(scope, receive, send)
+        if scope["type"] != "http" or scope.get("root_path"):
+            return self._all
+        return self._table.get(_key(scope["path"]), self._others)
 
     def _index(self) -> None:
         routes = list(self._router.routes)
+        keys = {key for key in map(_key_of, routes) if key is not None}
         self._table = {
-            key: APIRouter(
-                routes=[route for route in routes if _key_of(route) in (key, None)],
-                redirect_slashes=self._router.redirect_slashes,
-            )
-            for key in map(_key_of, routes)
-            if key is not None
+            key: self._near([route for route in routes if _key_of(route) in (key, None)])
+            for key in keys
         }
+        elsewhere = [route for route in routes if _key_of(route) is None]
+        self._others = Near(self._router, any(map(is_public, elsewhere)))
         self._indexed = len(routes)
+
+    def _near(self, routes: list[BaseRoute]) -> Near:
+        router = APIRouter(routes=routes, redirect_slashes=self._router.redirect_slashes)
+        return Near(router, any(is_public(route) for route in routes))
 
 
 def _key(path: str) -> str:

@@ -8,7 +8,7 @@ import pytest
 
 from app.infra.cache import memory as memory_module
 from app.infra.cache.entry import Entry
-from app.infra.cache.memory import OVERHEAD_BYTES, Memory
+from app.infra.cache.memory import ENTRY_BYTES, Memory
 
 MAX_BYTES = 100_000
 
@@ -26,7 +26,7 @@ def test_many_keys_take_no_more_than_the_bound(memory: Memory) -> None:
     for number in range(100_000):
         put(memory, f"key:{number}", f"tag:{number}", "everything", value=bytes(number % 300))
     entries = memory._entries
-    assert MAX_BYTES - 2 * OVERHEAD_BYTES < entries.currsize <= MAX_BYTES
+    assert MAX_BYTES - 2 * ENTRY_BYTES < entries.currsize <= MAX_BYTES
     assert memory.get("key:99999") is not None
     assert entries._by_tag.keys() == {tag for entry in entries.values() for tag in entry.tags}
     assert entries._by_tag["everything"] == set(entries)

@@ -63,7 +63,7 @@ SAFEGUARDS = {
     ),
     "token check": Safeguard(
         histories.changed_after_the_fill,
-        Mutation(Store, "look_up", "if tuple(tokens) == stored.tokens", "if True"),
+        Mutation(Store, "look_up", "if is_valid", "if True"),
     ),
     "random tokens": Safeguard(
         histories.tag_shared_by_two_entries,
@@ -73,7 +73,7 @@ SAFEGUARDS = {
     ),
     "heard, look-up": Safeguard(
         histories.heard_during_a_look_up,
-        Mutation(ReadThrough, "_read", "put(found, began)", "put(found, self._memory.begin())"),
+        Mutation(ReadThrough, "_look_up", "put(found, began)", "put(found, self._memory.begin())"),
     ),
     "heard, fill": Safeguard(
         histories.heard_during_a_fill,

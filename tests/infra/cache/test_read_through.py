@@ -13,6 +13,7 @@ from app.errors import Unavailable
 from app.infra.cache import breaker, read_through
 from app.infra.cache.client import open_valkey
 from app.infra.cache.entry import Entry
+from app.infra.cache.read_through import Answer
 from app.infra.cache.store import Store
 from app.settings import ValkeySettings
 from tests.infra.cache.worker import Proxy, Source, Worker, eventually, make_worker
@@ -35,8 +36,8 @@ async def source() -> Source:
 
 
 async def test_one_load_serves_many(worker: Worker, source: Source) -> None:
-    entries = await asyncio.gather(*(worker.reader.read("key", source.load) for _ in range(500)))
-    assert {entry.value for entry in entries} == {b"1"}
+    answers = await asyncio.gather(*(worker.reader.read("key", source.load) for _ in range(500)))
+    assert {answer.entry.value for answer in answers} == {b"1"}
     assert source.loads == 1
 
 
@@ -53,7 +54,7 @@ async def test_an_error_is_shared_and_not_stored(worker: Worker, source: Source)
     assert set(await asyncio.gather(*reads, return_exceptions=True)) == {source.error}
     assert source.loads == 1
     source.error = None
-    assert (await worker.reader.read("key", source.load)).value == b"1"
+    assert (await worker.reader.read("key", source.load)).entry.value == b"1"
 
 
 async def test_whoever_leaves_does_not_take_the_load_along(worker: Worker, source: Source) -> None:
@@ -62,7 +63,7 @@ async def test_whoever_leaves_does_not_take_the_load_along(worker: Worker, sourc
     await source.begun.wait()
     leaving.cancel()
     source.may_end.set()
-    assert (await worker.reader.read("key", source.load)).value == b"1"
+    assert (await worker.reader.read("key", source.load)).entry.value == b"1"
     assert source.loads == 1
 
 
@@ -93,7 +94,7 @@ async def test_whoever_comes_late_gets_what_was_written_meanwhile(
     late = asyncio.create_task(worker.reader.read("key", source.load))
     await asyncio.sleep(0)
     source.may_end.set()
-    assert [(await early).value, (await late).value] == [b"1", b"2"]
+    assert [(await early).entry.value, (await late).entry.value] == [b"1", b"2"]
 
 
 async def test_a_reader_may_go_past_the_memory(worker: Worker, source: Source) -> None:
@@ -101,8 +102,8 @@ async def test_a_reader_may_go_past_the_memory(worker: Worker, source: Source) -
     await worker.reader.read("key", source.load)
     source.value = b"2"
     await worker.store.invalidate(["tag:key"])
-    assert (await worker.reader.read("key", source.load)).value == b"1"
-    assert (await worker.reader.read("key", source.load, skip_memory=True)).value == b"2"
+    assert (await worker.reader.read("key", source.load)).entry.value == b"1"
+    assert (await worker.reader.read("key", source.load, skip_memory=True)).entry.value == b"2"
 
 
 async def test_a_memory_that_hears_nothing_is_not_asked(worker: Worker, source: Source) -> None:
@@ -139,8 +140,10 @@ async def test_without_valkey_everyone_is_answered_a_few_at_a_time(
         cut_off.reader.read(f"key:{number % 50}", partial(source.load, f"key:{number % 50}"))
         for number in range(500)
     ]
-    entries: list[Entry] = await asyncio.gather(*reads)
-    assert [entry.key for entry in entries] == [f"key:{number % 50}" for number in range(500)]
+    answers: list[Answer] = await asyncio.gather(*reads)
+    assert [answer.entry.key for answer in answers] == [
+        f"key:{number % 50}" for number in range(500)
+    ]
     assert source.loads == 50
     assert source.most_running == 2
     assert not cut_off.reader._running
@@ -161,10 +164,10 @@ async def test_what_is_too_much_for_the_database_is_refused(
 
 
 async def test_an_open_breaker_does_not_ask(cut_off: Worker, source: Source) -> None:
-    cut_off.reader._breaker._closed_again_at = float("inf")
-    cut_off.reader._breaker._failures = breaker.FAILURES
+    cut_off.store.breaker._closed_again_at = float("inf")
+    cut_off.store.breaker._failures = breaker.FAILURES
     cut_off.store.look_up = None  # type: ignore[assignment, method-assign]
-    assert (await cut_off.reader.read("key", source.load)).value == b"1"
+    assert (await cut_off.reader.read("key", source.load)).entry.value == b"1"
 
 
 async def test_valkey_is_used_again_when_it_is_back(

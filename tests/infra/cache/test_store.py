@@ -1,11 +1,13 @@
 """What is found in Valkey is an answer only if it is this entry's own, in today's layout."""
 
+import asyncio
+
 import pytest
 from redis.asyncio import Redis
 
-from app.infra.cache import entry as entry_module
+from app.infra.cache import store as store_module
 from app.infra.cache.entry import Entry
-from app.infra.cache.store import PREFIX, Lease, Miss, Store, new_lease_token
+from app.infra.cache.store import Lease, Miss, Store, new_lease_token
 
 
 @pytest.fixture
@@ -36,7 +38,7 @@ async def test_an_entry_comes_back_as_it_was(store: Store, valkey: Redis, tags: 
 
 async def test_another_entrys_reply_is_a_miss(store: Store, valkey: Redis) -> None:
     await fill(store, Entry("mine", ("tag",), b"mine"))
-    await valkey.copy(f"{PREFIX}e:mine", f"{PREFIX}e:yours")
+    await valkey.copy(f"{store.prefix}e:mine", f"{store.prefix}e:yours")
     assert await leased(store, "yours")
 
 
@@ -44,7 +46,7 @@ async def test_an_entry_of_another_schema_is_a_miss(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(entry_module, "SCHEMA", entry_module.SCHEMA + 1)
+        patch.setattr(store_module, "SCHEMA", b"\x00")
         await fill(store, Entry("key", ("tag",), b"value"))
     assert await leased(store, "key")
 
@@ -52,7 +54,7 @@ async def test_an_entry_of_another_schema_is_a_miss(
 async def test_a_tags_token_outlives_every_entry_that_has_it(store: Store, valkey: Redis) -> None:
     await fill(store, Entry("long", ("tag",), b"", ttl_seconds=3_600))
     await fill(store, Entry("short", ("tag",), b"", ttl_seconds=1))
-    assert await valkey.pttl(f"{PREFIX}t:tag") > await valkey.pttl(f"{PREFIX}e:long")
+    assert await valkey.pttl(f"{store.prefix}t:tag") > await valkey.pttl(f"{store.prefix}e:long")
 
 
 async def test_a_lease_that_is_not_used_is_given_back(store: Store) -> None:
@@ -61,3 +63,41 @@ async def test_a_lease_that_is_not_used_is_given_back(store: Store) -> None:
     assert not await leased(store, "key")
     await store.release("key", lease)
     assert await leased(store, "key")
+
+
+@pytest.mark.parametrize(
+    "raw", [b"", b"V", b"V\x01", b"V\x01" + bytes(18), b"another's", b"\xff" * 99]
+)
+async def test_what_is_no_entry_is_a_miss(store: Store, valkey: Redis, raw: bytes) -> None:
+    await valkey.set(f"{store.prefix}e:key", raw)
+    assert await leased(store, "key")
+
+
+async def test_a_flush_forgets_everything_and_refuses_what_is_under_way(
+    store: Store, valkey: Redis
+) -> None:
+    await valkey.set("another's", b"stays")
+    await fill(store, Entry("key", ("tag",), b"value"))
+    lease = await store.lease("other", new_lease_token(), b"")
+    assert isinstance(lease, Lease)
+    await store.flush()
+    assert await valkey.keys() == [b"another's"]
+    assert not await store.fill(Entry("other", ("tag",), b"value"), lease)
+
+
+async def test_look_ups_of_one_turn_are_one_command(
+    store: Store, valkey: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for key in ("one", "two"):
+        await fill(store, Entry(key, ("tag",), b"value"))
+    commands: list[int] = []
+    mget = valkey.mget
+
+    async def counted(keys: list[str]) -> object:
+        commands.append(len(keys))
+        return await mget(keys)
+
+    monkeypatch.setattr(valkey, "mget", counted)
+    found = await asyncio.gather(*(store.look_up(key) for key in ["one", "two"] * 50))
+    assert all(isinstance(entry, Entry) for entry in found)
+    assert commands == [3]

@@ -14,7 +14,7 @@ from redis.asyncio import Redis
 from app.infra.cache.channel import Channel
 from app.infra.cache.entry import Entry
 from app.infra.cache.memory import Memory
-from app.infra.cache.read_through import ReadThrough
+from app.infra.cache.read_through import Answer, ReadThrough
 from app.infra.cache.store import Store
 from tests.infra.cache.database import Change, Seen
 
@@ -89,14 +89,14 @@ class Process:
     def __init__(self, valkey: Redis) -> None:
         self.store = SteppedStore(valkey)
         self.memory = Memory(MEMORY_BYTES, LONG_SECONDS)
-        self.channel = Channel(valkey, self.memory)
+        self.channel = Channel(valkey, self.store.channel, self.memory)
         self.reader = ReadThrough(self.store, self.memory, self.channel, bypass=1)
         self.is_connected = True
         self.inbox: deque[tuple[bytes | None, Seen]] = deque([(None, Seen())])
         self.heard = Seen()
         self.deliver()
 
-    def read(self, key: str, load: Callable[[], Awaitable[Entry]]) -> asyncio.Task[Entry]:
+    def read(self, key: str, load: Callable[[], Awaitable[Entry]]) -> asyncio.Task[Answer]:
         """Begin a read that goes to Valkey. Its load is a command like the others."""
         stepped = partial(self.store.ask, "LOAD", load)
         return asyncio.create_task(self.reader.read(key, stepped, skip_memory=True))

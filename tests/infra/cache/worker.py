@@ -29,7 +29,7 @@ class Worker:
 def make_worker(valkey: Redis, bypass: int = 2) -> Worker:
     """Wire the parts together, as the application does."""
     store, memory = Store(valkey), Memory(max_bytes=1_000_000, ttl_seconds=3_600)
-    channel = Channel(valkey, memory)
+    channel = Channel(valkey, store.channel, memory)
     return Worker(store, memory, channel, ReadThrough(store, memory, channel, bypass))
 
 

@@ -12,7 +12,8 @@ from functools import partial
 from typing import Any
 
 from app.infra.cache.entry import Entry
-from app.infra.cache.store import PREFIX, Store
+from app.infra.cache.read_through import Answer
+from app.infra.cache.store import Store
 from tests.infra.cache.database import KEYS, Change, Database, Seen
 from tests.infra.cache.laboratory import FEW_LOGGED_TAGS, Laboratory
 from tests.infra.cache.wire import Command, Process
@@ -34,7 +35,7 @@ class Read:
     """A read under way, and what was acknowledged before it began."""
 
     process: Process
-    task: asyncio.Task[Entry]
+    task: asyncio.Task[Answer]
     least: Seen
 
 
@@ -147,13 +148,13 @@ class World:
 
     def evict(self, name: str) -> None:
         """Let Valkey forget a key."""
-        self._do(self._valkey.delete(f"{PREFIX}{name}"))
+        self._do(self._valkey.delete(f"{self._observer.prefix}{name}"))
         self.check()
 
     def expire_leases(self) -> None:
         """Let three seconds pass for Valkey's leases, if there are any."""
         for key in KEYS:
-            entry: Any = self._do(self._valkey.get(f"{PREFIX}e:{key}"))
+            entry: Any = self._do(self._valkey.get(f"{self._observer.prefix}e:{key}"))
             if entry and entry[:1] == b"L":
                 self.evict(f"e:{key}")
 
@@ -209,7 +210,7 @@ class World:
             self.reads.remove(read)
             if read.task.cancelled() or read.task.exception() is not None:
                 continue
-            if self.database.is_old(read.task.result(), read.least):
+            if self.database.is_old(read.task.result().entry, read.least):
                 raise Wrong(f"answered with {read.task.result()}, acknowledged was {read.least}")
 
     def check_memories(self) -> None:

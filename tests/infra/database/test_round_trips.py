@@ -13,6 +13,7 @@ from tests.application import client_of, running
 from tests.factories import Factory
 
 READY_FOR_QUERY = ord("Z")
+UNCACHED = {"Cache-Control": "no-store"}
 
 
 @dataclass
@@ -78,9 +79,9 @@ async def test_a_read_is_one_round_trip_and_an_unused_session_none(
     post = f"/v1/posts/{comment.post_id}"
     async with wired(settings) as (wire, app), client_of(app) as client:
         for url in (post, "/v1/posts", f"{post}/comments", f"/v1/users/{comment.author_id}"):
-            await client.get(url)  # connects and prepares the statement
+            await client.get(url, headers=UNCACHED)  # connects and prepares the statement
             with wire.round_trips(1):
-                assert (await client.get(url)).status_code == 200
+                assert (await client.get(url, headers=UNCACHED)).status_code == 200
         with wire.round_trips(0):
             await client.get("/v1/posts?limit=0")
             await client.get("/livez")
@@ -93,5 +94,17 @@ async def test_a_write_is_its_statements_between_begin_and_commit(
     content = {"title": "T", "body": "B"}
     async with wired(settings) as (wire, app), client_of(app) as client:
         await client.post("/v1/posts", json=content, headers=headers)
-        with wire.round_trips(4):  # the caller; BEGIN, INSERT, COMMIT
+        with wire.round_trips(4):  # BEGIN, INSERT, what is to be invalidated, COMMIT
             await client.post("/v1/posts", json=content, headers=headers)
+
+
+async def test_a_hit_is_no_round_trip(settings: Settings, make: Factory) -> None:
+    comment = await make.comment()
+    post = f"/v1/posts/{comment.post_id}"
+    async with wired(settings) as (wire, app), client_of(app) as client:
+        for url in (post, "/v1/posts", f"{post}/comments", f"/v1/users/{comment.author_id}"):
+            await client.get(url)
+            with wire.round_trips(0):
+                for headers in ({}, {"Cache-Control": "no-cache"}):
+                    response = await client.get(url, headers=headers)
+                    assert response.headers["x-cache"].startswith("HIT")

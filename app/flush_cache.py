@@ -1,0 +1,22 @@
+"""Empty the cache, after rows were changed by hand or restored: `python -m app.flush_cache`."""
+
+import asyncio
+
+from app.infra.cache.flush import NotFlushed, flush
+from app.settings import load_settings
+
+
+def main() -> None:
+    """Flush, and say what was done; or end with a sentence that says what to do."""
+    settings = load_settings()
+    if not settings.cache.enabled:
+        raise SystemExit("CACHE_ENABLED is false: there is no cache to empty.")
+    try:
+        found = asyncio.run(flush(settings))
+    except NotFlushed as error:
+        raise SystemExit(str(error)) from None
+    print(f"The cache is empty: {found} keys were removed.")  # noqa: T201 - a command
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,69 @@
+"""The cache of one process, assembled; and what stands in its place when there is none."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+
+from redis.asyncio import Redis
+
+from app.infra.cache.channel import Channel
+from app.infra.cache.entry import Entry
+from app.infra.cache.invalidation import Invalidation, Relay
+from app.infra.cache.memory import Memory
+from app.infra.cache.read_through import Answer, Load, ReadThrough, Source
+from app.infra.cache.store import Store
+from app.infra.database.session import Database
+from app.settings import Settings
+
+
+class Cache:
+    """Both tiers, and what keeps them right. `running` is what makes it live."""
+
+    def __init__(self, settings: Settings, valkey: Redis) -> None:
+        memory = Memory(settings.cache.memory_bytes, settings.cache.memory_ttl_seconds)
+        self.memory = memory
+        self.store = Store(valkey, settings.cache.namespace)
+        self.memory = memory
+        self.channel = Channel(valkey, self.store.channel, memory)
+        self.reader = ReadThrough(
+            self.store, memory, self.channel, bypass=max(1, settings.database.pool_size // 2)
+        )
+        self.invalidation = Invalidation(self.store, memory)
+        self._relay_seconds = settings.cache.relay_seconds
+
+    async def flush(self) -> None:
+        """Forget everything: what was changed behind the service's back, by hand or by a restore.
+
+        It raises what Valkey's client raises.
+        """
+        await self.store.flush()
+        self.memory.clear()
+
+    @asynccontextmanager
+    async def running(self, database: Database) -> AsyncIterator[None]:
+        """Hear of changes, and relay those that their writers could not invalidate."""
+        relay = Relay(self.invalidation, database, self._relay_seconds)
+        tasks = [
+            asyncio.create_task(self.channel.run(), name="cache channel"),
+            asyncio.create_task(relay.run(), name="cache relay"),
+        ]
+        try:
+            yield
+        finally:
+            for task in tasks:
+                task.cancel()
+            for task in tasks:
+                with suppress(asyncio.CancelledError):
+                    await task
+
+
+class NoCache:
+    """CACHE_ENABLED=false: every read loads."""
+
+    def remembered(self, _key: str) -> Entry | None:
+        """Return nothing: there is no memory."""
+        return None
+
+    async def read(self, _key: str, load: Load, *, skip_memory: bool = False) -> Answer:  # noqa: ARG002 - as ReadThrough
+        """Load."""
+        return Answer(await load(), Source.PAST)

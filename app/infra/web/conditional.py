@@ -1,0 +1,56 @@
+"""What a request says of what its client already has: RFC 9110, §13, and RFC 9111, §5.2.1."""
+
+import re
+from functools import lru_cache
+from typing import NamedTuple
+
+from starlette.types import Scope
+
+ENTITY_TAG = re.compile(rb'(W/)?("[\x21\x23-\x7e\x80-\xff]*")')
+ENCODING = re.compile(rb"\s*([\w*-]+)\s*(?:;\s*q=(0(?:\.0*)?|[\d.]+))?\s*", re.ASCII)
+ANY = b"*"
+
+
+class Asked(NamedTuple):
+    """The headers of a GET that decide what is sent."""
+
+    none_match: bytes
+    accepts_gzip: bool
+    skips_memory: bool
+    bypasses: bool
+
+    def has(self, etag: bytes) -> bool:
+        """Whether the client has this representation. The comparison is weak: §8.8.3.2."""
+        if not self.none_match:
+            return False
+        if self.none_match.strip() == ANY:
+            return True
+        return any(tag == etag for _, tag in ENTITY_TAG.findall(self.none_match))
+
+
+def asked(scope: Scope) -> Asked:
+    """Read the headers once."""
+    none_match = encoding = control = b""
+    for name, value in scope["headers"]:
+        if name == b"accept-encoding":
+            encoding = encoding + b"," + value if encoding else value
+        elif name == b"if-none-match":
+            none_match = none_match + b"," + value if none_match else value
+        elif name == b"cache-control":
+            control += value.lower()
+    return Asked(
+        none_match,
+        bool(encoding) and accepts_gzip(encoding),
+        bool(control) and (b"no-cache" in control or b"max-age=0" in control),
+        bool(control) and b"no-store" in control,
+    )
+
+
+@lru_cache(maxsize=256)
+def accepts_gzip(header: bytes) -> bool:
+    """Whether Accept-Encoding allows gzip (RFC 9110, §12.5.3)."""
+    weights = {
+        name.lower(): weight.strip(b"0.") != b"" if weight else True
+        for name, weight in ENCODING.findall(header)
+    }
+    return weights.get(b"gzip", weights.get(b"x-gzip", weights.get(ANY, False)))

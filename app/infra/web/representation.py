@@ -1,0 +1,141 @@
+"""How a response is kept: its bytes, their compressed form and their validator, computed once.
+
+An entry's value is one line of JSON (status, time, headers), the body, and the body compressed.
+"""
+
+import gzip
+import time
+from dataclasses import dataclass, field
+from functools import partial
+from hashlib import blake2b
+from typing import Any
+
+import orjson
+from anyio.to_thread import run_sync
+
+from app.infra.web.problems import MEDIA_TYPE as PROBLEM
+
+Headers = list[tuple[bytes, bytes]]
+
+# Below, the header of the compressed form costs what it saves.
+SMALLEST_COMPRESSED = 500
+# Above, compression would hold up the event loop: it runs in a thread.
+LARGEST_ON_LOOP = 50_000
+LEVEL = 6
+GZIP = (b"content-encoding", b"gzip")
+# What this layer decides itself, or what is about one connection.
+NEVER_STORED = (b"set-cookie", b"vary", b"content-range", b"content-encoding")
+REPLACED = (b"content-length", b"cache-control", b"etag", b"vary", b"connection")
+
+
+@dataclass(slots=True)
+class Captured:
+    """A response as a route has sent it."""
+
+    status: int = 500
+    headers: Headers = field(default_factory=list)
+    body: bytes = b""
+
+    async def receive(self, message: Any) -> None:
+        """Take the place of ASGI's `send`."""
+        if message["type"] == "http.response.start":
+            self.status, self.headers = message["status"], list(message.get("headers", ()))
+        elif message["type"] == "http.response.body":
+            self.body += message.get("body", b"")
+
+    def header(self, name: bytes) -> bytes:
+        """Return the values of a header, joined."""
+        return b", ".join(value for key, value in self.headers if key == name)
+
+    @property
+    def may_be_stored(self) -> bool:
+        """Whether a shared cache may keep it (RFC 9111, §3), and it is whole."""
+        if self.status == 404:
+            return self.is_problem
+        control = self.header(b"cache-control").lower()
+        return (
+            self.status == 200
+            and not any(name in NEVER_STORED for name, _ in self.headers)
+            and b"no-store" not in control
+            and b"private" not in control
+        )
+
+    @property
+    def is_problem(self) -> bool:
+        """Whether it is one of our own errors, which do not depend on who asks."""
+        return self.header(b"content-type") == PROBLEM.encode()
+
+
+@dataclass(frozen=True, slots=True)
+class Variant:
+    """One form of a response: as it is, or compressed."""
+
+    etag: bytes
+    headers: Headers
+    headers_if_not_modified: Headers
+    body: bytes
+
+
+@dataclass(frozen=True, slots=True)
+class Representation:
+    """A response that can be sent at once. `stored_at` is in seconds since 1970."""
+
+    status: int
+    stored_at: int
+    plain: Variant
+    compressed: Variant | None
+
+
+async def write_down(response: Captured, cache_control: str, *, compress: bool = True) -> bytes:
+    """Return what `read` reads."""
+    head = {
+        "status": response.status,
+        "stored_at": int(time.time()),
+        "etag": _etag(response),
+        "cache_control": cache_control,
+        "length": len(response.body),
+        "headers": [
+            [name.decode("latin-1"), value.decode("latin-1")]
+            for name, value in response.headers
+            if name not in REPLACED
+        ],
+    }
+    compressed = await _compress(response.body) if compress else b""
+    return b"".join((orjson.dumps(head), b"\n", response.body, compressed))
+
+
+def read(value: bytes) -> Representation:
+    """Make what was written down ready to be sent."""
+    line, _, rest = value.partition(b"\n")
+    head = orjson.loads(line)
+    headers = [(name.encode("latin-1"), text.encode("latin-1")) for name, text in head["headers"]]
+    body, compressed = rest[: head["length"]], rest[head["length"] :]
+    if head["status"] != 200:  # its body is made anew for each request: no length, no validator
+        plain = Variant(b"", [*headers, (b"cache-control", b"no-store")], [], body)
+        return Representation(head["status"], head["stored_at"], plain, None)
+    etag: bytes = head["etag"].encode("latin-1")
+    common = [(b"cache-control", head["cache_control"].encode()), (b"vary", b"accept-encoding")]
+    plain = _variant(etag, common, headers, body)
+    small = None
+    if compressed:
+        small = _variant(etag[:-1] + b'-gzip"', common, [*headers, GZIP], compressed)
+    return Representation(200, head["stored_at"], plain, small)
+
+
+def _variant(etag: bytes, common: Headers, headers: Headers, body: bytes) -> Variant:
+    common = [*common, (b"etag", etag)]
+    length = (b"content-length", b"%d" % len(body))
+    return Variant(etag, [*headers, length, *common], common, body)
+
+
+def _etag(response: Captured) -> str:
+    """Return the route's own validator, else a digest of the bytes."""
+    own = response.header(b"etag").decode("latin-1")
+    return own or f'"{blake2b(response.body, digest_size=8).hexdigest()}"'
+
+
+async def _compress(body: bytes) -> bytes:
+    if len(body) < SMALLEST_COMPRESSED:
+        return b""
+    compress = partial(gzip.compress, body, LEVEL, mtime=0)
+    return await run_sync(compress) if len(body) > LARGEST_ON_LOOP else compress()

@@ -1,0 +1,412 @@
+"""Public answers out of the cache: where from, with which validators, and under which key."""
+
+import asyncio
+import gzip
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from types import SimpleNamespace
+from uuid import uuid4
+
+import httpx2
+import pytest
+from fastapi import FastAPI
+
+from app.infra.cache import channel
+from app.infra.cache.cache import Cache
+from app.infra.web import representation, response_cache
+from app.settings import Settings
+from tests.application import client_of, running
+from tests.factories import Factory
+from tests.infra.cache.worker import eventually
+
+Client = httpx2.AsyncClient
+
+NO_CACHE = {"Cache-Control": "no-cache"}
+NO_STORE = {"Cache-Control": "no-store"}
+GZIP = {"Accept-Encoding": "gzip"}
+LONG = "Long enough to be worth the trouble. " * 50
+
+
+def patient(settings: Settings, **cache: object) -> Settings:
+    """Return the settings of an application that a busy machine does not confuse."""
+    values = settings.model_dump()
+    values["valkey"]["timeout_seconds"] = values["database"]["pool_timeout_seconds"] = 30
+    values["cache"] |= {"memory_ttl_seconds": 60, **cache}
+    return Settings.model_validate(values)
+
+
+@asynccontextmanager
+async def patient_app(settings: Settings) -> AsyncIterator[FastAPI]:
+    """Run an application whose memory stays trusted while the loop of the tests stands still."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(channel, "LIVE_SECONDS", 3_600)
+        async with running(patient(settings)) as app:
+            yield app
+
+
+def cache_of(app: FastAPI) -> Cache:
+    cache: Cache = app.state.resources.cache
+    return cache
+
+
+async def settled(app: FastAPI) -> None:
+    """Wait until the application has heard of every change that was made before."""
+    tag, cache = f"settled:{uuid4()}", cache_of(app)
+    await eventually(lambda: cache.channel.is_live)
+    await cache.store.invalidate([tag])
+    await eventually(lambda: tag in cache.memory._heard)
+
+
+async def stored(app: FastAPI) -> set[str]:
+    """Return the keys of the entries in Valkey, leases too."""
+    store = cache_of(app).store
+    prefix = f"{store.prefix}e:"
+    return {
+        key.decode().removeprefix(prefix)
+        async for key in store._valkey.scan_iter(f"{prefix}*", count=1_000)
+    }
+
+
+async def source(client: Client, url: str, headers: dict[str, str] | None = None) -> str | None:
+    """Return where the answer came from."""
+    return (await client.get(url, headers=headers)).headers.get("x-cache")
+
+
+@pytest.fixture(scope="module")
+async def service(settings: Settings) -> AsyncIterator[FastAPI]:
+    async with patient_app(settings) as app:
+        yield app
+
+
+@pytest.fixture
+async def client(service: FastAPI, clean: None) -> AsyncIterator[Client]:
+    await settled(service)
+    # No Accept-Encoding but a test's own.
+    async with client_of(service) as client:
+        del client.headers["accept-encoding"]
+        yield client
+
+
+@pytest.fixture
+def make(service: FastAPI, clean: None) -> Factory:
+    return Factory(service.state.resources)
+
+
+@pytest.fixture
+async def urls(service: FastAPI, client: Client, make: Factory) -> list[str]:
+    """One address of every public route, whose answers are worth compressing."""
+    author = await make.user(name="Ann", bio=LONG[:500])
+    for _ in range(3):
+        post = await make.post(author, body=LONG)
+    await make.comment(post, author, body=LONG)
+    await settled(service)
+    return [
+        "/v1/posts",
+        f"/v1/posts?author_id={author.id}&limit=2",
+        f"/v1/posts/{post.id}",
+        f"/v1/posts/{post.id}/comments",
+        f"/v1/users/{author.id}",
+    ]
+
+
+# Where an answer comes from
+
+
+async def test_the_first_answer_is_loaded_and_the_second_remembered(
+    client: Client, urls: list[str]
+) -> None:
+    for url in urls:
+        first, second = await client.get(url), await client.get(url)
+        assert first.status_code == second.status_code == 200
+        assert (first.headers["x-cache"], second.headers["x-cache"]) == ("MISS", "HIT-L1")
+        assert first.content == second.content
+
+
+async def test_another_process_finds_it_in_valkey(
+    client: Client, urls: list[str], settings: Settings
+) -> None:
+    async with patient_app(settings) as app, client_of(app) as other:
+        await settled(app)
+        for url in urls:
+            first = await client.get(url)
+            found = await other.get(url, headers={"Accept-Encoding": "identity"})
+            assert found.headers["x-cache"] == "HIT"
+            assert found.content == first.content
+            assert found.headers["etag"] == first.headers["etag"]
+            assert await source(other, url) == "HIT-L1"
+
+
+@pytest.mark.parametrize("control", ["no-cache", "No-Cache", "max-age=0", "foo, no-cache"])
+async def test_a_client_may_go_past_the_memory(
+    client: Client, urls: list[str], control: str
+) -> None:
+    await client.get(urls[0])
+    assert await source(client, urls[0], {"Cache-Control": control}) == "HIT"
+
+
+async def test_a_client_may_go_past_the_cache(
+    client: Client, service: FastAPI, urls: list[str]
+) -> None:
+    for url in urls:
+        past = await client.get(url, headers=NO_STORE)
+        assert past.headers["x-cache"] == "BYPASS"
+        assert not await stored(service)
+        loaded = await client.get(url)
+        assert loaded.headers["x-cache"] == "MISS"
+        assert past.content == loaded.content
+        assert past.headers["etag"] == loaded.headers["etag"]
+        await cache_of(service).flush()
+        await settled(service)
+
+
+async def test_who_goes_past_the_cache_leaves_it_as_it_is(client: Client, urls: list[str]) -> None:
+    await client.get(urls[0])
+    await client.get(urls[0], headers=NO_STORE)
+    assert await source(client, urls[0]) == "HIT-L1"
+
+
+async def test_many_at_once_are_one_load(
+    client: Client, service: FastAPI, urls: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loads: list[str] = []
+    load = response_cache.ResponseCacheMiddleware._load
+
+    async def counted(self: object, route: object, asking: object, query: str) -> object:
+        loads.append(query)
+        return await load(self, route, asking, query)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(response_cache.ResponseCacheMiddleware, "_load", counted)
+    answers = await asyncio.gather(*(client.get(urls[0]) for _ in range(100)))
+    assert {answer.content for answer in answers} == {answers[0].content}
+    assert len(loads) == 1
+
+
+async def test_hits_tell_their_age(
+    client: Client, urls: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(representation, "time", SimpleNamespace(time=lambda: 1_000.9))
+        assert "age" not in (await client.get(urls[0])).headers
+    for now, age in ((1_000.9, "0"), (1_007.5, "7"), (900.0, "0")):
+        monkeypatch.setattr(response_cache, "time", SimpleNamespace(time=lambda now=now: now))
+        for headers in ({}, NO_CACHE):
+            assert (await client.get(urls[0], headers=headers)).headers["age"] == age
+    assert "age" not in (await client.get(urls[0], headers=NO_STORE)).headers
+
+
+async def test_everybody_may_keep_it_and_asks_each_time(client: Client, urls: list[str]) -> None:
+    for url in urls:
+        for headers in ({}, {}, NO_CACHE, NO_STORE, GZIP):
+            response = await client.get(url, headers=headers)
+            assert response.headers.get_list("cache-control") == ["public, no-cache"]
+            assert response.headers.get_list("vary") == ["accept-encoding"]
+            assert response.headers.get_list("content-length") == [
+                str(response.num_bytes_downloaded)
+            ]
+            assert len(response.headers.get_list("etag")) == 1
+            assert len(response.headers.get_list("x-cache")) == 1
+            assert response.headers.get_list("content-type") == ["application/json"]
+
+
+@pytest.mark.parametrize(
+    ("method", "url"),
+    [
+        ("GET", "/v1/users/me"),
+        ("HEAD", "/v1/users/me"),
+        ("GET", "/livez"),
+        ("GET", "/readyz"),
+        ("GET", "/docs"),
+        ("GET", "/openapi.json"),
+        ("GET", "/v1/nothing"),
+        ("GET", "/v1/posts/"),
+        ("GET", "/v1/posts/1/"),
+        ("GET", "/V1/posts"),
+        ("GET", "//v1/posts"),
+        ("POST", "/v1/posts"),
+        ("PUT", "/v1/posts"),
+        ("OPTIONS", "/v1/posts"),
+        ("PATCH", "/v1/posts/1"),
+        ("DELETE", "/v1/posts/1"),
+    ],
+)
+async def test_nothing_else_is_cached(
+    client: Client, service: FastAPI, make: Factory, method: str, url: str
+) -> None:
+    headers = make.headers(await make.user())
+    for _ in range(2):
+        response = await client.request(method, url, headers=headers)
+        assert not {"x-cache", "age"} & response.headers.keys()
+    # The caller's account is cached, under a key that no path can have.
+    assert {key for key in await stored(service) if not key.startswith("account:")} == set()
+
+
+# Validators
+
+
+async def test_a_validator_is_strong_and_tells_bytes_apart(
+    client: Client, make: Factory, urls: list[str]
+) -> None:
+    seen: dict[str, bytes] = {}
+    for url in urls:
+        response = await client.get(url)
+        etag = response.headers["etag"]
+        assert etag[0] == etag[-1] == '"'
+        assert seen.setdefault(etag, response.content) == response.content
+
+
+async def test_the_same_bytes_have_the_same_validator(
+    client: Client, service: FastAPI, urls: list[str]
+) -> None:
+    before = [(await client.get(url)).headers["etag"] for url in urls]
+    await cache_of(service).flush()
+    assert [(await client.get(url)).headers["etag"] for url in urls] == before
+
+
+NOT_MODIFIED = ["{etag}", "W/{etag}", '"a", {etag}', '"a,b",W/"c" , W/{etag}, "d"', "*", " * "]
+
+
+@pytest.mark.parametrize("form", NOT_MODIFIED)
+async def test_who_has_it_gets_no_body(client: Client, urls: list[str], form: str) -> None:
+    for url in urls:
+        fresh = await client.get(url)
+        headers = {"If-None-Match": form.format(etag=fresh.headers["etag"])}
+        for control in ({}, NO_CACHE, NO_STORE):
+            response = await client.get(url, headers=headers | control)
+            assert response.status_code == 304
+            assert response.content == b""
+            for name in ("etag", "cache-control", "vary"):
+                assert response.headers.get_list(name) == fresh.headers.get_list(name)
+            about_a_body = {"content-length", "content-type", "content-encoding", "link"}
+            assert not about_a_body & response.headers.keys()
+
+
+async def test_the_first_to_ask_may_have_it_already(
+    client: Client, service: FastAPI, urls: list[str]
+) -> None:
+    etag = (await client.get(urls[0])).headers["etag"]
+    await cache_of(service).flush()
+    response = await client.get(urls[0], headers={"If-None-Match": etag})
+    assert (response.status_code, response.headers["x-cache"]) == (304, "MISS")
+    assert (await client.get(urls[0])).status_code == 200
+
+
+async def test_validators_may_come_in_several_lines(client: Client, urls: list[str]) -> None:
+    etag = (await client.get(urls[0])).headers["etag"]
+    lines = [("If-None-Match", '"a"'), ("If-None-Match", etag), ("If-None-Match", '"b"')]
+    assert (await client.get(urls[0], headers=lines)).status_code == 304
+
+
+@pytest.mark.parametrize("form", ['"another"', "", "{bare}", "{upper}", "{gzip}", '"*"', "W/"])
+async def test_who_has_something_else_gets_it_whole(
+    client: Client, urls: list[str], form: str
+) -> None:
+    url = urls[2]
+    fresh = await client.get(url)
+    etag = fresh.headers["etag"]
+    form = form.format(bare=etag[1:-1], upper=etag.upper(), gzip=etag[:-1] + '-gzip"')
+    response = await client.get(url, headers={"If-None-Match": form})
+    assert response.status_code == 200
+    assert response.content == fresh.content
+
+
+async def test_a_changed_answer_is_sent_whole(client: Client, make: Factory) -> None:
+    author = await make.user()
+    post = await make.post(author)
+    url = f"/v1/posts/{post.id}"
+    etag = (await client.get(url)).headers["etag"]
+    await client.patch(url, json={"title": "New"}, headers=make.headers(author))
+    response = await client.get(url, headers={"If-None-Match": etag})
+    assert (response.status_code, response.json()["title"]) == (200, "New")
+    assert response.headers["etag"] != etag
+
+
+# Compression
+
+
+async def test_the_compressed_form_is_the_same_bytes_with_its_own_validator(
+    client: Client, urls: list[str]
+) -> None:
+    for url in urls:
+        plain = await client.get(url)
+        for control in ({}, NO_CACHE, NO_STORE):
+            async with client.stream("GET", url, headers=GZIP | control) as small:
+                raw = b"".join([chunk async for chunk in small.aiter_raw()])
+            assert small.headers["content-encoding"] == "gzip"
+            assert gzip.decompress(raw) == plain.content
+            assert len(raw) < len(plain.content)
+            assert small.headers["content-length"] == str(len(raw))
+            assert small.headers["etag"] == plain.headers["etag"][:-1] + '-gzip"'
+            assert small.headers["vary"] == plain.headers["vary"] == "accept-encoding"
+            assert small.headers.get("link") == plain.headers.get("link")
+        assert "content-encoding" not in plain.headers
+
+
+async def test_who_has_the_compressed_form_gets_no_body(client: Client, urls: list[str]) -> None:
+    for url in urls:
+        etag = (await client.get(url, headers=GZIP)).headers["etag"]
+        for form in NOT_MODIFIED:
+            for control in ({}, NO_CACHE, NO_STORE):
+                headers = GZIP | control | {"If-None-Match": form.format(etag=etag)}
+                response = await client.get(url, headers=headers)
+                assert response.status_code == 304
+                assert response.headers["etag"] == etag
+                assert response.headers["vary"] == "accept-encoding"
+                assert "content-encoding" not in response.headers
+
+
+@pytest.mark.parametrize("form", [{}, GZIP])
+async def test_each_form_has_its_own_validator(
+    client: Client, urls: list[str], form: dict[str, str]
+) -> None:
+    other = {} if form else GZIP
+    etag = (await client.get(urls[0], headers=other)).headers["etag"]
+    response = await client.get(urls[0], headers=form | {"If-None-Match": etag})
+    assert response.status_code == 200
+
+
+@pytest.mark.parametrize("source_of", [{}, NO_CACHE, NO_STORE])
+async def test_a_small_answer_is_not_compressed(
+    client: Client, make: Factory, source_of: dict[str, str]
+) -> None:
+    user = await make.user(bio="")
+    for _ in range(2):
+        response = await client.get(f"/v1/users/{user.id}", headers=GZIP | source_of)
+        assert "content-encoding" not in response.headers
+        assert not response.headers["etag"].endswith('-gzip"')
+        assert response.headers["vary"] == "accept-encoding"
+
+
+async def test_a_large_answer_is_compressed_beside_the_loop(client: Client, make: Factory) -> None:
+    author = await make.user()
+    for _ in range(4):
+        post = await make.post(author, body=LONG * 10)
+    assert len((await client.get("/v1/posts")).content) > representation.LARGEST_ON_LOOP
+    response = await client.get("/v1/posts", headers=GZIP)
+    assert response.headers["content-encoding"] == "gzip"
+    assert response.json()["items"][0]["id"] == post.id
+
+
+# HEAD
+
+
+async def test_head_is_get_without_its_body(client: Client, urls: list[str]) -> None:
+    for url in urls:
+        for headers in ({}, GZIP):
+            await client.get(url)
+            got = await client.get(url, headers=headers)
+            head = await client.head(url, headers=headers)
+            assert (head.status_code, head.content) == (200, b"")
+            ours = {"x-request-id", "age"}
+            assert {k: v for k, v in head.headers.items() if k not in ours} == {
+                k: v for k, v in got.headers.items() if k not in ours
+            }
+            headers = headers | {"If-None-Match": got.headers["etag"]}
+            assert (await client.head(url, headers=headers)).status_code == 304
+
+
+async def test_what_head_has_loaded_serves_get(client: Client, urls: list[str]) -> None:
+    for url in urls:
+        head = await client.head(url)
+        got = await client.get(url)
+        assert (head.headers["x-cache"], got.headers["x-cache"]) == ("MISS", "HIT-L1")
+        assert len(got.content) == int(head.headers["content-length"])

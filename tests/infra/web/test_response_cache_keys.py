@@ -1,0 +1,267 @@
+"""One key for each answer: whatever else is asked goes past the cache, and leaves nothing in it."""
+
+from collections.abc import AsyncIterator
+
+import httpx2
+import pytest
+from fastapi import FastAPI
+
+from app.settings import Settings
+from tests.application import client_of
+from tests.factories import Factory
+from tests.infra.web.test_response_cache import (
+    NO_CACHE,
+    cache_of,
+    patient_app,
+    settled,
+    source,
+    stored,
+)
+
+Client = httpx2.AsyncClient
+
+
+@pytest.fixture(scope="module")
+async def service(settings: Settings) -> AsyncIterator[FastAPI]:
+    async with patient_app(settings) as app:
+        yield app
+
+
+@pytest.fixture
+async def client(service: FastAPI, clean: None) -> AsyncIterator[Client]:
+    await settled(service)
+    async with client_of(service) as client:
+        yield client
+
+
+@pytest.fixture
+def make(service: FastAPI, clean: None) -> Factory:
+    return Factory(service.state.resources)
+
+
+async def test_the_order_of_parameters_does_not_matter(
+    client: Client, service: FastAPI, make: Factory
+) -> None:
+    author = await make.user()
+    await make.posts(3, author)
+    await settled(service)
+    cursor = (await client.get(f"/v1/posts?author_id={author.id}&limit=1")).json()["next"]
+    await cache_of(service).flush()
+    await settled(service)
+    orders = [
+        f"limit=1&cursor={cursor}&author_id={author.id}",
+        f"author_id={author.id}&cursor={cursor}&limit=1",
+        f"cursor={cursor}&author_id={author.id}&limit=1",
+    ]
+    answers = [await client.get(f"/v1/posts?{order}") for order in orders]
+    assert [answer.headers["x-cache"] for answer in answers] == ["MISS", "HIT-L1", "HIT-L1"]
+    assert {answer.content for answer in answers} == {answers[0].content}
+    assert {answer.headers["link"] for answer in answers} == {answers[0].headers["link"]}
+    assert await stored(service) == {f"/v1/posts?{orders[1]}"}
+
+
+async def test_each_page_and_filter_has_its_own_entry(
+    client: Client, service: FastAPI, make: Factory
+) -> None:
+    author = await make.user()
+    posts = await make.posts(3, author)
+    urls = ["/v1/posts?", "/v1/posts?limit=1", "/v1/posts?limit=2", "/v1/posts?author_id=999"]
+    urls += [f"/v1/posts/{post.id}?" for post in posts]
+    urls += [f"/v1/posts/{posts[0].id}/comments?", f"/v1/posts/{posts[0].id}/comments?limit=1"]
+    for url in urls:
+        assert await source(client, url) == "MISS"
+    assert await stored(service) == set(urls)
+    assert len({(await client.get(url)).content for url in urls[:4]}) == 4
+
+
+PAST = [
+    "/v1/posts?limit=5&limit=5",
+    "/v1/posts?limit=5&limit=6",
+    "/v1/posts?author_id=1&author_id=2",
+    "/v1/posts?limit=5&x=1",
+    "/v1/posts?x",
+    "/v1/posts?utm_source=a",
+    "/v1/posts?LIMIT=5",
+    "/v1/posts?Limit=5",
+    "/v1/posts?limit=%35",
+    "/v1/posts?%6cimit=5",
+    "/v1/posts?limit",
+    "/v1/posts?limit=",
+    "/v1/posts?limit=5&",
+    "/v1/posts?&limit=5",
+    "/v1/posts?&",
+    "/v1/posts?=",
+    "/v1/posts?limit=5;author_id=1",
+    "/v1/posts?limit=+5",
+    "/v1/posts?limit=5%00",
+    "/v1/posts?limit=5%0A",
+    "/v1/posts?limit==5",
+    "/v1/posts?cursor=" + "A" * 65,
+    "/v1/posts?limit=5?",
+    "/v1/posts/{post}?x=1",
+    "/v1/posts/{post}?limit=1",
+    "/v1/posts/{post}/comments?author_id=1",
+    "/v1/users/{user}?id=1",
+]
+
+
+@pytest.mark.parametrize("url", PAST)
+async def test_a_query_that_is_not_ours_goes_past_the_cache(
+    client: Client, service: FastAPI, make: Factory, url: str
+) -> None:
+    post = await make.post()
+    url = url.format(post=post.id, user=post.author_id)
+    assert [await source(client, url) for _ in range(2)] == ["BYPASS", "BYPASS"]
+    assert not await stored(service)
+    assert not cache_of(service).memory._entries
+
+
+@pytest.mark.parametrize(
+    "query", ["limit=05", "limit=0", "limit=101", "limit=5.0", "limit=-5", "author_id=01"]
+)
+async def test_a_number_has_one_spelling(client: Client, service: FastAPI, query: str) -> None:
+    for _ in range(2):
+        response = await client.get(f"/v1/posts?{query}")
+        assert response.status_code == 422
+        assert response.headers["x-cache"] not in ("HIT", "HIT-L1")
+    assert not await stored(service)
+
+
+# The server decodes a path; what a client escapes without need is the same resource.
+@pytest.mark.parametrize("path", ["/v1/%70osts", "/v1%2Fposts", "/%76%31/posts"])
+async def test_a_needless_escape_is_the_same_resource(
+    client: Client, service: FastAPI, path: str
+) -> None:
+    plain = await client.get("/v1/posts")
+    response = await client.get(path)
+    assert response.content == plain.content
+    assert await stored(service) == {"/v1/posts?"}
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/v1/posts%0A",
+        "/v1/posts%0D%0A",
+        "/v1/posts%00",
+        "/v1/posts%20",
+        "/v1/posts%09",
+        "/v1/posts%3F",
+        "/v1/posts%3Flimit=1",
+        "/v1/posts%23",
+        "/v1/posts%25",
+        "/v1/posts%C3%A9",
+        "/v1/posts%FF",
+        "/v1/posts/%2e",
+        "/v1/posts/%2E%2E/posts",
+        "/v1/posts;a=1",
+        "/v1/posts/",
+        "/v1//posts",
+        "/v1/POSTS",
+    ],
+)
+async def test_another_path_does_not_disturb_the_list(
+    client: Client, service: FastAPI, make: Factory, path: str
+) -> None:
+    await make.posts(3)
+    await settled(service)
+    for query in ("", "?limit=1"):
+        disturbing = await client.get(f"{path}{query}")
+        # The framework takes a path with a line feed at its end for the path without it.
+        assert disturbing.status_code in (404, 422) or path.endswith("posts%0A")
+        assert not await stored(service)
+        clean = await client.get(f"/v1/posts{query}")
+        assert clean.headers["x-cache"] == "MISS"
+        assert len(clean.json()["items"]) == (1 if query else 3)
+        again = await client.get(f"{path}{query}")
+        assert again.status_code == disturbing.status_code
+        assert (await client.get(f"/v1/posts{query}")).content == clean.content
+        await cache_of(service).flush()
+        await settled(service)
+
+
+@pytest.mark.parametrize("suffix", ["%0A", "%20", "%00", ".0", "%2B", "%E2%80%A8"])
+async def test_an_id_has_one_spelling(
+    client: Client, service: FastAPI, make: Factory, suffix: str
+) -> None:
+    post = await make.post()
+    for url in (f"/v1/posts/{post.id}", f"/v1/users/{post.author_id}"):
+        assert (await client.get(url + suffix)).status_code == 422
+        assert (await client.get(url[:-1] + "0" + url[-1])).status_code in (404, 422)
+    assert not {key for key in await stored(service) if not key.endswith("0?")}
+    assert (await client.get(f"/v1/posts/{post.id}")).json()["id"] == post.id
+
+
+# What is not there
+
+
+async def test_what_is_not_there_is_remembered(client: Client, service: FastAPI) -> None:
+    urls = ["/v1/posts/7", "/v1/posts/7/comments", "/v1/users/7"]
+    for url in urls:
+        expected = ["MISS", "HIT-L1", "HIT"]
+        for where, control in zip(expected, [{}, {}, NO_CACHE], strict=True):
+            asked = {"X-Request-ID": f"request-{where}"}
+            response = await client.get(url, headers=asked | control)
+            assert response.status_code == 404
+            assert response.headers["x-cache"] == where
+            assert response.json()["request_id"] == f"request-{where}"
+            assert response.json()["instance"] == url
+            assert response.headers["x-request-id"] == f"request-{where}"
+            assert response.headers.get_list("cache-control") == ["no-store"]
+            assert response.headers["content-type"] == "application/problem+json"
+            assert response.headers.get_list("content-length") == [str(len(response.content))]
+            assert "etag" not in response.headers
+    assert await stored(service) == {f"{url}?" for url in urls}
+
+
+@pytest.mark.parametrize("condition", ["*", '"a"', ""])
+async def test_nobody_has_what_is_not_there(client: Client, condition: str) -> None:
+    for _ in range(2):
+        response = await client.get("/v1/posts/7", headers={"If-None-Match": condition})
+        assert response.status_code == 404
+
+
+async def test_head_tells_as_well_that_it_is_not_there(client: Client) -> None:
+    for where in ("MISS", "HIT-L1"):
+        response = await client.head("/v1/posts/7")
+        assert (response.status_code, response.content) == (404, b"")
+        assert response.headers["x-cache"] == where
+
+
+async def test_what_is_not_there_is_forgotten_sooner(
+    client: Client, service: FastAPI, make: Factory
+) -> None:
+    post = await make.post()
+    await client.get(f"/v1/posts/{post.id}")
+    await client.get("/v1/posts/999")
+    store = cache_of(service).store
+    found, missing = [
+        await store._valkey.pttl(f"{store.prefix}e:/v1/posts/{post_id}?")
+        for post_id in (post.id, 999)
+    ]
+    cache = service.state.resources.settings.cache
+    assert 0 < missing <= cache.missing_ttl_seconds * 1_000 < found <= cache.ttl_seconds * 1_000
+
+
+async def test_the_create_of_a_post_drops_that_there_is_none(client: Client, make: Factory) -> None:
+    author = await make.user()
+    post_id = (await make.post(author)).id + 1
+    for url in (f"/v1/posts/{post_id}", f"/v1/posts/{post_id}/comments"):
+        assert [(await client.get(url)).status_code for _ in range(2)] == [404, 404]
+    new = {"title": "T", "body": "B"}
+    created = await client.post("/v1/posts", json=new, headers=make.headers(author))
+    assert created.json()["id"] == post_id
+    assert (await client.get(f"/v1/posts/{post_id}")).json() == created.json()
+    assert (await client.get(f"/v1/posts/{post_id}/comments")).json()["items"] == []
+
+
+async def test_the_create_of_an_account_drops_that_there_is_none(
+    client: Client, make: Factory
+) -> None:
+    user_id = (await make.user()).id + 1
+    assert [(await client.get(f"/v1/users/{user_id}")).status_code for _ in range(2)] == [404, 404]
+    assert (await client.get(f"/v1/posts?author_id={user_id}")).json()["items"] == []
+    new = {"email": "new@example.com", "name": "New", "password": "correct horse"}
+    created = await client.post("/v1/users", json=new)
+    assert created.json()["id"] == user_id
+    assert (await client.get(f"/v1/users/{user_id}")).json()["name"] == "New"

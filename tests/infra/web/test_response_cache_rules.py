@@ -1,0 +1,367 @@
+"""What a shared cache may keep (RFC 9111), shown on routes that break each rule in turn."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from itertools import count
+
+import httpx2
+import pytest
+from fastapi import FastAPI, Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+
+from app.errors import Forbidden, InvalidRequest, NotFound, Unavailable
+from app.infra.cache.tags import shows
+from app.infra.dependencies import ReadSession
+from app.infra.web.public import public
+from app.settings import Settings
+from tests.application import client_of
+from tests.infra.web.test_response_cache import (
+    GZIP,
+    NO_CACHE,
+    NO_STORE,
+    cache_of,
+    patient_app,
+    settled,
+    stored,
+)
+
+Client = httpx2.AsyncClient
+Answer = Callable[[str], Response]
+
+NUMBER = count(1)
+
+
+def with_header(name: str, value: str, status: int = 200) -> Answer:
+    return lambda body: Response(body, status, {name: value}, media_type="text/plain")
+
+
+def with_status(status: int) -> Answer:
+    return lambda body: Response(body, status, media_type="text/plain")
+
+
+def two_cookies(body: str) -> Response:
+    response = Response(body)
+    response.set_cookie("session", body)
+    response.set_cookie("other", body)
+    return response
+
+
+def breaks_off(body: str) -> Response:
+    async def chunks() -> AsyncIterator[str]:
+        yield body
+        raise ConnectionError
+
+    return StreamingResponse(chunks())
+
+
+def fails(_: str) -> Response:
+    raise RuntimeError
+
+
+def refuses(error: Exception) -> Answer:
+    def refuse(_: str) -> Response:
+        raise error
+
+    return refuse
+
+
+# May be kept: the control of all others.
+KEPT = {
+    "plain": with_status(200),
+    "max-age": with_header("Cache-Control", "public, max-age=60"),
+    "no-cache": with_header("Cache-Control", "no-cache"),
+    "own-etag": with_header("ETag", '"mine"'),
+}
+# Not kept, each requester has an answer of their own.
+REFUSED = {
+    "set-cookie": with_header("Set-Cookie", "session=1"),
+    "two-cookies": two_cookies,
+    "private": with_header("Cache-Control", "private"),
+    "private-field": with_header("Cache-Control", 'private="x-name", max-age=60'),
+    "no-store": with_header("Cache-Control", "no-store"),
+    "capitals": with_header("Cache-Control", "max-age=60, PRIVATE"),
+    "vary-authorization": with_header("Vary", "Authorization"),
+    "vary-language": with_header("Vary", "accept-language"),
+    "vary-everything": with_header("Vary", "*"),
+    "partial": with_header("Content-Range", "bytes 0-1/9", 206),
+    "partial-200": with_header("Content-Range", "bytes 0-1/9"),
+    "no-range": with_status(206),
+    "encoded": with_header("Content-Encoding", "br"),
+    "created": with_status(201),
+    "accepted": with_status(202),
+    "moved": with_header("Location", "/", 301),
+    "found": with_header("Location", "/", 302),
+    "bad": with_status(400),
+    "unauthenticated": with_header("WWW-Authenticate", "Basic", 401),
+    "forbidden": with_status(403),
+    "missing": with_status(404),
+    "gone": with_status(410),
+    "error": with_status(500),
+    "unavailable": with_header("Retry-After", "1", 503),
+}
+# Not kept either; what is said of them is the same for everybody.
+PROBLEMS = {
+    "problem-403": (refuses(Forbidden("No.")), 403),
+    "problem-422": (refuses(InvalidRequest("No.")), 422),
+    "problem-503": (refuses(Unavailable("Later.")), 503),
+    "problem-500": (fails, 500),
+    "broken-stream": (breaks_off, 500),
+}
+ANSWERS: dict[str, Answer] = {
+    **KEPT,
+    **REFUSED,
+    **{kind: answer for kind, (answer, _) in PROBLEMS.items()},
+}
+
+
+@pytest.fixture(scope="module")
+async def service(settings: Settings) -> AsyncIterator[FastAPI]:
+    """The application, with public routes that no service would have."""
+    async with patient_app(settings) as app:
+
+        @app.get("/own/shared")
+        @public(shared_seconds=30)
+        async def shared(session: ReadSession) -> str:
+            shows(session, "own")
+            return str(next(NUMBER))
+
+        @app.get("/own/untagged")
+        @public()
+        async def untagged(session: ReadSession) -> str:
+            return str(next(NUMBER))
+
+        @app.get("/own/missing-problem")
+        @public()
+        async def missing_problem(session: ReadSession) -> str:
+            shows(session, "own")
+            raise NotFound("No.")
+
+        @app.get("/own/asked")
+        @public()
+        async def asked(request: Request, session: ReadSession) -> JSONResponse:
+            shows(session, "own")
+            seen = {
+                "headers": dict(request.headers),
+                "cookies": request.cookies,
+                "client": request.client and list(request.client),
+                "url": str(request.url),
+                "base_url": str(request.base_url),
+                "method": request.method,
+                "body": (await request.body()).decode(),
+                "scope": sorted(request.scope),
+            }
+            return JSONResponse(seen)
+
+        @app.get("/own/stream")
+        @public()
+        async def stream(session: ReadSession) -> StreamingResponse:
+            shows(session, "own")
+
+            async def chunks() -> AsyncIterator[bytes]:
+                for number in range(100):
+                    yield b"%d," % number
+
+            return StreamingResponse(chunks(), media_type="text/plain")
+
+        @app.get("/own/{kind}")
+        @public()
+        async def own(kind: str, session: ReadSession) -> Response:
+            shows(session, "own")
+            return ANSWERS[kind](str(next(NUMBER)))
+
+        @app.get("/not-declared")
+        async def not_declared(session: ReadSession) -> str:
+            shows(session, "own")
+            return str(next(NUMBER))
+
+        yield app
+
+
+@pytest.fixture
+async def client(service: FastAPI, clean: None) -> AsyncIterator[Client]:
+    await settled(service)
+    async with client_of(service) as client:
+        del client.headers["accept-encoding"]
+        yield client
+
+
+@pytest.mark.parametrize("kind", KEPT)
+async def test_what_may_be_kept_is_kept(client: Client, service: FastAPI, kind: str) -> None:
+    answers = [await client.get(f"/own/{kind}") for _ in range(3)]
+    assert [answer.headers["x-cache"] for answer in answers] == ["MISS", "HIT-L1", "HIT-L1"]
+    assert len({answer.content for answer in answers}) == 1
+    assert await stored(service) == {f"/own/{kind}?"}
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+async def test_what_may_not_be_kept_is_each_ones_own(
+    client: Client, service: FastAPI, kind: str
+) -> None:
+    one_by_one = [await client.get(f"/own/{kind}") for _ in range(3)]
+    at_once = await asyncio.gather(*(client.get(f"/own/{kind}") for _ in range(20)))
+    bodies = [answer.content for answer in [*one_by_one, *at_once]]
+    assert len(set(bodies)) == len(bodies)
+    assert not await stored(service)
+    assert not cache_of(service).memory._entries
+    for answer in [*one_by_one, *at_once]:
+        assert answer.headers["x-cache"] == "BYPASS"
+        assert "age" not in answer.headers
+
+
+@pytest.mark.parametrize("kind", REFUSED)
+async def test_what_may_not_be_kept_is_sent_as_it_is(client: Client, kind: str) -> None:
+    answer = await client.get(f"/own/{kind}", headers=GZIP | {"If-None-Match": "*"})
+    expected = ANSWERS[kind](answer.text)
+    assert answer.status_code == expected.status_code
+    sent = [header for header in answer.headers.multi_items() if header[0] not in OURS]
+    meant = [(name.decode(), value.decode()) for name, value in expected.raw_headers]
+    assert sorted(sent) == sorted(meant)
+
+
+async def test_every_cookie_is_sent(client: Client) -> None:
+    answer = await client.get("/own/two-cookies")
+    assert len(answer.headers.get_list("set-cookie")) == 2
+
+
+@pytest.mark.parametrize("kind", PROBLEMS)
+async def test_a_failure_is_not_kept(client: Client, service: FastAPI, kind: str) -> None:
+    status = PROBLEMS[kind][1]
+    for number in range(3):
+        asked = {"X-Request-ID": f"request-{number}"}
+        answer = await client.get(f"/own/{kind}", headers=asked)
+        assert answer.status_code == status
+        assert answer.json()["request_id"] == f"request-{number}"
+        assert answer.headers.get_list("cache-control") == ["no-store"]
+        assert answer.headers.get_list("content-length") == [str(len(answer.content))]
+    assert not await stored(service)
+    assert not cache_of(service).memory._entries
+
+
+@pytest.mark.parametrize("kind", PROBLEMS)
+async def test_a_failure_names_each_ones_own_request(client: Client, kind: str) -> None:
+    asked = [{"X-Request-ID": f"request-{number}"} for number in range(20)]
+    answers = await asyncio.gather(
+        *(client.get(f"/own/{kind}", headers=headers) for headers in asked)
+    )
+    assert [answer.json()["request_id"] for answer in answers] == [
+        headers["X-Request-ID"] for headers in asked
+    ]
+
+
+async def test_a_problem_keeps_its_headers(client: Client) -> None:
+    for control in ({}, NO_STORE):
+        answer = await client.get("/own/problem-503", headers=control)
+        assert answer.headers["retry-after"] == "1"
+
+
+async def test_a_stream_that_ended_is_whole(client: Client) -> None:
+    for control in ({}, NO_CACHE, NO_STORE):
+        answer = await client.get("/own/stream", headers=control)
+        assert answer.text == "".join(f"{number}," for number in range(100))
+        assert answer.headers["content-length"] == str(len(answer.content))
+
+
+async def test_what_names_nothing_that_it_shows_is_not_kept(
+    client: Client, service: FastAPI, caplog: pytest.LogCaptureFixture
+) -> None:
+    answers = [await client.get("/own/untagged") for _ in range(2)]
+    assert answers[0].content != answers[1].content
+    assert [answer.headers["x-cache"] for answer in answers] == ["BYPASS", "BYPASS"]
+    assert not await stored(service)
+    assert "untagged names nothing that it shows" in caplog.text
+
+
+async def test_what_was_not_declared_is_not_kept(client: Client, service: FastAPI) -> None:
+    answers = [await client.get("/not-declared") for _ in range(2)]
+    assert answers[0].content != answers[1].content
+    assert not any("x-cache" in answer.headers for answer in answers)
+    assert not await stored(service)
+
+
+async def test_a_route_may_let_others_answer_for_it(client: Client) -> None:
+    for control in ({}, {}, NO_CACHE, NO_STORE):
+        answer = await client.get("/own/shared", headers=control)
+        assert answer.headers.get_list("cache-control") == ["public, max-age=0, s-maxage=30"]
+        headers = control | {"If-None-Match": answer.headers["etag"]}
+        if control is not NO_STORE:
+            again = await client.get("/own/shared", headers=headers)
+            assert again.status_code == 304
+            assert again.headers["cache-control"] == answer.headers["cache-control"]
+
+
+async def test_what_a_route_says_of_keeping_it_gives_way_to_what_was_declared(
+    client: Client,
+) -> None:
+    for control in ({}, {}, NO_STORE):
+        answer = await client.get("/own/max-age", headers=control)
+        assert answer.headers.get_list("cache-control") == ["public, no-cache"]
+
+
+async def test_a_routes_own_validator_is_used(client: Client) -> None:
+    for control in ({}, {}, NO_CACHE, NO_STORE):
+        answer = await client.get("/own/own-etag", headers=control)
+        assert answer.headers.get_list("etag") == ['"mine"']
+
+
+OURS = {"x-cache", "x-request-id"}
+REQUESTER = {
+    "Authorization": "Bearer of-the-requester",
+    "Cookie": "session=of-the-requester",
+    "User-Agent": "of-the-requester",
+    "Accept-Language": "of-the-requester",
+    "Accept": "of-the-requester",
+    "X-Forwarded-For": "of-the-requester",
+    "X-Forwarded-Host": "of-the-requester",
+    "X-Request-ID": "of-the-requester",
+    "Forwarded": "host=of-the-requester",
+    "Host": "of-the-requester",
+    "Origin": "https://of-the-requester",
+    "Range": "bytes=0-1",
+    "If-Modified-Since": "Thu, 01 Jan 2026 00:00:00 GMT",
+    "If-None-Match": '"of-the-requester"',
+    "Accept-Encoding": "gzip, of-the-requester",
+}
+
+
+async def test_nothing_of_the_requester_gets_into_what_is_kept(
+    client: Client, service: FastAPI
+) -> None:
+    mine = await client.get("/own/asked", headers=REQUESTER)
+    assert (mine.status_code, mine.headers["x-cache"]) == (200, "MISS")
+    seen = mine.json()
+    assert (seen["headers"], seen["cookies"], seen["client"]) == ({}, {}, None)
+    assert seen["body"] == ""
+    assert "of-the-requester" not in mine.text
+    yours = await client.get("/own/asked")
+    assert (yours.content, yours.headers["x-cache"]) == (mine.content, "HIT-L1")
+    store = cache_of(service).store
+    async for key in store._valkey.scan_iter(f"{store.prefix}*"):
+        if await store._valkey.type(key) == b"string":
+            assert b"of-the-requester" not in (await store._valkey.get(key) or b"")
+
+
+async def test_a_body_of_a_get_does_not_matter(client: Client) -> None:
+    mine = await client.request("GET", "/own/asked", content=b"of-the-requester")
+    assert mine.json()["body"] == ""
+
+
+async def test_a_range_is_answered_whole(client: Client) -> None:
+    for _ in range(2):
+        answer = await client.get("/own/stream", headers={"Range": "bytes=0-1"})
+        assert answer.status_code == 200
+        assert "content-range" not in answer.headers
+
+
+async def test_a_problem_that_is_kept_is_of_nobody(client: Client) -> None:
+    for source in ("MISS", "HIT-L1"):
+        answer = await client.get("/own/missing-problem", headers=REQUESTER)
+        assert answer.headers["x-cache"] == source
+        assert answer.json() == {
+            "type": "about:blank",
+            "title": "Not Found",
+            "status": 404,
+            "detail": "No.",
+            "code": "not_found",
+            "instance": "/own/missing-problem",
+            "request_id": "of-the-requester",
+        }

@@ -1,0 +1,243 @@
+"""If-Match: nobody overwrites a change that they have not seen."""
+
+import asyncio
+from collections import Counter
+from collections.abc import AsyncIterator
+
+import httpx2
+import pytest
+from fastapi import FastAPI
+
+from app.features.posts.models import Post
+from app.features.users.models import User
+from app.settings import Settings
+from tests.application import client_of
+from tests.factories import Factory
+from tests.infra.web.test_response_cache import GZIP, LONG, NO_STORE, patient_app
+
+Client = httpx2.AsyncClient
+
+
+@pytest.fixture(scope="module")
+async def service(settings: Settings) -> AsyncIterator[FastAPI]:
+    async with patient_app(settings) as app:
+        yield app
+
+
+@pytest.fixture
+async def client(service: FastAPI, clean: None) -> AsyncIterator[Client]:
+    async with client_of(service) as client:
+        del client.headers["accept-encoding"]
+        yield client
+
+
+@pytest.fixture
+def make(service: FastAPI, clean: None) -> Factory:
+    return Factory(service.state.resources)
+
+
+@pytest.fixture
+async def author(make: Factory) -> User:
+    return await make.user()
+
+
+@pytest.fixture
+async def post(make: Factory, author: User) -> Post:
+    return await make.post(author, body=LONG)
+
+
+@pytest.fixture
+def url(post: Post) -> str:
+    return f"/v1/posts/{post.id}"
+
+
+@pytest.fixture
+def headers(make: Factory, author: User) -> dict[str, str]:
+    return make.headers(author)
+
+
+async def etag(client: Client, url: str) -> str:
+    value: str = (await client.get(url)).raise_for_status().headers["etag"]
+    return value
+
+
+async def edit(client: Client, url: str, title: str, headers: dict[str, str]) -> httpx2.Response:
+    return await client.patch(url, json={"title": title}, headers=headers)
+
+
+async def test_of_many_who_have_seen_the_same_one_succeeds(
+    client: Client, url: str, headers: dict[str, str]
+) -> None:
+    headers = headers | {"If-Match": await etag(client, url)}
+    answers = await asyncio.gather(
+        *(edit(client, url, f"Title {number}", headers) for number in range(100))
+    )
+    assert Counter(answer.status_code for answer in answers) == {200: 1, 412: 99}
+    assert {answer.json()["code"] for answer in answers if answer.is_error} == {"stale"}
+    [kept] = [answer.json() for answer in answers if answer.is_success]
+    assert kept["version"] == 2
+    assert (await client.get(url)).json() == kept
+
+
+async def test_of_many_edits_and_deletions_one_succeeds(
+    client: Client, url: str, headers: dict[str, str]
+) -> None:
+    headers = headers | {"If-Match": await etag(client, url)}
+    edits = [edit(client, url, f"Title {number}", headers) for number in range(10)]
+    deletions = [client.delete(url, headers=headers) for _ in range(10)]
+    answers = await asyncio.gather(*edits, *deletions)
+    assert len([answer for answer in answers if answer.is_success]) == 1
+    assert {answer.status_code for answer in answers if answer.is_error} <= {412, 404}
+
+
+async def test_who_reads_again_may_edit_again(
+    client: Client, url: str, headers: dict[str, str]
+) -> None:
+    for number in range(3):
+        seen = await etag(client, url)
+        answer = await edit(client, url, f"Title {number}", headers | {"If-Match": seen})
+        assert answer.status_code == 200
+
+
+async def test_the_validator_of_an_edit_serves_the_next_one(
+    client: Client, url: str, headers: dict[str, str]
+) -> None:
+    seen = await etag(client, url)
+    for number in range(3):
+        answer = await edit(client, url, f"Title {number}", headers | {"If-Match": seen})
+        assert answer.status_code == 200
+        seen = answer.headers["etag"]
+        assert seen == await etag(client, url)
+
+
+async def test_the_validator_of_a_new_post_is_that_of_a_read(
+    client: Client, headers: dict[str, str]
+) -> None:
+    new = {"title": "T", "body": "B"}
+    created = await client.post("/v1/posts", json=new, headers=headers)
+    url, seen = created.headers["location"], created.headers["etag"]
+    assert seen == await etag(client, url)
+    assert (await client.get(url, headers=NO_STORE)).headers["etag"] == seen
+    assert (await client.get(url, headers={"If-None-Match": seen})).status_code == 304
+    assert (await edit(client, url, "New", headers | {"If-Match": seen})).status_code == 200
+
+
+async def test_an_edit_that_changes_nothing_keeps_the_validator(
+    client: Client, url: str, headers: dict[str, str]
+) -> None:
+    seen = await etag(client, url)
+    for body in ({}, {"title": "A title"}):
+        answer = await client.patch(url, json=body, headers=headers | {"If-Match": seen})
+        assert answer.status_code == 200
+        assert answer.headers["etag"] == seen
+    assert await etag(client, url) == seen
+
+
+async def test_a_stale_edit_changes_nothing(
+    client: Client, url: str, headers: dict[str, str]
+) -> None:
+    seen = await etag(client, url)
+    await edit(client, url, "Mine", headers)
+    answer = await edit(client, url, "Yours", headers | {"If-Match": seen})
+    assert answer.status_code == 412
+    assert answer.json()["code"] == "stale"
+    assert answer.headers["content-type"] == "application/problem+json"
+    assert (await client.get(url)).json()["title"] == "Mine"
+
+
+async def test_a_stale_deletion_deletes_nothing(
+    client: Client, url: str, headers: dict[str, str]
+) -> None:
+    seen = await etag(client, url)
+    await edit(client, url, "New", headers)
+    answer = await client.delete(url, headers=headers | {"If-Match": seen})
+    assert (answer.status_code, answer.json()["code"]) == (412, "stale")
+    assert (await client.get(url)).status_code == 200
+    fresh = headers | {"If-Match": await etag(client, url)}
+    assert (await client.delete(url, headers=fresh)).status_code == 204
+    assert (await client.get(url)).status_code == 404
+
+
+MATCHES = ["{etag}", "*", " * ", '"other", {etag}', '"9-x",{etag}', "{gzip}", '"1-anything"']
+DIFFERS = ["W/{etag}", "", '"other"', '"1"', '"11-x"', '"2-{digest}"', "{bare}", '"*"', 'W/"*"']
+
+
+@pytest.mark.parametrize("form", MATCHES)
+async def test_a_validator_matches(
+    client: Client, url: str, headers: dict[str, str], form: str
+) -> None:
+    seen = await etag(client, url)
+    condition = form.format(etag=seen, gzip=seen[:-1] + '-gzip"')
+    headers = headers | {"If-Match": condition}
+    assert (await edit(client, url, "A title", headers)).status_code == 200
+    assert (await client.delete(url, headers=headers)).status_code == 204
+
+
+@pytest.mark.parametrize("form", DIFFERS)
+async def test_a_validator_does_not_match(
+    client: Client, url: str, headers: dict[str, str], form: str
+) -> None:
+    seen = await etag(client, url)
+    condition = form.format(etag=seen, bare=seen[1:-1], digest=seen[3:-1])
+    headers = headers | {"If-Match": condition}
+    assert (await edit(client, url, "New", headers)).status_code == 412
+    assert (await client.delete(url, headers=headers)).status_code == 412
+    assert await etag(client, url) == seen
+
+
+async def test_the_validator_of_the_compressed_form_matches(
+    client: Client, url: str, headers: dict[str, str]
+) -> None:
+    got = await client.get(url, headers=GZIP)
+    assert got.headers["content-encoding"] == "gzip"
+    headers = headers | {"If-Match": got.headers["etag"]}
+    assert (await edit(client, url, "New", headers)).status_code == 200
+    assert (await edit(client, url, "Newer", headers)).status_code == 412
+
+
+async def test_without_a_condition_the_last_one_wins(
+    client: Client, url: str, headers: dict[str, str]
+) -> None:
+    for number in range(3):
+        assert (await edit(client, url, f"Title {number}", headers)).status_code == 200
+    assert (await client.get(url)).json()["title"] == "Title 2"
+    assert (await client.delete(url, headers=headers)).status_code == 204
+
+
+async def test_a_comment_changes_how_it_is_shown_and_not_the_post(
+    client: Client, make: Factory, url: str, headers: dict[str, str]
+) -> None:
+    seen = await etag(client, url)
+    commenter = make.headers(await make.user())
+    await client.post(f"{url}/comments", json={"body": "B"}, headers=commenter)
+    assert await etag(client, url) != seen
+    assert (await edit(client, url, "New", headers | {"If-Match": seen})).status_code == 200
+
+
+async def test_a_renamed_author_changes_how_it_is_shown_and_not_the_post(
+    client: Client, url: str, headers: dict[str, str]
+) -> None:
+    seen = await etag(client, url)
+    await client.patch("/v1/users/me", json={"name": "Renamed"}, headers=headers)
+    assert await etag(client, url) != seen
+    assert (await edit(client, url, "New", headers | {"If-Match": seen})).status_code == 200
+
+
+@pytest.mark.parametrize("condition", ["*", '"1-x"', '"9-x"'])
+async def test_a_condition_on_what_is_not_there(
+    client: Client, headers: dict[str, str], condition: str
+) -> None:
+    headers = headers | {"If-Match": condition}
+    assert (await edit(client, "/v1/posts/999", "New", headers)).status_code == 404
+    assert (await client.delete("/v1/posts/999", headers=headers)).status_code == 404
+
+
+async def test_a_stranger_learns_nothing_from_a_condition(
+    client: Client, make: Factory, url: str
+) -> None:
+    stranger = make.headers(await make.user())
+    for condition in (await etag(client, url), '"9-x"', "*"):
+        answer = await edit(client, url, "Mine", stranger | {"If-Match": condition})
+        assert answer.status_code == 403
+    nobody = await edit(client, url, "Mine", {"If-Match": '"9-x"'})
+    assert nobody.status_code == 401

@@ -15,7 +15,7 @@ from app.infra.cache import channel
 from app.infra.cache.cache import Cache
 from app.infra.web import representation, response_cache
 from app.settings import Settings
-from tests.application import client_of, running
+from tests.application import client_of, recorded_statements, running
 from tests.factories import Factory
 from tests.infra.cache.worker import eventually
 
@@ -165,20 +165,12 @@ async def test_who_goes_past_the_cache_leaves_it_as_it_is(client: Client, urls: 
     assert await source(client, urls[0]) == "HIT-L1"
 
 
-async def test_many_at_once_are_one_load(
-    client: Client, service: FastAPI, urls: list[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    loads: list[str] = []
-    load = response_cache.ResponseCacheMiddleware._load
-
-    async def counted(self: object, route: object, asking: object, query: str) -> object:
-        loads.append(query)
-        return await load(self, route, asking, query)  # type: ignore[arg-type]
-
-    monkeypatch.setattr(response_cache.ResponseCacheMiddleware, "_load", counted)
-    answers = await asyncio.gather(*(client.get(urls[0]) for _ in range(100)))
-    assert {answer.content for answer in answers} == {answers[0].content}
-    assert len(loads) == 1
+async def test_many_at_once_are_one_load(client: Client, service: FastAPI, urls: list[str]) -> None:
+    for url in urls:
+        with recorded_statements(service.state.resources) as statements:
+            answers = await asyncio.gather(*(client.get(url) for _ in range(100)))
+        assert {answer.content for answer in answers} == {answers[0].content}
+        assert len(statements) == 1
 
 
 async def test_hits_tell_their_age(

@@ -1,0 +1,238 @@
+"""Pages of lists: what may come onto them, and what was only peeked at, drops them as well."""
+
+from collections.abc import AsyncIterator
+from datetime import datetime, timedelta, tzinfo
+from typing import Self
+
+import httpx2
+import pytest
+from fastapi import FastAPI
+from sqlalchemy import text
+
+from app.features.posts.models import Post
+from app.features.users.models import User
+from app.infra.cache.entry import Entry
+from app.infra.database import pagination
+from app.settings import Settings
+from tests.application import client_of
+from tests.factories import Factory
+from tests.infra.web.test_response_cache import NO_CACHE, cache_of, patient_app, settled
+
+Client = httpx2.AsyncClient
+
+LONGEST = timedelta(hours=1)  # so long that the time which a test takes does not matter
+NOW = text("SELECT now()")
+
+
+@pytest.fixture(scope="module")
+async def service(settings: Settings) -> AsyncIterator[FastAPI]:
+    async with patient_app(settings) as app:
+        yield app
+
+
+@pytest.fixture
+async def client(service: FastAPI, clean: None) -> AsyncIterator[Client]:
+    await settled(service)
+    async with client_of(service) as client:
+        yield client
+
+
+@pytest.fixture
+def make(service: FastAPI, clean: None) -> Factory:
+    return Factory(service.state.resources)
+
+
+@pytest.fixture(autouse=True)
+def longest_transaction(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pagination, "LONGEST_TRANSACTION", LONGEST)
+
+
+@pytest.fixture
+async def author(make: Factory) -> User:
+    return await make.user()
+
+
+async def aged(make: Factory, author: User, *hours: float) -> list[Post]:
+    """Make posts of these ages, by the clock of the database."""
+    async with make.resources.database.read() as session:
+        now: datetime = (await session.execute(NOW)).scalar_one()
+    return [
+        await make.post(author, created_at=now - timedelta(hours=age), title=f"{age} h")
+        for age in hours
+    ]
+
+
+async def tags(service: FastAPI, url: str) -> set[str]:
+    """Return what drops the answer."""
+    path, _, query = url.partition("?")
+    key = f"{path}?{'&'.join(sorted(query.split('&')))}"
+    entry = await cache_of(service).store.look_up(key)
+    assert isinstance(entry, Entry)
+    return set(entry.tags)
+
+
+async def pages(
+    client: Client, url: str, relation: str = "next", cursor: str | None = None
+) -> list[str]:
+    """Return the addresses of a list's pages from a cursor on; all of them are then cached."""
+    urls = [url if cursor is None else f"{url}&cursor={cursor}"]
+    while (cursor := (await client.get(urls[-1])).json()[relation]) is not None:
+        urls.append(f"{url}&cursor={cursor}")
+    return urls
+
+
+def filtered(author: User | None) -> tuple[str, str]:
+    """Return the beginning of a list's address, and the tag of what may come onto it."""
+    if author is None:
+        return "/v1/posts?", "posts:new"
+    return f"/v1/posts?author_id={author.id}&", f"posts:new:{author.id}"
+
+
+@pytest.fixture(params=["everybody", "author"])
+def of(request: pytest.FixtureRequest, author: User) -> User | None:
+    return author if request.param == "author" else None
+
+
+async def test_a_page_is_settled_when_its_cursor_is_older_than_any_transaction(
+    client: Client, service: FastAPI, make: Factory, author: User, of: User | None
+) -> None:
+    await aged(make, author, 0, 0.5, 2, 3, 4)
+    url, new = filtered(of)
+    urls = await pages(client, f"{url}limit=1")
+    # Page by page, the cursor is at no row, then at the row of 0, 0.5, 2 and 3 hours.
+    assert [new in await tags(service, url) for url in urls] == [True, True, True, False, False]
+
+
+async def test_the_first_page_is_never_settled(
+    client: Client, service: FastAPI, make: Factory, author: User, of: User | None
+) -> None:
+    url, new = filtered(of)
+    await aged(make, author, 7, 8, 9)
+    for limit in (1, 3, 100):
+        await client.get(f"{url}limit={limit}")
+        assert new in await tags(service, f"{url}limit={limit}")
+
+
+async def test_an_empty_page_is_never_settled(
+    client: Client, service: FastAPI, make: Factory, author: User, of: User | None
+) -> None:
+    posts = await aged(make, author, 7, 8)
+    url, new = filtered(of)
+    *_, last = await pages(client, f"{url}limit=1")
+    await client.delete(f"/v1/posts/{posts[1].id}", headers=make.headers(author))
+    assert (await client.get(last)).json()["items"] == []
+    assert new in await tags(service, last)
+
+
+async def test_a_backward_page_is_settled_when_a_row_follows_that_is_old_enough(
+    client: Client, service: FastAPI, make: Factory, author: User, of: User | None
+) -> None:
+    await aged(make, author, 0.5, 2, 3, 4, 5)
+    url, new = filtered(of)
+    *_, last = await pages(client, f"{url}limit=1")
+    prev = (await client.get(last)).json()["prev"]
+    backward = await pages(client, f"{url}limit=1", "prev", prev)
+    # These show 4, 3, 2 and 0.5 hours: behind 2 hours stands the row of half an hour, behind that
+    # one nothing.
+    assert [new in await tags(service, url) for url in backward] == [False, False, True, True]
+    both = f"{url}limit=2&cursor={prev}"
+    assert len((await client.get(both)).json()["items"]) == 2
+    assert new not in await tags(service, both)
+    four = f"{url}limit=4&cursor={prev}"
+    assert len((await client.get(four)).json()["items"]) == 4
+    assert new in await tags(service, four)
+
+
+async def test_the_age_is_told_by_the_clock_of_the_database(
+    client: Client, service: FastAPI, make: Factory, author: User, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class InAYear(datetime):
+        @classmethod
+        def now(cls, tz: tzinfo | None = None) -> Self:
+            return super().now(tz) + timedelta(days=365)
+
+    monkeypatch.setattr(pagination, "datetime", InAYear)
+    await aged(make, author, 0, 0.5, 2)
+    urls = await pages(client, "/v1/posts?limit=1")
+    assert [("posts:new" in await tags(service, url)) for url in urls] == [True, True, True]
+
+
+async def test_what_is_committed_late_comes_onto_the_page_where_it_belongs(
+    client: Client, service: FastAPI, make: Factory, author: User, of: User | None
+) -> None:
+    """A row is as old as its transaction, and is seen when that ends."""
+    await aged(make, author, 0, 0.5, 2, 3)
+    url, _ = filtered(of)
+    urls = await pages(client, f"{url}limit=1")
+    prev = (await client.get(urls[-1])).json()["prev"]
+    backward = await pages(client, f"{url}limit=1", "prev", prev)
+    await aged(make, author, 0.25)
+    await settled(service)
+    for page in (urls[1], backward[-1]):
+        shown = (await client.get(page)).json()["items"]
+        assert [item["title"] for item in shown] == ["0.25 h"]
+    everything = [item["title"] for item in (await client.get(f"{url}limit=9")).json()["items"]]
+    assert everything == ["0 h", "0.25 h", "0.5 h", "2 h", "3 h"]
+    # What was settled was so with reason, and stays.
+    assert (await client.get(urls[3])).headers["x-cache"] == "HIT-L1"
+    assert (await client.get(urls[3], headers=NO_CACHE)).headers["x-cache"] == "HIT"
+
+
+async def test_the_row_that_was_peeked_at_drops_the_page(
+    client: Client, service: FastAPI, make: Factory, author: User, of: User | None
+) -> None:
+    posts = await aged(make, author, 4, 5, 6, 7)
+    url, _ = filtered(of)
+    forward = await pages(client, f"{url}limit=1")
+    for number, page in enumerate(forward):
+        shown = {f"post:{post.id}" for post in posts[number : number + 2]}
+        assert {tag for tag in await tags(service, page) if tag.startswith("post:")} == shown
+    prev = (await client.get(forward[-1])).json()["prev"]
+    backward = f"{url}limit=1&cursor={prev}"
+    assert [item["id"] for item in (await client.get(backward)).json()["items"]] == [posts[2].id]
+    peeked = {f"post:{posts[2].id}", f"post:{posts[1].id}"}
+    assert {tag for tag in await tags(service, backward) if tag.startswith("post:")} == peeked
+
+
+async def test_the_last_but_one_page_becomes_the_last_one(
+    client: Client, make: Factory, author: User, of: User | None
+) -> None:
+    posts = await aged(make, author, 4, 5, 6)
+    url, _ = filtered(of)
+    before_last = (await pages(client, f"{url}limit=1"))[1]
+    assert (await client.get(before_last)).json()["next"] is not None
+    await client.delete(f"/v1/posts/{posts[2].id}", headers=make.headers(author))
+    for headers in ({}, NO_CACHE):
+        page = await client.get(before_last, headers=headers)
+        assert [item["id"] for item in page.json()["items"]] == [posts[1].id]
+        assert page.json()["next"] is None
+        assert 'rel="next"' not in page.headers["link"]
+
+
+async def test_the_second_page_becomes_the_first_one(
+    client: Client, make: Factory, author: User, of: User | None
+) -> None:
+    posts = await aged(make, author, 4, 5, 6)
+    url, _ = filtered(of)
+    last = (await pages(client, f"{url}limit=1"))[-1]
+    backward = f"{url}limit=1&cursor={(await client.get(last)).json()['prev']}"
+    assert (await client.get(backward)).json()["prev"] is not None
+    await client.delete(f"/v1/posts/{posts[0].id}", headers=make.headers(author))
+    for headers in ({}, NO_CACHE):
+        assert (await client.get(backward, headers=headers)).json()["prev"] is None
+
+
+async def test_another_authors_post_leaves_an_authors_pages(
+    client: Client, service: FastAPI, make: Factory, author: User
+) -> None:
+    other = await make.user()
+    await aged(make, author, 0, 0.5, 2)
+    await aged(make, other, 0)
+    mine = await pages(client, f"/v1/posts?author_id={author.id}&limit=1")
+    await settled(service)
+    await client.post("/v1/posts", json={"title": "T", "body": "B"}, headers=make.headers(other))
+    await settled(service)
+    for url in mine:
+        assert (await client.get(url, headers=NO_CACHE)).headers["x-cache"] == "HIT"
+    theirs = (await client.get(f"/v1/posts?author_id={other.id}")).json()
+    assert [item["title"] for item in theirs["items"]] == ["T", "0 h"]

@@ -64,6 +64,10 @@ class NoCache:
         """Return nothing: there is no memory."""
         return None
 
+    def has_copy(self, _key: str) -> bool:
+        """Say no."""
+        return False
+
     async def read(self, _key: str, load: Load, *, skip_memory: bool = False) -> Answer:  # noqa: ARG002 - as ReadThrough
         """Load."""
         return Answer(await load(), Source.PAST)

@@ -3,9 +3,11 @@
 Everything here runs in the event loop's thread, and nothing waits.
 """
 
+import time
 from collections import defaultdict
+from collections.abc import Callable
 
-from cachetools import LRUCache, TTLCache
+from cachetools import LRUCache
 
 from app.infra.cache.entry import Entry
 
@@ -15,17 +17,29 @@ ENTRY_BYTES, TAG_BYTES = 1_500, 500
 
 
 class Memory:
-    """Entries for `ttl_seconds` at most. `put` refuses what may have changed since it was read."""
+    """Entries that are fresh for `ttl_seconds`, and then copies that Valkey may still call valid.
+
+    `put` refuses what may have changed since it was read.
+    """
 
     def __init__(self, max_bytes: int, ttl_seconds: float) -> None:
-        self._entries = _TaggedCache(max_bytes, ttl_seconds)
+        self._entries = _TaggedCache(max_bytes, getsizeof=_size)
+        self._ttl_seconds = ttl_seconds
         self._now = 0  # counts what was heard
         self._cleared = 0
         self._heard: LRUCache[str, int] = LRUCache(MOST_HEARD)
 
     def get(self, key: str) -> Entry | None:
-        """Return the entry, if it is here."""
-        return self._entries.get(key)
+        """Return the entry, if it is here and fresh."""
+        entry = self.copy(key)
+        return entry if entry is not None and entry.fresh_until > time.monotonic() else None
+
+    def copy(self, key: str) -> Entry | None:
+        """Return the entry, fresh or not."""
+        try:
+            return self._entries[key]
+        except KeyError:
+            return None
 
     def begin(self) -> int:
         """Return the moment at which a read begins, for its `put`."""
@@ -33,9 +47,10 @@ class Memory:
 
     def put(self, entry: Entry, began: int) -> None:
         """Keep an entry, unless a change of one of its tags was heard since `began`."""
-        if began < self._cleared or any(self._heard.get(tag, 0) > began for tag in entry.tags):
+        if began != self._now and self._was_heard(entry, began):
             return
-        if _size(entry) <= self._entries.maxsize:
+        entry.fresh_until = time.monotonic() + self._ttl_seconds
+        if self.copy(entry.key) is not entry and _size(entry) <= self._entries.maxsize:
             self._entries[entry.key] = entry
 
     def drop(self, tags: list[str]) -> None:
@@ -53,23 +68,25 @@ class Memory:
         self._entries.clear()
         self._forget_what_was_heard()
 
+    def _was_heard(self, entry: Entry, began: int) -> bool:
+        return began < self._cleared or any(self._heard.get(tag, 0) > began for tag in entry.tags)
+
     def _forget_what_was_heard(self) -> None:
         """Refuse every read that is under way instead."""
         self._cleared = self._now
         self._heard.clear()
 
 
-class _TaggedCache(TTLCache[str, Entry]):
+class _TaggedCache(LRUCache[str, Entry]):
     """A cache that knows which entries carry a tag, whichever way they leave."""
 
-    def __init__(self, max_bytes: int, ttl_seconds: float) -> None:
-        super().__init__(max_bytes, ttl_seconds, getsizeof=_size)
+    def __init__(self, max_bytes: int, getsizeof: Callable[[Entry], float]) -> None:
+        super().__init__(max_bytes, getsizeof)
         self._by_tag: defaultdict[str, set[str]] = defaultdict(set)
 
     def __setitem__(self, key: str, entry: Entry) -> None:
-        with self.timer:  # the time stands still: nothing expires between these two
-            self.pop(key, None)
-            super().__setitem__(key, entry)
+        self.pop(key, None)
+        super().__setitem__(key, entry)
         for tag in entry.tags:
             self._by_tag[tag].add(key)
 
@@ -77,25 +94,16 @@ class _TaggedCache(TTLCache[str, Entry]):
         for key in list(self._by_tag.get(tag, ())):
             self.pop(key, None)
 
-    def expire(self, time: float | None = None) -> list[tuple[str, Entry]]:
-        expired = super().expire(time)
-        for key, entry in expired:
-            self._forget(key, entry)
-        return expired
-
     def __delitem__(self, key: str) -> None:
-        self._forget(key, self[key])
+        for tag in self[key].tags:
+            self._by_tag[tag].discard(key)
+            if not self._by_tag[tag]:
+                del self._by_tag[tag]
         super().__delitem__(key)
 
     def clear(self) -> None:
         super().clear()
         self._by_tag.clear()
-
-    def _forget(self, key: str, entry: Entry) -> None:
-        for tag in entry.tags:
-            self._by_tag[tag].discard(key)
-            if not self._by_tag[tag]:
-                del self._by_tag[tag]
 
 
 def _size(entry: Entry) -> int:

@@ -9,7 +9,7 @@ import random
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from enum import Enum
+from enum import StrEnum
 from typing import NamedTuple
 
 from app.errors import Unavailable
@@ -26,7 +26,7 @@ BYPASS_SECONDS = 1.0
 LOAD_SECONDS = 2.0  # below the life of a lease, so that no second load begins beside it
 
 
-class Source(Enum):
+class Source(StrEnum):
     """Where an answer came from, in the words of the header X-Cache."""
 
     MEMORY = "HIT-L1"
@@ -61,6 +61,10 @@ class ReadThrough:
         """Return the entry of the process's own memory, while the channel is live."""
         return self._memory.get(key) if self._channel.is_live else None
 
+    def has_copy(self, key: str) -> bool:
+        """Whether there is an entry in memory, be it fresh or not."""
+        return self._memory.copy(key) is not None
+
     async def read(self, key: str, load: Load, *, skip_memory: bool = False) -> Answer:
         """Return the entry, loading it if need be. What `load` raises is raised, and not stored.
 
@@ -89,7 +93,11 @@ class ReadThrough:
             return None
         began = self._memory.begin()
         try:
-            found = await self._store.look_up(key)
+            copy = self._memory.copy(key)
+            if copy is not None and await self._store.is_valid(copy):
+                found: Entry | Miss = copy
+            else:
+                found = await self._store.look_up(key)
         except CACHE_ERRORS:
             return None
         if isinstance(found, Entry):

@@ -45,17 +45,17 @@ return {'LEASED', epoch, n}
 )
 
 # KEYS entry, log, tags… · ARGV epoch, n, head, envelope, entry and token milliseconds, a token
-# a tag, and the names of the tags → 1 stored, 0 refused.
+# a tag, and the names of the tags → the tokens that are stored with it, or nothing if refused.
 FILL = """
 local log = redis.call('HMGET', KEYS[2], 'epoch', 'floor')
 local n = tonumber(ARGV[2])
-if log[1] ~= ARGV[1] or n < tonumber(log[2]) then return 0 end
+if log[1] ~= ARGV[1] or n < tonumber(log[2]) then return false end
 local count = #KEYS - 2
 for i = 1, count do
   local changed = redis.call('HGET', KEYS[2], ARGV[6 + count + i])
-  if changed and tonumber(changed) > n then return 0 end
+  if changed and tonumber(changed) > n then return false end
 end
-local value = {'V', ARGV[3]}
+local tokens = {}
 for i = 1, count do
   local token = redis.call('GET', KEYS[2 + i])
   if token then
@@ -64,11 +64,11 @@ for i = 1, count do
     token = ARGV[6 + i]
     redis.call('SET', KEYS[2 + i], token, 'PX', ARGV[6])
   end
-  value[#value + 1] = token
+  tokens[i] = token
 end
-value[#value + 1] = ARGV[4]
-redis.call('SET', KEYS[1], table.concat(value), 'PX', ARGV[5])
-return 1
+local joined = table.concat(tokens)
+redis.call('SET', KEYS[1], 'V' .. ARGV[3] .. joined .. ARGV[4], 'PX', ARGV[5])
+return joined
 """
 
 # KEYS entry · ARGV lease

@@ -8,6 +8,7 @@ import asyncio
 import secrets
 from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any
 
 from cachetools import LRUCache
@@ -27,7 +28,9 @@ REMEMBERED = 10_000
 FLUSHED_AT_ONCE = 1_000
 EVERYTHING = ""  # as a message: no tag is called so
 
-Lookup = tuple[list[str], asyncio.Future[list[bytes | None]]]
+Names = tuple[str, ...]  # of keys, as Valkey knows them
+Values = list[bytes | None]
+Asked = tuple[Names, asyncio.Future[Values]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,24 +70,29 @@ class Store:
         self._fill = valkey.register_script(scripts.FILL)
         self._release = valkey.register_script(scripts.RELEASE)
         self._invalidate = valkey.register_script(scripts.INVALIDATE)
-        self._tags: LRUCache[str, tuple[str, ...]] = LRUCache(REMEMBERED)
-        self._asked: list[Lookup] = []
+        self._tags: LRUCache[str, Names] = LRUCache(REMEMBERED)
+        self._asked: list[Asked] = []
         self._asking: asyncio.Task[None] | None = None
 
     async def look_up(self, key: str) -> Entry | Miss:
         """Return the entry if it is valid: one round trip if its tags are remembered, else two."""
         tags = self._tags.get(key, ())
-        raw, *tokens = await self._mget([self._entry(key), *map(self._tag, tags)])
+        raw, *tokens = await self._mget((self._entry(key), *tags))
         if raw is None or raw[:1] == b"L":
             return Miss()
-        stored = read_stored(raw)
-        if stored is None or stored.entry.key != key:
+        entry = read_stored(raw)
+        if entry is None or entry.key != key:
             return Miss(raw[FILL_ID])
-        if stored.entry.tags != tags:
-            self._tags[key] = stored.entry.tags
-            tokens = await self._mget([*map(self._tag, stored.entry.tags)])
-        is_valid = b"".join(token or b"" for token in tokens) == stored.tokens
-        return stored.entry if is_valid else Miss(raw[FILL_ID])
+        if (current := self._names(entry)) != tags:
+            self._tags[key] = current
+            tokens = await self._mget(current)
+        return entry if _joined(tokens) == entry.tokens else Miss(raw[FILL_ID])
+
+    async def is_valid(self, copy: Entry) -> bool:
+        """Whether what was found or stored some time ago still is what Valkey would answer."""
+        if not copy.is_alive:
+            return False
+        return _joined(await self._mget(self._names(copy))) == copy.tokens
 
     async def lease(
         self, key: str, token: bytes, judged: bytes, *, anyway: bool = False
@@ -105,20 +113,22 @@ class Store:
 
     async def fill(self, entry: Entry, lease: Lease) -> bool:
         """Store what was loaded. False when something in it has changed since the lease."""
-        names = [*map(self._tag, entry.tags)]
+        names = self._names(entry)
         ttl = int(entry.ttl_seconds * 1000)
         token_ttl = ttl + TOKEN_MARGIN_SECONDS * 1000
         head = HEAD.pack(SCHEMA, _random(), len(names))
         value: list[Any] = [lease.epoch, lease.n, head, entry.envelope(), ttl, token_ttl]
         tokens = [_random() for _ in names]
-        stored = await self._ask(
+        stored: bytes | None = await self._ask(
             self._fill(
                 keys=[self._entry(entry.key), self._log, *names], args=[*value, *tokens, *names]
             )
         )
-        if stored:
-            self._tags[entry.key] = entry.tags
-        return bool(stored)
+        if stored is None:
+            return False
+        entry.tokens = stored
+        self._tags[entry.key] = names
+        return True
 
     async def release(self, key: str, lease: Lease) -> None:
         """Give up a lease that was not used."""
@@ -126,7 +136,7 @@ class Store:
 
     async def invalidate(self, tags: Sequence[str]) -> None:
         """Make every entry with one of `tags` invalid, and tell all workers. May be repeated."""
-        names = [*map(self._tag, tags)]
+        names = [self._tag(tag) for tag in tags]
         await self._ask(
             self._invalidate(
                 keys=[self._log, *names],
@@ -148,11 +158,11 @@ class Store:
         await self._valkey.publish(self.channel, EVERYTHING)
         return int(found)
 
-    async def _mget(self, keys: list[str]) -> list[bytes | None]:
-        if not keys:
+    async def _mget(self, names: Names) -> Values:
+        if not names:
             return []
-        answer: asyncio.Future[list[bytes | None]] = asyncio.get_running_loop().create_future()
-        self._asked.append((keys, answer))
+        answer: asyncio.Future[Values] = asyncio.get_running_loop().create_future()
+        self._asked.append((names, answer))
         if self._asking is None:
             self._asking = asyncio.create_task(self._answer_all())
         return await answer
@@ -161,24 +171,26 @@ class Store:
         """Answer what was asked, with as few commands as there are round trips."""
         try:
             while self._asked:
-                batch, self._asked = self._asked, []
-                await self._answer(batch)
+                asked, self._asked = self._asked, []
+                await self._answer(asked)
         finally:
             self._asking = None
 
-    async def _answer(self, batch: list[Lookup]) -> None:
-        keys = list(dict.fromkeys(key for wanted, _ in batch for key in wanted))
+    async def _answer(self, asked: list[Asked]) -> None:
+        # Those who ask for the same entry have the same tuple, which is cheaper to tell by its id.
+        wanted = {id(names): names for names, _ in asked}
+        keys = list(dict.fromkeys(chain.from_iterable(wanted.values())))
         try:
-            values: list[bytes | None] = await self._ask(self._valkey.mget(keys))
+            found = dict(zip(keys, await self._ask(self._valkey.mget(keys)), strict=True))
         except Exception as error:
-            for _, answer in batch:
+            for _, answer in asked:
                 if not answer.done():
                     answer.set_exception(error)
             return
-        found = dict(zip(keys, values, strict=True))
-        for wanted, answer in batch:
+        values = {place: [found[name] for name in names] for place, names in wanted.items()}
+        for names, answer in asked:
             if not answer.done():
-                answer.set_result([found[key] for key in wanted])
+                answer.set_result(values[id(names)])
 
     async def _ask(self, command: Awaitable[Any]) -> Any:
         """Wait for one command, and tell the breaker. A refusal is an answer as well."""
@@ -196,6 +208,12 @@ class Store:
     def _entry(self, key: str) -> str:
         return f"{self.prefix}e:{key}"
 
+    def _names(self, entry: Entry) -> Names:
+        """Return what Valkey calls the tags of an entry, put together once."""
+        if not entry.names:
+            entry.names = tuple([self._tag(tag) for tag in entry.tags])
+        return entry.names
+
     def _tag(self, tag: str) -> str:
         return f"{self.prefix}t:{tag}"
 
@@ -203,6 +221,10 @@ class Store:
 def new_lease_token() -> bytes:
     """Return what names one reader's lease."""
     return _random()
+
+
+def _joined(tokens: Values) -> bytes:
+    return b"".join([token or b"" for token in tokens])
 
 
 def _random() -> bytes:

@@ -8,7 +8,7 @@ import time
 from dataclasses import dataclass, field
 from functools import partial
 from hashlib import blake2b
-from typing import Any
+from typing import Any, NamedTuple
 
 import orjson
 from anyio.to_thread import run_sync
@@ -66,8 +66,7 @@ class Captured:
         return self.header(b"content-type") == PROBLEM.encode()
 
 
-@dataclass(frozen=True, slots=True)
-class Variant:
+class Variant(NamedTuple):
     """One form of a response: as it is, or compressed."""
 
     etag: bytes
@@ -76,8 +75,7 @@ class Variant:
     body: bytes
 
 
-@dataclass(frozen=True, slots=True)
-class Representation:
+class Representation(NamedTuple):
     """A response that can be sent at once. `stored_at` is in seconds since 1970."""
 
     status: int

@@ -17,7 +17,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.errors import AppError
 from app.infra.cache.entry import Entry
-from app.infra.cache.read_through import Answer, Source
+from app.infra.cache.read_through import Source
 from app.infra.cache.tags import SHOWN
 from app.infra.resources import Resources
 from app.infra.web import conditional
@@ -54,79 +54,88 @@ class ResponseCacheMiddleware:
         if scope["type"] != "http" or scope["method"] != "GET":
             await self.app(scope, receive, send)
             return
-        near = scope["app"].state.route_table.near(scope)
-        if not near.has_public:
-            await self.app(scope, receive, send)
-            return
         asked = conditional.asked(scope)
-        key = f"{scope['path']}?{scope['query_string'].decode('latin-1')}"
-        if not (asked.skips_memory or asked.bypasses):
-            entry = scope["app"].state.resources.reader.remembered(key)
-            if entry is not None:
-                await _send(Answer(entry, Source.MEMORY), asked, send)
+        held = getattr(scope["app"].state, "resources", None)
+        if held is not None and not asked.bypasses:
+            key = f"{scope['path']}?{scope['query_string'].decode('latin-1')}"
+            if not asked.skips_memory and (entry := held.reader.remembered(key)) is not None:
+                await _send(entry, Source.MEMORY, asked, send)
                 return
-        route = find_public(near.router.routes, scope)
+            if held.reader.has_copy(key):  # so it is the key of a public route's answer
+                await self._answer(key, scope, receive, send, asked)
+                return
+        await self._look_further(scope, receive, send, asked)
+
+    async def _look_further(self, scope: Scope, receive: Receive, send: Send, asked: Asked) -> None:
+        route = _public_route(scope)
         if route is None:
             await self.app(scope, receive, send)
             return
-        try:
-            await self._answer(route, scope, receive, send, asked)
-        except AppError as error:
-            await problem_of(scope, error)(scope, receive, send)
+        held: Resources = scope["app"].state.resources
+        key = None if asked.bypasses or held.cache is None else canonical_key(route, scope)
+        if key is None:
+            await self._go_past(scope, receive, send, asked)
+        else:
+            await self._answer(key, scope, receive, send, asked)
 
     async def _answer(
-        self, route: APIRoute, scope: Scope, receive: Receive, send: Send, asked: Asked
+        self, key: str, scope: Scope, receive: Receive, send: Send, asked: Asked
     ) -> None:
         held: Resources = scope["app"].state.resources
-        query = None if asked.bypasses or held.cache is None else canonical_query(route, scope)
-        if query is None:
-            await self._go_past(route, scope, receive, send, asked)
-            return
-        load = partial(self._load, route, scope, query)
-        key = f"{scope['path']}?{query}"
+        load = partial(self._load, key, scope)
         try:
             answer = await held.reader.read(key, load, skip_memory=asked.skips_memory)
         except NotStored as found:
-            if not found.response.is_problem:
-                await self._go_past(route, scope, receive, send, asked)
-                return
-            await _send_captured(found.response, Source.LOAD, send)
+            if found.response.is_problem:
+                await _send_captured(found.response, Source.LOAD, send)
+            else:
+                await self._go_past(scope, receive, send, asked)
+        except AppError as error:
+            await problem_of(scope, error)(scope, receive, send)
         else:
-            await _send(answer, asked, send)
+            await _send(answer.entry, answer.source, asked, send)
 
-    async def _load(self, route: APIRoute, asking: Scope, query: str) -> Entry:
+    async def _load(self, key: str, asking: Scope) -> Entry:
         """Run the request that asks for this entry, as nobody in particular."""
         shown: set[str] = set()
+        query = key.partition("?")[2].encode()
         scope = {name: asking[name] for name in KEPT if name in asking}
-        scope |= {"scheme": "http", "headers": [], "query_string": query.encode(), SHOWN: shown}
+        scope |= {"scheme": "http", "headers": [], "query_string": query, SHOWN: shown}
         response = Captured()
         await self.app(scope, _receive_nothing(), response.receive)
         if not response.may_be_stored:
             raise NotStored(response)
         if not shown:
-            logger.error("%s names nothing that it shows: it is not cached", route.name)
+            logger.error("GET %s names nothing that it shows: it is not cached", asking["path"])
             raise NotStored(response)
         settings = asking["app"].state.resources.settings.cache
         ttl = settings.ttl_seconds if response.status == 200 else settings.missing_ttl_seconds
-        value = await write_down(response, policy_of(route).cache_control)
-        return Entry(f"{asking['path']}?{query}", tuple(sorted(shown)), value, ttl)
+        value = await write_down(response, _cache_control(asking))
+        return Entry(key, tuple(sorted(shown)), value, ttl)
 
-    async def _go_past(
-        self, route: APIRoute, scope: Scope, receive: Receive, send: Send, asked: Asked
-    ) -> None:
+    async def _go_past(self, scope: Scope, receive: Receive, send: Send, asked: Asked) -> None:
         """Answer from the route itself, with the validators and the form that a hit would have."""
         response = Captured()
         await self.app(scope, receive, response.receive)
         if response.status != 200 or not response.may_be_stored:
             await _send_captured(response, Source.PAST, send)
             return
-        control = policy_of(route).cache_control
-        value = await write_down(response, control, compress=asked.accepts_gzip)
-        await _send(Answer(Entry("", (), value), Source.PAST), asked, send)
+        value = await write_down(response, _cache_control(scope), compress=asked.accepts_gzip)
+        await _send(Entry("", (), value), Source.PAST, asked, send)
 
 
-async def _send(answer: Answer, asked: Asked, send: Send) -> None:
-    entry, source = answer
+def _public_route(scope: Scope) -> APIRoute | None:
+    near = scope["app"].state.route_table.near(scope)
+    return find_public(near.router.routes, scope) if near.has_public else None
+
+
+def _cache_control(scope: Scope) -> str:
+    route = _public_route(scope)
+    assert route is not None
+    return policy_of(route).cache_control
+
+
+async def _send(entry: Entry, source: Source, asked: Asked, send: Send) -> None:
     shown: Representation | None = entry.view
     if shown is None:
         shown = entry.view = read(entry.value)
@@ -169,20 +178,18 @@ def _receive_nothing() -> Receive:
     return receive
 
 
-def canonical_query(route: APIRoute, scope: Scope) -> str | None:
-    """Return the one spelling under which an answer is kept, or None if it is not kept.
+def canonical_key(route: APIRoute, scope: Scope) -> str | None:
+    """Return the one key under which an answer is kept, or None if it is not kept.
 
     Every parameter is known and given once, every value is written in one way.
     """
-    if not HARMLESS_PATH.fullmatch(scope["path"]):
+    path, query = scope["path"], scope["query_string"].decode("latin-1")
+    if not HARMLESS_PATH.fullmatch(path):
         return None
-    query = scope["query_string"].decode("latin-1")
-    if not query:
-        return ""
-    pairs = sorted(query.split("&"))
+    pairs = sorted(query.split("&")) if query else []
     values = dict(pair.partition("=")[::2] for pair in pairs)
-    known = set(query_parameters(route.dependant))
-    if len(values) < len(pairs) or not values.keys() <= known:
+    if len(values) < len(pairs) or not values.keys() <= set(query_parameters(route.dependant)):
         return None
-    harmless = all(map(HARMLESS_VALUE.fullmatch, values.values()))
-    return "&".join(pairs) if harmless else None
+    if not all(map(HARMLESS_VALUE.fullmatch, values.values())):
+        return None
+    return f"{path}?{'&'.join(pairs)}"

@@ -73,6 +73,28 @@ def changed_after_the_fill(world: World) -> None:
     world.change(1)
 
 
+def changed_behind_a_copy(world: World) -> None:
+    """A row changes, and the process that has a copy of its page reads the page again."""
+    world.read(0, "page")
+    world.run(0)
+    world.change(1)
+    world.read(0, "page")
+    world.run(0)
+
+
+def changed_during_a_second_look_up(world: World) -> None:
+    """One waits for another's load, and a third comes while what that has stored is looked up."""
+    world.read(0, "item:1")
+    world.run(0, until="FILL")
+    world.read(0, "item:1")
+    world.run(0, until="FILL")
+    world.go_on(next(command for command in world.pending(0) if command.name == "FILL"))
+    world.send(world.pending(0)[0])
+    world.change(1)
+    world.read(0, "item:1")
+    world.run(0)
+
+
 def tag_shared_by_two_entries(world: World) -> None:
     """A row changes, and one of the two entries that show it is loaded again."""
     world.read(0, "item:1")

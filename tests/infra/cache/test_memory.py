@@ -1,14 +1,13 @@
 """The tier in process keeps within its bounds, and its index of tags with it."""
 
-import itertools
 from collections.abc import Callable
-from typing import Any
 
 import pytest
 
 from app.infra.cache import memory as memory_module
 from app.infra.cache.entry import Entry
 from app.infra.cache.memory import ENTRY_BYTES, Memory
+from tests.infra.cache.laboratory import Clock
 
 MAX_BYTES = 100_000
 
@@ -36,7 +35,6 @@ def test_the_index_empties_with_the_entries(memory: Memory) -> None:
     leave: dict[str, Callable[[], object]] = {
         "dropped": lambda: memory.drop(["tag", "other"]),
         "cleared": memory.clear,
-        "expired": lambda: memory._entries.expire(float("inf")),
     }
     for way, happens in leave.items():
         put(memory, "key", "tag", "other")
@@ -53,14 +51,22 @@ def test_an_entry_takes_its_old_tags_along(memory: Memory) -> None:
     assert memory._entries._by_tag.keys() == {"new"}
 
 
-@pytest.mark.parametrize("seconds_a_look", [1_700, 2_400])
-def test_an_entry_may_expire_while_it_is_replaced(memory: Memory, seconds_a_look: int) -> None:
-    looks = itertools.count()
-    timer: Any = memory._entries.timer
-    timer._Timer__timer = lambda: next(looks) * seconds_a_look
-    for _ in range(10):
-        put(memory, "key", "tag")
-    assert memory._entries._by_tag.keys() == {"tag"}
+def test_an_entry_is_fresh_for_its_time_and_a_copy_after_it(
+    memory: Memory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock()
+    monkeypatch.setattr(memory_module, "time", clock)
+    put(memory, "key", "tag")
+    clock.now += 3_599
+    assert memory.get("key") is not None
+    clock.now += 2
+    assert memory.get("key") is None
+    copy = memory.copy("key")
+    assert copy is not None
+    memory.put(copy, memory.begin())
+    assert memory.get("key") is copy
+    memory.drop(["tag"])
+    assert memory.copy("key") is None
 
 
 def test_what_is_larger_than_the_memory_is_not_kept(memory: Memory) -> None:

@@ -3,7 +3,7 @@
 Hypothesis takes random steps with the real code and a real Valkey (world.py says which, and what
 must hold after each). The suite takes a few walks; take many more after a change of the protocol:
 
-    CACHE_MODEL_SEEDS=2000 pytest tests/infra/cache/test_model.py --tb=native
+    MODEL_SEEDS=2000 pytest tests/infra/cache/test_model.py --tb=native
 
 Each seed is ten walks, always the same. What fails is made short, and printed as steps.
 """
@@ -25,7 +25,7 @@ from tests.infra.cache.database import ROWS
 from tests.infra.cache.laboratory import Laboratory
 from tests.infra.cache.world import World
 
-SEEDS = int(os.environ.get("CACHE_MODEL_SEEDS", "6"))
+SEEDS = int(os.environ.get("MODEL_SEEDS", "6"))
 
 WALKS = settings(
     max_examples=10,  # Hypothesis only varies its own after ten: new seeds find more

@@ -34,7 +34,7 @@ class Safeguard:
 SAFEGUARDS = {
     "log": Safeguard(
         histories.changed_before_the_fill,
-        Mutation(scripts, "FILL", "if changed and tonumber(changed) > n then return 0 end", ""),
+        Mutation(scripts, "FILL", "if changed and tonumber(changed) > n then return false end", ""),
     ),
     "missing log": Safeguard(
         histories.log_evicted_before_the_fill,
@@ -63,7 +63,24 @@ SAFEGUARDS = {
     ),
     "token check": Safeguard(
         histories.changed_after_the_fill,
-        Mutation(Store, "look_up", "if is_valid", "if True"),
+        Mutation(Store, "look_up", "if _joined(tokens) == entry.tokens", "if True"),
+    ),
+    "token check of a copy": Safeguard(
+        histories.changed_behind_a_copy,
+        Mutation(
+            Store, "is_valid", "_joined(await self._mget(self._names(copy))) == copy.tokens", "True"
+        ),
+    ),
+    "look up after a load": Safeguard(
+        histories.changed_during_a_second_look_up,
+        Mutation(
+            ReadThrough,
+            "_run",
+            "task = self._running[key] = self._waiting.pop(key)",
+            "again = await self._look_up(key) if before else miss\n"
+            "    task = self._running[key] = self._waiting.pop(key)\n"
+            "    if isinstance(again, Entry): return Answer(again, Source.VALKEY)",
+        ),
     ),
     "random tokens": Safeguard(
         histories.tag_shared_by_two_entries,

@@ -89,6 +89,7 @@ class World:
         for _ in range(MOST_STEPS):
             waiting = [command for command in self.pending(process) if command.name != until]
             if not waiting:
+                self.check()
                 return
             self.go_on(waiting[0])
 

@@ -1,0 +1,239 @@
+"""Who is calling is read from the cache, and nobody is taken for another, or for who they were."""
+
+import asyncio
+import random
+from collections.abc import AsyncIterator
+
+import httpx2
+import pytest
+from fastapi import FastAPI
+from sqlalchemy.orm.exc import DetachedInstanceError
+
+from app.features.users import accounts
+from app.features.users.models import User
+from app.infra.cache.entry import Entry
+from app.infra.cache.store import Store
+from app.settings import Settings
+from tests.application import client_of, recorded_statements
+from tests.factories import PASSWORD, Factory
+from tests.infra.web.test_response_cache import cache_of, patient_app, settled
+
+Client = httpx2.AsyncClient
+
+CONTROLS: tuple[dict[str, str], ...] = (
+    {},
+    {"Cache-Control": "no-cache"},
+    {"Cache-Control": "no-store"},
+)
+NEW_PASSWORD = "another horse battery"
+
+
+@pytest.fixture(scope="module")
+async def service(settings: Settings) -> AsyncIterator[FastAPI]:
+    async with patient_app(settings) as app:
+        yield app
+
+
+@pytest.fixture(scope="module")
+async def another_process(settings: Settings) -> AsyncIterator[FastAPI]:
+    async with patient_app(settings) as app:
+        yield app
+
+
+@pytest.fixture
+async def client(service: FastAPI, clean: None) -> AsyncIterator[Client]:
+    await settled(service)
+    async with client_of(service) as client:
+        yield client
+
+
+@pytest.fixture
+async def other(another_process: FastAPI, client: Client) -> AsyncIterator[Client]:
+    """A client of another process, which shares PostgreSQL and Valkey with the first."""
+    await settled(another_process)
+    async with client_of(another_process) as other:
+        yield other
+
+
+@pytest.fixture
+def make(service: FastAPI, clean: None) -> Factory:
+    return Factory(service.state.resources)
+
+
+@pytest.fixture
+async def user(make: Factory) -> User:
+    return await make.user(name="Ann", bio="I am Ann.")
+
+
+@pytest.fixture
+def headers(make: Factory, user: User) -> dict[str, str]:
+    return make.headers(user)
+
+
+async def everything(store: Store) -> bytes:
+    """Return all that is in Valkey, keys and values, whatever its type."""
+    found = []
+    async for key in store._valkey.scan_iter(count=1_000):
+        found += [key, await store._valkey.dump(key) or b""]
+        if await store._valkey.type(key) == b"string":
+            found.append(await store._valkey.get(key) or b"")
+    return b"\n".join(found)
+
+
+async def test_a_caller_is_read_from_the_database_once(
+    client: Client, service: FastAPI, headers: dict[str, str]
+) -> None:
+    await client.get("/v1/users/me", headers=headers)
+    with recorded_statements(service.state.resources) as statements:
+        response = await client.get("/v1/users/me", headers=headers)
+    assert response.json()["name"] == "Ann"
+    assert not statements
+
+
+async def test_a_cached_caller_is_shown_as_one_who_was_read(
+    client: Client, headers: dict[str, str], user: User
+) -> None:
+    first, second = [await client.get("/v1/users/me", headers=headers) for _ in range(2)]
+    assert first.content == second.content
+    assert second.json()["email"] == user.email
+    for response in (first, second):
+        assert response.headers.get_list("cache-control") == ["private, no-store"]
+        assert not {"x-cache", "etag", "age"} & response.headers.keys()
+
+
+async def test_no_credential_is_in_valkey(
+    client: Client, make: Factory, service: FastAPI, user: User
+) -> None:
+    store = cache_of(service).store
+    form = {"username": user.email, "password": PASSWORD}
+    tokens = (await client.post("/v1/auth/token", data=form)).json()
+    headers = {"Authorization": f"Bearer {tokens['access_token']}"}
+    change = {"password": NEW_PASSWORD, "current_password": PASSWORD}
+    assert (await client.patch("/v1/users/me", json=change, headers=headers)).status_code == 200
+    for url in ("/v1/users/me", f"/v1/users/{user.id}", "/v1/posts"):
+        await client.get(url, headers=headers)
+    await client.post("/v1/posts", json={"title": "T", "body": "B"}, headers=headers)
+    async with make.resources.database.read() as session:
+        kept = await session.get_one(User, user.id)
+    content = await everything(store)
+    assert b'"bio":"I am Ann."' in content  # the account is there
+    secrets = [PASSWORD, NEW_PASSWORD, user.password_hash, kept.password_hash, "argon2"]
+    secrets += ["password", "credential", tokens["access_token"], tokens["refresh_token"]]
+    for secret in secrets:
+        assert secret.encode() not in content, secret
+
+
+async def test_an_address_is_in_nothing_that_everybody_is_shown(
+    client: Client, service: FastAPI, make: Factory, headers: dict[str, str], user: User
+) -> None:
+    post = await make.post(user)
+    await client.get("/v1/users/me", headers=headers)
+    for url in ("/v1/posts", f"/v1/posts/{post.id}", f"/v1/users/{user.id}"):
+        assert user.email not in (await client.get(url, headers=headers)).text
+    store = cache_of(service).store
+    async for key in store._valkey.scan_iter(f"{store.prefix}e:/*"):
+        assert user.email.encode() not in (await store._valkey.get(key) or b"")
+
+
+async def test_a_cached_caller_has_no_credential_to_be_read(
+    service: FastAPI, user: User, clean: None
+) -> None:
+    held = service.state.resources
+    entry = await accounts.load(held, user.id)
+    cached = accounts.read(Entry(entry.key, entry.tags, entry.value))
+    assert cached is not None
+    assert cached.name == "Ann"
+    for name in ("password_hash", "credential_version"):
+        with pytest.raises(DetachedInstanceError):
+            getattr(cached, name)
+
+
+async def test_a_deleted_account_is_refused_everywhere_at_once(
+    client: Client, other: Client, headers: dict[str, str]
+) -> None:
+    new = {"title": "T", "body": "B"}
+    for process in (client, other):
+        assert (await process.get("/v1/users/me", headers=headers)).status_code == 200
+        assert (await process.post("/v1/posts", json=new, headers=headers)).status_code == 201
+    assert (await client.delete("/v1/users/me", headers=headers)).status_code == 204
+    for process in (other, client):
+        for method, url in (("GET", "/v1/users/me"), ("POST", "/v1/posts")):
+            answer = await process.request(method, url, json=new, headers=headers)
+            assert answer.status_code == 401
+            assert answer.json()["code"] == "unauthenticated"
+
+
+async def test_a_change_is_shown_everywhere_at_once(
+    client: Client, other: Client, headers: dict[str, str]
+) -> None:
+    for number in range(5):
+        writer, reader = (client, other) if number % 2 else (other, client)
+        name, bio = f"Name {number}", f"Bio {number}"
+        change = await writer.patch(
+            "/v1/users/me", json={"name": name, "bio": bio}, headers=headers
+        )
+        for process in (reader, writer):
+            assert (await process.get("/v1/users/me", headers=headers)).json() == change.json()
+        created = await reader.post("/v1/posts", json={"title": "T", "body": "B"}, headers=headers)
+        assert created.json()["author"]["name"] == name
+        url = f"{created.headers['location']}/comments"
+        comment = await reader.post(url, json={"body": "B"}, headers=headers)
+        assert comment.json()["author"]["name"] == name
+
+
+async def test_somebody_who_is_not_there_is_refused_until_they_are(
+    client: Client, make: Factory, user: User
+) -> None:
+    headers = make.headers(User(id=user.id + 1))
+    for _ in range(2):
+        assert (await client.get("/v1/users/me", headers=headers)).status_code == 401
+    new = {"email": "new@example.com", "name": "New", "password": PASSWORD}
+    assert (await client.post("/v1/users", json=new)).json()["id"] == user.id + 1
+    assert (await client.get("/v1/users/me", headers=headers)).json()["name"] == "New"
+
+
+async def test_a_password_is_checked_against_the_database(
+    client: Client, make: Factory, headers: dict[str, str], user: User
+) -> None:
+    """What the cache holds of an account cannot prove anything."""
+    await client.get("/v1/users/me", headers=headers)
+    change = {"password": NEW_PASSWORD, "current_password": PASSWORD}
+    assert (await client.patch("/v1/users/me", json=change, headers=headers)).status_code == 200
+    again = await client.patch("/v1/users/me", json=change, headers=headers)
+    assert (again.status_code, again.json()["code"]) == (403, "invalid_credentials")
+
+
+async def read_pairs(clients: list[Client], make: Factory, users: int, pairs: int) -> None:
+    """Let random pairs of users ask for themselves and for each other, all at once."""
+    accounts = [await make.user(name=f"Name {number}") for number in range(users)]
+    headers = {user.id: make.headers(user) for user in accounts}
+    chance = random.Random(pairs)
+
+    async def ask(number: int) -> None:
+        one, two = chance.sample(accounts, 2)
+        first, second = chance.sample(clients, 2)
+        url, shown = ("/v1/users/me", two) if number % 2 else (f"/v1/users/{one.id}", one)
+        control = chance.choice(CONTROLS)
+        answers = await asyncio.gather(
+            first.get("/v1/users/me", headers=headers[one.id]),
+            second.get(url, headers=headers[two.id] | control),
+        )
+        for answer, user in zip(answers, (one, shown), strict=True):
+            seen = answer.json()
+            assert (seen["id"], seen["name"]) == (user.id, user.name)
+            is_own = answer.url.path == "/v1/users/me"
+            assert seen.get("email") == (user.email if is_own else None)
+
+    for at in range(0, pairs, 100):
+        await asyncio.gather(*(ask(number) for number in range(at, min(at + 100, pairs))))
+
+
+async def test_nobody_is_shown_another(client: Client, other: Client, make: Factory) -> None:
+    await read_pairs([client, other], make, users=40, pairs=300)
+
+
+@pytest.mark.faults
+async def test_nobody_is_shown_another_in_ten_thousand_pairs(
+    client: Client, other: Client, make: Factory
+) -> None:
+    await read_pairs([client, other], make, users=500, pairs=10_000)

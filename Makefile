@@ -2,7 +2,7 @@
 
 # Run as modules: the first line of a console script breaks in a folder with a space in its name.
 python := .venv/bin/python
-sources := app dev tests migrations gunicorn_config.py
+sources := app benchmarks dev tests migrations gunicorn_config.py
 compile := $(python) -m uv pip compile --universal --generate-hashes --no-header -q \
 	$(if $(UPGRADE),--upgrade) pyproject.toml
 after_lock := Change pyproject.toml so that what is said above fits, then: make lock
@@ -10,7 +10,7 @@ or_say = || { echo "$(1)" >&2; exit 1; }
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help environment run dev test check faults fmt migrate migration flush-cache seed clean-data lock
+.PHONY: help environment run dev test check faults bench fmt migrate migration flush-cache seed clean-data lock
 
 ##@ Run
 run: environment ## Start everything: PostgreSQL, Valkey, demo data, the service
@@ -32,6 +32,9 @@ check: environment ## Format, lint, types and the import contracts
 
 faults: environment ## Break the database and the clients, and write what held to docs/faults.md
 	@$(python) -m pytest tests/faults --faults --fault-table docs/faults.md -q
+
+bench: environment ## Measure cached answers beside a raw ASGI application (needs wrk)
+	@$(python) -m benchmarks
 
 fmt: environment ## Format, and correct what can be corrected without asking
 	@$(python) -m ruff format $(sources)

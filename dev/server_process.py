@@ -80,7 +80,7 @@ def start_on_free_port(
 ) -> Server:
     """Start the server and return once it is ready; `configuration` is its standard input."""
     for _ in range(_ATTEMPTS):
-        port = _free_port()
+        port = free_port()
         server = Server(program, _launch(program, command(port), configuration(port)), port)
         if _becomes_ready(server, is_ready):
             return server
@@ -143,7 +143,8 @@ def _acquire(descriptor: int) -> bool:
     return True
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """Choose a port that nobody listens on."""
     with socket.socket() as candidate:
         candidate.bind(("127.0.0.1", 0))
         return int(candidate.getsockname()[1])

@@ -143,6 +143,19 @@ async def test_a_backward_page_is_settled_when_a_row_follows_that_is_old_enough(
     assert new in await tags(service, four)
 
 
+async def test_a_backward_page_with_nothing_behind_it_is_never_settled(
+    client: Client, service: FastAPI, make: Factory, author: User, of: User | None
+) -> None:
+    await aged(make, author, 2, 3, 4)
+    url, new = filtered(of)
+    *_, last = await pages(client, f"{url}limit=1")
+    prev = (await client.get(last)).json()["prev"]
+    backward = await pages(client, f"{url}limit=1", "prev", prev)
+    assert [new in await tags(service, url) for url in backward] == [False, True]
+    await make.post(author)
+    assert (await client.get(backward[1])).json()["prev"] is not None
+
+
 async def test_the_age_is_told_by_the_clock_of_the_database(
     client: Client, service: FastAPI, make: Factory, author: User, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -6,7 +6,7 @@ from itertools import count
 
 import httpx2
 import pytest
-from fastapi import FastAPI, Request
+from fastapi import APIRouter, FastAPI, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 
 from app.errors import Forbidden, InvalidRequest, NotFound, Unavailable
@@ -107,6 +107,7 @@ PROBLEMS = {
     "problem-500": (fails, 500),
     "broken-stream": (breaks_off, 500),
 }
+ROUTES = APIRouter()
 ANSWERS: dict[str, Answer] = {
     **KEPT,
     **REFUSED,
@@ -114,66 +115,80 @@ ANSWERS: dict[str, Answer] = {
 }
 
 
+@ROUTES.get("/own/shared")
+@public(shared_seconds=30)
+async def shared(session: ReadSession) -> str:
+    shows(session, "own")
+    return str(next(NUMBER))
+
+
+@ROUTES.get("/own/untagged")
+@public()
+async def untagged(session: ReadSession) -> str:
+    return str(next(NUMBER))
+
+
+@ROUTES.get("/own/missing-problem")
+@public()
+async def missing_problem(session: ReadSession) -> str:
+    shows(session, "own")
+    raise NotFound("No.")
+
+
+@ROUTES.get("/own/asked")
+@public()
+async def asked(request: Request, session: ReadSession) -> JSONResponse:
+    shows(session, "own")
+    seen = {
+        "headers": dict(request.headers),
+        "cookies": request.cookies,
+        "client": request.client and list(request.client),
+        "url": str(request.url),
+        "base_url": str(request.base_url),
+        "method": request.method,
+        "body": (await request.body()).decode(),
+        "scope": sorted(request.scope),
+    }
+    return JSONResponse(seen)
+
+
+@ROUTES.get("/own/stream")
+@public()
+async def stream(session: ReadSession) -> StreamingResponse:
+    shows(session, "own")
+
+    async def chunks() -> AsyncIterator[bytes]:
+        for number in range(100):
+            yield b"%d," % number
+
+    return StreamingResponse(chunks(), media_type="text/plain")
+
+
+@ROUTES.get("/own/echo/{name}")
+@public()
+async def echo(name: str, session: ReadSession, more: str = "") -> list[str]:
+    shows(session, "own")
+    return [name, more]
+
+
+@ROUTES.get("/own/{kind}")
+@public()
+async def own(kind: str, session: ReadSession) -> Response:
+    shows(session, "own")
+    return ANSWERS[kind](str(next(NUMBER)))
+
+
+@ROUTES.get("/not-declared")
+async def not_declared(session: ReadSession) -> str:
+    shows(session, "own")
+    return str(next(NUMBER))
+
+
 @pytest.fixture(scope="module")
 async def service(settings: Settings) -> AsyncIterator[FastAPI]:
     """The application, with public routes that no service would have."""
     async with patient_app(settings) as app:
-
-        @app.get("/own/shared")
-        @public(shared_seconds=30)
-        async def shared(session: ReadSession) -> str:
-            shows(session, "own")
-            return str(next(NUMBER))
-
-        @app.get("/own/untagged")
-        @public()
-        async def untagged(session: ReadSession) -> str:
-            return str(next(NUMBER))
-
-        @app.get("/own/missing-problem")
-        @public()
-        async def missing_problem(session: ReadSession) -> str:
-            shows(session, "own")
-            raise NotFound("No.")
-
-        @app.get("/own/asked")
-        @public()
-        async def asked(request: Request, session: ReadSession) -> JSONResponse:
-            shows(session, "own")
-            seen = {
-                "headers": dict(request.headers),
-                "cookies": request.cookies,
-                "client": request.client and list(request.client),
-                "url": str(request.url),
-                "base_url": str(request.base_url),
-                "method": request.method,
-                "body": (await request.body()).decode(),
-                "scope": sorted(request.scope),
-            }
-            return JSONResponse(seen)
-
-        @app.get("/own/stream")
-        @public()
-        async def stream(session: ReadSession) -> StreamingResponse:
-            shows(session, "own")
-
-            async def chunks() -> AsyncIterator[bytes]:
-                for number in range(100):
-                    yield b"%d," % number
-
-            return StreamingResponse(chunks(), media_type="text/plain")
-
-        @app.get("/own/{kind}")
-        @public()
-        async def own(kind: str, session: ReadSession) -> Response:
-            shows(session, "own")
-            return ANSWERS[kind](str(next(NUMBER)))
-
-        @app.get("/not-declared")
-        async def not_declared(session: ReadSession) -> str:
-            shows(session, "own")
-            return str(next(NUMBER))
-
+        app.router.routes.extend(ROUTES.routes)
         yield app
 
 
@@ -326,11 +341,12 @@ REQUESTER = {
 async def test_nothing_of_the_requester_gets_into_what_is_kept(
     client: Client, service: FastAPI
 ) -> None:
-    mine = await client.get("/own/asked", headers=REQUESTER)
+    mine = await client.get("https://test/own/asked", headers=REQUESTER)
     assert (mine.status_code, mine.headers["x-cache"]) == (200, "MISS")
     seen = mine.json()
     assert (seen["headers"], seen["cookies"], seen["client"]) == ({}, {}, None)
     assert seen["body"] == ""
+    assert seen["url"].startswith("http://")
     assert "of-the-requester" not in mine.text
     yours = await client.get("/own/asked")
     assert (yours.content, yours.headers["x-cache"]) == (mine.content, "HIT-L1")
@@ -338,6 +354,33 @@ async def test_nothing_of_the_requester_gets_into_what_is_kept(
     async for key in store._valkey.scan_iter(f"{store.prefix}*"):
         if await store._valkey.type(key) == b"string":
             assert b"of-the-requester" not in (await store._valkey.get(key) or b"")
+
+
+# What is sent, and what the route is then asked for.
+ODD_PATHS = {
+    "/own/echo/a%3Fmore=b": ["a?more=b", ""],
+    "/own/echo/a%3Fmore=b?more=c": ["a?more=b", "c"],
+    "/own/echo/a%3F": ["a?", ""],
+    "/own/echo/a%0A": ["a\n", ""],
+    "/own/echo/a%20": ["a ", ""],
+    "/own/echo/a%26": ["a&", ""],
+    "/own/echo/%C3%A4": ["ä", ""],
+    "/own/echo/a%25": ["a%", ""],
+}
+
+
+@pytest.mark.parametrize("path", ODD_PATHS)
+async def test_a_path_that_could_be_taken_for_another_goes_past_the_cache(
+    client: Client, service: FastAPI, path: str
+) -> None:
+    for _ in range(2):
+        odd = await client.get(path)
+        assert (odd.json(), odd.headers["x-cache"]) == (ODD_PATHS[path], "BYPASS")
+        assert not await stored(service)
+    plain = {"/own/echo/a": ["a", ""], "/own/echo/a?more=b": ["a", "b"]}
+    for _ in range(2):
+        assert {url: (await client.get(url)).json() for url in plain} == plain
+        assert (await client.get(path)).json() == ODD_PATHS[path]
 
 
 async def test_a_body_of_a_get_does_not_matter(client: Client) -> None:

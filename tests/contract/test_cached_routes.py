@@ -3,6 +3,7 @@
 A route without a row in a table fails.
 """
 
+import asyncio
 from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any
 
@@ -372,6 +373,39 @@ async def test_every_read_after_the_deletion_of_any_post_is_right(
         assert response.status_code == 204
         after = await world.truth()
         assert await answers(client, world.urls) == after != before
+
+
+async def test_no_acknowledged_change_is_missing_while_others_read_and_write(
+    client: Client, make: Factory, another_process: FastAPI
+) -> None:
+    await settled(another_process)
+    author = await make.user()
+    headers = make.headers(author)
+    lists = ("/v1/posts?limit=100", f"/v1/posts?author_id={author.id}&limit=100")
+
+    async def shown(process: Client, url: str) -> dict[int, str]:
+        page = (await process.get(url, headers=NO_CACHE)).raise_for_status().json()
+        return {item["id"]: item["title"] for item in page["items"]}
+
+    async def change(writer: Client, reader: Client, number: int) -> None:
+        url = lists[number % 2]
+        new = {"title": "New", "body": "B"}
+        post = (await writer.post("/v1/posts", json=new, headers=headers)).raise_for_status()
+        post_id, item = post.json()["id"], post.headers["location"]
+        assert (await shown(reader, url))[post_id] == "New"
+        edit = await reader.patch(item, json={"title": "Edited"}, headers=headers)
+        assert edit.raise_for_status().json()["title"] == "Edited"
+        assert (await shown(writer, url))[post_id] == "Edited"
+        if number % 3:
+            (await writer.delete(item, headers=headers)).raise_for_status()
+            assert post_id not in await shown(reader, url)
+            assert (await reader.get(item, headers=NO_CACHE)).status_code == 404
+
+    async with client_of(another_process) as other:
+        await asyncio.gather(
+            *(change(client, other, number) for number in range(15)),
+            *(change(other, client, number) for number in range(15)),
+        )
 
 
 # A change drops what shows it, and nothing else

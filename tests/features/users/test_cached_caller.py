@@ -73,7 +73,7 @@ def headers(make: Factory, user: User) -> dict[str, str]:
 async def everything(store: Store) -> bytes:
     """Return all that is in Valkey, keys and values, whatever its type."""
     found = []
-    async for key in store._valkey.scan_iter(count=1_000):
+    async for key in store._valkey.scan_iter(f"{store.prefix}*", count=1_000):
         found += [key, await store._valkey.dump(key) or b""]
         if await store._valkey.type(key) == b"string":
             found.append(await store._valkey.get(key) or b"")

@@ -3,14 +3,17 @@
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AbstractAsyncContextManager
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pytest
 
+from tests.conftest import TABLES
 from tests.faults.postgres import Backend, open_backend
 from tests.faults.service import Service, serving
+from tests.faults.valkey import Valkey, open_own_valkey
 from tests.faults.verdicts import Verdicts
 
 VERDICTS = pytest.StashKey[Verdicts]()
@@ -55,6 +58,25 @@ def backend() -> Iterator[Backend]:
     """Servers of this module's own, for it to maltreat."""
     with TemporaryDirectory() as folder, open_backend(Path(folder)) as backend:
         yield backend
+
+
+@pytest.fixture(scope="module")
+def valkey() -> Iterator[Valkey]:
+    """A Valkey of this module's own, likewise."""
+    with TemporaryDirectory() as folder, open_own_valkey(Path(folder)) as valkey:
+        yield valkey
+
+
+@pytest.fixture
+async def serve_cached(
+    backend: Backend, valkey: Valkey, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Serve]:
+    """As `serve`, with that Valkey. Both servers are whole and empty at the beginning."""
+    await valkey.reset()
+    await backend.rows(f"TRUNCATE {TABLES} RESTART IDENTITY CASCADE")
+    yield partial(serving, replace(backend, valkey_url=valkey.url), monkeypatch)
+    valkey.thaw()
+    backend.thaw()
 
 
 @pytest.fixture

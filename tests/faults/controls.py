@@ -12,10 +12,14 @@ from unittest.mock import patch
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 
 from app.infra import resources
+from app.infra.cache.channel import Channel
+from app.infra.cache.invalidation import Relay
+from app.infra.cache.read_through import Answer, Load, ReadThrough, Source
 from app.infra.database.session import Database
 from app.infra.security import Passwords
 from app.infra.web import problems
 from app.settings import DatabaseSettings
+from tests.faults.naive import NAIVE_CACHE, plain_client
 
 # How the test tells the workers which guard to remove, and their settings as JSON.
 CONTROL, SETTINGS = "FAULTS_CONTROL", "FAULTS_SETTINGS"
@@ -48,7 +52,17 @@ async def _run_in_default_threads(
     return await asyncio.to_thread(function, *arguments)
 
 
-PATCHES = {
+async def _do_nothing(_self: Relay) -> None:
+    pass
+
+
+async def _load_always(
+    _self: ReadThrough, _key: str, load: Load, *, skip_memory: bool = False
+) -> Answer:
+    return Answer(await load(), Source.PAST)
+
+
+PATCHES: dict[str, tuple[tuple[Any, str, Any], ...]] = {
     "plain_engine": ((resources, "open_engine", _plain_engine),),
     "no_retry": ((problems, "may_be_tried_again", lambda _scope: False),),
     "no_backstop": (
@@ -58,6 +72,13 @@ PATCHES = {
     "no_cleanup": ((Database, "transaction", _transaction_that_ends_on_success),),
     "no_dummy_hash": ((Passwords, "verify", _verify_if_known),),
     "default_threads": ((Passwords, "_run", _run_in_default_threads),),
+    "naive_cache": (*NAIVE_CACHE, (resources, "open_valkey", plain_client)),
+    "no_relay": ((Relay, "_relay", _do_nothing),),
+    "deaf_memory": ((Channel, "_hear_change", lambda _self, _tags: None),),
+    "no_cache": (
+        (ReadThrough, "remembered", lambda _self, _key: None),
+        (ReadThrough, "read", _load_always),
+    ),
 }
 
 

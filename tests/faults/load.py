@@ -110,13 +110,18 @@ class Author:
 
 async def sign_up(client: httpx2.AsyncClient) -> Author:
     """Register somebody who has written one post."""
+    email, headers = await register(client)
+    post = await client.post("/v1/posts", json={"title": "T", "body": "B"}, headers=headers)
+    return Author(client, email, headers, post.headers["location"])
+
+
+async def register(client: httpx2.AsyncClient) -> tuple[str, dict[str, str]]:
+    """Register somebody, and return their address and what proves who they are."""
     account = {"email": f"author{next(NUMBER)}@example.com", "name": "A", "password": PASSWORD}
     (await client.post("/v1/users", json=account)).raise_for_status()
     form = {"username": account["email"], "password": PASSWORD}
     token = (await client.post("/v1/auth/token", data=form)).raise_for_status().json()
-    headers = {"Authorization": f"Bearer {token['access_token']}"}
-    post = await client.post("/v1/posts", json={"title": "T", "body": "B"}, headers=headers)
-    return Author(client, account["email"], headers, post.headers["location"])
+    return account["email"], {"Authorization": f"Bearer {token['access_token']}"}
 
 
 def unexpected(answers: Iterable[Answer], allowed: Sequence[int]) -> list[str]:
@@ -130,6 +135,12 @@ def unexpected(answers: Iterable[Answer], allowed: Sequence[int]) -> list[str]:
 def slowest(answers: Iterable[Answer]) -> float:
     """Return the longest time, in seconds."""
     return max((answer.seconds for answer in answers), default=0.0)
+
+
+def percentile(answers: Iterable[Answer], share: float) -> float:
+    """Return the time, in seconds, that so many of them did not need."""
+    times = sorted(answer.seconds for answer in answers)
+    return times[int(len(times) * share)]
 
 
 def late(what: str, seconds: float, limit: float) -> list[str]:

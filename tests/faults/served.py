@@ -15,12 +15,15 @@ from app.infra.dependencies import Resources, WriteSession
 from app.main import create_app
 from app.settings import Settings
 from tests.faults.controls import CONTROL, PATCHES, SETTINGS
+from tests.faults.troubles import LOADS, TROUBLE, TROUBLES
 
 # Not the environment's own: the package of the tests hides those from everybody.
 app = create_app(Settings.model_validate_json(os.environ[SETTINGS]))
 
 for replacement in PATCHES.get(os.environ[CONTROL], ()):
     patch.object(*replacement).start()
+for owner, name, wrap in TROUBLES[os.environ.get(TROUBLE, "")]:
+    patch.object(owner, name, wrap(getattr(owner, name))).start()
 
 
 @app.get("/faults/hold/{seconds}")
@@ -47,6 +50,7 @@ async def vitals(held: Resources) -> dict[str, object]:
         "ready": ready,
         "tasks": len(asyncio.all_tasks()),
         "checked_out": pool.checkedout(),  # type: ignore[attr-defined]
+        "loads": dict(LOADS),
     }
 
 

@@ -17,13 +17,14 @@ from dev.service import open_service, wait_until_ready
 from tests.faults.controls import CONTROL, SETTINGS
 from tests.faults.load import free_port
 from tests.faults.postgres import Backend
+from tests.faults.troubles import TROUBLE
 
 Section = dict[str, int]
 
 WORKERS = 2
 GUNICORN = ("gunicorn", "-c", "gunicorn_config.py", "tests.faults.served:app")
 # Read by gunicorn_config.py; a control without limits would use all of the graceful timeout.
-PROCESSES = {"WEB_CONCURRENCY": str(WORKERS), "SERVER_GRACEFUL_TIMEOUT_SECONDS": "15"}
+PROCESSES = {"SERVER_GRACEFUL_TIMEOUT_SECONDS": "15"}
 # What is slow about a password is no part of most cases.
 CHEAP_PASSWORDS = {"argon2_memory_kib": 8192, "argon2_time_cost": 1}
 
@@ -34,17 +35,18 @@ class Service:
 
     address: Address
     client: httpx2.AsyncClient
+    workers: int = WORKERS
 
     async def each_worker(self, path: str) -> list[dict[str, Any]]:
-        """Ask every worker: a new connection goes to either, until both have answered."""
+        """Ask every worker: a new connection goes to any, until all have answered."""
         answers: dict[int, dict[str, Any]] = {}
         for _ in range(200):
             async with httpx2.AsyncClient(base_url=self.address.url, timeout=15) as client:
                 answer = (await client.get(path)).json()
             answers[answer["process_id"]] = answer
-            if len(answers) == WORKERS:
+            if len(answers) == self.workers:
                 return list(answers.values())
-        raise AssertionError(f"{len(answers)} of {WORKERS} workers answered {path}")
+        raise AssertionError(f"{len(answers)} of {self.workers} workers answered {path}")
 
     async def until_whole(self, patience_seconds: float) -> float:
         """Return the seconds until each worker can use its whole pool at once, or the patience."""
@@ -59,15 +61,22 @@ class Service:
 
 @asynccontextmanager
 async def serving(
-    backend: Backend, monkeypatch: pytest.MonkeyPatch, control: str, *, auth: Section | None = None
+    backend: Backend,
+    monkeypatch: pytest.MonkeyPatch,
+    control: str,
+    *,
+    auth: Section | None = None,
+    trouble: str = "",
+    workers: int = WORKERS,
 ) -> AsyncIterator[Service]:
-    """Start the service, and wait until both workers are ready."""
+    """Start the service, and wait until all workers are ready."""
     settings = {
         "database": {"url": backend.database_url},
         "valkey": {"url": backend.valkey_url},
         "auth": CHEAP_PASSWORDS if auth is None else auth,
     }
-    for name, value in {CONTROL: control, SETTINGS: json.dumps(settings), **PROCESSES}.items():
+    environment = {CONTROL: control, TROUBLE: trouble, SETTINGS: json.dumps(settings), **PROCESSES}
+    for name, value in {**environment, "WEB_CONCURRENCY": str(workers)}.items():
         monkeypatch.setenv(name, value)
     backing = Backing(backend.database_url, backend.valkey_url, embedded_database=True)
     address = Address("127.0.0.1", free_port())
@@ -75,7 +84,7 @@ async def serving(
     with open_service(GUNICORN, backing, address) as process:
         wait_until_ready(process, address, 60)
         async with httpx2.AsyncClient(base_url=address.url, limits=limits, timeout=20) as client:
-            service = Service(address, client)
+            service = Service(address, client, workers)
             while not all(
                 worker["ready"] for worker in await service.each_worker("/faults/vitals")
             ):

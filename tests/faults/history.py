@@ -1,0 +1,142 @@
+"""A history over HTTP: some write, more read, something is broken meanwhile, and all is judged."""
+
+import asyncio
+import gc
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+from tests.faults.ledger import Finding, Ledger
+from tests.faults.postgres import Backend
+from tests.faults.readers import MEMORY, Reader, Seen
+from tests.faults.service import Service
+from tests.faults.writers import Writer
+
+WRITERS, READERS, OLD_POSTS = 4, 24, 8
+AGE = timedelta(days=1)
+AGED = "UPDATE posts SET created_at = created_at - interval '1 day'"
+RATE, LONGEST_PAUSE = 1_900.0, 0.25  # reads a second of all readers, seconds of each writer
+# What is stated of a memory, and of a write whose invalidation was cut off.
+MEMORY_SHARE, MEMORY_SECONDS = 0.0005, 0.05
+LATE_SECONDS = 2.0
+
+Fault = Callable[[], Coroutine[Any, Any, None]]
+
+
+@dataclass(frozen=True)
+class History:
+    """What was done and seen."""
+
+    seen: Seen
+    writers: list[Writer]
+
+    def stale(self, *, in_memory: bool) -> list[Finding]:
+        """Return what was wrong with reads of one tier, but for what is late."""
+        return [
+            finding
+            for source, findings in self.seen.findings.items()
+            for finding in findings
+            if (source == MEMORY) == in_memory and not finding.is_late
+        ]
+
+    @property
+    def late(self) -> float:
+        """How long a write that was cut off went unseen, at most."""
+        everything = (one for found in self.seen.findings.values() for one in found)
+        return max((finding.age for finding in everything if finding.is_late), default=0.0)
+
+    @property
+    def acknowledged(self) -> int:
+        """How many writes were acknowledged."""
+        return sum(writer.acknowledged for writer in self.writers)
+
+    @property
+    def unknown(self) -> int:
+        """How many were cut off."""
+        return sum(writer.unknown for writer in self.writers)
+
+    @property
+    def figure(self) -> str:
+        """Say what was seen."""
+        reads, memory = self.seen.reads, self.stale(in_memory=True)
+        past = self.seen.total - reads[MEMORY]
+        parts = [
+            f"{self.acknowledged} writes",
+            f"{len(self.stale(in_memory=False))} of {past} reads stale",
+            f"{len(memory)} of {reads[MEMORY]} from L1, {_oldest(memory) * 1000:.1f} ms at most",
+        ]
+        if self.unknown:
+            parts.append(f"{self.unknown} writes cut off, seen after {self.late:.2f} s at most")
+        return "; ".join(parts)
+
+    def broken(self, memory_seconds: float = MEMORY_SECONDS) -> list[str]:
+        """Name the promises that were not kept."""
+        past, memory = self.stale(in_memory=False), self.stale(in_memory=True)
+        share = len(memory) / max(1, self.seen.reads[MEMORY])
+        unread = self.seen.statuses.total() - self.seen.total
+        found = [
+            (unread > self.seen.total, f"{unread} reads failed"),
+            (bool(past), f"{len(past)} stale, {_oldest(past):.2f} s at most"),
+            (share > MEMORY_SHARE, f"{share:.2%} of L1 stale"),
+            (_oldest(memory) > memory_seconds, f"L1 stale by {_oldest(memory) * 1000:.1f} ms"),
+            (self.late > LATE_SECONDS, f"unseen for {self.late:.2f} s"),
+        ]
+        return [what for is_so, what in found if is_so]
+
+
+def _oldest(findings: list[Finding]) -> float:
+    return max((finding.age for finding in findings), default=0.0)
+
+
+async def run_history(
+    service: Service,
+    backend: Backend,
+    seconds: float,
+    fault: AbstractAsyncContextManager[None],
+) -> History:
+    """Let everybody work for so long while `fault` is in force."""
+    ledger, seen = Ledger(), Seen()
+    writers = [Writer(service, backend, ledger) for _ in range(WRITERS)]
+    for writer, neighbour in zip(writers, [*writers[1:], writers[0]], strict=True):
+        writer.neighbour = neighbour
+    for writer in writers:
+        await writer.join(OLD_POSTS)
+    await backend.rows(AGED)  # nobody has read a post yet
+    ledger.places = [((at - AGE, row), label, of) for (at, row), label, of in ledger.places]
+    work = [writer.work(LONGEST_PAUSE) for writer in writers]
+    work += [Reader(service.address, ledger, seen, RATE / READERS).work() for _ in range(READERS)]
+    gc.collect()
+    async with fault:
+        tasks = [asyncio.create_task(one) for one in work]
+        await asyncio.wait(tasks, timeout=seconds, return_when=asyncio.FIRST_EXCEPTION)
+        await end(tasks)
+    return History(seen, writers)
+
+
+@asynccontextmanager
+async def repeated(fault: Fault, pause: float) -> AsyncIterator[None]:
+    """Do something again and again."""
+
+    async def repeat() -> None:
+        while True:
+            await asyncio.sleep(pause)
+            await fault()
+
+    task = asyncio.create_task(repeat())
+    try:
+        yield
+    finally:
+        await end([task])
+
+
+async def end(tasks: list[asyncio.Task[None]]) -> None:
+    """Cancel until they have ended, since a client may swallow it; raise what they raised."""
+    while any(not task.done() for task in tasks):
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks, timeout=1)
+    for task in tasks:
+        if not task.cancelled():
+            task.result()

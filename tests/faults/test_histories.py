@@ -1,0 +1,148 @@
+"""What the cache promises: a read shows at least what was acknowledged before it began.
+
+Two cores show no more than about 2,000 reads a second, so the controls fail in a few seconds.
+"""
+
+import asyncio
+import os
+import random
+import signal
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext, suppress
+
+import pytest
+
+from tests.faults.conftest import Judge, Serve
+from tests.faults.history import MEMORY_SECONDS, repeated, run_history
+from tests.faults.postgres import Backend
+from tests.faults.service import Service
+from tests.faults.valkey import Valkey
+from tests.faults.verdicts import GUARDED
+
+pytestmark = pytest.mark.faults
+SECONDS, CONTROL_SECONDS = 12.0, 8.0
+CONTROLS = [GUARDED, "naive_cache"]
+MOST_ROOM = 200_000  # bytes for the cache, which then loses something all the time
+
+# Whoever goes on reads what waits for it in any order: a request may come before the message. What
+# its memory says is believed for no longer than that of a worker whose channel is half-open.
+STOPPED, STOPPED_SECONDS = "Worker stopped for 1 s", 1.5
+
+Disturbance = Callable[[Service, Valkey], AbstractAsyncContextManager[None]]
+
+
+def subscribers_cut(_service: Service, valkey: Valkey) -> AbstractAsyncContextManager[None]:
+    """Cut every worker's channel."""
+    return repeated(lambda: valkey.ask("CLIENT", "KILL", "TYPE", "pubsub"), 0.7)
+
+
+def emptied(_service: Service, valkey: Valkey) -> AbstractAsyncContextManager[None]:
+    """Flush."""
+    return repeated(lambda: valkey.ask("FLUSHALL"), 0.5)
+
+
+def restarted(_service: Service, valkey: Valkey) -> AbstractAsyncContextManager[None]:
+    """Kill Valkey, and start it again, empty, half a second later."""
+
+    async def restart() -> None:
+        valkey.kill()
+        await asyncio.sleep(0.5)
+        valkey.start_again()
+        await valkey.returned()
+
+    return repeated(restart, 2)
+
+
+def stopped(service: Service, _valkey: Valkey) -> AbstractAsyncContextManager[None]:
+    """Stop a worker for a second, and let it go on."""
+
+    async def stop() -> None:
+        process_id = await _some_worker(service)
+        os.kill(process_id, signal.SIGSTOP)
+        await asyncio.sleep(1)
+        os.kill(process_id, signal.SIGCONT)
+
+    return repeated(stop, 1.5)
+
+
+def killed(service: Service, _valkey: Valkey) -> AbstractAsyncContextManager[None]:
+    """End a worker; Gunicorn starts another."""
+
+    async def kill() -> None:
+        with suppress(ProcessLookupError):
+            os.kill(await _some_worker(service), signal.SIGKILL)
+
+    return repeated(kill, 2)
+
+
+@asynccontextmanager
+async def crowded(_service: Service, valkey: Valkey) -> AsyncIterator[None]:
+    """Leave so little memory that entries, tokens and the log are evicted all the time."""
+    used = int((await valkey.ask("INFO", "memory"))["used_memory"])
+    await valkey.ask("CONFIG", "SET", "maxmemory", str(used + MOST_ROOM))
+    yield
+    assert (await valkey.ask("INFO", "stats"))["evicted_keys"] > 100
+
+
+async def _some_worker(service: Service) -> int:
+    workers = await service.each_worker("/faults/vitals")
+    return int(random.choice(workers)["process_id"])
+
+
+DISTURBANCES: dict[str, Disturbance] = {
+    "C3 subscriber cut each 0.7 s": subscribers_cut,
+    "F6 FLUSHALL each 0.5 s": emptied,
+    "Valkey killed each 2.5 s": restarted,
+    "Valkey evicts": crowded,
+    "Worker killed each 2 s": killed,
+    STOPPED: stopped,
+}
+
+
+def seconds_of(control: str, seconds: float = SECONDS) -> float:
+    """A control fails sooner."""
+    return seconds if control == GUARDED else CONTROL_SECONDS
+
+
+@pytest.mark.parametrize("control", CONTROLS)
+async def test_no_read_shows_less_than_was_acknowledged(
+    backend: Backend, serve_cached: Serve, judge: Judge, control: str
+) -> None:
+    async with serve_cached(control, trouble="slow_fills", workers=3) as service:
+        history = await run_history(service, backend, seconds_of(control, 60), nullcontext())
+    few = [f"{history.seen.total} reads"] * (history.seen.total < 100_000 and control == GUARDED)
+    judge("C1, C6 history", control, history.figure, history.broken() + few)
+
+
+@pytest.mark.parametrize("control", CONTROLS)
+@pytest.mark.parametrize("case", DISTURBANCES)
+async def test_nor_when_something_breaks_again_and_again(
+    backend: Backend, valkey: Valkey, serve_cached: Serve, judge: Judge, case: str, control: str
+) -> None:
+    async with serve_cached(control, trouble="slow_fills") as service:
+        fault = DISTURBANCES[case](service, valkey)
+        history = await run_history(service, backend, seconds_of(control), fault)
+    longest = STOPPED_SECONDS if case == STOPPED else MEMORY_SECONDS
+    judge(case, control, history.figure, history.broken(longest))
+
+
+@pytest.mark.parametrize("control", [GUARDED, "no_relay"])
+async def test_a_write_whose_worker_dies_after_the_commit_is_seen_soon(
+    backend: Backend, serve_cached: Serve, judge: Judge, control: str
+) -> None:
+    async with serve_cached(control, trouble="crashes") as service:
+        history = await run_history(service, backend, SECONDS, nullcontext())
+    assert history.unknown
+    judge("C4 crash after commit", control, history.figure, history.broken())
+
+
+@pytest.mark.parametrize("control", CONTROLS)
+async def test_what_is_rolled_back_is_never_seen(
+    backend: Backend, serve_cached: Serve, judge: Judge, control: str
+) -> None:
+    async with serve_cached(control, trouble="failures") as service:
+        history = await run_history(service, backend, seconds_of(control), nullcontext())
+    undone = sum(writer.refused for writer in history.writers)
+    assert undone
+    figure = f"{undone} writes rolled back; {history.figure}"
+    judge("Rollback after the tags were noted", control, figure, history.broken())

@@ -1,0 +1,97 @@
+"""What a case does to the workers from inside, whichever guards they have.
+
+Named as the controls are, and in force beside them.
+"""
+
+import asyncio
+import os
+import random
+import signal
+from collections import Counter
+from collections.abc import Callable
+from typing import Any
+
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from app.errors import Conflict
+from app.infra.cache.invalidation import Invalidation
+from app.infra.cache.tags import invalidated
+from app.infra.web.response_cache import ResponseCacheMiddleware
+
+# How the test tells the workers what troubles them, beside the control.
+TROUBLE = "FAULTS_TROUBLE"
+SLOW_SHARE, SLOWEST_SECONDS = 0.3, 0.03
+COLD_SECONDS = 0.2
+CRASH_SHARE, FAILURE_SHARE = 0.01, 0.2
+
+LOADS: Counter[str] = Counter()
+
+Wrap = Callable[[Any], Any]  # of what is in force, whether guard or control, makes what takes over
+
+
+def count_loads(load: Any) -> Any:
+    """Count what reaches a route, in every case."""
+
+    async def load_and_count(*arguments: Any) -> Any:
+        path = next(one["path"] for one in arguments if isinstance(one, dict))
+        LOADS[path] += 1
+        return await load(*arguments)
+
+    return load_and_count
+
+
+def tarry(load: Any) -> Any:
+    """Leave time for a change between a load and its fill."""
+
+    async def load_and_tarry(*arguments: Any) -> Any:
+        entry = await load(*arguments)
+        if random.random() < SLOW_SHARE:
+            await asyncio.sleep(random.uniform(0, SLOWEST_SECONDS))
+        return entry
+
+    return load_and_tarry
+
+
+def take_long(load: Any) -> Any:
+    """Make every load a heavy query."""
+
+    async def load_slowly(*arguments: Any) -> Any:
+        entry = await load(*arguments)
+        await asyncio.sleep(COLD_SECONDS)
+        return entry
+
+    return load_slowly
+
+
+def die_after_commit(after_commit: Any) -> Any:
+    """End the worker between a commit and its invalidation, now and then."""
+
+    async def die(self: Invalidation, session: AsyncSession) -> None:
+        if invalidated(session) and random.random() < CRASH_SHARE:
+            os.kill(os.getpid(), signal.SIGKILL)
+        await after_commit(self, session)
+
+    return die
+
+
+def fail_after_noting(before_commit: Any) -> Any:
+    """Fail when the tags are noted and the change is flushed: all of it is undone."""
+
+    async def fail(self: Invalidation, session: AsyncSession) -> None:
+        await before_commit(self, session)
+        of_post = any(tag.startswith("post:") for tag in invalidated(session))
+        if of_post and random.random() < FAILURE_SHARE:
+            raise Conflict("This was undone on purpose.")
+
+    return fail
+
+
+_COUNTED = (ResponseCacheMiddleware, "_load", count_loads)
+_SLOW_FILLS = (ResponseCacheMiddleware, "_load", tarry)
+TROUBLES: dict[str, tuple[tuple[type, str, Wrap], ...]] = {
+    "": (_COUNTED,),
+    "slow_fills": (_COUNTED, _SLOW_FILLS),
+    "slow_loads": (_COUNTED, (ResponseCacheMiddleware, "_load", take_long)),
+    "crashes": (_SLOW_FILLS, (Invalidation, "after_commit", die_after_commit)),
+    "failures": (_SLOW_FILLS, (Invalidation, "before_commit", fail_after_noting)),
+}

@@ -1,0 +1,114 @@
+"""A small HTTP/1.1 client: one connection, one request at a time, a moment for every answer.
+
+httpx2 takes about a millisecond a request, which on shared cores is what would be measured. Answers
+are stamped when their last byte arrives, not when whoever waits for them has its turn.
+"""
+
+import asyncio
+import json
+import re
+import time
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from dev.address import Address
+
+LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
+SOURCE = re.compile(rb"\r\nx-cache: *([\w-]+)", re.IGNORECASE)
+LOCATION = re.compile(rb"\r\nlocation: *(\S+)", re.IGNORECASE)
+PATIENCE_SECONDS = 20.0
+NO_ANSWER = 0
+
+
+class Reply(NamedTuple):
+    """What came: status 0 when the connection was cut. Times are of time.monotonic()."""
+
+    status: int
+    sent_at: float
+    came_at: float
+    source: str = ""
+    location: str = ""
+    body: bytes = b""
+
+    @property
+    def seconds(self) -> float:
+        """How long it took."""
+        return self.came_at - self.sent_at
+
+    def json(self) -> Any:
+        """Read the body."""
+        return json.loads(self.body)
+
+
+class Wire(asyncio.Protocol):
+    """One connection, opened when it is needed, and again after it was cut."""
+
+    def __init__(self, address: Address) -> None:
+        self._address = address
+        self._transport: asyncio.Transport | None = None
+        self._received = b""
+        self._awaited: asyncio.Future[tuple[bytes, bytes, float]] | None = None
+
+    async def get(self, path: str, *, skip_memory: bool = False) -> Reply:
+        """Read, with `Cache-Control: no-cache` past the memory of the worker."""
+        control = "Cache-Control: no-cache\r\n" if skip_memory else ""
+        return await self._send(f"GET {path} HTTP/1.1\r\nHost: test\r\n{control}\r\n".encode())
+
+    async def write(
+        self, method: str, path: str, headers: Mapping[str, str], content: object = None
+    ) -> Reply:
+        """Send JSON, or nothing."""
+        body = b"" if content is None else json.dumps(content).encode()
+        given = {"Host": "test", **headers, "Content-Length": str(len(body))}
+        if content is not None:
+            given["Content-Type"] = "application/json"
+        lines = [f"{method} {path} HTTP/1.1", *(f"{name}: {text}" for name, text in given.items())]
+        return await self._send("\r\n".join([*lines, "", ""]).encode() + body)
+
+    def close(self) -> None:
+        """Hang up."""
+        if self._transport is not None:
+            self._transport.abort()
+            self._transport = None
+
+    async def _send(self, request: bytes) -> Reply:
+        loop, sent_at = asyncio.get_running_loop(), time.monotonic()
+        try:
+            if self._transport is None or self._transport.is_closing():
+                self._received = b""
+                place = (self._address.host, self._address.port)
+                self._transport, _ = await loop.create_connection(lambda: self, *place)
+                sent_at = time.monotonic()
+            self._awaited = loop.create_future()
+            self._transport.write(request)
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                head, body, came_at = await self._awaited
+        except OSError:
+            self.close()
+            return Reply(NO_ANSWER, sent_at, time.monotonic())
+        source, location = SOURCE.search(head), LOCATION.search(head)
+        return Reply(
+            int(head[9:12]),
+            sent_at,
+            came_at,
+            source[1].decode() if source else "",
+            location[1].decode() if location else "",
+            body,
+        )
+
+    def data_received(self, data: bytes) -> None:
+        """Collect an answer until it is whole."""
+        self._received += data
+        head, end, rest = self._received.partition(b"\r\n\r\n")
+        if not end or self._awaited is None or self._awaited.done():
+            return
+        length = LENGTH.search(head)
+        if len(rest) >= (int(length[1]) if length else 0):
+            self._received = b""
+            self._awaited.set_result((head, rest, time.monotonic()))
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """Tell whoever waits."""
+        self._transport = None
+        if self._awaited is not None and not self._awaited.done():
+            self._awaited.set_exception(error or ConnectionResetError())

@@ -31,7 +31,7 @@ check: environment ## Format, lint, types and the import contracts
 		$(call or_say,Move the import that breaks a contract: pyproject.toml says what may know what.)
 
 faults: environment ## Break the database and the clients, and write what held to docs/faults.md
-	@$(python) -m pytest tests/faults --faults --fault-table docs/faults.md -q
+	@$(python) -m pytest tests -m faults --faults --fault-table docs/faults.md -q
 
 bench: environment ## Measure cached answers beside a raw ASGI application (needs wrk)
 	@$(python) -m benchmarks

@@ -14,6 +14,7 @@ from app.infra.inputs import Id
 from app.infra.web.openapi import PUBLIC, problems
 from app.infra.web.pages import link_neighbours
 from app.infra.web.public import public
+from app.infra.web.representation import entity_tag
 from app.infra.web.routing import feature_router
 
 router = feature_router("/v1/posts")
@@ -43,7 +44,7 @@ async def create_post(
     """Publish a post."""
     post = await service.create_post(session, user, data)
     response.headers["Location"] = f"/v1/posts/{post.id}"
-    response.headers["ETag"] = service.etag(post)
+    response.headers["ETag"] = _entity_tag(post)
     return post
 
 
@@ -52,7 +53,7 @@ async def create_post(
 async def read_post(post_id: PostId, session: ReadSession, response: Response) -> Post:
     """Return a post with its author."""
     post = await service.read_post(session, post_id)
-    response.headers["ETag"] = service.etag(post)
+    response.headers["ETag"] = _entity_tag(post)
     return post
 
 
@@ -69,7 +70,7 @@ async def update_post(
 ) -> Post:
     """Change the title or the body of one's own post. With If-Match, 412 when it has moved."""
     post = await service.update_post(session, user, post_id, data, precondition)
-    response.headers["ETag"] = service.etag(post)
+    response.headers["ETag"] = _entity_tag(post)
     return post
 
 
@@ -84,3 +85,9 @@ async def delete_post(
 ) -> None:
     """Delete one's own post and its comments. With If-Match, 412 when it has moved."""
     await service.delete_post(session, user, post_id, precondition)
+
+
+def _entity_tag(post: Post) -> str:
+    """Return the validator of how a post is shown: its version, and a digest of all the rest."""
+    shown = PostRead.model_validate(post, from_attributes=True)
+    return entity_tag(shown.model_dump_json().encode(), post.version)

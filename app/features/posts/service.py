@@ -1,7 +1,5 @@
 """Posts: what may be done with them, by whom, and what then holds."""
 
-from hashlib import blake2b
-
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm.attributes import set_committed_value
 
@@ -67,16 +65,6 @@ async def delete_post(
     precondition.require(post.version)
     await queries.delete_post(session, post.id)
     invalidate(session, tags.post(post.id))
-
-
-def etag(post: Post) -> str:
-    """Return a strong validator of how the post is shown: `"<version>-<digest>"`.
-
-    The version alone tells whether the post itself was edited; the digest moves as well when its
-    author is renamed or a comment is added.
-    """
-    shown = (post.id, post.comment_count, post.author.name, post.author.avatar_url)
-    return f'"{post.version}-{blake2b(repr(shown).encode(), digest_size=8).hexdigest()}"'
 
 
 async def _own_post(session: AsyncSession, author: User, post_id: int) -> Post:

@@ -1,4 +1,4 @@
-"""An account as the cache holds it: everything that is shown of it, and no credential."""
+"""An account as the cache holds it: what everybody may know of it, no address and no credential."""
 
 from datetime import datetime
 
@@ -10,7 +10,7 @@ from app.features.users.models import User
 from app.infra.cache.entry import Entry
 from app.infra.resources import Resources
 
-SHOWN = ("id", "email", "name", "bio", "avatar_url", "created_at", "updated_at", "deleted_at")
+SHOWN = ("id", "name", "bio", "avatar_url", "created_at", "deleted_at")
 
 
 def key(user_id: int) -> str:
@@ -29,11 +29,11 @@ async def load(held: Resources, user_id: int) -> Entry:
 
 
 def read(entry: Entry) -> User | None:
-    """Return the user, who belongs to no session and whose credentials cannot be read."""
+    """Return the user, who belongs to no session: what is not here cannot be read."""
     shown = orjson.loads(entry.value)
     if shown is None:
         return None
-    for name in ("created_at", "updated_at", "deleted_at"):
+    for name in ("created_at", "deleted_at"):
         shown[name] = shown[name] and datetime.fromisoformat(shown[name])
     user = User(**shown)
     make_transient_to_detached(user)

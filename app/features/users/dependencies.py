@@ -25,7 +25,7 @@ UserId = Annotated[int, Depends(user_id)]
 
 
 async def current_user(caller: UserId, held: Resources) -> User:
-    """Return the caller, from the cache, once a request whoever asks.
+    """Return what everybody may know of the caller, from the cache, once a request whoever asks.
 
     This worker's memory is not asked: an account that was deleted is refused everywhere at once.
     """
@@ -51,5 +51,6 @@ def _existing(user: User | None) -> User:
 
 
 CurrentUser = Annotated[User, Depends(current_user)]
-# Read anew, whoever asked before in this request: passwords are checked against it.
+# Read anew, whoever asked before in this request: passwords are checked against it, and only here
+# are the address and the credentials.
 FreshUser = Annotated[User, Depends(fresh_user, use_cache=False)]

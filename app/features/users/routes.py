@@ -5,7 +5,7 @@ from typing import Annotated
 from fastapi import Path, Response
 
 from app.features.users import service
-from app.features.users.dependencies import CurrentUser, FreshUser
+from app.features.users.dependencies import FreshUser
 from app.features.users.models import User
 from app.features.users.schemas import PublicUserRead, UserCreate, UserRead, UserUpdate
 from app.infra.dependencies import ReadSession, Resources, WriteSession
@@ -28,7 +28,7 @@ async def create_user(
 
 
 @router.get("/me", response_model=UserRead, responses=problems(401))
-async def read_me(user: CurrentUser, response: Response) -> User:
+async def read_me(user: FreshUser, response: Response) -> User:
     """Return the account of the caller."""
     response.headers["Cache-Control"] = "private, no-store"
     return user

@@ -24,7 +24,7 @@ CACHE_ERRORS = (RedisError, OSError, TimeoutError)
 LEASE_MILLISECONDS = 3_000
 TOKEN_MARGIN_SECONDS = 60  # a tag's token outlives every entry that has it
 MOST_LOGGED_TAGS = 10_000
-REMEMBERED = 10_000
+REMEMBERED_TAGS = 50_000  # about 4 MB: of some entries, what to ask for in the same round trip
 FLUSHED_AT_ONCE = 1_000
 EVERYTHING = ""  # as a message: no tag is called so
 
@@ -70,7 +70,9 @@ class Store:
         self._fill = valkey.register_script(scripts.FILL)
         self._release = valkey.register_script(scripts.RELEASE)
         self._invalidate = valkey.register_script(scripts.INVALIDATE)
-        self._tags: LRUCache[str, Names] = LRUCache(REMEMBERED)
+        self._tags: LRUCache[str, Names] = LRUCache(
+            REMEMBERED_TAGS, getsizeof=lambda names: len(names) + 1
+        )
         self._asked: list[Asked] = []
         self._asking: asyncio.Task[None] | None = None
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 from starlette.types import Scope
 
 ENTITY_TAG = re.compile(rb'(W/)?("[\x21\x23-\x7e\x80-\xff]*")')
-ENCODING = re.compile(rb"\s*([\w*-]+)\s*(?:;\s*q=(0(?:\.0*)?|[\d.]+))?\s*", re.ASCII)
+ENCODING = re.compile(rb"\s*([\w*-]+)\s*(?:;\s*[qQ]=([01](?:\.\d{0,3})?))?\s*", re.ASCII)
 ANY = b"*"
 
 

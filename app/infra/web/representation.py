@@ -35,6 +35,7 @@ class Captured:
     status: int = 500
     headers: Headers = field(default_factory=list)
     body: bytes = b""
+    is_whole: bool = False
 
     async def receive(self, message: Any) -> None:
         """Take the place of ASGI's `send`."""
@@ -42,6 +43,7 @@ class Captured:
             self.status, self.headers = message["status"], list(message.get("headers", ()))
         elif message["type"] == "http.response.body":
             self.body += message.get("body", b"")
+            self.is_whole = not message.get("more_body", False)
 
     def header(self, name: bytes) -> bytes:
         """Return the values of a header, joined."""
@@ -50,6 +52,8 @@ class Captured:
     @property
     def may_be_stored(self) -> bool:
         """Whether a shared cache may keep it (RFC 9111, §3), and it is whole."""
+        if not self.is_whole:
+            return False
         if self.status == 404:
             return self.is_problem
         control = self.header(b"cache-control").lower()
@@ -89,7 +93,7 @@ async def write_down(response: Captured, cache_control: str, *, compress: bool =
     head = {
         "status": response.status,
         "stored_at": int(time.time()),
-        "etag": _etag(response),
+        "etag": response.header(b"etag").decode("latin-1") or entity_tag(response.body),
         "cache_control": cache_control,
         "length": len(response.body),
         "headers": [
@@ -126,10 +130,13 @@ def _variant(etag: bytes, common: Headers, headers: Headers, body: bytes) -> Var
     return Variant(etag, [*headers, length, *common], common, body)
 
 
-def _etag(response: Captured) -> str:
-    """Return the route's own validator, else a digest of the bytes."""
-    own = response.header(b"etag").decode("latin-1")
-    return own or f'"{blake2b(response.body, digest_size=8).hexdigest()}"'
+def entity_tag(body: bytes, version: int | None = None) -> str:
+    """Return a strong validator: the digest of the bytes, after the version of what they show.
+
+    The version alone tells whether the thing itself was edited: `Precondition` compares that.
+    """
+    digest = blake2b(body, digest_size=8).hexdigest()
+    return f'"{digest}"' if version is None else f'"{version}-{digest}"'
 
 
 async def _compress(body: bytes) -> bytes:

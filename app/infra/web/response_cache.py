@@ -140,7 +140,7 @@ async def _send(entry: Entry, source: Source, asked: Asked, send: Send) -> None:
     if shown is None:
         shown = entry.view = read(entry.value)
     if shown.status != 200:
-        response = Captured(shown.status, shown.plain.headers, shown.plain.body)
+        response = Captured(shown.status, shown.plain.headers, shown.plain.body, is_whole=True)
         await _send_captured(response, source, send)
         return
     variant = shown.compressed if asked.accepts_gzip and shown.compressed else shown.plain
@@ -160,11 +160,12 @@ async def _send_captured(response: Captured, source: Source, send: Send) -> None
     body, headers = response.body, response.headers
     if response.is_problem:
         body = orjson.dumps({**orjson.loads(body), "request_id": request_id.get()})
-    length = (b"content-length", b"%d" % len(body))
-    headers = [header for header in headers if header[0] != b"content-length"]
-    headers = [*headers, length, X_CACHE[source]]
+        headers = [header for header in headers if header[0] != b"content-length"]
+        headers.append((b"content-length", b"%d" % len(body)))
+    headers = [*headers, X_CACHE[source]]
     await send({"type": "http.response.start", "status": response.status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
+    more = not response.is_whole
+    await send({"type": "http.response.body", "body": body, "more_body": more})
 
 
 def _receive_nothing() -> Receive:

@@ -16,8 +16,8 @@ async def name(user: CurrentUser) -> str:
     return user.name
 
 
-async def email(user: CurrentUser) -> str:
-    return user.email
+async def bio(user: CurrentUser) -> str:
+    return user.bio
 
 
 @pytest.fixture
@@ -29,7 +29,7 @@ async def app_of_the_test(settings: Settings) -> AsyncIterator[FastAPI]:
         async def shared(
             user: CurrentUser,
             name: Annotated[str, Depends(name)],
-            email: Annotated[str, Depends(email)],
+            bio: Annotated[str, Depends(bio)],
         ) -> int:
             return user.id
 

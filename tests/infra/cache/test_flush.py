@@ -153,3 +153,15 @@ async def test_the_command_ends_with_the_sentence(
     monkeypatch.setenv("CACHE_ENABLED", "false")
     with pytest.raises(SystemExit, match="no cache to empty"):
         await run_sync(flush_cache.main)
+
+
+async def test_a_validator_from_before_a_change_by_hand_is_not_good_after_a_flush(
+    client: Client, service: FastAPI, make: Factory
+) -> None:
+    url = f"/v1/posts/{(await make.post()).id}"
+    old = (await client.get(url)).headers["etag"]
+    async with make.resources.database.transaction() as session:
+        await session.execute(text("UPDATE posts SET title = 'By hand'"))
+    await cache_of(service).flush()
+    response = await client.get(url, headers={"If-None-Match": old})
+    assert (response.status_code, response.json()["title"]) == (200, "By hand")

@@ -115,3 +115,21 @@ def test_a_client_may_go_past_the_cache(value: bytes) -> None:
 def test_other_directives_change_nothing(value: bytes) -> None:
     found = ask((b"cache-control", value))
     assert (found.skips_memory, found.bypasses) == (False, False)
+
+
+@pytest.mark.parametrize(
+    "header",
+    [
+        b"br;q=1.0, gzip;q=0.8, *;q=0.1",
+        b"gzip;q=0.001",
+        b"gzip ; q=0.5",
+        b"gzip;q=0.5, *;q=0",
+        b"gzip;q=1.000",
+    ],
+)
+def test_a_fractional_weight_is_accepted(header: bytes) -> None:
+    assert accepts_gzip(header)
+
+
+def test_the_name_of_a_weight_has_no_case() -> None:
+    assert not accepts_gzip(b"gzip;Q=0")

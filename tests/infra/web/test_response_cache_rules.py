@@ -2,12 +2,14 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from itertools import count
 
 import httpx2
 import pytest
 from fastapi import APIRouter, FastAPI, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from app.errors import Forbidden, InvalidRequest, NotFound, Unavailable
 from app.infra.cache.tags import shows
@@ -184,6 +186,22 @@ async def not_declared(session: ReadSession) -> str:
     return str(next(NUMBER))
 
 
+class CutOff(Response):
+    """Promises more than comes."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        headers = [(b"content-length", b"10")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": b"12345", "more_body": True})
+
+
+@ROUTES.get("/own/cut-off")
+@public()
+async def cut_off(session: ReadSession) -> Response:
+    shows(session, "own")
+    return CutOff()
+
+
 @pytest.fixture(scope="module")
 async def service(settings: Settings) -> AsyncIterator[FastAPI]:
     """The application, with public routes that no service would have."""
@@ -274,6 +292,12 @@ async def test_a_stream_that_ended_is_whole(client: Client) -> None:
         answer = await client.get("/own/stream", headers=control)
         assert answer.text == "".join(f"{number}," for number in range(100))
         assert answer.headers["content-length"] == str(len(answer.content))
+
+
+async def test_what_did_not_end_is_not_whole(client: Client, service: FastAPI) -> None:
+    with suppress(httpx2.HTTPError):  # as a server would: the client is told that more was due
+        await client.get("/own/cut-off")
+    assert not await stored(service)
 
 
 async def test_what_names_nothing_that_it_shows_is_not_kept(

@@ -1,0 +1,158 @@
+"""Many ask for one thing at once; one changes it, and another worker is asked."""
+
+import asyncio
+import random
+import time
+from collections import Counter
+from collections.abc import Sequence
+
+import pytest
+
+from tests.faults.conftest import Judge, Serve
+from tests.faults.history import end
+from tests.faults.load import Author, sign_up
+from tests.faults.service import WORKERS, Service
+from tests.faults.valkey import Valkey
+from tests.faults.verdicts import GUARDED
+from tests.faults.wire import Reply, Wire
+
+pytestmark = pytest.mark.faults
+CROWD = 500
+WRITES, WRITING_SECONDS, LANES = 10_000, 60.0, 4
+SEEN_SECONDS = 0.05
+LOADS_A_KEY = 1.2
+RATE, SHARE, SECONDS = 500, 0.95, 20
+
+
+async def loads(service: Service) -> Counter[str]:
+    """Count what reached the routes of all workers, by path."""
+    workers = await service.each_worker("/faults/vitals")
+    return sum((Counter(worker["loads"]) for worker in workers), Counter[str]())
+
+
+@pytest.mark.parametrize("control", [GUARDED, "naive_cache"])
+@pytest.mark.parametrize("is_up", [True, False], ids=["up", "down"])
+async def test_a_crowd_asks_for_one_cold_key(
+    valkey: Valkey, serve_cached: Serve, judge: Judge, control: str, is_up: bool
+) -> None:
+    async with serve_cached(control, trouble="slow_loads") as service:
+        author = await sign_up(service.client)
+        wires = [Wire(service.address) for _ in range(CROWD)]
+        await asyncio.gather(*(wire.get("/livez") for wire in wires))
+        if not is_up:
+            valkey.kill()
+        replies = await asyncio.gather(*(wire.get(author.post) for wire in wires))
+        loaded = (await loads(service))[author.post]
+        for wire in wires:
+            wire.close()
+    statuses = Counter(reply.status for reply in replies)
+    wrong = sum(statuses.values()) - statuses[200] - statuses[503]
+    slowest = max(reply.seconds for reply in replies)
+    figure = (
+        f"{loaded} loads, {statuses[200]} × 200, {statuses[503]} × 503, {slowest:.2f} s at most"
+    )
+    broken = [f"{loaded} loads"] * (loaded > (1 if is_up else 2 * WORKERS))
+    broken += [f"{wrong} failed"] * bool(wrong)
+    judge(f"C7 stampede, Valkey {'up' if is_up else 'down'}", control, figure, broken)
+
+
+@pytest.mark.parametrize("control", [GUARDED, "naive_cache"])
+async def test_a_flush_under_load(
+    valkey: Valkey, serve_cached: Serve, judge: Judge, control: str
+) -> None:
+    flushes = 4
+    async with serve_cached(control, trouble="slow_loads") as service:
+        authors = [await sign_up(service.client) for _ in range(10)]
+        paths = [author.post for author in authors]
+
+        async def read() -> None:
+            wire = Wire(service.address)
+            while True:
+                await wire.get(random.choice(paths), skip_memory=True)
+                await asyncio.sleep(0.03)
+
+        tasks = [asyncio.create_task(read()) for _ in range(24)]
+        await asyncio.sleep(2)
+        before = await loads(service)
+        for _ in range(flushes):
+            await valkey.ask("FLUSHALL")
+            await asyncio.sleep(2)
+        found = await loads(service) - before
+        await end(tasks)
+    share = found.total() / (flushes * len(paths))
+    broken = [f"{share:.2f} loads a key"] * (share > LOADS_A_KEY)
+    judge("F6 valkey-flush", control, f"{flushes} flushes, {share:.2f} loads a key", broken)
+
+
+async def lanes(service: Service) -> list[dict[int, Wire]]:
+    """Open connections until there are so many pairs, one to each worker."""
+    found: dict[int, list[Wire]] = {}
+    while len(found) < WORKERS or min(map(len, found.values())) < LANES:
+        wire = Wire(service.address)
+        process_id = (await wire.get("/faults/vitals")).json()["process_id"]
+        found.setdefault(process_id, []).append(wire)
+    return [dict(zip(found, pair, strict=True)) for pair in zip(*found.values(), strict=False)]
+
+
+async def delays(author: Author, pair: Sequence[Wire], until: float) -> list[float]:
+    """Change a post at one worker, and see how long the other's memory has the old one."""
+    there, here = pair
+    seen: list[float] = []
+    while time.monotonic() < until and len(seen) < WRITES / LANES:
+        while (await here.get(author.post)).source != "HIT-L1":
+            pass
+        title = f"title {len(seen)}"
+        written = await there.write("PATCH", author.post, author.headers, {"title": title})
+        assert written.status == 200
+        reply = await here.get(author.post)
+        while reply.json()["title"] != title:
+            reply = await here.get(author.post)
+        seen.append(reply.sent_at - written.came_at)
+    return sorted(seen)
+
+
+@pytest.mark.parametrize("control", [GUARDED, "deaf_memory"])
+async def test_a_change_is_seen_through_another_workers_memory(
+    serve_cached: Serve, judge: Judge, control: str
+) -> None:
+    async with serve_cached(control) as service:
+        until = time.monotonic() + (WRITING_SECONDS if control == GUARDED else 10)
+        pairs = [list(pair.values()) for pair in await lanes(service)][:LANES]
+        work = [delays(await sign_up(service.client), pair, until) for pair in pairs]
+        seen = sorted(delay for found in await asyncio.gather(*work) for delay in found)
+    p50, p99, p999 = (seen[int(len(seen) * share)] * 1000 for share in (0.5, 0.99, 0.999))
+    figure = f"{len(seen)} writes: p50 {p50:.1f}, p99 {p99:.1f}, p99.9 {p999:.1f} ms"
+    broken = [f"p99.9 {p999:.0f} ms"] * (p999 > SEEN_SECONDS * 1000)
+    judge("C2 across workers", control, figure, broken)
+
+
+@pytest.mark.parametrize("control", [GUARDED, "no_cache"])
+async def test_the_first_page_with_a_post_and_a_comment_a_second(
+    serve_cached: Serve, judge: Judge, control: str
+) -> None:
+    replies: list[Reply] = []
+    async with serve_cached(control) as service:
+        author = await sign_up(service.client)
+
+        async def read() -> None:
+            loop, wire = asyncio.get_running_loop(), Wire(service.address)
+            next_at = loop.time() + random.random() * 20 / RATE
+            while True:
+                await asyncio.sleep(next_at - loop.time())
+                next_at += 20 / RATE
+                replies.append(await wire.get("/v1/posts"))
+
+        tasks = [asyncio.create_task(read()) for _ in range(20)]
+        for _ in range(SECONDS):
+            await author.write()
+            await asyncio.sleep(0.5)
+            path = f"{author.post}/comments"
+            await service.client.post(path, json={"body": "C"}, headers=author.headers)
+            await asyncio.sleep(0.5)
+        await end(tasks)
+    sources = Counter(reply.source for reply in replies)
+    shares = {source: number / len(replies) for source, number in sources.most_common()}
+    hits = sum(share for source, share in shares.items() if source.startswith("HIT"))
+    named = ", ".join(f"{share:.1%} {source}" for source, share in shares.items())
+    broken = [f"{hits:.1%} from the cache"] * (hits < SHARE)
+    judge("Hit share of the first page", control, f"{len(replies)} reads: {named}", broken)

@@ -76,10 +76,10 @@ class SteppedStore(Store):
     async def _stepped(self, name: str, script: Any, keys: list[str], args: list[Any]) -> Any:
         return await self.ask(name, partial(script, keys=keys, args=args))
 
-    async def _mget(self, keys: list[str]) -> list[bytes | None]:
-        if not keys:
+    async def _mget(self, names: tuple[str, ...]) -> list[bytes | None]:
+        if not names:
             return []
-        found: list[bytes | None] = await self.ask("MGET", partial(super()._mget, keys))
+        found: list[bytes | None] = await self.ask("MGET", partial(super()._mget, names))
         return found
 
 

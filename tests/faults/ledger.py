@@ -39,6 +39,7 @@ class Finding:
     age: float
     is_late: bool
     what: str
+    at: float  # when it was sent
 
 
 class Register(Generic[ValueT]):
@@ -68,14 +69,14 @@ class Register(Generic[ValueT]):
         for seen in reversed(range(floor)):
             if shows(self.steps[seen].value) and not self.steps[seen].is_void:
                 return self._miss(seen, floor, started_at)
-        return Finding(NEVER, is_late=False, what=self.name)
+        return Finding(NEVER, is_late=False, what=self.name, at=started_at)
 
     def _miss(self, seen: int, floor: int, started_at: float) -> Finding:
         missed = [step for step in self.steps[seen + 1 : floor + 1] if step.promised_at is not None]
         late = [step for step in missed if step.is_late]
         promised_at = (late or missed)[-1].promised_at
         assert promised_at is not None
-        return Finding(started_at - promised_at, bool(late), self.name)
+        return Finding(started_at - promised_at, bool(late), self.name, started_at)
 
     def _floor(self, moment: float) -> int:
         for at in reversed(range(len(self.steps))):

@@ -7,6 +7,7 @@ import asyncio
 import os
 import random
 import signal
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcontext, suppress
 
@@ -124,6 +125,34 @@ async def test_nor_when_something_breaks_again_and_again(
         history = await run_history(service, backend, seconds_of(control), fault)
     longest = STOPPED_SECONDS if case == STOPPED else MEMORY_SECONDS
     judge(case, control, history.figure, history.broken(longest))
+
+
+@pytest.mark.parametrize("control", CONTROLS)
+async def test_valkey_is_frozen_and_thawed(
+    backend: Backend, valkey: Valkey, serve_cached: Serve, judge: Judge, control: str
+) -> None:
+    thawed_at: list[float] = []
+
+    async def freeze() -> None:
+        if thawed_at:
+            return
+        valkey.freeze()
+        await asyncio.sleep(10)
+        valkey.thaw()
+        thawed_at.append(time.monotonic())
+
+    async with serve_cached(control, trouble="slow_fills") as service:
+        history = await run_history(service, backend, 18, repeated(freeze, 2))
+    [thawed] = thawed_at
+    past, memory = (
+        [found for found in history.stale(in_memory=tier) if not 0 <= found.at - thawed <= 2]
+        for tier in (False, True)
+    )
+    oldest = max((found.age for found in memory), default=0.0)
+    broken = [f"{len(past)} stale"] * bool(past)
+    broken += [f"L1 stale by {oldest:.2f} s"] * (oldest > STOPPED_SECONDS)
+    figure = f"{history.figure}; after 2 s and before the thaw {len(past)}, L1 {oldest:.2f} s"
+    judge("F2 history", control, figure, broken)
 
 
 @pytest.mark.parametrize("control", [GUARDED, "no_relay"])

@@ -1,0 +1,150 @@
+"""Valkey dies, stops answering or is full, and the database dies behind a warm cache."""
+
+import asyncio
+from contextlib import suppress
+from functools import partial
+
+import pytest
+import redis
+
+from tests.factories import PASSWORD
+from tests.faults.conftest import Judge, Serve
+from tests.faults.load import (
+    Answer,
+    Author,
+    constantly,
+    late,
+    percentile,
+    sign_up,
+    slowest,
+    timed,
+    unexpected,
+)
+from tests.faults.postgres import Backend
+from tests.faults.valkey import Valkey
+from tests.faults.verdicts import GUARDED
+from tests.faults.wire import Wire
+
+pytestmark = pytest.mark.faults
+RATE = 80
+CONTROLS = [GUARDED, "naive_cache"]
+BASELINE, FAULT, AFTER, RECOVERY = 5, 10, 8, 3
+SUCCESS, SLOWER, LOOK_UP_SECONDS = 0.999, 3, 0.25
+REAL_PASSWORDS: dict[str, int] = {}
+
+
+async def mixed(author: Author, reads: list[Answer], number: int) -> Answer:
+    """Send the next of the mix: of 100, 81 posts read, 10 lists, 7 posts written, 2 logins."""
+    place = number * 37 % 100
+    if place < 2:
+        form = {"username": author.email, "password": PASSWORD}
+        return await timed(author.client, "POST", "/v1/auth/token", data=form)
+    if place < 9:
+        return await author.write()
+    path = "/v1/posts" if place < 19 else author.post
+    reads.append(await timed(author.client, "GET", path))
+    return reads[-1]
+
+
+def judged_reads(reads: list[Answer], broken_at: float) -> tuple[str, list[str]]:
+    """Say what a look-up adds that is not answered: logins, which take long, hide it in the mix."""
+    before = [a for a in reads if a.sent_at < broken_at - 1]
+    since = [a for a in reads if a.sent_at >= broken_at]
+    limit = slowest(before) + LOOK_UP_SECONDS
+    times = ", ".join(f"{seconds * 1000:.0f}" for seconds in map(slowest, (before, since)))
+    p99 = ", ".join(f"{percentile(part, 0.99) * 1000:.0f}" for part in (before, since))
+    return f"reads: p99 {p99}, slowest {times} ms", late("a read", slowest(since), limit)
+
+
+def judged(answers: list[Answer], broken_at: float, whole_at: float) -> tuple[str, list[str]]:
+    """Compare what was answered in the fault, and long enough after it, with what was before."""
+    before = [a for a in answers if a.sent_at < broken_at - 1]
+    during = [a for a in answers if broken_at <= a.sent_at < whole_at]
+    after = [a for a in answers if a.sent_at >= whole_at + RECOVERY]
+    base, worst, last = (percentile(part, 0.99) for part in (before, during, after))
+    since = [a for a in answers if a.sent_at >= broken_at]
+    share = sum(200 <= a.status < 300 for a in since) / len(since)
+    broken = [
+        *unexpected(answers, (200, 201, 503)),
+        *[f"{share:.2%} succeeded"] * (share < SUCCESS),
+        *late("p99 in the fault", worst, SLOWER * base),
+        *late("p99 after it", last, SLOWER * base),
+    ]
+    times = ", ".join(f"{seconds * 1000:.0f}" for seconds in (base, worst, last))
+    return f"{len(since)} requests, {share:.2%} succeeded; p99 {times} ms", broken
+
+
+@pytest.mark.parametrize("control", CONTROLS)
+@pytest.mark.parametrize("case", ["F1 valkey-kill", "F2 valkey-freeze"])
+async def test_valkey_is_away_for_ten_seconds(
+    valkey: Valkey, backend: Backend, serve_cached: Serve, judge: Judge, case: str, control: str
+) -> None:
+    loop, answers, reads = asyncio.get_running_loop(), list[Answer](), list[Answer]()
+    async with serve_cached(control, auth=REAL_PASSWORDS) as service:
+        author = await sign_up(service.client)
+        async with constantly(RATE, partial(mixed, author, reads), answers):
+            await asyncio.sleep(BASELINE)
+            broken_at = loop.time()
+            (valkey.kill if "kill" in case else valkey.freeze)()
+            await asyncio.sleep(FAULT)
+            (valkey.start_again if "kill" in case else valkey.thaw)()
+            await valkey.returned()
+            whole_at = loop.time()
+            await asyncio.sleep(AFTER)
+        broken = [*await author.broken_promises(backend), *await backend.idle_in_transaction()]
+    figure, found = judged(answers, broken_at, whole_at)
+    figure_of_reads, slow = judged_reads(reads, broken_at)
+    judge(case, control, f"{figure}; {figure_of_reads}", found + slow + broken)
+
+
+@pytest.mark.parametrize("control", CONTROLS)
+async def test_valkey_is_full(
+    valkey: Valkey, serve_cached: Serve, judge: Judge, control: str
+) -> None:
+    answers: list[Answer] = []
+    async with serve_cached(control) as service:
+        author = await sign_up(service.client)
+        await valkey.ask("CONFIG", "SET", "maxmemory", "2mb")
+        await valkey.ask("CONFIG", "SET", "maxmemory-policy", "noeviction")
+        with suppress(redis.ResponseError):
+            for number in range(100_000):
+                await valkey.ask("SET", f"junk {number}", "x" * 10_000)
+        async with constantly(RATE, author.send, answers):
+            await asyncio.sleep(8)
+        reply = await Wire(service.address).get("/v1/posts", skip_memory=True)
+    figure = f"{len(answers)} requests, slowest {slowest(answers):.2f} s, X-Cache: {reply.source}"
+    kept = [f"X-Cache: {reply.source}"] * (reply.source != "BYPASS")
+    judge("F5 valkey-full", control, figure, unexpected(answers, (200, 201)) + kept)
+
+
+@pytest.mark.parametrize("control", [GUARDED, "no_cache"])
+async def test_cached_reads_go_on_without_the_database(
+    backend: Backend, serve_cached: Serve, judge: Judge, control: str
+) -> None:
+    answers: list[Answer] = []
+    async with serve_cached(control) as service:
+        author = await sign_up(service.client)
+        paths = [author.post, "/v1/posts", f"{author.post}/comments"]
+        for path in paths * 10:
+            await timed(service.client, "GET", path)
+        backend.kill()
+        try:
+            async with constantly(
+                50, lambda n: timed(service.client, "GET", paths[n % 3]), answers
+            ):
+                await asyncio.sleep(5)
+            write = await timed(
+                service.client,
+                "POST",
+                "/v1/posts",
+                json={"title": "T", "body": "B"},
+                headers=author.headers,
+            )
+        finally:
+            backend.start_again()
+            await backend.returned()
+    figure = (
+        f"{len(answers)} reads, slowest {slowest(answers) * 1000:.0f} ms; a write: {write.status}"
+    )
+    broken = unexpected(answers, (200,)) + unexpected([write], (503,))
+    judge("F8 pg-kill, cached reads", control, figure, broken)

@@ -2,6 +2,7 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import NoReturn
 
 from anyio.to_thread import current_default_thread_limiter
 from fastapi import FastAPI
@@ -36,6 +37,12 @@ MIDDLEWARE = (
 
 class Service(FastAPI):
     """FastAPI inside of our own layers, so that a cached answer costs none of its layers."""
+
+    def add_middleware(self, *_: object, **__: object) -> NoReturn:
+        """Refuse: it would stand inside of the cache, and be kept for everybody."""
+        raise TypeError(
+            "Add the layer to MIDDLEWARE in app/main.py, before ResponseCacheMiddleware."
+        )
 
     def build_middleware_stack(self) -> ASGIApp:
         """Put ours around FastAPI's, and in the place of its outermost.

@@ -50,8 +50,8 @@ def measure(url: str, process_id: int, seconds: int, script: Path | None = None)
     return Sample(
         float(_find(r"Requests/sec:\s+([\d.]+)", run.stdout)),
         used / requests * 1e6,
-        _milliseconds(_find(r"50%\s+(\S+)", run.stdout)),
-        _milliseconds(_find(r"99%\s+(\S+)", run.stdout)),
+        _milliseconds(_find(r"(?m)^\s+50%\s+(\S+)", run.stdout)),
+        _milliseconds(_find(r"(?m)^\s+99%\s+(\S+)", run.stdout)),
     )
 
 

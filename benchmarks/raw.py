@@ -6,9 +6,8 @@ from pathlib import Path
 
 from starlette.types import Receive, Scope, Send
 
-BYTES = "BENCHMARK_BYTES"  # names a file: [[[name, value], …], body]
-
-_headers, _body = json.loads(Path(os.environ[BYTES]).read_text())
+# The variable names a file: [[[name, value], …], body].
+_headers, _body = json.loads(Path(os.environ["BENCHMARK_BYTES"]).read_text())
 HEADERS = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in _headers]
 BODY = _body.encode()
 

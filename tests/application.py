@@ -7,6 +7,7 @@ from typing import Any
 import httpx2
 from fastapi import FastAPI
 from sqlalchemy import event
+from starlette.types import ASGIApp
 
 from app.infra.resources import Resources
 from app.main import create_app
@@ -21,7 +22,7 @@ async def running(settings: Settings) -> AsyncIterator[FastAPI]:
         yield app
 
 
-def client_of(app: FastAPI) -> httpx2.AsyncClient:
+def client_of(app: ASGIApp) -> httpx2.AsyncClient:
     """Return a client that calls `app` without a network."""
     transport = httpx2.ASGITransport(app, raise_app_exceptions=False)
     return httpx2.AsyncClient(transport=transport, base_url="http://test")

@@ -27,7 +27,8 @@ UserId = Annotated[int, Depends(user_id)]
 async def current_user(caller: UserId, held: Resources) -> User:
     """Return what everybody may know of the caller, from the cache, once a request whoever asks.
 
-    This worker's memory is not asked: an account that was deleted is refused everywhere at once.
+    This worker's memory is not asked: while Valkey can be reached, an account that was deleted is
+    refused everywhere at once.
     """
     load = partial(accounts.load, held, caller)
     entry, _ = await held.reader.read(accounts.key(caller), load, skip_memory=True)

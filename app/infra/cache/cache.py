@@ -11,6 +11,7 @@ from app.infra.cache.entry import Entry
 from app.infra.cache.invalidation import Invalidation, Relay
 from app.infra.cache.memory import Memory
 from app.infra.cache.read_through import Answer, Load, ReadThrough, Source
+from app.infra.cache.release import release
 from app.infra.cache.store import Store
 from app.infra.database.session import Database
 from app.settings import Settings
@@ -22,8 +23,7 @@ class Cache:
     def __init__(self, settings: Settings, valkey: Redis) -> None:
         memory = Memory(settings.cache.memory_bytes, settings.cache.memory_ttl_seconds)
         self.memory = memory
-        self.store = Store(valkey, settings.cache.namespace)
-        self.memory = memory
+        self.store = Store(valkey, settings.cache.namespace, release())
         self.channel = Channel(valkey, self.store.channel, memory)
         self.reader = ReadThrough(
             self.store, memory, self.channel, bypass=max(1, settings.database.pool_size // 2)

@@ -6,8 +6,8 @@ without being closed is found by its missing pongs.
 """
 
 import asyncio
+import logging
 import time
-from contextlib import suppress
 from typing import Any
 
 from redis.asyncio import Redis
@@ -15,6 +15,8 @@ from redis.exceptions import RedisError
 
 from app.infra.cache.memory import Memory
 from app.infra.cache.store import EVERYTHING
+
+logger = logging.getLogger(__name__)
 
 PING_SECONDS = 0.5
 LIVE_SECONDS = 1.5
@@ -38,8 +40,12 @@ class Channel:
     async def run(self) -> None:
         """Listen until cancelled, through every loss of the connection."""
         while True:
-            with suppress(RedisError, OSError, TimeoutError):
+            try:
                 await self._listen()
+            except (RedisError, OSError, TimeoutError):
+                pass  # the breaker of the store says so
+            except Exception:
+                logger.exception("The channel of invalidations failed")
             self._last_pong = float("-inf")
             await asyncio.sleep(RECONNECT_SECONDS)
 

@@ -18,8 +18,8 @@ class Entry:
 
     `tokens` are those that the tags had when it was stored: it is valid while they still have them.
     `names` are the tags as Valkey knows them.
-    `view` is what a reader has made of the value; it stays as long as the entry is in memory, where
-    it is `fresh_until` some time of the monotonic clock.
+    `view` is what a reader has made of the value; it stays as long as the entry is in memory.
+    `validated_at` is when it was loaded or Valkey confirmed it, by the monotonic clock.
     """
 
     key: str
@@ -30,7 +30,7 @@ class Entry:
     tokens: bytes = field(default=b"", compare=False, repr=False)
     names: tuple[str, ...] = field(default=(), compare=False, repr=False)
     view: Any = field(default=None, compare=False, repr=False)
-    fresh_until: float = field(default=0.0, compare=False, repr=False)
+    validated_at: float = field(default=0.0, compare=False, repr=False)
 
     @property
     def is_alive(self) -> bool:

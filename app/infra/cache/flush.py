@@ -1,6 +1,7 @@
 """Empties the cache from outside of the service: for changes that nobody invalidates."""
 
 from app.infra.cache.client import open_valkey
+from app.infra.cache.release import release
 from app.infra.cache.store import CACHE_ERRORS, Store
 from app.settings import Settings
 
@@ -13,7 +14,7 @@ async def flush(settings: Settings) -> int:
     """Remove every entry, in every worker's memory too; return how many keys that were."""
     async with open_valkey(settings.valkey) as valkey:
         try:
-            return await Store(valkey, settings.cache.namespace).flush()
+            return await Store(valkey, settings.cache.namespace, release()).flush()
         except CACHE_ERRORS as error:
             raise NotFlushed(
                 f"Valkey was not reached ({type(error).__name__}), so the cache was not emptied: "

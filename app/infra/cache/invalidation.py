@@ -6,6 +6,7 @@ done; to repeat one is harmless.
 """
 
 import asyncio
+import logging
 import random
 import time
 from collections.abc import Sequence
@@ -15,10 +16,12 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.errors import Unavailable
 from app.infra.cache.memory import Memory
-from app.infra.cache.outbox import delete_changes, insert_change, lock_changes
+from app.infra.cache.outbox import delete_changes, has_changes, insert_change, lock_changes
 from app.infra.cache.store import CACHE_ERRORS, Store
 from app.infra.cache.tags import invalidated
 from app.infra.database.session import Database
+
+logger = logging.getLogger(__name__)
 
 ROW = "cache_outbox_id"
 TAGS_AT_ONCE = 500
@@ -77,7 +80,13 @@ class Relay:
                     await self._relay()
                     relay_at = time.monotonic() + random.uniform(0.5, 1) * self._seconds  # noqa: S311
             except (Unavailable, SQLAlchemyError, *CACHE_ERRORS):
-                await asyncio.sleep(random.uniform(1, 2) * AFTER_ERROR_SECONDS)  # noqa: S311
+                await self._rest()
+            except Exception:
+                logger.exception("The relay of invalidations failed")
+                await self._rest()
+
+    async def _rest(self) -> None:
+        await asyncio.sleep(random.uniform(1, 2) * AFTER_ERROR_SECONDS)  # noqa: S311 - jitter
 
     async def _sweep(self) -> None:
         done, self._invalidation.done = self._invalidation.done, []
@@ -85,12 +94,17 @@ class Relay:
             async with self._database.transaction() as session:
                 await delete_changes(session, done)
 
+    async def _is_anything_left(self) -> bool:
+        """Ask in one round trip, because there seldom is."""
+        async with self._database.read() as session:
+            return await has_changes(session, RELAYED_AGE_SECONDS)
+
     async def _relay(self) -> None:
-        while True:
+        while await self._is_anything_left():
             async with self._database.transaction() as session:
                 changes = await lock_changes(session, RELAYED_AGE_SECONDS, ROWS_AT_ONCE)
                 if not changes:
-                    return
+                    return  # others are at them
                 tags = sorted({tag for change in changes for tag in change.tags})
                 await self._invalidation.invalidate(tags)
                 await delete_changes(session, [change.id for change in changes])

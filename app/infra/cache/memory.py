@@ -32,7 +32,9 @@ class Memory:
     def get(self, key: str) -> Entry | None:
         """Return the entry, if it is here and fresh."""
         entry = self.copy(key)
-        return entry if entry is not None and entry.fresh_until > time.monotonic() else None
+        if entry is None or entry.validated_at + self._ttl_seconds <= time.monotonic():
+            return None
+        return entry
 
     def copy(self, key: str) -> Entry | None:
         """Return the entry, fresh or not."""
@@ -49,9 +51,13 @@ class Memory:
         """Keep an entry, unless a change of one of its tags was heard since `began`."""
         if began != self._now and self._was_heard(entry, began):
             return
-        entry.fresh_until = time.monotonic() + self._ttl_seconds
+        entry.validated_at = time.monotonic()
         if self.copy(entry.key) is not entry and _size(entry) <= self._entries.maxsize:
             self._entries[entry.key] = entry
+
+    def forget(self, key: str) -> None:
+        """Forget what Valkey does not call valid any more."""
+        self._entries.pop(key, None)
 
     def drop(self, tags: list[str]) -> None:
         """Forget what carries one of `tags`, and note that they were heard."""

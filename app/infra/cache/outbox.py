@@ -23,13 +23,12 @@ class CacheOutbox(Base):
 INSERT = text("INSERT INTO cache_outbox (tags) VALUES (:tags) RETURNING id")
 DELETE = text("DELETE FROM cache_outbox WHERE id = ANY(:ids)")
 # Their writer has had its time. Rows that another process is at are left to it.
-LEFT_BEHIND = text(
-    """
-    SELECT id, tags FROM cache_outbox
+LEFT_BEHIND = """
+    FROM cache_outbox
     WHERE created_at < clock_timestamp() - make_interval(secs => :age_seconds)
-    ORDER BY id LIMIT :most FOR UPDATE SKIP LOCKED
-    """
-)
+"""
+ANY_LEFT = text(f"SELECT EXISTS (SELECT {LEFT_BEHIND})")
+LOCK = text(f"SELECT id, tags {LEFT_BEHIND} ORDER BY id LIMIT :most FOR UPDATE SKIP LOCKED")
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +50,13 @@ async def delete_changes(session: AsyncSession, ids: Sequence[int]) -> None:
     await session.execute(DELETE, {"ids": ids})
 
 
+async def has_changes(session: AsyncSession, age_seconds: float) -> bool:
+    """Whether a row was left behind."""
+    found: bool = (await session.execute(ANY_LEFT, {"age_seconds": age_seconds})).scalar_one()
+    return found
+
+
 async def lock_changes(session: AsyncSession, age_seconds: float, most: int) -> list[Change]:
     """Return the oldest rows that nobody else is at, locked until the transaction ends."""
-    rows = await session.execute(LEFT_BEHIND, {"age_seconds": age_seconds, "most": most})
+    rows = await session.execute(LOCK, {"age_seconds": age_seconds, "most": most})
     return [Change(*row) for row in rows]

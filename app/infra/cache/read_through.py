@@ -9,6 +9,7 @@ import random
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from contextvars import copy_context
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -23,7 +24,7 @@ Load = Callable[[], Awaitable[Entry]]
 LONGEST_WAIT_SECONDS = 0.5
 SHORTEST_LOOK, LONGEST_LOOK = 0.005, 0.015
 BYPASS_SECONDS = 1.0
-LOAD_SECONDS = 2.0  # below the life of a lease, so that no second load begins beside it
+LOAD_SECONDS = 2.0  # below the life of a lease: it does not end under its load
 
 
 class Source(StrEnum):
@@ -54,6 +55,7 @@ class ReadThrough:
         self._memory = memory
         self._channel = channel
         self._bypass = asyncio.Semaphore(bypass)
+        self._context = copy_context()
         self._waiting: dict[str, asyncio.Task[Answer]] = {}
         self._running: dict[str, asyncio.Task[Answer]] = {}
 
@@ -82,7 +84,9 @@ class ReadThrough:
             miss = found
         task = self._waiting.get(key)
         if task is None:
-            task = asyncio.create_task(self._run(key, load, miss))
+            # Of whoever asked first, nothing gets into what others are answered.
+            run = self._run(key, load, miss)
+            task = asyncio.create_task(run, context=self._context.copy())
             task.add_done_callback(_note_error)
             self._waiting[key] = task
         return await asyncio.shield(task)  # one who leaves does not take the load along
@@ -97,6 +101,7 @@ class ReadThrough:
             if copy is not None and await self._store.is_valid(copy):
                 found: Entry | Miss = copy
             else:
+                self._memory.forget(key)
                 found = await self._store.look_up(key)
         except CACHE_ERRORS:
             return None

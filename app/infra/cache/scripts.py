@@ -2,7 +2,7 @@
 
 Every key has one hash tag, the namespace, so that a script works on a cluster: a cache is one slot.
 
-    {c}e:<entry>   "L" + lease, or "V" + fill id + number of tags + tag tokens + envelope
+    {c}e:<release>:<entry>   "L" + lease, or "V" + fill id + number of tags + tag tokens + envelope
     {c}t:<tag>     a random token, made on demand; an invalidation deletes it
     {c}log         hash: epoch (random), n, floor, and for each tag the n of its last change
 

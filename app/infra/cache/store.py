@@ -60,7 +60,8 @@ class Again:
 class Store:
     """One namespace of Valkey. One MGET is under way at a time: what is asked meanwhile is next."""
 
-    def __init__(self, valkey: Redis, namespace: str = "c") -> None:
+    def __init__(self, valkey: Redis, namespace: str, release: str) -> None:
+        self._code = release
         self.prefix = f"{{{namespace}}}"  # a hash tag: all keys are in one slot of a cluster
         self.channel = f"{self.prefix}invalidations"
         self.breaker = Breaker()
@@ -208,7 +209,7 @@ class Store:
         return answer
 
     def _entry(self, key: str) -> str:
-        return f"{self.prefix}e:{key}"
+        return f"{self.prefix}e:{self._code}:{key}"
 
     def _names(self, entry: Entry) -> Names:
         """Return what Valkey calls the tags of an entry, put together once."""

@@ -1,10 +1,9 @@
 """How a response is kept: its bytes, their compressed form and their validator, computed once.
 
-An entry's value is one line of JSON (status, time, headers), the body, and the body compressed.
+An entry's value is one line of JSON (status, headers), the body, and the body compressed.
 """
 
 import gzip
-import time
 from dataclasses import dataclass, field
 from functools import partial
 from hashlib import blake2b
@@ -52,17 +51,20 @@ class Captured:
     @property
     def may_be_stored(self) -> bool:
         """Whether a shared cache may keep it (RFC 9111, §3), and it is whole."""
-        if not self.is_whole:
-            return False
         if self.status == 404:
-            return self.is_problem
+            return self.is_whole and self.is_problem
+        return self.status == 200 and not self.obstacle
+
+    @property
+    def obstacle(self) -> str:
+        """Return what keeps an answer of success from being stored, or nothing."""
+        if not self.is_whole:
+            return "it did not end"
         control = self.header(b"cache-control").lower()
-        return (
-            self.status == 200
-            and not any(name in NEVER_STORED for name, _ in self.headers)
-            and b"no-store" not in control
-            and b"private" not in control
-        )
+        if b"no-store" in control or b"private" in control:
+            return "it says so in Cache-Control"
+        found = [name.decode() for name, _ in self.headers if name in NEVER_STORED]
+        return f"it has {', '.join(found)}" if found else ""
 
     @property
     def is_problem(self) -> bool:
@@ -80,10 +82,9 @@ class Variant(NamedTuple):
 
 
 class Representation(NamedTuple):
-    """A response that can be sent at once. `stored_at` is in seconds since 1970."""
+    """A response that can be sent at once."""
 
     status: int
-    stored_at: int
     plain: Variant
     compressed: Variant | None
 
@@ -92,7 +93,6 @@ async def write_down(response: Captured, cache_control: str, *, compress: bool =
     """Return what `read` reads."""
     head = {
         "status": response.status,
-        "stored_at": int(time.time()),
         "etag": response.header(b"etag").decode("latin-1") or entity_tag(response.body),
         "cache_control": cache_control,
         "length": len(response.body),
@@ -114,14 +114,14 @@ def read(value: bytes) -> Representation:
     body, compressed = rest[: head["length"]], rest[head["length"] :]
     if head["status"] != 200:  # its body is made anew for each request: no length, no validator
         plain = Variant(b"", [*headers, (b"cache-control", b"no-store")], [], body)
-        return Representation(head["status"], head["stored_at"], plain, None)
+        return Representation(head["status"], plain, None)
     etag: bytes = head["etag"].encode("latin-1")
     common = [(b"cache-control", head["cache_control"].encode()), (b"vary", b"accept-encoding")]
     plain = _variant(etag, common, headers, body)
     small = None
     if compressed:
         small = _variant(etag[:-1] + b'-gzip"', common, [*headers, GZIP], compressed)
-    return Representation(200, head["stored_at"], plain, small)
+    return Representation(200, plain, small)
 
 
 def _variant(etag: bytes, common: Headers, headers: Headers, body: bytes) -> Variant:

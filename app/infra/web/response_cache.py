@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 HARMLESS_PATH = re.compile(r"[A-Za-z0-9/_.~-]*")
 HARMLESS_VALUE = re.compile(r"[A-Za-z0-9_.~-]{1,64}")
 # Of a request, all that its answer may depend on.
-KEPT = ("type", "asgi", "http_version", "method", "path", "root_path", "server", "app", "state")
+KEPT = ("type", "asgi", "http_version", "method", "path", "root_path", "server", "app")
 X_CACHE = {source: (b"x-cache", source.value.encode()) for source in Source}
 
 
@@ -82,12 +82,12 @@ class ResponseCacheMiddleware:
         self, key: str, scope: Scope, receive: Receive, send: Send, asked: Asked
     ) -> None:
         held: Resources = scope["app"].state.resources
-        load = partial(self._load, key, scope)
+        load = partial(self._load, key, scope, request_id.get())
         try:
             answer = await held.reader.read(key, load, skip_memory=asked.skips_memory)
         except NotStored as found:
             if found.response.is_problem:
-                await _send_captured(found.response, Source.LOAD, send)
+                await _send_captured(found.response, Source.PAST, send)
             else:
                 await self._go_past(scope, receive, send, asked)
         except AppError as error:
@@ -95,18 +95,22 @@ class ResponseCacheMiddleware:
         else:
             await _send(answer.entry, answer.source, asked, send)
 
-    async def _load(self, key: str, asking: Scope) -> Entry:
+    async def _load(self, key: str, asking: Scope, first_id: str) -> Entry:
         """Run the request that asks for this entry, as nobody in particular."""
+        request_id.set(first_id)  # for the log
         shown: set[str] = set()
         query = key.partition("?")[2].encode()
         scope = {name: asking[name] for name in KEPT if name in asking}
         scope |= {"scheme": "http", "headers": [], "query_string": query, SHOWN: shown}
         response = Captured()
         await self.app(scope, _receive_nothing(), response.receive)
-        if not response.may_be_stored:
-            raise NotStored(response)
-        if not shown:
-            logger.error("GET %s names nothing that it shows: it is not cached", asking["path"])
+        if not response.may_be_stored or not shown:
+            if response.status == 200:
+                logger.error(
+                    "GET %s is public and cannot be cached: %s",
+                    asking["path"],
+                    response.obstacle or "it names nothing that it shows",
+                )
             raise NotStored(response)
         settings = asking["app"].state.resources.settings.cache
         ttl = settings.ttl_seconds if response.status == 200 else settings.missing_ttl_seconds
@@ -149,8 +153,8 @@ async def _send(entry: Entry, source: Source, asked: Asked, send: Send) -> None:
         status, headers, body = 304, variant.headers_if_not_modified, b""
     # A list of its own: whoever stands outside adds to it.
     headers = [*headers, X_CACHE[source]]
-    if source in (Source.MEMORY, Source.VALKEY):
-        headers.append((b"age", b"%d" % max(0, time.time() - shown.stored_at)))
+    if source in (Source.MEMORY, Source.VALKEY):  # since it was validated: RFC 9111, §5.1
+        headers.append((b"age", b"%d" % (time.monotonic() - entry.validated_at)))
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
 

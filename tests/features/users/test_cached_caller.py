@@ -132,7 +132,7 @@ async def test_an_address_is_in_nothing_that_everybody_is_shown(
     for url in ("/v1/posts", f"/v1/posts/{post.id}", f"/v1/users/{user.id}"):
         assert user.email not in (await client.get(url, headers=headers)).text
     store = cache_of(service).store
-    async for key in store._valkey.scan_iter(f"{store.prefix}e:/*"):
+    async for key in store._valkey.scan_iter(store._entry("/*")):
         assert user.email.encode() not in (await store._valkey.get(key) or b"")
 
 

@@ -39,7 +39,7 @@ WALKS = settings(
 processes = st.sampled_from((0, 1))
 keys = st.sampled_from(("page", "item:1"))
 rows = st.sampled_from(ROWS)
-evictable = st.sampled_from(("log", "t:new", "t:row:1", "e:page", "e:item:1"))
+evictable = st.sampled_from(("log", "t:new", "t:row:1", "e:r:page", "e:r:item:1"))
 choices = st.integers(0, 5)  # of what there is at that moment
 
 

@@ -16,7 +16,7 @@ from app.infra.cache.entry import Entry
 from app.infra.cache.read_through import Answer
 from app.infra.cache.store import Store
 from app.settings import ValkeySettings
-from tests.infra.cache.worker import Proxy, Source, Worker, eventually, make_worker
+from tests.infra.cache.worker import NAMES, Proxy, Source, Worker, eventually, make_worker
 
 
 @pytest.fixture(autouse=True)
@@ -178,7 +178,7 @@ async def test_valkey_is_used_again_when_it_is_back(
     for _ in range(breaker.FAILURES):
         await cut_off.reader.read("key", source.load)
     await proxy.start()
-    while not isinstance(await Store(valkey).look_up("key"), Entry):
+    while not isinstance(await Store(valkey, *NAMES).look_up("key"), Entry):
         await cut_off.reader.read("key", source.load)
     loads = source.loads
     await cut_off.reader.read("key", source.load, skip_memory=True)

@@ -8,11 +8,12 @@ from redis.asyncio import Redis
 from app.infra.cache import store as store_module
 from app.infra.cache.entry import Entry
 from app.infra.cache.store import Lease, Miss, Store, new_lease_token
+from tests.infra.cache.worker import NAMES
 
 
 @pytest.fixture
 async def store(valkey: Redis) -> Store:
-    return Store(valkey)
+    return Store(valkey, *NAMES)
 
 
 async def fill(store: Store, entry: Entry) -> None:
@@ -33,12 +34,12 @@ async def test_an_entry_comes_back_as_it_was(store: Store, valkey: Redis, tags: 
     entry = Entry("key", tags, bytes(range(256)))
     await fill(store, entry)
     assert await store.look_up("key") == entry
-    assert await Store(valkey).look_up("key") == entry
+    assert await Store(valkey, *NAMES).look_up("key") == entry
 
 
 async def test_another_entrys_reply_is_a_miss(store: Store, valkey: Redis) -> None:
     await fill(store, Entry("mine", ("tag",), b"mine"))
-    await valkey.copy(f"{store.prefix}e:mine", f"{store.prefix}e:yours")
+    await valkey.copy(f"{store.prefix}e:r:mine", f"{store.prefix}e:r:yours")
     assert await leased(store, "yours")
 
 
@@ -54,7 +55,7 @@ async def test_an_entry_of_another_schema_is_a_miss(
 async def test_a_tags_token_outlives_every_entry_that_has_it(store: Store, valkey: Redis) -> None:
     await fill(store, Entry("long", ("tag",), b"", ttl_seconds=3_600))
     await fill(store, Entry("short", ("tag",), b"", ttl_seconds=1))
-    assert await valkey.pttl(f"{store.prefix}t:tag") > await valkey.pttl(f"{store.prefix}e:long")
+    assert await valkey.pttl(f"{store.prefix}t:tag") > await valkey.pttl(f"{store.prefix}e:r:long")
 
 
 async def test_a_lease_that_is_not_used_is_given_back(store: Store) -> None:
@@ -69,7 +70,7 @@ async def test_a_lease_that_is_not_used_is_given_back(store: Store) -> None:
     "raw", [b"", b"V", b"V\x01", b"V\x01" + bytes(18), b"another's", b"\xff" * 99]
 )
 async def test_what_is_no_entry_is_a_miss(store: Store, valkey: Redis, raw: bytes) -> None:
-    await valkey.set(f"{store.prefix}e:key", raw)
+    await valkey.set(f"{store.prefix}e:r:key", raw)
     assert await leased(store, "key")
 
 
@@ -83,6 +84,18 @@ async def test_a_flush_forgets_everything_and_refuses_what_is_under_way(
     await store.flush()
     assert await valkey.keys() == [b"another's"]
     assert not await store.fill(Entry("other", ("tag",), b"value"), lease)
+
+
+async def test_releases_do_not_read_each_other_and_invalidate_for_each_other(
+    store: Store, valkey: Redis
+) -> None:
+    newer = Store(valkey, NAMES[0], "newer")
+    await fill(store, Entry("key", ("tag",), b"old"))
+    assert isinstance(await newer.look_up("key"), Miss)
+    await fill(newer, Entry("key", ("tag",), b"new"))
+    await newer.invalidate(["tag"])
+    for release in (store, newer):
+        assert isinstance(await release.look_up("key"), Miss)
 
 
 async def test_look_ups_of_one_turn_are_one_command(

@@ -17,6 +17,7 @@ from app.infra.cache.memory import Memory
 from app.infra.cache.read_through import Answer, ReadThrough
 from app.infra.cache.store import Store
 from tests.infra.cache.database import Change, Seen
+from tests.infra.cache.worker import NAMES
 
 Run = Callable[[], Awaitable[Any]]
 
@@ -55,7 +56,7 @@ class SteppedStore(Store):
     """The real store, whose commands wait in `pending`."""
 
     def __init__(self, valkey: Redis) -> None:
-        super().__init__(valkey)
+        super().__init__(valkey, *NAMES)
         self.pending: list[Command] = []
         self.is_dead = False
         for name in ("lease", "fill", "release"):

@@ -15,6 +15,8 @@ from app.infra.cache.read_through import ReadThrough
 from app.infra.cache.store import Store
 from app.settings import ValkeySettings
 
+NAMES = ("c", "r")  # the namespace, and the release
+
 
 @dataclass(frozen=True)
 class Worker:
@@ -28,7 +30,7 @@ class Worker:
 
 def make_worker(valkey: Redis, bypass: int = 2) -> Worker:
     """Wire the parts together, as the application does."""
-    store, memory = Store(valkey), Memory(max_bytes=1_000_000, ttl_seconds=3_600)
+    store, memory = Store(valkey, *NAMES), Memory(max_bytes=1_000_000, ttl_seconds=3_600)
     channel = Channel(valkey, store.channel, memory)
     return Worker(store, memory, channel, ReadThrough(store, memory, channel, bypass))
 

@@ -17,6 +17,7 @@ from app.infra.cache.store import Store
 from tests.infra.cache.database import KEYS, Change, Database, Seen
 from tests.infra.cache.laboratory import FEW_LOGGED_TAGS, Laboratory
 from tests.infra.cache.wire import Command, Process
+from tests.infra.cache.worker import NAMES
 
 SCRIPTS = ("LEASE", "FILL", "RELEASE", "INVALIDATE")
 MOST_STEPS = 30  # that a process takes when it runs alone
@@ -51,8 +52,8 @@ class World:
         self.processes = [Process(self._valkey), Process(self._valkey)]
         self.reads: list[Read] = []
         self.sent: list[Command] = []
-        self._observer = Store(self._valkey)
-        self._writer = Store(self._valkey)
+        self._observer = Store(self._valkey, *NAMES)
+        self._writer = Store(self._valkey, *NAMES)
         self._invalidate_script: Any = self._writer._invalidate
         self._writer._invalidate = self._send_invalidate  # type: ignore[assignment]
 
@@ -155,9 +156,9 @@ class World:
     def expire_leases(self) -> None:
         """Let three seconds pass for Valkey's leases, if there are any."""
         for key in KEYS:
-            entry: Any = self._do(self._valkey.get(f"{self._observer.prefix}e:{key}"))
+            entry: Any = self._do(self._valkey.get(f"{self._observer.prefix}e:r:{key}"))
             if entry and entry[:1] == b"L":
-                self.evict(f"e:{key}")
+                self.evict(f"e:r:{key}")
 
     def flush(self) -> None:
         """Let Valkey forget everything."""

@@ -131,5 +131,10 @@ def test_a_fractional_weight_is_accepted(header: bytes) -> None:
     assert accepts_gzip(header)
 
 
+def test_what_nobody_means_is_not_read() -> None:
+    assert not ask((b"accept-encoding", b"gzip," + b" " * 60_000)).accepts_gzip
+    assert not ask((b"accept-encoding", b'notgzip;foo=gzip, "gzip"')).accepts_gzip
+
+
 def test_the_name_of_a_weight_has_no_case() -> None:
     assert not accepts_gzip(b"gzip;Q=0")

@@ -4,19 +4,19 @@ import asyncio
 import gzip
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from types import SimpleNamespace
 from uuid import uuid4
 
 import httpx2
 import pytest
 from fastapi import FastAPI
 
-from app.infra.cache import channel
+from app.infra.cache import channel, memory
 from app.infra.cache.cache import Cache
 from app.infra.web import representation, response_cache
 from app.settings import Settings
 from tests.application import client_of, recorded_statements, running
 from tests.factories import Factory
+from tests.infra.cache.laboratory import Clock
 from tests.infra.cache.worker import eventually
 
 Client = httpx2.AsyncClient
@@ -60,7 +60,7 @@ async def settled(app: FastAPI) -> None:
 async def stored(app: FastAPI) -> set[str]:
     """Return the keys of the entries in Valkey, leases too."""
     store = cache_of(app).store
-    prefix = f"{store.prefix}e:"
+    prefix = store._entry("")
     return {
         key.decode().removeprefix(prefix)
         async for key in store._valkey.scan_iter(f"{prefix}*", count=1_000)
@@ -173,16 +173,18 @@ async def test_many_at_once_are_one_load(client: Client, service: FastAPI, urls:
         assert len(statements) == 1
 
 
-async def test_hits_tell_their_age(
+async def test_hits_tell_since_when_they_are_known_to_be_valid(
     client: Client, urls: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with monkeypatch.context() as patch:
-        patch.setattr(representation, "time", SimpleNamespace(time=lambda: 1_000.9))
-        assert "age" not in (await client.get(urls[0])).headers
-    for now, age in ((1_000.9, "0"), (1_007.5, "7"), (900.0, "0")):
-        monkeypatch.setattr(response_cache, "time", SimpleNamespace(time=lambda now=now: now))
-        for headers in ({}, NO_CACHE):
-            assert (await client.get(urls[0], headers=headers)).headers["age"] == age
+    clock = Clock()
+    for module in (memory, response_cache):
+        monkeypatch.setattr(module, "time", clock)
+    assert "age" not in (await client.get(urls[0])).headers
+    for seconds, age in ((0.9, "0"), (6.6, "7")):
+        clock.now += seconds
+        assert (await client.get(urls[0])).headers["age"] == age
+    for headers in (NO_CACHE, {}):
+        assert (await client.get(urls[0], headers=headers)).headers["age"] == "0"
     assert "age" not in (await client.get(urls[0], headers=NO_STORE)).headers
 
 

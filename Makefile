@@ -30,8 +30,8 @@ check: environment ## Format, lint, types and the import contracts
 	@$(python) -c 'from importlinter.cli import lint_imports_command as lint; lint()' --no-logo \
 		$(call or_say,Move the import that breaks a contract: pyproject.toml says what may know what.)
 
-faults: environment ## Break the database and the clients, and write what held to docs/faults.md
-	@$(python) -m pytest tests -m faults --faults --fault-table docs/faults.md -q
+faults: environment ## Break servers, workers and clients, and write what held to docs/faults.md
+	@$(python) -m pytest tests/faults tests -m faults --faults --fault-table docs/faults.md -q
 
 bench: environment ## Measure cached answers beside a raw ASGI application (needs wrk)
 	@$(python) -m benchmarks

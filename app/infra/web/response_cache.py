@@ -153,7 +153,9 @@ async def _send(entry: Entry, source: Source, asked: Asked, send: Send) -> None:
         status, headers, body = 304, variant.headers_if_not_modified, b""
     # A list of its own: whoever stands outside adds to it.
     headers = [*headers, X_CACHE[source]]
-    if source in (Source.MEMORY, Source.VALKEY):  # since it was validated: RFC 9111, §5.1
+    if source is Source.VALKEY:  # since it was validated: RFC 9111, §5.1
+        headers.append((b"age", b"0"))
+    elif source is Source.MEMORY:
         headers.append((b"age", b"%d" % (time.monotonic() - entry.validated_at)))
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

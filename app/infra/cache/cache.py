@@ -1,11 +1,11 @@
 """The cache of one process, assembled; and what stands in its place when there is none."""
 
-import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 
 from redis.asyncio import Redis
 
+from app.infra.background import in_background
 from app.infra.cache.channel import Channel
 from app.infra.cache.entry import Entry
 from app.infra.cache.invalidation import Invalidation, Relay
@@ -43,18 +43,11 @@ class Cache:
     async def running(self, database: Database) -> AsyncIterator[None]:
         """Hear of changes, and relay those that their writers could not invalidate."""
         relay = Relay(self.invalidation, database, self._relay_seconds)
-        tasks = [
-            asyncio.create_task(self.channel.run(), name="cache channel"),
-            asyncio.create_task(relay.run(), name="cache relay"),
-        ]
-        try:
+        async with (
+            in_background(self.channel.run(), "cache channel"),
+            in_background(relay.run(), "cache relay"),
+        ):
             yield
-        finally:
-            for task in tasks:
-                task.cancel()
-            for task in tasks:
-                with suppress(asyncio.CancelledError):
-                    await task
 
 
 class NoCache:

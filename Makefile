@@ -10,7 +10,7 @@ or_say = || { echo "$(1)" >&2; exit 1; }
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help environment run dev test check faults bench fmt migrate migration flush-cache seed clean-data lock
+.PHONY: help environment run dev profile connections memory test check faults bench fmt migrate migration flush-cache seed clean-data lock
 
 ##@ Run
 run: environment ## Start everything: PostgreSQL, Valkey, demo data, the service
@@ -18,6 +18,16 @@ run: environment ## Start everything: PostgreSQL, Valkey, demo data, the service
 
 dev: environment ## The same, and the service reloads when a file of app/ changes
 	@exec $(python) -m dev dev
+
+##@ Look inside, while it runs
+profile: environment ## Draw where a worker spends its time: profile.svg
+	@$(python) -m dev profile
+
+connections: environment ## Say who holds database connections, in which state, since when
+	@$(python) -m dev connections
+
+memory: environment ## Say what memory each worker takes
+	@$(python) -m dev memory
 
 ##@ Check
 test: environment ## Run the tests against a real PostgreSQL and Valkey

@@ -7,12 +7,16 @@ from gunicorn.arbiter import Arbiter
 from gunicorn.workers.base import Worker
 
 from app.infra.database.capacity import read_capacity
+from app.infra.server.metrics_files import archive_worker, begin_metrics, end_metrics
 from app.settings import load_settings
 
 _settings = load_settings()
+begin_metrics()
 
 _host = _settings.server.host
-bind = f"{f'[{_host}]' if ':' in _host else _host}:{_settings.server.port}"
+_host = f"[{_host}]" if ":" in _host else _host
+_ports = [_settings.server.port, *filter(None, [_settings.metrics.port])]
+bind = [f"{_host}:{port}" for port in _ports]
 workers = _settings.web_concurrency or os.cpu_count() or 1
 worker_class = "app.infra.server.worker.Worker"
 keepalive = _settings.server.keep_alive_seconds  # longer than the load balancer's idle timeout
@@ -42,3 +46,13 @@ def post_worker_init(_worker: Worker) -> None:
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 50)
+
+
+def child_exit(_server: Arbiter, worker: Worker) -> None:
+    """Keep what the worker counted."""
+    archive_worker(worker.pid)
+
+
+def on_exit(_server: Arbiter) -> None:
+    """Leave nothing behind."""
+    end_metrics()

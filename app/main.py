@@ -1,7 +1,8 @@
 """The HTTP process, assembled: settings, resources, middleware, routes. Read this first."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import NoReturn
 
 from anyio.to_thread import current_default_thread_limiter
@@ -11,14 +12,18 @@ from starlette.types import ASGIApp
 
 from app.api import add_routes
 from app.infra.database.capacity import APPLICATION_NAME
-from app.infra.logs import configure_logging
+from app.infra.logs import Log, open_log
 from app.infra.resources import open_resources
+from app.infra.web.access_log import AccessLogMiddleware
 from app.infra.web.catch_all import CatchAllMiddleware
+from app.infra.web.guard import GuardMiddleware
 from app.infra.web.head import HeadMiddleware
+from app.infra.web.metrics import MetricsMiddleware
 from app.infra.web.openapi import add_documentation
 from app.infra.web.problems import add_problem_handlers
 from app.infra.web.request_id import RequestIdMiddleware
 from app.infra.web.response_cache import ResponseCacheMiddleware
+from app.infra.web.timing import TimingMiddleware
 from app.settings import Settings, load_settings
 
 DESCRIPTION = """Users, posts and comments.
@@ -26,23 +31,31 @@ DESCRIPTION = """Users, posts and comments.
 Errors are `application/problem+json` with a stable `code`. Lists are read page by page: `next` and
 `prev` are opaque cursors, in the body and in the `Link` header."""
 
-# Outermost first. All of them are pure ASGI, and stand around what FastAPI builds.
-MIDDLEWARE = (
-    RequestIdMiddleware,
-    CatchAllMiddleware,
-    HeadMiddleware,
-    ResponseCacheMiddleware,
-)
+Layer = Callable[[ASGIApp], ASGIApp]
+
+
+def layers(settings: Settings, log: Log | None) -> tuple[Layer, ...]:
+    """Return what stands around the routes, outermost first. All of them are pure ASGI."""
+    return (
+        RequestIdMiddleware,
+        CatchAllMiddleware,
+        partial(TimingMiddleware, server_timing=settings.tells_parts_of_time),
+        MetricsMiddleware,
+        *([partial(AccessLogMiddleware, log=log)] if log and settings.log.access else []),
+        partial(GuardMiddleware, statement_budget=settings.guards.statement_budget),
+        HeadMiddleware,
+        ResponseCacheMiddleware,
+    )
 
 
 class Service(FastAPI):
     """FastAPI inside of our own layers, so that a cached answer costs none of its layers."""
 
+    layers: tuple[Layer, ...] = ()
+
     def add_middleware(self, *_: object, **__: object) -> NoReturn:
         """Refuse: it would stand inside of the cache, and be kept for everybody."""
-        raise TypeError(
-            "Add the layer to MIDDLEWARE in app/main.py, before ResponseCacheMiddleware."
-        )
+        raise TypeError("Add the layer to `layers` in app/main.py, before ResponseCacheMiddleware.")
 
     def build_middleware_stack(self) -> ASGIApp:
         """Put ours around FastAPI's, and in the place of its outermost.
@@ -52,13 +65,16 @@ class Service(FastAPI):
         stack: ASGIApp = super().build_middleware_stack()
         assert isinstance(stack, ServerErrorMiddleware)
         stack = stack.app
-        for layer in reversed(MIDDLEWARE):
+        for layer in reversed(self.layers):
             stack = layer(stack)
         return stack
 
 
-def create_app(settings: Settings) -> FastAPI:
-    """Assemble the application. Nothing is opened before its lifespan begins."""
+def create_app(settings: Settings, log: Log | None = None) -> FastAPI:
+    """Assemble the application, which notes its requests in `log`.
+
+    Nothing is opened before its lifespan begins.
+    """
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -79,6 +95,7 @@ def create_app(settings: Settings) -> FastAPI:
         redirect_slashes=False,
         telemetry={"tracing": False, "metrics": False, "logs": False},
     )
+    app.layers = layers(settings, log)
     add_routes(app)
     add_problem_handlers(app)
     if settings.docs.enabled:
@@ -87,5 +104,4 @@ def create_app(settings: Settings) -> FastAPI:
 
 
 settings = load_settings()
-configure_logging(settings.log)
-app = create_app(settings)
+app = create_app(settings, open_log(settings))

@@ -6,8 +6,8 @@ is refused at start-up by the name of the setting and the cure, never with its v
 """
 
 import os
+from ipaddress import ip_network
 from typing import Annotated, Literal, Self
-from urllib.parse import urlsplit
 
 from pydantic import (
     BaseModel,
@@ -25,21 +25,14 @@ from pydantic_settings import (
     SettingsConfigDict,
     SettingsError,
 )
-from sqlalchemy import make_url
-from sqlalchemy.exc import ArgumentError
+
+from app.addresses import postgresql_url, valkey_url
 
 DEVELOPMENT_SECRET = "a-secret-for-development-only-never-in-production"
 MINIMUM_SECRET_BYTES = 32  # RFC 7518 §3.2: an HS256 key is at least as long as its digest
 
-SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
-
 Positive = Annotated[int, Field(gt=0)]
 Seconds = Annotated[float, Field(ge=0.001, le=86_400)]
-
-
-def _check_address(host: str | None, port: int | None) -> None:
-    if not host or "," in host or not 1 <= (port or 1) <= 65_535:
-        raise ValueError("it names one host, and a port between 1 and 65535")
 
 
 class Section(BaseModel):
@@ -64,19 +57,7 @@ class DatabaseSettings(Section):
     @field_validator("url")
     @classmethod
     def _for_asyncpg(cls, url: SecretStr) -> SecretStr:
-        """Accept any common PostgreSQL URL, and name the driver that we use."""
-        try:
-            parsed = make_url(url.get_secret_value())
-        except (ArgumentError, ValueError):
-            raise ValueError("not a URL: postgresql://user:password@host:5432/name") from None
-        if parsed.drivername not in ("postgres", "postgresql", "postgresql+asyncpg"):
-            raise ValueError("not for PostgreSQL: it begins with postgresql://")
-        query = {"ssl" if key == "sslmode" else key: value for key, value in parsed.query.items()}
-        if query.keys() - {"ssl"} or query.get("ssl", "prefer") not in SSL_MODES:
-            raise ValueError(f"after the `?` it takes sslmode alone: {', '.join(SSL_MODES)}")
-        _check_address(parsed.host, parsed.port)
-        parsed = parsed.set(drivername="postgresql+asyncpg", query=query)
-        return SecretStr(parsed.render_as_string(hide_password=False))
+        return SecretStr(postgresql_url(url.get_secret_value()))
 
 
 class ValkeySettings(Section):
@@ -89,17 +70,7 @@ class ValkeySettings(Section):
     @field_validator("url")
     @classmethod
     def _for_redis_py(cls, url: SecretStr) -> SecretStr:
-        """Accept valkey:// and valkeys://, which the client does not know, as redis://."""
-        scheme, _, rest = url.get_secret_value().partition("://")
-        scheme = scheme.replace("valkey", "redis")
-        try:
-            parsed = urlsplit(f"{scheme}://{rest}")
-            _check_address(parsed.hostname, parsed.port)
-        except ValueError:
-            raise ValueError("not a URL: redis://:password@host:6379/0") from None
-        if scheme not in ("redis", "rediss") or parsed.query:
-            raise ValueError("not a Valkey URL: redis://:password@host:6379/0")
-        return SecretStr(f"{scheme}://{rest}")
+        return SecretStr(valkey_url(url.get_secret_value()))
 
 
 class CacheSettings(Section):
@@ -145,9 +116,41 @@ class DocsSettings(Section):
 
 
 class LogSettings(Section):
-    """What is written to standard error."""
+    """What is written to standard output. `auto` is JSON in production, else text."""
 
     level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    format: Literal["auto", "json", "text"] = "auto"
+    access: bool = True
+    slow_seconds: Seconds = 1
+
+
+class MetricsSettings(Section):
+    """What is told of the service, and to whom.
+
+    With a port of their own the metrics are there alone; else they are for `networks` alone.
+    """
+
+    enabled: bool = True
+    port: Annotated[int, Field(ge=0, le=65_535)] = 0
+    networks: str = "127.0.0.0/8,::1/128"
+    server_timing: bool | None = None
+
+    @field_validator("networks")
+    @classmethod
+    def _are_networks(cls, networks: str) -> str:
+        try:
+            for network in networks.split(","):
+                ip_network(network)
+        except ValueError:
+            raise ValueError("networks, separated by commas: 10.0.0.0/8,127.0.0.0/8") from None
+        return networks
+
+
+class GuardsSettings(Section):
+    """When the guards speak up."""
+
+    statement_budget: Positive = 20
+    blocked_seconds: Seconds = 0.25
 
 
 class Settings(BaseSettings):
@@ -174,6 +177,14 @@ class Settings(BaseSettings):
     server: ServerSettings = ServerSettings()
     docs: DocsSettings = DocsSettings()
     log: LogSettings = LogSettings()
+    metrics: MetricsSettings = MetricsSettings()
+    guards: GuardsSettings = GuardsSettings()
+
+    @property
+    def tells_parts_of_time(self) -> bool:
+        """Whether answers carry Server-Timing: what is known of the inside is not for everybody."""
+        chosen = self.metrics.server_timing
+        return self.environment == "development" if chosen is None else chosen
 
     @model_validator(mode="after")
     def _refuse_weak_secrets(self) -> Self:

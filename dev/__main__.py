@@ -4,12 +4,14 @@ A command that fails ends with a sentence that says what to do.
 """
 
 import argparse
+import asyncio
 import shutil
 import sys
 from collections.abc import Callable
 
 from dev.backing import DATA, open_backing
 from dev.database import DEMO_POSTS, flush_cache, seed, upgrade, write_migration
+from dev.inspection import PROFILE_SECONDS, show_connections, show_memory, write_profile
 from dev.installation import home_of_nobody
 from dev.keeper import stop_leftovers
 from dev.run import run
@@ -85,6 +87,22 @@ def _migration(arguments: Arguments) -> None:
         write_migration(backing, arguments.message)
 
 
+def _profile(_: Arguments) -> None:
+    """Draw where the running service spends its time."""
+    write_profile(PROFILE_SECONDS)
+
+
+def _connections(_: Arguments) -> None:
+    """Say who holds database connections."""
+    with open_backing() as backing:
+        asyncio.run(show_connections(backing.database_url))
+
+
+def _memory(_: Arguments) -> None:
+    """Say what memory the running service takes."""
+    show_memory()
+
+
 def _seed(arguments: Arguments) -> None:
     """Fill the empty database with demo data."""
     with open_backing() as backing:
@@ -109,6 +127,9 @@ COMMANDS: dict[str, Callable[[Arguments], None]] = {
     "dev": _dev,
     "migrate": _migrate,
     "flush-cache": _flush_cache,
+    "profile": _profile,
+    "connections": _connections,
+    "memory": _memory,
     "migration": _migration,
     "seed": _seed,
     "clean-data": _clean_data,

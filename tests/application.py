@@ -9,15 +9,16 @@ from fastapi import FastAPI
 from sqlalchemy import event
 from starlette.types import ASGIApp
 
+from app.infra.logs import Log
 from app.infra.resources import Resources
 from app.main import create_app
 from app.settings import Settings
 
 
 @asynccontextmanager
-async def running(settings: Settings) -> AsyncIterator[FastAPI]:
+async def running(settings: Settings, log: Log | None = None) -> AsyncIterator[FastAPI]:
     """Build the application and keep its resources open."""
-    app = create_app(settings)
+    app = create_app(settings, log)
     async with app.router.lifespan_context(app):
         yield app
 

@@ -17,6 +17,7 @@ from fastapi import FastAPI
 from sqlalchemy import text
 
 from app.infra.cache import invalidation
+from app.infra.findings import listeners
 from app.infra.resources import Resources
 from app.settings import Settings
 from dev.servers import embedded_servers
@@ -65,6 +66,16 @@ def relays_at_rest() -> Iterator[None]:
         yield
 
 
+@pytest.fixture(autouse=True)
+def findings() -> Iterator[list[tuple[str, str]]]:
+    """What the guards find in a test. It fails for what it has not taken out."""
+    found: list[tuple[str, str]] = []
+    listeners.append(listen := lambda guard, finding: found.append((guard, finding)))
+    yield found
+    listeners.remove(listen)
+    assert not found
+
+
 @pytest.fixture(scope="session")
 async def database_url(worker_id: str) -> str:
     """A migrated database of this process, cloned from the one that was migrated once."""
@@ -85,6 +96,9 @@ def settings(database_url: str, worker_id: str) -> Settings:
             "database": {"url": database_url},
             "valkey": {"url": os.environ["TEST_VALKEY_URL"]},
             "cache": {"namespace": worker_id},
+            # Tests themselves hold the loop up, when they start a process for example.
+            "guards": {"blocked_seconds": 3_600},
+            "metrics": {"server_timing": False},
             "auth": {"argon2_memory_kib": 64, "argon2_time_cost": 1},
         }
     )

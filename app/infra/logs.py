@@ -1,40 +1,131 @@
-"""Log lines on standard error, each with the id of the request it belongs to."""
+"""Every log line of the process: JSON in production, readable in development, off requests' time.
 
-import logging.config
+One line a request, and what the code has to say, each with the id of the request it belongs to. No
+header, no query, no body and no parameter of a statement is ever in one.
+"""
 
-from app.infra.web.request_id import request_id
-from app.settings import LogSettings
+import logging
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime
+from functools import partial
+from typing import Any
+
+import orjson
+
+from app.infra.exchange import Exchange, request_id
+from app.infra.log_writer import LogWriter
+from app.settings import LogSettings, Settings
+
+STANDARD_OUTPUT = 1
+
+Line = dict[str, Any]
+Render = Callable[[Line], bytes]
 
 
-class _RequestId(logging.Filter):
-    def filter(self, record: logging.LogRecord) -> bool:
-        record.request_id = request_id.get()
-        return True
+class Log:
+    """Where a process logs to. Whoever logs does not wait, nor for the rendering."""
+
+    def __init__(
+        self, settings: LogSettings, render: Render, descriptor: int = STANDARD_OUTPUT
+    ) -> None:
+        self.writer = LogWriter(descriptor)
+        self._render = render
+        self._slow_seconds = settings.slow_seconds
+
+    def request(self, current: Exchange, method: str, path: str) -> None:
+        """Note that a request was answered."""
+        seconds = current.seconds
+        slow = seconds > self._slow_seconds
+        line = partial(_request_line, current, method, path, seconds, time.time(), slow)
+        self.writer.write(partial(_rendered, self._render, line))
+
+    def record(self, record: logging.LogRecord) -> None:
+        """Note what the code has to say."""
+        line = partial(_record_line, record, request_id())
+        self.writer.write(partial(_rendered, self._render, line))
 
 
-def configure_logging(settings: LogSettings) -> None:
-    """Configure the loggers of `app`. Those of the server keep their own configuration."""
-    logging.config.dictConfig(
-        {
-            "version": 1,
-            "disable_existing_loggers": False,
-            "filters": {"request_id": {"()": _RequestId}},
-            "formatters": {
-                "line": {
-                    "format": "%(asctime)s %(levelname)s %(name)s [%(request_id)s] %(message)s"
-                }
-            },
-            "handlers": {
-                "stderr": {
-                    "class": "logging.StreamHandler",
-                    "filters": ["request_id"],
-                    "formatter": "line",
-                }
-            },
-            "loggers": {
-                "app": {"handlers": ["stderr"], "level": settings.level},
-                # SQLAlchemy lets a pool log under the name of its class.
-                "app.infra.database.pool": {"level": "WARNING"},
-            },
-        }
-    )
+class LogHandler(logging.Handler):
+    """Hands the records of the standard library over."""
+
+    def __init__(self, log: Log) -> None:
+        super().__init__()
+        self._log = log
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Neither wait nor fail."""
+        self._log.record(record)
+
+
+def open_log(settings: Settings) -> Log:
+    """Send the loggers of `app` to standard output. Those of the server keep their own."""
+    automatic = "json" if settings.environment == "production" else "text"
+    chosen = automatic if settings.log.format == "auto" else settings.log.format
+    log = Log(settings.log, as_json if chosen == "json" else as_text)
+    logger = logging.getLogger("app")
+    logger.handlers = [LogHandler(log)]
+    logger.setLevel(settings.log.level)
+    # SQLAlchemy lets a pool log under the name of its class.
+    logging.getLogger("app.infra.database.pool").setLevel("WARNING")
+    return log
+
+
+def _rendered(render: Render, line: Callable[[], Line]) -> bytes:
+    return render(line())
+
+
+def _request_line(
+    current: Exchange, method: str, path: str, seconds: float, now: float, slow: bool
+) -> Line:
+    line: Line = {
+        "time": datetime.fromtimestamp(now, UTC),
+        "level": "WARNING" if slow else "INFO",
+        "event": "request",
+        "method": method,
+        "path": path,
+        "route": current.route,
+        "status": current.status,
+        "seconds": round(seconds, 6),
+        "statements": len(current.statements),
+        "database_seconds": round(current.database_seconds, 6),
+        "cache": current.cache,
+        "request_id": current.request_id,
+    }
+    if slow:
+        in_database = current.database_seconds > seconds / 2
+        line["slow"] = "the database" if in_database else "the code, or waiting"
+    return line
+
+
+def _record_line(record: logging.LogRecord, current_id: str) -> Line:
+    line: Line = {
+        "time": datetime.fromtimestamp(record.created, UTC),
+        "level": record.levelname,
+        "event": record.getMessage(),
+        "logger": record.name,
+        "request_id": current_id,
+    }
+    if record.exc_info:
+        line["exception"] = logging.Formatter().formatException(record.exc_info)
+    return line
+
+
+def as_json(line: Line) -> bytes:
+    """Render a line for machines."""
+    return orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE, default=str)
+
+
+def as_text(line: Line) -> bytes:
+    """Render a line for a person."""
+    if line["event"] == "request":
+        parts = [f"{line['status']} {line['method']} {line['path']}"]
+        parts += [f"{line['seconds'] * 1e3:.1f} ms", f"{line['statements']} statements"]
+        parts += [line["cache"] or ""] + [f"slow: {line['slow']}"] * ("slow" in line)
+        detail = ", ".join(filter(None, parts))
+    else:
+        detail = f"{line['level']} {line['logger']}: {line['event']}"
+    text = f"{line['time']:%H:%M:%S} [{line['request_id'][:8]}] {detail}\n"
+    if "exception" in line:
+        text += f"{line['exception']}\n"
+    return text.encode(errors="backslashreplace")

@@ -1,16 +1,22 @@
 """What a process holds open, opened and closed in one function."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 
+from app.infra.background import in_background
 from app.infra.cache.cache import Cache, NoCache
 from app.infra.cache.client import open_valkey
 from app.infra.cache.read_through import ReadThrough
 from app.infra.database.engine import open_engine
+from app.infra.database.pool import FairPool
 from app.infra.database.session import Database
 from app.infra.health import Readiness
+from app.infra.leaks import watching_tasks
+from app.infra.sampler import Gauge, sample
 from app.infra.security import AccessTokens, Passwords
+from app.infra.watchdog import watching
 from app.settings import Settings
 
 
@@ -46,6 +52,9 @@ async def open_resources(settings: Settings, application_name: str) -> AsyncIter
             await stack.enter_async_context(cache.running(database))
         passwords = Passwords(settings.auth)
         stack.callback(passwords.close)
+        stack.enter_context(watching_tasks(asyncio.get_running_loop()))
+        await stack.enter_async_context(watching(settings.guards.blocked_seconds))
+        await stack.enter_async_context(in_background(sample(*_gauges(database, cache)), "sampler"))
         readiness = Readiness(database, valkey)
         stack.callback(readiness.close)
         yield Resources(
@@ -57,3 +66,9 @@ async def open_resources(settings: Settings, application_name: str) -> AsyncIter
             access_tokens=AccessTokens(settings.auth),
             readiness=readiness,
         )
+
+
+def _gauges(database: Database, cache: Cache | None) -> list[Gauge]:
+    pool = database.engine.pool
+    measured = [pool.measure] if isinstance(pool, FairPool) else []
+    return measured if cache is None else [*measured, cache.measure]

@@ -52,7 +52,7 @@ SHOWS = {
     "GET /v1/users/{user_id}": ("user:{user_id}",),
 }
 # These depend on who asks, or on this process.
-NOT_PUBLIC = {"GET /v1/users/me", "GET /livez", "GET /readyz", "GET /docs"}
+NOT_PUBLIC = {"GET /v1/users/me", "GET /livez", "GET /readyz", "GET /metrics", "GET /docs"}
 
 BY_ROUTE = {str(operation): operation for operation in OPERATIONS}
 

@@ -17,6 +17,11 @@ class Breaker:
         self._failures = 0
         self._closed_again_at = 0.0
 
+    @property
+    def is_open(self) -> bool:
+        """Whether nobody is let through but the probe."""
+        return self._failures >= FAILURES
+
     def allows(self) -> bool:
         """Whether to ask. Whoever is allowed while it is open is the probe."""
         if self._failures < FAILURES:

@@ -14,6 +14,7 @@ from app.infra.cache.read_through import Answer, Load, ReadThrough, Source
 from app.infra.cache.release import release
 from app.infra.cache.store import Store
 from app.infra.database.session import Database
+from app.infra.metrics import CACHE_BREAKER_OPEN, CACHE_MEMORY
 from app.settings import Settings
 
 
@@ -30,6 +31,11 @@ class Cache:
         )
         self.invalidation = Invalidation(self.store, memory)
         self._relay_seconds = settings.cache.relay_seconds
+
+    def measure(self) -> None:
+        """Set the gauges of this process."""
+        CACHE_MEMORY.set(self.memory.bytes_held)
+        CACHE_BREAKER_OPEN.set(self.store.breaker.is_open)
 
     async def flush(self) -> None:
         """Forget everything: what was changed behind the service's back, by hand or by a restore.

@@ -20,6 +20,7 @@ from app.infra.cache.outbox import delete_changes, has_changes, insert_change, l
 from app.infra.cache.store import CACHE_ERRORS, Store
 from app.infra.cache.tags import invalidated
 from app.infra.database.session import Database
+from app.infra.metrics import CACHE_INVALIDATIONS, CACHE_RELAYED
 
 logger = logging.getLogger(__name__)
 
@@ -49,9 +50,10 @@ class Invalidation:
         if tags := invalidated(session):
             try:
                 await self.invalidate(tags)
+                CACHE_INVALIDATIONS.labels("done").inc()
                 self.done.append(session.info[ROW])
-            except CACHE_ERRORS:
-                pass  # the breaker has said so
+            except CACHE_ERRORS:  # the breaker has said so
+                CACHE_INVALIDATIONS.labels("left_to_relay").inc()
             finally:
                 self._memory.drop(tags)
 
@@ -108,3 +110,4 @@ class Relay:
                 tags = sorted({tag for change in changes for tag in change.tags})
                 await self._invalidation.invalidate(tags)
                 await delete_changes(session, [change.id for change in changes])
+            CACHE_RELAYED.inc(len(changes))

@@ -43,6 +43,11 @@ class Memory:
         except KeyError:
             return None
 
+    @property
+    def bytes_held(self) -> float:
+        """What the entries take, as they are counted."""
+        return self._entries.currsize
+
     def begin(self) -> int:
         """Return the moment at which a read begins, for its `put`."""
         return self._now

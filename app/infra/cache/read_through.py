@@ -18,6 +18,7 @@ from app.infra.cache.channel import Channel
 from app.infra.cache.entry import Entry
 from app.infra.cache.memory import Memory
 from app.infra.cache.store import CACHE_ERRORS, Lease, Miss, Store, Wait, new_lease_token
+from app.infra.metrics import CACHE_REFUSED
 
 Load = Callable[[], Awaitable[Entry]]
 
@@ -154,6 +155,7 @@ class ReadThrough:
         if stored:
             self._memory.put(entry, began)
         else:
+            CACHE_REFUSED.inc()
             await self._release(key, lease)
         return Answer(entry, Source.LOAD)
 

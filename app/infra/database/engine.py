@@ -18,6 +18,8 @@ from sqlalchemy.pool import ConnectionPoolEntry
 from app.errors import Unavailable
 from app.infra.database.attempt import note_commit
 from app.infra.database.pool import FairPool
+from app.infra.database.statements import watch_statements
+from app.infra.leaks import watch_connections
 from app.settings import DatabaseSettings
 
 logger = logging.getLogger(__name__)
@@ -47,6 +49,8 @@ def open_engine(settings: DatabaseSettings, application_name: str) -> AsyncEngin
             "server_settings": _server_settings(settings, application_name),
         },
     )
+    watch_statements(engine.sync_engine)
+    watch_connections(engine.sync_engine)
     event.listen(engine.sync_engine, "do_connect", _connect)
     event.listen(engine.sync_engine, "commit", note_commit)
     event.listen(engine.sync_engine, "checkout", _replace_closed)

@@ -6,6 +6,7 @@ checkout, and whoever waits longer than the pool's timeout is refused with `Unav
 """
 
 import asyncio
+import time
 from typing import Any
 
 from sqlalchemy import AsyncAdaptedQueuePool
@@ -13,6 +14,7 @@ from sqlalchemy.pool import ConnectionPoolEntry
 from sqlalchemy.util import await_only
 
 from app.errors import Unavailable
+from app.infra.metrics import POOL_IN_USE, POOL_REFUSED, POOL_SIZE, POOL_WAIT, POOL_WAITING
 
 
 class FairPool(AsyncAdaptedQueuePool):
@@ -20,6 +22,7 @@ class FairPool(AsyncAdaptedQueuePool):
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
+        self.waiting = 0
         self._gate = asyncio.Semaphore(self.size() + max(0, self._max_overflow))
 
     def _do_get(self) -> ConnectionPoolEntry:
@@ -36,12 +39,24 @@ class FairPool(AsyncAdaptedQueuePool):
         finally:
             self._gate.release()
 
+    def measure(self) -> None:
+        """Set the gauges of this process."""
+        POOL_SIZE.set(self.size() + max(0, self._max_overflow))
+        POOL_IN_USE.set(self.checkedout())
+        POOL_WAITING.set(self.waiting)
+
     async def _enter(self) -> None:
         if not self._gate.locked():
             await self._gate.acquire()  # free: returns without waiting, no timer needed
             return
+        began = time.monotonic()
+        self.waiting += 1
         try:
             async with asyncio.timeout(self.timeout()):
                 await self._gate.acquire()
         except TimeoutError:
+            POOL_REFUSED.inc()
             raise Unavailable("All database connections are busy.") from None
+        finally:
+            self.waiting -= 1
+            POOL_WAIT.observe(time.monotonic() - began)

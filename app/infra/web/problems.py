@@ -20,7 +20,7 @@ from starlette.types import Scope
 
 from app.errors import AppError, Unauthenticated
 from app.infra.database.failures import expected_failure, left_nothing_behind
-from app.infra.web.request_id import request_id
+from app.infra.exchange import request_id
 from app.infra.web.retry import TryAgain, may_be_tried_again
 
 logger = logging.getLogger(__name__)
@@ -71,7 +71,7 @@ def problem(
         "detail": detail,
         "code": code,
         "instance": quote(scope["path"]),
-        "request_id": request_id.get(),
+        "request_id": request_id(),
     }
     if errors is not None:
         body["errors"] = errors

@@ -85,14 +85,18 @@ class Representation(NamedTuple):
     """A response that can be sent at once."""
 
     status: int
+    route: str
     plain: Variant
     compressed: Variant | None
 
 
-async def write_down(response: Captured, cache_control: str, *, compress: bool = True) -> bytes:
-    """Return what `read` reads."""
+async def write_down(
+    response: Captured, route: str, cache_control: str, *, compress: bool = True
+) -> bytes:
+    """Return what `read` reads. `route` is the template that was asked for, for who observes."""
     head = {
         "status": response.status,
+        "route": route,
         "etag": response.header(b"etag").decode("latin-1") or entity_tag(response.body),
         "cache_control": cache_control,
         "length": len(response.body),
@@ -114,14 +118,14 @@ def read(value: bytes) -> Representation:
     body, compressed = rest[: head["length"]], rest[head["length"] :]
     if head["status"] != 200:  # its body is made anew for each request: no length, no validator
         plain = Variant(b"", [*headers, (b"cache-control", b"no-store")], [], body)
-        return Representation(head["status"], plain, None)
+        return Representation(head["status"], head["route"], plain, None)
     etag: bytes = head["etag"].encode("latin-1")
     common = [(b"cache-control", head["cache_control"].encode()), (b"vary", b"accept-encoding")]
     plain = _variant(etag, common, headers, body)
     small = None
     if compressed:
         small = _variant(etag[:-1] + b'-gzip"', common, [*headers, GZIP], compressed)
-    return Representation(200, plain, small)
+    return Representation(200, head["route"], plain, small)
 
 
 def _variant(etag: bytes, common: Headers, headers: Headers, body: bytes) -> Variant:

@@ -5,19 +5,18 @@ The id is in the response, in problems and in every log line of the request.
 
 import random
 import re
-from contextvars import ContextVar
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app.infra.exchange import Exchange, exchange
 
 HEADER = b"x-request-id"
 # Bounded, and without anything that means something in a log line or a header.
 HARMLESS = re.compile(rb"[A-Za-z0-9._-]{8,64}")
 
-request_id: ContextVar[str] = ContextVar("request_id", default="-")
-
 
 class RequestIdMiddleware:
-    """Pure ASGI. Sets the context variable `request_id` and the header X-Request-ID."""
+    """Pure ASGI. Begins the `Exchange` of the request, and sets the header X-Request-ID."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -29,17 +28,14 @@ class RequestIdMiddleware:
         # No secret: the generator that asks nobody. Each worker has seeded its own.
         current = _accepted(scope) or f"{random.getrandbits(128):032x}"
         header = (HEADER, current.encode())
-        token = request_id.set(current)
+        exchange.set(Exchange(current))  # the server runs each request in a context of its own
 
         async def send_with_id(message: Message) -> None:
             if message["type"] == "http.response.start":
                 message["headers"] = [*message.get("headers", ()), header]
             await send(message)
 
-        try:
-            await self.app(scope, receive, send_with_id)
-        finally:
-            request_id.reset(token)
+        await self.app(scope, receive, send_with_id)
 
 
 def _accepted(scope: Scope) -> str | None:

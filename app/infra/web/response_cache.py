@@ -19,13 +19,13 @@ from app.errors import AppError
 from app.infra.cache.entry import Entry
 from app.infra.cache.read_through import Source
 from app.infra.cache.tags import SHOWN
+from app.infra.exchange import Exchange, exchange, request_id
 from app.infra.resources import Resources
 from app.infra.web import conditional
 from app.infra.web.conditional import Asked
 from app.infra.web.problems import problem_of
 from app.infra.web.public import find_public, policy_of, query_parameters
 from app.infra.web.representation import Captured, Representation, read, write_down
-from app.infra.web.request_id import request_id
 
 logger = logging.getLogger(__name__)
 
@@ -82,22 +82,24 @@ class ResponseCacheMiddleware:
         self, key: str, scope: Scope, receive: Receive, send: Send, asked: Asked
     ) -> None:
         held: Resources = scope["app"].state.resources
-        load = partial(self._load, key, scope, request_id.get())
+        load = partial(self._load, key, scope, exchange.get())
         try:
             answer = await held.reader.read(key, load, skip_memory=asked.skips_memory)
         except NotStored as found:
             if found.response.is_problem:
+                _note(scope, Source.PAST)
                 await _send_captured(found.response, Source.PAST, send)
             else:
                 await self._go_past(scope, receive, send, asked)
         except AppError as error:
+            _note(scope, Source.PAST)
             await problem_of(scope, error)(scope, receive, send)
         else:
             await _send(answer.entry, answer.source, asked, send)
 
-    async def _load(self, key: str, asking: Scope, first_id: str) -> Entry:
+    async def _load(self, key: str, asking: Scope, first: Exchange | None) -> Entry:
         """Run the request that asks for this entry, as nobody in particular."""
-        request_id.set(first_id)  # for the log
+        exchange.set(first)  # who asked first has its statements on their account
         shown: set[str] = set()
         query = key.partition("?")[2].encode()
         scope = {name: asking[name] for name in KEPT if name in asking}
@@ -114,7 +116,7 @@ class ResponseCacheMiddleware:
             raise NotStored(response)
         settings = asking["app"].state.resources.settings.cache
         ttl = settings.ttl_seconds if response.status == 200 else settings.missing_ttl_seconds
-        value = await write_down(response, _cache_control(asking))
+        value = await write_down(response, *_declared(asking))
         return Entry(key, tuple(sorted(shown)), value, ttl)
 
     async def _go_past(self, scope: Scope, receive: Receive, send: Send, asked: Asked) -> None:
@@ -124,8 +126,14 @@ class ResponseCacheMiddleware:
         if response.status != 200 or not response.may_be_stored:
             await _send_captured(response, Source.PAST, send)
             return
-        value = await write_down(response, _cache_control(scope), compress=asked.accepts_gzip)
+        value = await write_down(response, *_declared(scope), compress=asked.accepts_gzip)
         await _send(Entry("", (), value), Source.PAST, asked, send)
+
+
+def _note(scope: Scope, source: Source) -> None:
+    """Tell who observes what was asked for: no route has been looked for in this scope."""
+    if (current := exchange.get()) is not None:
+        current.route, current.cache = _declared(scope)[0], source
 
 
 def _public_route(scope: Scope) -> APIRoute | None:
@@ -133,16 +141,19 @@ def _public_route(scope: Scope) -> APIRoute | None:
     return find_public(near.router.routes, scope) if near.has_public else None
 
 
-def _cache_control(scope: Scope) -> str:
+def _declared(scope: Scope) -> tuple[str, str]:
+    """Return the template of a public route, and how its answer may be kept."""
     route = _public_route(scope)
     assert route is not None
-    return policy_of(route).cache_control
+    return route.path_format, policy_of(route).cache_control
 
 
 async def _send(entry: Entry, source: Source, asked: Asked, send: Send) -> None:
     shown: Representation | None = entry.view
     if shown is None:
         shown = entry.view = read(entry.value)
+    if (current := exchange.get()) is not None:
+        current.route, current.cache = shown.route, source
     if shown.status != 200:
         response = Captured(shown.status, shown.plain.headers, shown.plain.body, is_whole=True)
         await _send_captured(response, source, send)
@@ -165,7 +176,7 @@ async def _send_captured(response: Captured, source: Source, send: Send) -> None
     """Send what is sent as it is, but for the request id in a problem: that is each one's own."""
     body, headers = response.body, response.headers
     if response.is_problem:
-        body = orjson.dumps({**orjson.loads(body), "request_id": request_id.get()})
+        body = orjson.dumps({**orjson.loads(body), "request_id": request_id()})
         headers = [header for header in headers if header[0] != b"content-length"]
         headers.append((b"content-length", b"%d" % len(body)))
     headers = [*headers, X_CACHE[source]]

@@ -102,7 +102,7 @@ async def test_every_answer_is_from_the_database(
 async def test_an_answer_is_the_one_of_a_service_with_a_cache(
     client: Client, urls: list[str], app: FastAPI
 ) -> None:
-    ours = {"x-cache", "x-request-id", "age"}
+    ours = {"x-cache", "x-request-id", "age", "x-process-time", "server-timing"}
     async with client_of(app) as cached:
         for url in [*urls, "/v1/posts/999", "/v1/posts?limit=0", "/v1/posts?x=1"]:
             for form in ({"Accept-Encoding": "identity"}, GZIP):

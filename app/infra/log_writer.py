@@ -1,0 +1,65 @@
+"""Writes log lines off the path of requests: a thread takes what has gathered, in one write.
+
+Whoever logs never waits and never fails. When nobody reads, lines are dropped and counted; when the
+lines cannot be written at all, likewise.
+"""
+
+import os
+import threading
+from collections import deque
+from collections.abc import Callable
+
+GATHER_SECONDS = 0.1
+CLOSE_SECONDS = 1.0
+MOST_WAITING = 10_000
+
+Render = Callable[[], bytes]
+
+
+class LogWriter:
+    """Calls what is handed to `write`, in its thread, and writes what that returns."""
+
+    def __init__(self, descriptor: int) -> None:
+        self.dropped = 0
+        self._descriptor = descriptor
+        self._waiting: deque[Render] = deque()
+        self._thread: threading.Thread | None = None
+        self._closing = threading.Event()
+
+    def write(self, line: Render) -> None:
+        """Hand over a line, at the cost of an append. It is dropped when too many wait."""
+        if len(self._waiting) >= MOST_WAITING:
+            self.dropped += 1
+            return
+        self._waiting.append(line)
+        if self._thread is None:
+            self._start()
+
+    def close(self) -> None:
+        """Write what waits, for a second at most."""
+        self._closing.set()
+        if self._thread is not None:
+            self._thread.join(CLOSE_SECONDS)
+            self._thread = None
+        self._closing = threading.Event()
+
+    def _start(self) -> None:
+        # Not before it is needed: a fork takes no threads along.
+        self._thread = threading.Thread(target=self._run, name="log writer", daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        closing = self._closing
+        while not closing.wait(GATHER_SECONDS):
+            self._write_gathered()
+        self._write_gathered()
+
+    def _write_gathered(self) -> None:
+        while self._waiting:
+            lines = [self._waiting.popleft() for _ in range(min(len(self._waiting), 1_000))]
+            try:
+                data = memoryview(b"".join([line() for line in lines]))
+                while data:
+                    data = data[os.write(self._descriptor, data) :]
+            except Exception:  # nobody is left to be told, but for the count
+                self.dropped += len(lines)

@@ -1,0 +1,68 @@
+"""What the service tells of itself, in one place: names, units and labels.
+
+With several workers each keeps its own numbers in files of one folder, and a scrape of any worker
+adds them up (prometheus_client's multiprocess mode). Every label has few values, whatever clients
+send.
+"""
+
+from prometheus_client import Counter, Gauge, Histogram
+
+REQUESTS = Histogram(
+    "http_request_duration_seconds",
+    "Seconds until a request was answered whole.",
+    ("method", "route", "status"),
+    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
+)
+STATEMENTS = Histogram(
+    "http_request_statements",
+    "SQL statements of a request that sent any.",
+    buckets=(1, 2, 3, 5, 8, 13, 21, 50),
+)
+
+POOL_SIZE = Gauge(
+    "database_pool_connections_max",
+    "Connections that the pools may hold.",
+    multiprocess_mode="livesum",
+)
+POOL_IN_USE = Gauge(
+    "database_pool_connections_in_use", "Connections that are held.", multiprocess_mode="livesum"
+)
+POOL_WAITING = Gauge(
+    "database_pool_waiting", "Callers that wait for a connection.", multiprocess_mode="livesum"
+)
+POOL_WAIT = Histogram(
+    "database_pool_wait_seconds",
+    "Seconds that a caller waited for a connection, of those who had to.",
+    buckets=(0.001, 0.005, 0.01, 0.05, 0.1, 0.25, 0.5, 1),
+)
+POOL_REFUSED = Counter("database_pool_refused", "Callers who waited in vain.")
+
+CACHE_READS = Counter(
+    "cache_reads", "Answers from, or past, the cache: hit_l1, hit, miss, bypass.", ("result",)
+)
+CACHE_REFUSED = Counter("cache_fills_refused", "Loads not stored: what they show had changed.")
+CACHE_BREAKER_OPEN = Gauge(
+    "cache_breaker_open", "Workers that do not ask Valkey.", multiprocess_mode="livesum"
+)
+CACHE_INVALIDATIONS = Counter(
+    "cache_invalidations", "Changes that were invalidated by their writer, or not.", ("result",)
+)
+CACHE_RELAYED = Counter("cache_invalidations_relayed", "Changes that a relay has invalidated.")
+CACHE_MEMORY = Gauge(
+    "cache_memory_bytes", "What the entries in process take.", multiprocess_mode="livesum"
+)
+
+LOOP_LAG = Gauge(
+    "event_loop_lag_seconds",
+    "The longest that an event loop came late, in the last second.",
+    multiprocess_mode="livemax",
+)
+LOOP_BLOCKED = Counter("event_loop_blocked", "Times that something held an event loop up.")
+RESIDENT = Gauge(
+    "worker_resident_memory_bytes", "Memory of all workers.", multiprocess_mode="livesum"
+)
+WORKERS = Gauge("workers", "Workers that live.", multiprocess_mode="livesum")
+LOG_DROPPED = Counter("log_lines_dropped", "Log lines that nobody read in time.")
+GUARDED = Counter(
+    "guard_findings", "Mistakes that the guards have caught.", ("guard",)
+)  # statement_budget, leaked_connection, lost_task

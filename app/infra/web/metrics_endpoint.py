@@ -1,0 +1,44 @@
+"""`/metrics`, for Prometheus: on a port of its own, or for the networks that may see it."""
+
+import os
+from ipaddress import ip_address, ip_network
+
+from fastapi import APIRouter, Request, Response
+from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector
+
+from app.errors import NotFound
+from app.infra.server.metrics_files import FOLDER, metrics_lock
+from app.settings import MetricsSettings
+
+router = APIRouter(include_in_schema=False)
+
+
+@router.get("/metrics")
+async def metrics(request: Request) -> Response:
+    """Answer the sum of all workers. Whoever may not see it is told that there is no such thing."""
+    settings: MetricsSettings = request.app.state.resources.settings.metrics
+    if not _may_see(request, settings):
+        raise NotFound("Not Found.")
+    return Response(_collect(), media_type=CONTENT_TYPE_LATEST)
+
+
+def _may_see(request: Request, settings: MetricsSettings) -> bool:
+    if not settings.enabled:
+        return False
+    if settings.port:
+        server = request.scope.get("server")
+        return server is not None and server[1] == settings.port
+    if request.client is None:
+        return False
+    address = ip_address(request.client.host)
+    return any(address in ip_network(network) for network in settings.networks.split(","))
+
+
+def _collect() -> bytes:
+    if FOLDER not in os.environ:  # one process, such as that of `make dev`
+        return generate_latest(REGISTRY)
+    registry = CollectorRegistry()
+    MultiProcessCollector(registry)
+    with metrics_lock(exclusive=False):
+        return generate_latest(registry)

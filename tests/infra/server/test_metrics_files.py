@@ -1,0 +1,68 @@
+"""Workers come and go; what they counted stays, and their files do not."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from prometheus_client import CollectorRegistry
+from prometheus_client.multiprocess import MultiProcessCollector
+
+from app.infra.server.metrics_files import FOLDER, archive_worker, begin_metrics, end_metrics
+
+WORK = """
+import os
+from app.infra import metrics
+metrics.POOL_REFUSED.inc(3)
+metrics.REQUESTS.labels("GET", "/v1/posts", 200).observe(0.2)
+metrics.WORKERS.set(1)
+print(os.getpid())
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv(FOLDER, str(tmp_path / "metrics"))
+    begin_metrics()
+    return tmp_path / "metrics"
+
+
+def run_a_worker() -> int:
+    """Count in a process of its own, and return its id."""
+    worker = subprocess.run([sys.executable, "-c", WORK], capture_output=True, check=True)
+    return int(worker.stdout)
+
+
+def value(folder: Path, name: str, **labels: str) -> float | None:
+    """Return what a scrape tells."""
+    registry = CollectorRegistry()
+    MultiProcessCollector(registry, str(folder))
+    return registry.get_sample_value(name, labels)
+
+
+def test_counters_of_the_dead_are_kept_and_their_files_are_not(folder: Path) -> None:
+    for number in range(1, 4):
+        worker = run_a_worker()
+        assert value(folder, "workers") == 1
+        archive_worker(worker)
+        assert value(folder, "database_pool_refused_total") == 3 * number
+        labels = {"method": "GET", "route": "/v1/posts", "status": "200"}
+        assert value(folder, "http_request_duration_seconds_count", **labels) == number
+        assert value(folder, "workers") is None
+        assert {file.name for file in folder.glob("*.db")} == {
+            "counter_archive.db",
+            "histogram_archive.db",
+        }
+
+
+def test_a_worker_that_counted_nothing_is_no_matter(folder: Path) -> None:
+    archive_worker(2**22)
+    assert not list(folder.glob("*.db"))
+
+
+def test_a_master_begins_at_nothing_and_leaves_nothing(folder: Path) -> None:
+    run_a_worker()
+    begin_metrics()
+    assert value(folder, "database_pool_refused_total") is None
+    end_metrics()
+    assert not folder.exists()

@@ -1,0 +1,133 @@
+"""One line a request, written beside it; nothing of it waits for a reader or fails without one."""
+
+import json
+import logging
+import os
+from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import httpx2
+import pytest
+
+from app.infra import log_writer
+from app.infra.log_writer import LogWriter
+from app.infra.logs import Log, LogHandler, as_json, as_text
+from app.settings import LogSettings, Settings
+from tests.application import client_of, running
+from tests.factories import Factory
+
+Client = httpx2.AsyncClient
+Lines = Callable[[], list[dict[str, Any]]]
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Log:
+    """A log that goes to a file."""
+    return Log(LogSettings(), as_json, os.open(tmp_path / "log", os.O_WRONLY | os.O_CREAT))
+
+
+@pytest.fixture
+def lines(log: Log, tmp_path: Path) -> Lines:
+    """Return what was logged."""
+
+    def read() -> list[dict[str, Any]]:
+        log.writer.close()
+        return [json.loads(line) for line in (tmp_path / "log").read_bytes().splitlines()]
+
+    return read
+
+
+@pytest.fixture
+async def client(settings: Settings, log: Log, clean: None) -> AsyncIterator[Client]:
+    async with running(settings, log) as app, client_of(app) as client:
+        yield client
+
+
+async def test_a_request_is_one_line_with_all_that_is_known_of_it(
+    client: Client, make: Factory, lines: Lines
+) -> None:
+    post = await make.post()
+    for _ in range(2):
+        response = await client.get(f"/v1/posts/{post.id}")
+    miss, hit = lines()
+    assert miss["event"] == "request"
+    assert (miss["method"], miss["path"]) == ("GET", f"/v1/posts/{post.id}")
+    assert (miss["route"], miss["status"], miss["statements"]) == ("/v1/posts/{post_id}", 200, 1)
+    assert 0 < miss["database_seconds"] < miss["seconds"]
+    assert (miss["cache"], hit["cache"]) == ("MISS", "HIT-L1") or hit["cache"] == "HIT"
+    assert (hit["route"], hit["statements"]) == ("/v1/posts/{post_id}", 0)
+    assert hit["request_id"] == response.headers["x-request-id"]
+
+
+async def test_no_secret_is_in_a_line(client: Client, make: Factory, lines: Lines) -> None:
+    headers = make.headers(await make.user(email="secret@example.com"))
+    form = {"username": "secret@example.com", "password": "secret"}
+    await client.post("/v1/auth/token", data=form)
+    await client.post("/v1/posts", json={"title": "secret", "body": "secret"}, headers=headers)
+    await client.get("/v1/posts?secret=secret", headers=headers)
+    written = json.dumps(lines())
+    assert "secret" not in written
+    assert headers["Authorization"].removeprefix("Bearer ") not in written
+
+
+async def test_a_slow_request_says_what_made_it_slow(
+    settings: Settings, log: Log, lines: Lines, clean: None
+) -> None:
+    log._slow_seconds = 0
+    async with running(settings, log) as app, client_of(app) as client:
+        await client.get("/livez")
+    [line] = lines()
+    assert (line["level"], line["slow"]) == ("WARNING", "the code, or waiting")
+
+
+async def test_what_the_code_says_is_a_line_too(log: Log, lines: Lines) -> None:
+    logger = logging.getLogger("app.test.of_logs")
+    logger.addHandler(LogHandler(log))
+    try:
+        raise ValueError("wrong")
+    except ValueError:
+        logger.exception("It is %s", "so")
+    [line] = lines()
+    assert (line["event"], line["logger"], line["level"]) == (
+        "It is so",
+        "app.test.of_logs",
+        "ERROR",
+    )
+    assert "ValueError: wrong" in line["exception"]
+
+
+def test_a_person_reads_lines_of_text() -> None:
+    log = Log(LogSettings(), as_text)
+    written: list[bytes] = []
+    log.writer.write = lambda line: written.append(line())  # type: ignore[method-assign]
+    record = logging.LogRecord("app.x", logging.WARNING, "", 1, "Valkey is \ud800", (), None)
+    log.record(record)
+    [line] = written
+    assert line.decode().endswith("WARNING app.x: Valkey is \\ud800\n")
+
+
+def test_lines_that_cannot_be_written_are_counted() -> None:
+    writer = LogWriter(os.open("/dev/full", os.O_WRONLY))
+    for _ in range(10):
+        writer.write(lambda: b"line\n")
+    writer.close()
+    assert writer.dropped == 10
+
+
+def test_lines_that_nobody_reads_are_counted_and_nobody_waits(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(log_writer, "MOST_WAITING", 100)
+    monkeypatch.setattr(log_writer, "CLOSE_SECONDS", 0.01)
+    reader, descriptor = os.pipe()
+    writer = LogWriter(descriptor)
+    for _ in range(2_000):
+        writer.write(lambda: bytes(1_000))
+    assert writer.dropped
+    writer.close()
+    os.set_blocking(reader, False)
+    with suppress(BlockingIOError):
+        while os.read(reader, 65_536):
+            pass

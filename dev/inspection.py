@@ -86,9 +86,10 @@ async def show_connections(database_url: str) -> None:
 
 
 def _workers() -> list[Worker]:
-    """Find the processes of the service: the children of its master."""
-    masters = [pid for pid, line in _processes() if MARK in line and "gunicorn" in line]
-    workers = [pid for pid in masters if _parent(pid) in masters and _parent(pid) != pid]
+    """Find the processes of the service: those of its command that have no others below them."""
+    found = [pid for pid, line in _processes() if MARK in line and "gunicorn" in line]
+    parents = {_parent(pid) for pid in found}
+    workers = [pid for pid in found if pid not in parents]
     if not workers:
         raise CommandError("The service does not run from this clone: start it with `make run`.")
     return [Worker(pid, *_memory(pid)) for pid in workers]

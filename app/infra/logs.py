@@ -119,10 +119,10 @@ def as_json(line: Line) -> bytes:
 def as_text(line: Line) -> bytes:
     """Render a line for a person."""
     if line["event"] == "request":
-        parts = [f"{line['status']} {line['method']} {line['path']}"]
+        parts: list[Any] = [f"{line['status']} {line['method']} {line['path']}"]
         parts += [f"{line['seconds'] * 1e3:.1f} ms", f"{line['statements']} statements"]
-        parts += [line["cache"] or ""] + [f"slow: {line['slow']}"] * ("slow" in line)
-        detail = ", ".join(filter(None, parts))
+        parts += [line["cache"], "slow" in line and f"slow because of {line['slow']}"]
+        detail = ", ".join(part for part in parts if part)
     else:
         detail = f"{line['level']} {line['logger']}: {line['event']}"
     text = f"{line['time']:%H:%M:%S} [{line['request_id'][:8]}] {detail}\n"

@@ -21,10 +21,10 @@ async def sample(*gauges: Gauge) -> None:
     """Sample until cancelled; each of `gauges` sets its own."""
     metrics.WORKERS.set(1)
     while True:
-        metrics.LOOP_LAG.set(await _largest_lag())
         metrics.RESIDENT.set(_resident_bytes())
         for gauge in gauges:
             gauge()
+        metrics.LOOP_LAG.set(await _largest_lag())
 
 
 async def _largest_lag() -> float:

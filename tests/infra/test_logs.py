@@ -98,6 +98,24 @@ async def test_what_the_code_says_is_a_line_too(log: Log, lines: Lines) -> None:
     assert "ValueError: wrong" in line["exception"]
 
 
+@pytest.mark.parametrize("slow_seconds", [60, 0])
+async def test_a_person_reads_what_became_of_a_request(
+    settings: Settings, tmp_path: Path, clean: None, slow_seconds: float
+) -> None:
+    log = Log(LogSettings(), as_text, os.open(tmp_path / "log", os.O_WRONLY | os.O_CREAT))
+    log._slow_seconds = slow_seconds
+    async with running(settings, log) as app, client_of(app) as client:
+        await client.get("/v1/posts?limit=3")
+        await client.get("/livez")
+    log.writer.close()
+    posts, livez = (tmp_path / "log").read_text().splitlines()
+    assert "] 200 GET /v1/posts, " in posts
+    assert ", 1 statements, MISS" in posts
+    assert ("slow because of" in posts) == (slow_seconds == 0)
+    assert "] 200 GET /livez, " in livez
+    assert not log.writer.dropped
+
+
 def test_a_person_reads_lines_of_text() -> None:
     log = Log(LogSettings(), as_text)
     written: list[bytes] = []

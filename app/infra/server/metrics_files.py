@@ -16,11 +16,18 @@ from contextlib import contextmanager
 from pathlib import Path
 
 FOLDER = "PROMETHEUS_MULTIPROC_DIR"
+MASTER = "METRICS_MASTER"  # for itself: which process has begun
 ARCHIVE = "archive"
 
 
 def begin_metrics() -> None:
-    """Make an empty folder for this master, before anything imports the metrics."""
+    """Make an empty folder for this master, before anything imports the metrics.
+
+    A reload runs its configuration again: then the folder is as it was.
+    """
+    if os.environ.get(MASTER) == str(os.getpid()):
+        return
+    os.environ[MASTER] = str(os.getpid())
     if FOLDER not in os.environ:
         os.environ[FOLDER] = tempfile.mkdtemp(prefix="metrics-")
         return

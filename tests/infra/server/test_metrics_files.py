@@ -8,7 +8,13 @@ import pytest
 from prometheus_client import CollectorRegistry
 from prometheus_client.multiprocess import MultiProcessCollector
 
-from app.infra.server.metrics_files import FOLDER, archive_worker, begin_metrics, end_metrics
+from app.infra.server.metrics_files import (
+    FOLDER,
+    MASTER,
+    archive_worker,
+    begin_metrics,
+    end_metrics,
+)
 
 WORK = """
 import os
@@ -23,6 +29,7 @@ print(os.getpid())
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv(FOLDER, str(tmp_path / "metrics"))
+    monkeypatch.setenv(MASTER, "")
     begin_metrics()
     return tmp_path / "metrics"
 
@@ -60,8 +67,17 @@ def test_a_worker_that_counted_nothing_is_no_matter(folder: Path) -> None:
     assert not list(folder.glob("*.db"))
 
 
-def test_a_master_begins_at_nothing_and_leaves_nothing(folder: Path) -> None:
+def test_a_reload_keeps_what_was_counted(folder: Path) -> None:
     run_a_worker()
+    begin_metrics()  # by the same master
+    assert value(folder, "database_pool_refused_total") == 3
+
+
+def test_a_master_begins_at_nothing_and_leaves_nothing(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_a_worker()
+    monkeypatch.setenv(MASTER, "another")
     begin_metrics()
     assert value(folder, "database_pool_refused_total") is None
     end_metrics()

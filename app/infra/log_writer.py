@@ -9,6 +9,8 @@ import threading
 from collections import deque
 from collections.abc import Callable
 
+from app.infra.metrics import LOG_DROPPED
+
 GATHER_SECONDS = 0.1
 CLOSE_SECONDS = 1.0
 MOST_WAITING = 10_000
@@ -29,7 +31,7 @@ class LogWriter:
     def write(self, line: Render) -> None:
         """Hand over a line, at the cost of an append. It is dropped when too many wait."""
         if len(self._waiting) >= MOST_WAITING:
-            self.dropped += 1
+            self._drop(1)
             return
         self._waiting.append(line)
         if self._thread is None:
@@ -62,4 +64,8 @@ class LogWriter:
                 while data:
                     data = data[os.write(self._descriptor, data) :]
             except Exception:  # nobody is left to be told, but for the count
-                self.dropped += len(lines)
+                self._drop(len(lines))
+
+    def _drop(self, lines: int) -> None:
+        self.dropped += lines
+        LOG_DROPPED.inc(lines)

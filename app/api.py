@@ -7,7 +7,7 @@ from app.features.comments import routes as comments
 from app.features.posts import routes as posts
 from app.features.users import routes as users
 from app.infra import health
-from app.infra.web import metrics_endpoint
+from app.infra.web import board, metrics_endpoint
 from app.infra.web.retry import RetryOnce
 from app.infra.web.routing import RouteTable
 
@@ -18,6 +18,7 @@ ROUTERS = (
     auth.router,
     health.router,
     metrics_endpoint.router,
+    board.router,
 )
 
 

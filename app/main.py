@@ -15,6 +15,7 @@ from app.infra.database.capacity import APPLICATION_NAME
 from app.infra.logs import Log, open_log
 from app.infra.resources import open_resources
 from app.infra.web.access_log import AccessLogMiddleware
+from app.infra.web.board import open_board
 from app.infra.web.catch_all import CatchAllMiddleware
 from app.infra.web.guard import GuardMiddleware
 from app.infra.web.head import HeadMiddleware
@@ -79,8 +80,11 @@ def create_app(settings: Settings, log: Log | None = None) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         current_default_thread_limiter().total_tokens = settings.server.threads
-        async with open_resources(settings, application_name=APPLICATION_NAME) as resources:
-            app.state.resources = resources
+        async with (
+            open_resources(settings, application_name=APPLICATION_NAME) as resources,
+            open_board() as board,
+        ):
+            app.state.resources, app.state.board = resources, board
             yield
 
     app = Service(

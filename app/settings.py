@@ -146,6 +146,12 @@ class MetricsSettings(Section):
         return networks
 
 
+class BoardSettings(Section):
+    """The live board at `/`: in development when not set, for whoever may see the metrics."""
+
+    enabled: bool | None = None
+
+
 class GuardsSettings(Section):
     """When the guards speak up."""
 
@@ -178,12 +184,19 @@ class Settings(BaseSettings):
     docs: DocsSettings = DocsSettings()
     log: LogSettings = LogSettings()
     metrics: MetricsSettings = MetricsSettings()
+    board: BoardSettings = BoardSettings()
     guards: GuardsSettings = GuardsSettings()
 
     @property
     def tells_parts_of_time(self) -> bool:
         """Whether answers carry Server-Timing: what is known of the inside is not for everybody."""
         chosen = self.metrics.server_timing
+        return self.environment == "development" if chosen is None else chosen
+
+    @property
+    def shows_board(self) -> bool:
+        """Whether there is a board, for those who may see it."""
+        chosen = self.board.enabled
         return self.environment == "development" if chosen is None else chosen
 
     @model_validator(mode="after")

@@ -27,6 +27,7 @@ def banner(url: str, *, embedded_database: bool) -> str:
     return f"""
 {bold("Service")}        {bold(url)}
 {bold("Documentation")}  {url}/docs
+{bold("Live board")}     {url}/
 {bold("Demo login")}     {data}
 
 {bold("Read the newest posts")}

@@ -8,6 +8,7 @@ class Exchange:
     """Filled in as the request goes down and its answer comes up. Nothing in it is shared."""
 
     __slots__ = (
+        "_answered",
         "cache",
         "connections",
         "database_seconds",
@@ -27,11 +28,16 @@ class Exchange:
         self.statements: list[str] = []
         self.connections = 0  # that it holds
         self.database_seconds = 0.0
+        self._answered: float | None = None
 
     @property
     def seconds(self) -> float:
         """How long it has taken so far."""
-        return perf_counter() - self.started
+        return (self._answered or perf_counter()) - self.started
+
+    def answered(self) -> None:
+        """Stop the clock: what follows goes on for as long as somebody listens."""
+        self._answered = perf_counter()
 
 
 exchange: ContextVar[Exchange | None] = ContextVar("exchange", default=None)

@@ -82,6 +82,9 @@ class Operation:
         return content
 
 
+# Their answers go on until the client leaves: tests/infra/web/test_board.py asks for them.
+ENDLESS = {"GET /board/events"}
+
 # Not started: for its routes and its document alone.
 APPLICATION = create_app(Settings.model_validate({"docs": {"enabled": True}}))
 DOCUMENT: Json = APPLICATION.openapi()

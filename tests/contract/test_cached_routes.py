@@ -16,7 +16,7 @@ from app.infra.cache.store import Store
 from app.infra.web.public import is_public
 from app.settings import Settings
 from tests.application import client_of, recorded_statements, running
-from tests.contract.document import OPERATIONS, Operation, api_routes
+from tests.contract.document import ENDLESS, OPERATIONS, Operation, api_routes
 from tests.contract.test_access import Caller, somebody
 from tests.factories import PASSWORD, Factory
 from tests.infra.web.test_response_cache import (
@@ -52,7 +52,7 @@ SHOWS = {
     "GET /v1/users/{user_id}": ("user:{user_id}",),
 }
 # These depend on who asks, or on this process.
-NOT_PUBLIC = {"GET /v1/users/me", "GET /livez", "GET /readyz", "GET /metrics", "GET /docs"}
+NOT_PUBLIC = {"GET /v1/users/me", "GET /livez", "GET /readyz", "GET /docs", "GET /metrics", "GET /"}
 
 BY_ROUTE = {str(operation): operation for operation in OPERATIONS}
 
@@ -207,7 +207,7 @@ async def test_a_refused_write_drops_nothing(
 
 
 def test_every_read_is_known(service: FastAPI) -> None:
-    assert routes_of(service, reads=True) == SHOWS.keys() | NOT_PUBLIC
+    assert routes_of(service, reads=True) == SHOWS.keys() | NOT_PUBLIC | ENDLESS
     public = {f"GET {route.path}" for route in api_routes(service) if is_public(route)}
     assert public == SHOWS.keys()
 

@@ -10,7 +10,7 @@ from fastapi import FastAPI
 from starlette.routing import Route
 from starlette.types import Message
 
-from tests.contract.document import APPLICATION
+from tests.contract.document import APPLICATION, ENDLESS
 from tests.contract.serving import Served
 
 Client = httpx2.AsyncClient
@@ -34,7 +34,7 @@ def offered(url: str) -> set[str]:
 @pytest.mark.parametrize("path", PATHS)
 async def test_head_is_get_without_a_body(client: Client, ids: dict[str, int], path: str) -> None:
     url = path.format_map(ids)
-    if "GET" not in offered(url):
+    if "GET" not in offered(url) or f"GET {path}" in ENDLESS:
         return
     got = await client.get(url, headers=REQUEST_ID)
     head = await client.head(url, headers=REQUEST_ID)

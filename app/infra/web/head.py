@@ -2,6 +2,8 @@
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+IS_HEAD = "app.is_head"  # for what would go on for as long as somebody listens
+
 
 class HeadMiddleware:
     """Pure ASGI. What stands inside it sees a GET."""
@@ -20,5 +22,5 @@ class HeadMiddleware:
                 message = {**message, "body": b""}
             await send(message)
 
-        scope["method"] = "GET"
+        scope["method"], scope[IS_HEAD] = "GET", True
         await self.app(scope, receive, send_without_body)

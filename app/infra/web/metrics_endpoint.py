@@ -1,6 +1,8 @@
 """`/metrics`, for Prometheus: on a port of its own, or for the networks that may see it."""
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from ipaddress import ip_address, ip_network
 
 from fastapi import APIRouter, Request, Response
@@ -18,12 +20,14 @@ router = APIRouter(include_in_schema=False)
 async def metrics(request: Request) -> Response:
     """Answer the sum of all workers. Whoever may not see it is told that there is no such thing."""
     settings: MetricsSettings = request.app.state.resources.settings.metrics
-    if not _may_see(request, settings):
+    if not may_see(request, settings):
         raise NotFound("Not Found.")
-    return Response(_collect(), media_type=CONTENT_TYPE_LATEST)
+    with registry_of_all() as registry:
+        return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
 
 
-def _may_see(request: Request, settings: MetricsSettings) -> bool:
+def may_see(request: Request, settings: MetricsSettings) -> bool:
+    """Whether whoever asks is shown what is known of the inside."""
     if not settings.enabled:
         return False
     if settings.port:
@@ -35,10 +39,13 @@ def _may_see(request: Request, settings: MetricsSettings) -> bool:
     return any(address in ip_network(network) for network in settings.networks.split(","))
 
 
-def _collect() -> bytes:
+@contextmanager
+def registry_of_all() -> Iterator[CollectorRegistry]:
+    """Return where the numbers of all workers can be collected, inside of the block."""
     if FOLDER not in os.environ:  # one process, such as that of `make dev`
-        return generate_latest(REGISTRY)
+        yield REGISTRY
+        return
     registry = CollectorRegistry()
     MultiProcessCollector(registry)
     with metrics_lock(exclusive=False):
-        return generate_latest(registry)
+        yield registry

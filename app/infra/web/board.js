@@ -1,0 +1,240 @@
+"use strict";
+// Each message has totals since the start. Numbers are differences between two of them: over
+// STEADY seconds, so that they can be read; lines over one second; routes over ROUTES seconds.
+const STEADY = 5, ROUTES = 30, KEPT = 120, PATIENCE = 4, RETRY = 3, SLOWEST = 8;
+const byId = (id) => document.getElementById(id);
+const write = (id, text) => { if (byId(id).textContent !== text) byId(id).textContent = text; };
+
+let messages = [];
+let lines = { rate: [], p50: [], p99: [], failed: [], lag: [] };
+let heardAt = 0, why = "";
+
+// What happened between two messages.
+function between(older, newer) {
+  const seconds = newer.at - older.at, routes = [], all = newer.bounds.map(() => 0);
+  let failed = 0;
+  for (const [name, now] of Object.entries(newer.routes)) {
+    const then = older.routes[name];
+    const buckets = now.buckets.map((count, i) => count - (then ? then.buckets[i] : 0));
+    const count = buckets[buckets.length - 1];
+    if (!count) continue;
+    buckets.forEach((more, i) => { all[i] += more; });
+    failed += now.failed - (then ? then.failed : 0);
+    routes.push({ name, count, buckets });
+  }
+  const more = (name) => newer[name] - older[name];
+  const cache = {};
+  for (const name in newer.cache) cache[name] = newer.cache[name] - (older.cache[name] || 0);
+  return { seconds, routes, buckets: all, count: all[all.length - 1] || 0, failed, cache, more };
+}
+
+// The seconds below which this part of the requests was answered, as Prometheus estimates it.
+function quantile(part, buckets, bounds) {
+  const count = buckets[buckets.length - 1];
+  if (!count) return null;
+  const rank = part * count, i = buckets.findIndex((below) => below >= rank);
+  if (bounds[i] === null) return { seconds: bounds[i - 1], beyond: ">" };
+  if (i === 0) return { seconds: bounds[0], beyond: "<" };
+  const low = bounds[i - 1], within = (rank - buckets[i - 1]) / (buckets[i] - buckets[i - 1]);
+  return { seconds: low + (bounds[i] - low) * within, beyond: "" };
+}
+
+const grouped = (number, digits) => number.toLocaleString("en", {
+  minimumFractionDigits: digits, maximumFractionDigits: digits });
+const count = (number) => grouped(number, number && number < 99.95 ? 1 : 0);
+const part = (number, whole) => whole ? `${grouped(100 * number / whole, 1)} %` : "–";
+function time(seconds) {
+  if (seconds >= 1) return `${grouped(seconds, seconds < 10 ? 2 : 1)} s`;
+  const milliseconds = seconds * 1000;
+  return `${grouped(milliseconds, milliseconds < 10 ? 1 : 0)} ms`;
+}
+function duration(found) {
+  if (!found) return "–";
+  return found.beyond ? `${found.beyond} ${time(found.seconds).replace(".0", "")}` : time(found.seconds);
+}
+
+// A line of the last KEPT seconds, the newest at the right; it is broken where there was nothing.
+function draw(name, least) {
+  const values = lines[name], top = Math.max(least, ...values.map((value) => value ?? 0)) * 1.05;
+  let line = "", area = "", began = null, x = 0;
+  const close = () => { if (began !== null) area += `L${x} 32L${began} 32Z`; began = null; };
+  values.forEach((value, i) => {
+    if (value === null) return close();
+    x = KEPT - values.length + 1 + i;
+    const point = `${x} ${(32 - 31 * value / top).toFixed(2)}`;
+    line += (began === null ? "M" : "L") + point;
+    area += (began === null ? `M${x} 32L` : "L") + point;
+    began ??= x;
+  });
+  close();
+  const [areaPath, linePath] = document.querySelectorAll(`[data-line="${name}"] path`);
+  areaPath.setAttribute("d", area);
+  linePath.setAttribute("d", line);
+  return Math.max(0, ...values.map((value) => value ?? 0));
+}
+
+function bar(row, share, text) {
+  row.querySelector("i").style.width = `${Math.min(100, 100 * share)}%`;
+  row.querySelector(".value").textContent = text;
+}
+
+function fact(id, text, alarm) {
+  byId(id).querySelector("dd").textContent = text;
+  byId(id).classList.toggle("alarm", Boolean(alarm));
+}
+
+function showNumbers(newest, steady) {
+  write("rate", count(steady.count / steady.seconds));
+  write("p50", duration(quantile(0.5, steady.buckets, newest.bounds)));
+  write("p99", duration(quantile(0.99, steady.buckets, newest.bounds)));
+  write("failed", count(steady.failed / steady.seconds));
+  byId("errors").classList.toggle("alarm", steady.failed > 0);
+  write("lag", time(newest.loop_lag));
+  write("findings", grouped(newest.findings, 0));
+  byId("guards").classList.toggle("alarm", newest.findings > 0);
+  const blocked = newest.loop_blocked;
+  write("lag-note", blocked ? `held up ${grouped(blocked, 0)} × since the start` : "never held up");
+}
+
+function showLines(bounds) {
+  const most = (value, text) => value ? `most in 2 min: ${text(value)}` : "";
+  const longest = (seconds) => duration({ seconds, beyond: seconds <= bounds[0] ? "<" : "" });
+  write("rate-note", most(draw("rate", 1), count));
+  write("p50-note", most(draw("p50", 0.005), longest));
+  write("p99-note", most(draw("p99", 0.005), longest));
+  const worst = draw("failed", 1);
+  write("failed-note", most(worst, count) || "none in 2 min");
+  byId("errors").classList.toggle("quiet", !worst);
+  draw("lag", 0.01);
+}
+
+function showCache(steady) {
+  const reads = Object.values(steady.cache).reduce((sum, value) => sum + value, 0);
+  for (const row of document.querySelectorAll("[data-tier]")) {
+    const value = steady.cache[row.dataset.tier] || 0;
+    const shown = `${count(value / steady.seconds)}/s · ${part(value, reads)}`;
+    bar(row, reads ? value / reads : 0, reads ? shown : "–");
+  }
+  const hits = (steady.cache.hit_l1 || 0) + (steady.cache.hit || 0);
+  write("cache-note", reads ? `${part(hits, reads)} from the cache` : "nothing read");
+}
+
+function showDatabase(newest, steady) {
+  const { pool_in_use: used, pool_max: most, pool_waiting: waiting } = newest;
+  bar(byId("pool"), most ? used / most : 0, `${used} of ${most}`);
+  fact("waiting", grouped(waiting, 0), waiting);
+  const refused = steady.more("pool_refused") / steady.seconds;
+  fact("refused", count(refused), refused);
+  const requests = steady.count;
+  const each = steady.more("statements") / requests;
+  fact("statements", requests ? grouped(each, each && each < 0.1 ? 3 : 2) : "–");
+  fact("asked", part(steady.more("asked_database"), requests));
+}
+
+function showRoutes(newest, recent) {
+  const rows = recent.routes.map((route) => ({
+    ...route,
+    p50: quantile(0.5, route.buckets, newest.bounds),
+    p99: quantile(0.99, route.buckets, newest.bounds),
+  }));
+  rows.sort((a, b) => b.p99.seconds - a.p99.seconds || b.count - a.count);
+  const cells = rows.slice(0, SLOWEST).map(({ name, count: n, p50, p99 }) => [
+    name.replace(" unmatched", " (no such route)"), count(n / recent.seconds),
+    duration(p50), duration(p99)]);
+  write("window", String(Math.max(1, Math.round(recent.seconds))));
+  if (!cells.length) cells.push(["No requests in this time."]);
+  document.querySelector("tbody").replaceChildren(...cells.map((texts) => {
+    const row = document.createElement("tr");
+    for (const text of texts) row.insertCell().append(...breakable(text));
+    if (texts.length === 1) Object.assign(row.cells[0], { colSpan: 4, className: "none" });
+    return row;
+  }));
+}
+
+// A narrow screen breaks a path before its slashes.
+function breakable(text) {
+  return text.split(/(?=\/)/).flatMap((piece) => [document.createElement("wbr"), piece]);
+}
+
+function since(seconds) {
+  const newest = messages[messages.length - 1];
+  const found = messages.findIndex((message) => newest.at - message.at <= seconds + 0.5);
+  return messages[Math.min(found, messages.length - 2)];
+}
+
+function hear(newest) {
+  heardAt = performance.now();
+  why = "";
+  const before = messages[messages.length - 1];
+  if (before && newest.at <= before.at) return;
+  const restarted = before && Object.entries(before.routes).some(([name, then]) =>
+    !newest.routes[name] || newest.routes[name].buckets.at(-1) < then.buckets.at(-1));
+  if (restarted || before && newest.at - before.at > 2 * STEADY) {
+    messages = [];
+    for (const values of Object.values(lines)) values.push(null);
+  }
+  messages.push(newest);
+  messages = messages.filter((message) => newest.at - message.at <= KEPT);
+  if (messages.length > 1) note(newest, between(messages.at(-2), newest));
+  show(newest);
+}
+
+function note(newest, second) {
+  const seconds = (found) => found ? found.seconds : null;
+  lines.rate.push(second.count / second.seconds);
+  lines.p50.push(seconds(quantile(0.5, second.buckets, newest.bounds)));
+  lines.p99.push(seconds(quantile(0.99, second.buckets, newest.bounds)));
+  lines.failed.push(second.failed / second.seconds);
+  lines.lag.push(newest.loop_lag);
+  for (const values of Object.values(lines)) values.splice(0, values.length - KEPT);
+}
+
+function show(newest) {
+  const none = Object.keys(newest.routes).length === 0;
+  byId("empty").hidden = !none;
+  const busy = lines.rate.some((value) => value > 0);
+  const quiet = none ? "Live, no traffic yet" : "Live, no requests at the moment";
+  say("live", busy || messages.length < 2 ? "Live" : quiet);
+  const workers = `${newest.workers} ${newest.workers === 1 ? "worker" : "workers"}`;
+  write("process", `${workers} · ${grouped(newest.memory / 2 ** 20, 0)} MiB`);
+  if (messages.length < 2) return;
+  const steady = between(since(STEADY), newest);
+  showNumbers(newest, steady);
+  showLines(newest.bounds);
+  showCache(steady);
+  showDatabase(newest, steady);
+  showRoutes(newest, between(since(ROUTES), newest));
+}
+
+function say(state, text) {
+  document.body.dataset.state = state;
+  write("state", text);
+}
+
+// A browser tries again by itself when a stream ends, and not when it was refused.
+function listen() {
+  const source = new EventSource("board/events");
+  source.onmessage = (event) => hear(JSON.parse(event.data));
+  source.onerror = async () => {
+    lose();
+    if (source.readyState !== EventSource.CLOSED) return;
+    setTimeout(listen, RETRY * 1000);
+    const answer = await fetch("board/events", { method: "HEAD" }).catch(() => null);
+    why = { 404: "The board was switched off", 503: "Too many viewers" }[answer?.status] || "";
+    lose();
+  };
+}
+
+function lose() {
+  const reason = why || "Connection lost";
+  const rest = heardAt ? "what is shown is no longer live" : "nothing was received";
+  say("lost", `${reason}: ${rest}. Trying again…`);
+}
+
+for (const code of document.querySelectorAll("[data-command]")) {
+  code.textContent = code.dataset.command.replace("{origin}", location.origin);
+}
+setInterval(() => {
+  if (heardAt && performance.now() - heardAt > PATIENCE * 1000) lose();
+}, 1000);
+listen();

@@ -1,0 +1,296 @@
+"""The live board: who may see it, what it is fed, and that nothing stays behind a viewer."""
+
+import asyncio
+import os
+import re
+import signal
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import httpx2
+import orjson
+import pytest
+from fastapi import FastAPI
+from prometheus_client import REGISTRY
+from starlette.types import Message
+
+from app.infra.ending import noting_the_end
+from app.infra.totals import totals
+from app.infra.web import board
+from app.settings import Settings
+from tests.application import client_of, running
+from tests.contract.serving import Served, serve
+from tests.infra.cache.worker import eventually
+
+Client = httpx2.AsyncClient
+
+PRODUCTION = {"environment": "production", "auth": {"secret": "long enough for production" * 2}}
+EVENTS = "/board/events"
+
+
+@pytest.fixture
+def served(settings: Settings, clean: None) -> Iterator[Served]:
+    with serve(settings) as served:
+        yield served
+
+
+class Viewer:
+    """Somebody who looks, as the server sees them: what they were sent, until they leave."""
+
+    def __init__(self, app: FastAPI, method: str = "GET") -> None:
+        self.sent: list[Message] = []
+        self._left = asyncio.Event()
+        self._asked = False
+        scope = {
+            "type": "http",
+            "asgi": {"version": "3.0", "spec_version": "2.3"},
+            "method": method,
+            "path": EVENTS,
+            "query_string": b"",
+            "headers": [],
+            "client": ("127.0.0.1", 1),
+            "server": ("test", 80),
+        }
+        self.task = asyncio.create_task(app(scope, self._receive, self._send))
+
+    @property
+    def status(self) -> int:
+        return self.sent[0]["status"] if self.sent else 0
+
+    @property
+    def events(self) -> list[dict[str, Any]]:
+        bodies = [message.get("body", b"") for message in self.sent[1:]]
+        return [orjson.loads(body[6:]) for body in bodies if body.startswith(b"data: ")]
+
+    async def leave(self) -> None:
+        self._left.set()
+        await asyncio.wait_for(self.task, 5)
+
+    async def _receive(self) -> Message:
+        if not self._asked:
+            self._asked = True
+            return {"type": "http.request", "body": b"", "more_body": False}
+        await self._left.wait()
+        return {"type": "http.disconnect"}
+
+    async def _send(self, message: Message) -> None:
+        self.sent.append(message)
+
+
+@asynccontextmanager
+async def viewing(app: FastAPI, number: int = 1) -> AsyncIterator[list[Viewer]]:
+    """Have the first event sent to some viewers, who leave with the block."""
+    viewers = [Viewer(app) for _ in range(number)]
+    await eventually(lambda: all(viewer.events for viewer in viewers))
+    yield viewers
+    for viewer in viewers:
+        await viewer.leave()
+
+
+def changed(settings: Settings, **sections: object) -> Settings:
+    values = settings.model_dump()
+    for name, section in sections.items():
+        values[name] = {**values[name], **section} if isinstance(section, dict) else section
+    return Settings.model_validate(values)
+
+
+async def status_of(settings: Settings, path: str) -> int:
+    """Return the status with which a viewer is answered; HEAD, because a stream has no end."""
+    async with running(settings) as app, client_of(app) as client:
+        return (await client.head(path)).status_code
+
+
+# The page
+
+
+async def test_the_page_names_no_other_address(client: Client) -> None:
+    page = (await client.get("/")).text
+    assert re.findall(r"//[\w.-]+", page) == []
+    addresses = re.findall(r"""(?:src|href|EventSource|fetch)\s*[=(]\s*["']([^"']+)""", page)
+    assert set(addresses) == {"data:,", "board/events", "docs", "metrics"}
+
+
+async def test_the_page_runs_its_own_script_and_style_alone(client: Client) -> None:
+    response = await client.get("/")
+    policy = response.headers["content-security-policy"]
+    assert "default-src 'none'" in policy
+    assert "unsafe" not in policy
+    for element in ("script", "style"):
+        [content] = re.findall(rf"<{element}>(.*?)</{element}>", response.text, re.DOTALL)
+        assert f"{element}-src '{board._digest(content)}'" in policy
+    assert " style=" not in response.text
+
+
+async def test_the_page_is_kept_by_nobody(client: Client) -> None:
+    response = await client.get("/")
+    assert response.headers["cache-control"] == "no-store"
+    assert "x-cache" not in response.headers
+
+
+# Who may see it
+
+
+@pytest.mark.parametrize("path", ["/", EVENTS])
+@pytest.mark.parametrize(
+    ("given", "status"),
+    [
+        ({}, 200),
+        ({"board": {"enabled": False}}, 404),
+        ({"metrics": {"networks": "10.0.0.0/8"}}, 404),
+        ({"metrics": {"port": 9}}, 404),
+        (PRODUCTION, 404),
+        ({**PRODUCTION, "board": {"enabled": True}}, 200),
+        ({**PRODUCTION, "board": {"enabled": True}, "metrics": {"networks": "10.0.0.0/8"}}, 404),
+    ],
+)
+async def test_the_board_is_for_those_who_may_see_the_metrics(
+    settings: Settings, clean: None, path: str, given: dict[str, object], status: int
+) -> None:
+    assert await status_of(changed(settings, **given), path) == status
+
+
+async def test_the_board_is_no_part_of_the_documented_api(client: Client) -> None:
+    paths = (await client.get("/openapi.json")).json()["paths"]
+    assert not {"/", EVENTS} & paths.keys()
+
+
+# What it is fed
+
+
+async def test_an_event_has_the_requests_that_were_made_before(
+    app: FastAPI, client: Client
+) -> None:
+    for path in ("/v1/posts", "/v1/posts", "/nowhere"):
+        await client.get(path)
+    async with viewing(app) as [viewer]:
+        [event, *_] = viewer.events
+    assert event["routes"]["GET /v1/posts"]["buckets"][-1] >= 2
+    assert event["routes"]["GET unmatched"]["failed"] == 0
+    assert event["cache"].keys() >= {"hit_l1", "hit", "miss", "bypass"}
+    assert event["statements"] >= event["asked_database"] >= 1
+    assert event["bounds"][-1] is None  # infinity
+
+
+async def test_an_exception_is_counted_as_an_error(settings: Settings) -> None:
+    async with running(settings) as app:
+
+        @app.get("/breaks")
+        async def breaks() -> None:
+            raise RuntimeError
+
+        async with client_of(app) as client:
+            await client.get("/breaks")
+        async with viewing(app) as [viewer]:
+            assert viewer.events[0]["routes"]["GET /breaks"]["failed"] == 1
+
+
+async def test_whoever_looks_is_not_counted(app: FastAPI, client: Client) -> None:
+    for path in ("/", "/livez", "/readyz", "/metrics"):
+        await client.get(path)
+    async with viewing(app):
+        pass
+    shown = {name.partition(" ")[2] for name in totals(REGISTRY)["routes"]}
+    assert not shown & {"/", "/livez", "/readyz", "/metrics", EVENTS}
+
+
+async def test_events_go_on(app: FastAPI, clean: None) -> None:
+    async with viewing(app) as [viewer]:
+        await eventually(lambda: len(viewer.events) > 2)
+        first, *_, last = viewer.events  # the second may be of the same moment
+    assert last["at"] > first["at"]
+
+
+async def test_viewers_share_what_was_collected(
+    app: FastAPI, clean: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    collected = 0
+    collect = board._collect
+
+    def counted() -> bytes:
+        nonlocal collected
+        collected += 1
+        return collect()
+
+    monkeypatch.setattr(board, "_collect", counted)
+    async with viewing(app, 5) as viewers:
+        await eventually(lambda: all(len(viewer.events) > 2 for viewer in viewers))
+        sent = sum(len(viewer.events) for viewer in viewers)
+    assert sent >= 15
+    assert collected <= 5
+
+
+async def test_how_long_somebody_looked_is_no_latency(app: FastAPI, clean: None) -> None:
+    labels = {"method": "GET", "route": EVENTS, "status": "200"}
+    name = "http_request_duration_seconds_sum"
+    before = REGISTRY.get_sample_value(name, labels) or 0
+    async with viewing(app) as [viewer]:
+        await eventually(lambda: len(viewer.events) > 2)
+    assert (REGISTRY.get_sample_value(name, labels) or 0) - before < 1
+
+
+# What stays behind
+
+
+async def test_viewers_are_bounded(app: FastAPI, clean: None) -> None:
+    async with viewing(app, board.MOST_VIEWERS):
+        refused = Viewer(app)
+        await asyncio.wait_for(refused.task, 5)
+        assert refused.status == 503
+    async with viewing(app) as [viewer]:
+        assert viewer.status == 200
+
+
+async def test_nothing_is_held_by_a_viewer_or_after_one(app: FastAPI, clean: None) -> None:
+    pool = app.state.resources.database.engine.pool
+    tasks = asyncio.all_tasks()
+    async with viewing(app):
+        assert pool.checkedout() == 0
+        assert app.state.board.viewers == 1
+    assert app.state.board.viewers == 0
+    assert {task for task in asyncio.all_tasks() - tasks if not task.done()} == set()
+
+
+async def test_a_head_of_the_events_ends(app: FastAPI, clean: None) -> None:
+    viewer = Viewer(app, "HEAD")
+    await asyncio.wait_for(viewer.task, 5)
+    assert viewer.status == 200
+    assert viewer.events == []
+
+
+async def test_viewers_leave_when_the_server_is_told_to_end(settings: Settings) -> None:
+    async with running(settings) as app:
+        viewer = Viewer(app)
+        await eventually(lambda: viewer.events)
+        app.state.board.ending.set()
+        await asyncio.wait_for(viewer.task, 5)
+    assert viewer.sent[-1]["more_body"] is False
+
+
+async def test_a_signal_is_noted_and_goes_on_to_whoever_had_it() -> None:
+    heard: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda number, _: heard.append(number))
+    try:
+        ending = asyncio.Event()
+        with noting_the_end(ending):
+            os.kill(os.getpid(), signal.SIGTERM)
+            await asyncio.wait_for(ending.wait(), 5)
+        os.kill(os.getpid(), signal.SIGTERM)
+        await eventually(lambda: len(heard) == 2)
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def test_a_browser_that_leaves_is_noticed(served: Served) -> None:
+    state = served.app.state.board
+    with httpx2.stream("GET", f"{served.url}{EVENTS}") as response:
+        assert response.headers["content-type"].startswith("text/event-stream")
+        lines = response.iter_lines()  # kept: the response is closed with it
+        while not next(lines).startswith("data: "):
+            pass
+        assert state.viewers == 1
+    deadline = time.monotonic() + 5
+    while state.viewers and time.monotonic() < deadline:
+        time.sleep(0.01)
+    assert state.viewers == 0

@@ -47,7 +47,7 @@ async def service(settings: Settings) -> AsyncIterator[FastAPI]:
 
 
 def planted_block() -> None:
-    time.sleep(0.3)
+    time.sleep(1.5)  # long, because what a busy machine withholds is taken off
 
 
 async def test_a_blocked_loop_is_told_with_the_stack_that_blocks(
@@ -91,6 +91,6 @@ async def test_a_task_whose_exception_nobody_takes_is_told(
     asyncio.create_task(fail())  # noqa: RUF006 - that is the mistake
     await asyncio.sleep(0.01)
     gc.collect()
-    assert [guard for guard, _ in findings] == ["lost_task"]
-    assert "never retrieved" in findings[0][1]
+    assert {guard for guard, _ in findings} == {"lost_task"}
+    assert any("never retrieved" in finding for _, finding in findings)
     findings.clear()

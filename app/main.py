@@ -14,17 +14,17 @@ from app.api import add_routes
 from app.infra.database.capacity import APPLICATION_NAME
 from app.infra.logs import Log, open_log
 from app.infra.resources import open_resources
-from app.infra.web.access_log import AccessLogMiddleware
 from app.infra.web.board import open_board
 from app.infra.web.catch_all import CatchAllMiddleware
-from app.infra.web.guard import GuardMiddleware
+from app.infra.web.guard import guard
 from app.infra.web.head import HeadMiddleware
-from app.infra.web.metrics import MetricsMiddleware
+from app.infra.web.metrics import count_request
+from app.infra.web.observation import ObservationMiddleware, Observer
 from app.infra.web.openapi import add_documentation
 from app.infra.web.problems import add_problem_handlers
-from app.infra.web.request_id import RequestIdMiddleware
+from app.infra.web.request_id import request_id_header
 from app.infra.web.response_cache import ResponseCacheMiddleware
-from app.infra.web.timing import TimingMiddleware
+from app.infra.web.timing import process_time, server_timing
 from app.settings import Settings, load_settings
 
 DESCRIPTION = """Users, posts and comments.
@@ -38,15 +38,29 @@ Layer = Callable[[ASGIApp], ASGIApp]
 def layers(settings: Settings, log: Log | None) -> tuple[Layer, ...]:
     """Return what stands around the routes, outermost first. All of them are pure ASGI."""
     return (
-        RequestIdMiddleware,
+        partial(
+            ObservationMiddleware,
+            headers=[
+                request_id_header,
+                process_time,
+                *([server_timing] if settings.tells_parts_of_time else []),
+            ],
+            observers=observers(settings, log),
+        ),
         CatchAllMiddleware,
-        partial(TimingMiddleware, server_timing=settings.tells_parts_of_time),
-        MetricsMiddleware,
-        *([partial(AccessLogMiddleware, log=log)] if log and settings.log.access else []),
-        partial(GuardMiddleware, statement_budget=settings.guards.statement_budget),
         HeadMiddleware,
         ResponseCacheMiddleware,
     )
+
+
+def observers(settings: Settings, log: Log | None) -> list[Observer]:
+    """Return who is told of every request that was answered."""
+    budget = settings.guards.statement_budget
+    return [
+        count_request,
+        *([log.request] if log and settings.log.access else []),
+        partial(guard, statement_budget=budget),
+    ]
 
 
 class Service(FastAPI):

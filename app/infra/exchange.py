@@ -2,42 +2,48 @@
 
 from contextvars import ContextVar
 from time import perf_counter
+from typing import Any
 
 
 class Exchange:
     """Filled in as the request goes down and its answer comes up. Nothing in it is shared."""
 
     __slots__ = (
-        "_answered",
+        "_started",
         "cache",
         "connections",
         "database_seconds",
+        "method",
+        "path",
         "request_id",
         "route",
-        "started",
+        "seconds",
+        "span",
         "statements",
         "status",
     )
 
-    def __init__(self, request_id: str) -> None:
+    def __init__(self, request_id: str, method: str, path: str) -> None:
         self.request_id = request_id
-        self.started = perf_counter()
+        self.method = method
+        self.path = path
         self.status = 500  # of whoever never answers
-        self.route: str | None = None
+        self.route: str | None = None  # its template
         self.cache: str | None = None
         self.statements: list[str] = []
         self.connections = 0  # that it holds
         self.database_seconds = 0.0
-        self._answered: float | None = None
+        self.seconds = 0.0  # until it was answered
+        self.span: Any = None  # of the trace that it belongs to, if there is one
+        self._started = perf_counter()
 
-    @property
-    def seconds(self) -> float:
-        """How long it has taken so far."""
-        return (self._answered or perf_counter()) - self.started
+    def elapsed(self) -> float:
+        """How many seconds it has taken so far."""
+        return perf_counter() - self._started
 
     def answered(self) -> None:
-        """Stop the clock: what follows goes on for as long as somebody listens."""
-        self._answered = perf_counter()
+        """Stop the clock, once: a stream goes on for as long as somebody listens."""
+        self.seconds = self.seconds or self.elapsed()
 
 
 exchange: ContextVar[Exchange | None] = ContextVar("exchange", default=None)

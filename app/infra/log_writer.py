@@ -7,7 +7,6 @@ lines cannot be written at all, likewise.
 import os
 import threading
 from collections import deque
-from collections.abc import Callable
 
 from app.infra.metrics import LOG_DROPPED
 
@@ -15,20 +14,18 @@ GATHER_SECONDS = 0.1
 CLOSE_SECONDS = 1.0
 MOST_WAITING = 10_000
 
-Render = Callable[[], bytes]
-
 
 class LogWriter:
-    """Calls what is handed to `write`, in its thread, and writes what that returns."""
+    """Writes what is handed to `write`, in order, from a thread of its own."""
 
     def __init__(self, descriptor: int) -> None:
         self.dropped = 0
         self._descriptor = descriptor
-        self._waiting: deque[Render] = deque()
+        self._waiting: deque[bytes] = deque()
         self._thread: threading.Thread | None = None
         self._closing = threading.Event()
 
-    def write(self, line: Render) -> None:
+    def write(self, line: bytes) -> None:
         """Hand over a line, at the cost of an append. It is dropped when too many wait."""
         if len(self._waiting) >= MOST_WAITING:
             self._drop(1)
@@ -60,10 +57,10 @@ class LogWriter:
         while self._waiting:
             lines = [self._waiting.popleft() for _ in range(min(len(self._waiting), 1_000))]
             try:
-                data = memoryview(b"".join([line() for line in lines]))
+                data = memoryview(b"".join(lines))
                 while data:
                     data = data[os.write(self._descriptor, data) :]
-            except Exception:  # nobody is left to be told, but for the count
+            except OSError:  # nobody is left to be told, but for the count
                 self._drop(len(lines))
 
     def _drop(self, lines: int) -> None:

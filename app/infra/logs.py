@@ -1,14 +1,14 @@
 """Every log line of the process: JSON in production, readable in development, off requests' time.
 
-One line a request, and what the code has to say, each with the id of the request it belongs to. No
+A line is rendered where it is said, which takes about a microsecond; a thread writes it. One line a
+request, and what the code has to say, each with the id of the request it belongs to. No
 header, no query, no body and no parameter of a statement is ever in one.
 """
 
+import json
 import logging
-import time
 from collections.abc import Callable
 from datetime import UTC, datetime
-from functools import partial
 from typing import Any
 
 import orjson
@@ -24,7 +24,7 @@ Render = Callable[[Line], bytes]
 
 
 class Log:
-    """Where a process logs to. Whoever logs does not wait, nor for the rendering."""
+    """Where a process logs to. Whoever logs does not wait for the writing."""
 
     def __init__(
         self, settings: LogSettings, render: Render, descriptor: int = STANDARD_OUTPUT
@@ -33,17 +33,14 @@ class Log:
         self._render = render
         self._slow_seconds = settings.slow_seconds
 
-    def request(self, current: Exchange, method: str, path: str) -> None:
+    def request(self, current: Exchange) -> None:
         """Note that a request was answered."""
-        seconds = current.seconds
-        slow = seconds > self._slow_seconds
-        line = partial(_request_line, current, method, path, seconds, time.time(), slow)
-        self.writer.write(partial(_rendered, self._render, line))
+        line = _request_line(current, self._slow_seconds)
+        self.writer.write(self._render(line))
 
     def record(self, record: logging.LogRecord) -> None:
         """Note what the code has to say."""
-        line = partial(_record_line, record, request_id())
-        self.writer.write(partial(_rendered, self._render, line))
+        self.writer.write(self._render(_record_line(record)))
 
 
 class LogHandler(logging.Handler):
@@ -55,7 +52,10 @@ class LogHandler(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         """Neither wait nor fail."""
-        self._log.record(record)
+        try:
+            self._log.record(record)
+        except Exception:
+            self.handleError(record)
 
 
 def open_log(settings: Settings) -> Log:
@@ -71,40 +71,35 @@ def open_log(settings: Settings) -> Log:
     return log
 
 
-def _rendered(render: Render, line: Callable[[], Line]) -> bytes:
-    return render(line())
-
-
-def _request_line(
-    current: Exchange, method: str, path: str, seconds: float, now: float, slow: bool
-) -> Line:
+def _request_line(current: Exchange, slow_seconds: float) -> Line:
     line: Line = {
-        "time": datetime.fromtimestamp(now, UTC),
-        "level": "WARNING" if slow else "INFO",
+        "time": datetime.now(UTC),
+        "level": "INFO",
         "event": "request",
-        "method": method,
-        "path": path,
+        "method": current.method,
+        "path": current.path,
         "route": current.route,
         "status": current.status,
-        "seconds": round(seconds, 6),
+        "seconds": current.seconds,
         "statements": len(current.statements),
-        "database_seconds": round(current.database_seconds, 6),
+        "database_seconds": current.database_seconds,
         "cache": current.cache,
         "request_id": current.request_id,
     }
-    if slow:
-        in_database = current.database_seconds > seconds / 2
+    if current.seconds > slow_seconds:
+        line["level"] = "WARNING"
+        in_database = current.database_seconds > current.seconds / 2
         line["slow"] = "the database" if in_database else "the code, or waiting"
     return line
 
 
-def _record_line(record: logging.LogRecord, current_id: str) -> Line:
+def _record_line(record: logging.LogRecord) -> Line:
     line: Line = {
         "time": datetime.fromtimestamp(record.created, UTC),
         "level": record.levelname,
         "event": record.getMessage(),
         "logger": record.name,
-        "request_id": current_id,
+        "request_id": request_id(),
     }
     if record.exc_info:
         line["exception"] = logging.Formatter().formatException(record.exc_info)
@@ -113,7 +108,10 @@ def _record_line(record: logging.LogRecord, current_id: str) -> Line:
 
 def as_json(line: Line) -> bytes:
     """Render a line for machines."""
-    return orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE, default=str)
+    try:
+        return orjson.dumps(line, option=orjson.OPT_APPEND_NEWLINE)
+    except TypeError:  # text that is not Unicode
+        return json.dumps(line, default=str).encode() + b"\n"
 
 
 def as_text(line: Line) -> bytes:

@@ -119,7 +119,7 @@ async def test_a_person_reads_what_became_of_a_request(
 def test_a_person_reads_lines_of_text() -> None:
     log = Log(LogSettings(), as_text)
     written: list[bytes] = []
-    log.writer.write = lambda line: written.append(line())  # type: ignore[method-assign]
+    log.writer.write = lambda line: written.append(line)  # type: ignore[method-assign]
     record = logging.LogRecord("app.x", logging.WARNING, "", 1, "Valkey is \ud800", (), None)
     log.record(record)
     [line] = written
@@ -129,7 +129,7 @@ def test_a_person_reads_lines_of_text() -> None:
 def test_lines_that_cannot_be_written_are_counted() -> None:
     writer = LogWriter(os.open("/dev/full", os.O_WRONLY))
     for _ in range(10):
-        writer.write(lambda: b"line\n")
+        writer.write(b"line\n")
     writer.close()
     assert writer.dropped == 10
 
@@ -142,7 +142,7 @@ def test_lines_that_nobody_reads_are_counted_and_nobody_waits(
     reader, descriptor = os.pipe()
     writer = LogWriter(descriptor)
     for _ in range(2_000):
-        writer.write(lambda: bytes(1_000))
+        writer.write(bytes(1_000))
     assert writer.dropped
     writer.close()
     os.set_blocking(reader, False)

@@ -10,13 +10,16 @@ import logging
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app.infra.exchange import exchange
 from app.infra.web.problems import problem
 
 logger = logging.getLogger(__name__)
 
+CLIENT_LEFT = 499  # nobody is sent it: what logs and metrics call a request that was broken off
+
 
 class CatchAllMiddleware:
-    """Pure ASGI, next to the request id, which it needs."""
+    """Pure ASGI, next to the request id, which it needs, and inside of those who count."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -35,7 +38,9 @@ class CatchAllMiddleware:
         try:
             await self.app(scope, receive, watched_send)
         except ClientDisconnect:
-            pass  # it left while we read its body: there is nobody to answer
+            # It left while we read its body: there is nobody to answer.
+            if (current := exchange.get()) is not None:
+                current.status = CLIENT_LEFT
         except Exception:
             logger.exception("Unhandled exception")
             if started:

@@ -1,0 +1,135 @@
+"""Measures what each layer and observer costs a request, one more at a time.
+
+`python -m benchmarks.layers` measures in one process and in turns, so that whatever else the
+machine does meets all of them. Time is that of the process's CPUs, the thread of the log included.
+"""
+
+import asyncio
+import gc
+import os
+import tempfile
+import time
+from contextvars import Context
+from itertools import pairwise
+from pathlib import Path
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+os.environ.setdefault("PROMETHEUS_MULTIPROC_DIR", tempfile.mkdtemp(prefix="layers-"))
+
+from app.infra.logs import Log, as_json
+from app.infra.web.catch_all import CatchAllMiddleware
+from app.infra.web.head import HeadMiddleware
+from app.infra.web.observation import ObservationMiddleware
+from app.infra.web.request_id import request_id_header
+from app.infra.web.timing import process_time
+from app.main import observers
+from app.settings import load_settings
+
+ROUNDS, REQUESTS = 41, 2_000
+REPORT = Path(__file__).parent / "layers.md"
+OBSERVING = ("request id", "timing", "metrics", "access log")
+
+SCOPE = {
+    "type": "http",
+    "method": "GET",
+    "path": "/v1/posts/77",
+    "headers": [(b"host", b"127.0.0.1"), (b"user-agent", b"bench"), (b"accept", b"*/*")],
+}
+
+
+class Route:
+    """What a router leaves in the scope."""
+
+    path_format = "/v1/posts/{post_id}"
+
+
+async def answer(scope: Scope, _receive: Receive, send: Send) -> None:
+    """Answer, as what the layers stand around."""
+    scope["route"] = Route
+    await send({"type": "http.response.start", "status": 200, "headers": [(b"age", b"0")]})
+    await send({"type": "http.response.body", "body": b"{}"})
+
+
+async def receive() -> Message:
+    """Have no body."""
+    return {"type": "http.request", "body": b""}
+
+
+async def sent(_message: Message) -> None:
+    """Take the answer, as a server does."""
+
+
+async def request(app: ASGIApp) -> None:
+    """Ask once, as a server does."""
+    await app(SCOPE.copy(), receive, sent)
+
+
+async def microseconds(app: ASGIApp, log: Log) -> float:
+    """Return the CPU time of one request, each in a task and a context of its own."""
+    task = asyncio.get_running_loop().create_task
+    began = time.process_time()
+    for _ in range(REQUESTS):
+        await task(request(app), context=Context())
+    log.writer.close()  # its time is counted too
+    return (time.process_time() - began) / REQUESTS * 1e6
+
+
+def stacks(log: Log) -> dict[str, ASGIApp]:
+    """Return the application inside of nothing, of one layer, of two, and so on."""
+    settings = load_settings()
+    headers, observing = [request_id_header, process_time], observers(settings, log)
+    built: dict[str, ASGIApp] = {"none": answer}
+    built["request id"] = ObservationMiddleware(answer, headers=headers[:1], observers=[])
+    built["timing"] = ObservationMiddleware(answer, headers=headers, observers=[])
+    for count, name in enumerate(("metrics", "access log", "guard"), 1):
+        built[name] = ObservationMiddleware(answer, headers=headers, observers=observing[:count])
+    for name, inner in (
+        ("catch all", CatchAllMiddleware(answer)),
+        ("head", CatchAllMiddleware(HeadMiddleware(answer))),
+    ):
+        built[name] = ObservationMiddleware(inner, headers=headers, observers=observing)
+    return built
+
+
+async def measure(log: Log) -> dict[str, float]:
+    """Return the CPU time of a request inside of each stack: the least of the rounds.
+
+    What else the machine does can only add to it.
+    """
+    built = stacks(log)
+    taken: dict[str, list[float]] = {name: [] for name in built}
+    for _ in range(ROUNDS):
+        for name, app in built.items():
+            taken[name].append(await microseconds(app, log))
+    return {name: min(times) for name, times in taken.items()}
+
+
+def main() -> None:
+    """Measure, and write the report."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 50)  # as in a worker
+    with Path(os.devnull).open("wb") as nowhere:
+        log = Log(load_settings().log, as_json, nowhere.fileno())
+        costs = asyncio.run(measure(log))
+    rows = [f"| none | {costs['none']:.1f} |"]
+    rows += [f"| {name} | {costs[name] - costs[outer]:.1f} |" for outer, name in pairwise(costs)]
+    together = costs[OBSERVING[-1]] - costs["none"]
+    rows += [f"| {' + '.join(OBSERVING)} | {together:.1f} |"]
+    REPORT.write_text(HEAD.format(rounds=ROUNDS, requests=REQUESTS) + "\n".join(rows) + "\n")
+    print(REPORT.read_text())
+
+
+HEAD = """# What each layer costs
+
+`python -m benchmarks.layers` writes this page anew: one process, each row one layer more around an
+application that answers at once, the least of {rounds} rounds of {requests} requests, in turns.
+The first row is that application with its task; the others are what the layer adds.
+
+| layer | CPU µs |
+|---|---|
+"""
+
+if __name__ == "__main__":
+    main()

@@ -7,6 +7,7 @@ from typing import NoReturn
 
 from anyio.to_thread import current_default_thread_limiter
 from fastapi import FastAPI
+from fastapi.telemetry import TelemetryConfig
 from starlette.middleware.errors import ServerErrorMiddleware
 from starlette.types import ASGIApp
 
@@ -14,6 +15,7 @@ from app.api import add_routes
 from app.infra.database.capacity import APPLICATION_NAME
 from app.infra.logs import Log, open_log
 from app.infra.resources import open_resources
+from app.infra.tracing import traces
 from app.infra.web.board import open_board
 from app.infra.web.catch_all import CatchAllMiddleware
 from app.infra.web.guard import guard
@@ -23,6 +25,7 @@ from app.infra.web.observation import ObservationMiddleware, Observer
 from app.infra.web.openapi import add_documentation
 from app.infra.web.problems import add_problem_handlers
 from app.infra.web.request_id import request_id_header
+from app.infra.web.request_span import RequestSpanMiddleware
 from app.infra.web.response_cache import ResponseCacheMiddleware
 from app.infra.web.timing import process_time, server_timing
 from app.settings import Settings, load_settings
@@ -31,6 +34,9 @@ DESCRIPTION = """Users, posts and comments.
 
 Errors are `application/problem+json` with a stable `code`. Lists are read page by page: `next` and
 `prev` are opaque cursors, in the body and in the `Link` header."""
+
+# Of OpenTelemetry's three signals, traces: numbers and lines are told otherwise.
+TELEMETRY: TelemetryConfig = {"metrics": False, "logs": False, "operation_spans": False}
 
 Layer = Callable[[ASGIApp], ASGIApp]
 
@@ -47,6 +53,7 @@ def layers(settings: Settings, log: Log | None) -> tuple[Layer, ...]:
             ],
             observers=observers(settings, log),
         ),
+        *([RequestSpanMiddleware] if traces() else []),
         CatchAllMiddleware,
         HeadMiddleware,
         ResponseCacheMiddleware,
@@ -111,7 +118,7 @@ def create_app(settings: Settings, log: Log | None = None) -> FastAPI:
         redoc_url=None,
         swagger_ui_oauth2_redirect_url=None,
         redirect_slashes=False,
-        telemetry={"tracing": False, "metrics": False, "logs": False},
+        telemetry={**TELEMETRY, "tracing": traces(), "auto_configure": traces()},
     )
     app.layers = layers(settings, log)
     add_routes(app)

@@ -21,6 +21,7 @@ class Exchange:
         "span",
         "statements",
         "status",
+        "trace_id",
     )
 
     def __init__(self, request_id: str, method: str, path: str) -> None:
@@ -34,7 +35,8 @@ class Exchange:
         self.connections = 0  # that it holds
         self.database_seconds = 0.0
         self.seconds = 0.0  # until it was answered
-        self.span: Any = None  # of the trace that it belongs to, if there is one
+        self.span: Any = None  # where there are traces
+        self.trace_id: str | None = None
         self._started = perf_counter()
 
     def elapsed(self) -> float:

@@ -13,7 +13,7 @@ from typing import Any
 
 import orjson
 
-from app.infra.exchange import Exchange, request_id
+from app.infra.exchange import Exchange, exchange, request_id
 from app.infra.log_writer import LogWriter
 from app.settings import LogSettings, Settings
 
@@ -80,11 +80,12 @@ def _request_line(current: Exchange, slow_seconds: float) -> Line:
         "path": current.path,
         "route": current.route,
         "status": current.status,
-        "seconds": current.seconds,
+        "seconds": round(current.seconds, 6),
         "statements": len(current.statements),
-        "database_seconds": current.database_seconds,
+        "database_seconds": round(current.database_seconds, 6),
         "cache": current.cache,
         "request_id": current.request_id,
+        "trace_id": current.trace_id,
     }
     if current.seconds > slow_seconds:
         line["level"] = "WARNING"
@@ -94,12 +95,14 @@ def _request_line(current: Exchange, slow_seconds: float) -> Line:
 
 
 def _record_line(record: logging.LogRecord) -> Line:
+    current = exchange.get()
     line: Line = {
         "time": datetime.fromtimestamp(record.created, UTC),
         "level": record.levelname,
         "event": record.getMessage(),
         "logger": record.name,
         "request_id": request_id(),
+        "trace_id": None if current is None else current.trace_id,
     }
     if record.exc_info:
         line["exception"] = logging.Formatter().formatException(record.exc_info)

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import yaml  # type: ignore[import-untyped]
+import yaml
 from prometheus_client import Histogram
 from prometheus_client.metrics import MetricWrapperBase
 

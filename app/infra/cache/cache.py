@@ -13,8 +13,10 @@ from app.infra.cache.memory import Memory
 from app.infra.cache.read_through import Answer, Load, ReadThrough, Source
 from app.infra.cache.release import release
 from app.infra.cache.store import Store
+from app.infra.cache.traced import TracedStore
 from app.infra.database.session import Database
 from app.infra.metrics import CACHE_BREAKER_OPEN, CACHE_MEMORY
+from app.infra.tracing import traces
 from app.settings import Settings
 
 
@@ -24,7 +26,8 @@ class Cache:
     def __init__(self, settings: Settings, valkey: Redis) -> None:
         memory = Memory(settings.cache.memory_bytes, settings.cache.memory_ttl_seconds)
         self.memory = memory
-        self.store = Store(valkey, settings.cache.namespace, release())
+        kind = TracedStore if traces() else Store
+        self.store = kind(valkey, settings.cache.namespace, release())
         self.channel = Channel(valkey, self.store.channel, memory)
         self.reader = ReadThrough(
             self.store, memory, self.channel, bypass=max(1, settings.database.pool_size // 2)

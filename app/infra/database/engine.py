@@ -20,6 +20,7 @@ from app.infra.database.attempt import note_commit
 from app.infra.database.pool import FairPool
 from app.infra.database.statements import watch_statements
 from app.infra.leaks import watch_connections
+from app.infra.tracing import trace_statements, traces
 from app.settings import DatabaseSettings
 
 logger = logging.getLogger(__name__)
@@ -51,6 +52,8 @@ def open_engine(settings: DatabaseSettings, application_name: str) -> AsyncEngin
     )
     watch_statements(engine.sync_engine)
     watch_connections(engine.sync_engine)
+    if traces():
+        trace_statements(engine.sync_engine)
     event.listen(engine.sync_engine, "do_connect", _connect)
     event.listen(engine.sync_engine, "commit", note_commit)
     event.listen(engine.sync_engine, "checkout", _replace_closed)

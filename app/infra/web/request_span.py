@@ -1,0 +1,36 @@
+"""Ties a request to its span, which FastAPI has begun: for the log, and for spans below it."""
+
+from collections.abc import Awaitable
+
+from opentelemetry import trace
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app.infra.exchange import exchange
+
+
+class RequestSpanMiddleware:
+    """Pure ASGI. It stands around the others only where there are traces."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        current = exchange.get()
+        if scope["type"] != "http" or current is None:
+            await self.app(scope, receive, send)
+            return
+        current.span = request_span = trace.get_current_span()
+        if (context := request_span.get_span_context()).is_valid:
+            current.trace_id = trace.format_trace_id(context.trace_id)
+
+        def send_named(message: Message) -> Awaitable[None]:
+            if message["type"] == "http.response.start":
+                if current.route is not None:  # a hit, which no route has seen
+                    request_span.update_name(f"{current.method} {current.route}")
+                    request_span.set_attribute("http.route", current.route)
+                if current.cache is not None:
+                    request_span.set_attribute("cache.result", current.cache)
+                request_span.set_attribute("request.id", current.request_id)
+            return send(message)
+
+        await self.app(scope, receive, send_named)

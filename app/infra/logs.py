@@ -15,7 +15,8 @@ import orjson
 
 from app.infra.exchange import Exchange, exchange, request_id
 from app.infra.log_writer import LogWriter
-from app.settings import LogSettings, Settings
+from app.sections import LogSettings
+from app.settings import Settings
 
 STANDARD_OUTPUT = 1
 

@@ -14,7 +14,7 @@ from cachetools import LRUCache
 
 from app.errors import Unauthenticated, Unavailable
 from app.infra.inputs import MAX_ID
-from app.settings import AuthSettings
+from app.sections import AuthSettings
 
 T = TypeVar("T")
 

@@ -18,7 +18,7 @@ from app.infra.cache.read_through import Answer, Load, ReadThrough, Source
 from app.infra.database.session import Database
 from app.infra.security import Passwords
 from app.infra.web import problems
-from app.settings import DatabaseSettings
+from app.sections import DatabaseSettings
 from tests.faults.naive import NAIVE_CACHE, plain_client
 
 # How the test tells the workers which guard to remove, and their settings as JSON.

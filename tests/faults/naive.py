@@ -13,7 +13,7 @@ from app.infra.cache.entry import Entry
 from app.infra.cache.invalidation import Invalidation
 from app.infra.cache.read_through import Answer, Load, ReadThrough, Source
 from app.infra.cache.tags import invalidated
-from app.settings import ValkeySettings
+from app.sections import ValkeySettings
 
 
 def plain_client(settings: ValkeySettings) -> Redis:

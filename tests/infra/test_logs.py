@@ -14,7 +14,8 @@ import pytest
 from app.infra import log_writer
 from app.infra.log_writer import LogWriter
 from app.infra.logs import Log, LogHandler, as_json, as_text
-from app.settings import LogSettings, Settings
+from app.sections import LogSettings
+from app.settings import Settings
 from tests.application import client_of, running
 from tests.factories import Factory
 

@@ -8,7 +8,7 @@ from argon2 import PasswordHasher
 
 from app.errors import Unauthenticated, Unavailable
 from app.infra.security import AccessTokens, Passwords
-from app.settings import AuthSettings
+from app.sections import AuthSettings
 
 CHEAP = {"argon2_memory_kib": 64, "argon2_time_cost": 1}
 

@@ -5,7 +5,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as ConnectionLost
 
-from app.settings import ValkeySettings
+from app.sections import ValkeySettings
 
 
 def open_valkey(settings: ValkeySettings) -> Redis:

@@ -21,7 +21,7 @@ from app.infra.database.pool import FairPool
 from app.infra.database.statements import watch_statements
 from app.infra.leaks import watch_connections
 from app.infra.tracing import trace_statements, traces
-from app.settings import DatabaseSettings
+from app.sections import DatabaseSettings
 
 logger = logging.getLogger(__name__)
 

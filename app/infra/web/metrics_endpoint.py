@@ -11,7 +11,7 @@ from prometheus_client.multiprocess import MultiProcessCollector
 
 from app.errors import NotFound
 from app.infra.server.metrics_files import FOLDER, metrics_lock
-from app.settings import MetricsSettings
+from app.sections import MetricsSettings
 
 router = APIRouter(include_in_schema=False)
 

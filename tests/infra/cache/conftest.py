@@ -7,7 +7,7 @@ import pytest
 from redis.asyncio import Redis
 
 from app.infra.cache.client import open_valkey
-from app.settings import ValkeySettings
+from app.sections import ValkeySettings
 from tests.infra.cache.laboratory import Laboratory
 
 

@@ -10,7 +10,7 @@ from redis.asyncio import Redis
 from app.infra.cache import channel as channel_module
 from app.infra.cache.client import open_valkey
 from app.infra.cache.entry import Entry
-from app.settings import ValkeySettings
+from app.sections import ValkeySettings
 from tests.infra.cache.laboratory import Clock
 from tests.infra.cache.worker import Proxy, Worker, eventually, make_worker
 

@@ -15,7 +15,7 @@ from app.infra.cache.client import open_valkey
 from app.infra.cache.entry import Entry
 from app.infra.cache.read_through import Answer
 from app.infra.cache.store import Store
-from app.settings import ValkeySettings
+from app.sections import ValkeySettings
 from tests.infra.cache.worker import NAMES, Proxy, Source, Worker, eventually, make_worker
 
 

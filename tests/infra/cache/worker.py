@@ -13,7 +13,7 @@ from app.infra.cache.entry import Entry
 from app.infra.cache.memory import Memory
 from app.infra.cache.read_through import ReadThrough
 from app.infra.cache.store import Store
-from app.settings import ValkeySettings
+from app.sections import ValkeySettings
 
 NAMES = ("c", "r")  # the namespace, and the release
 

@@ -1,0 +1,141 @@
+"""Every knob of the service: one frozen section a concern, the defaults, and what is refused.
+
+`app/settings.py` puts them together and reads their values.
+"""
+
+from ipaddress import ip_network
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
+
+from app.addresses import postgresql_url, valkey_url
+
+DEVELOPMENT_SECRET = "a-secret-for-development-only-never-in-production"
+MINIMUM_SECRET_BYTES = 32  # RFC 7518 §3.2: an HS256 key is at least as long as its digest
+
+Positive = Annotated[int, Field(gt=0)]
+Seconds = Annotated[float, Field(ge=0.001, le=86_400)]
+
+
+class Section(BaseModel):
+    """A frozen group of settings; its field name is the prefix of their names."""
+
+    model_config = ConfigDict(frozen=True, hide_input_in_errors=True, validate_default=True)
+
+
+class DatabaseSettings(Section):
+    """PostgreSQL, and how many connections each worker process holds to it."""
+
+    url: SecretStr = SecretStr("postgresql://app:app@127.0.0.1:5432/app")
+    pool_size: Positive = 5
+    pool_timeout_seconds: Seconds = 1
+    pool_recycle_seconds: Positive = 1800
+    connect_timeout_seconds: Seconds = 3
+    command_timeout_seconds: Seconds = 6
+    statement_timeout_seconds: Seconds = 5
+    lock_timeout_seconds: Seconds = 2
+    idle_in_transaction_timeout_seconds: Seconds = 10
+
+    @field_validator("url")
+    @classmethod
+    def _for_asyncpg(cls, url: SecretStr) -> SecretStr:
+        return SecretStr(postgresql_url(url.get_secret_value()))
+
+
+class ValkeySettings(Section):
+    """Valkey, or anything that speaks its protocol."""
+
+    url: SecretStr = SecretStr("redis://127.0.0.1:6379/0")
+    max_connections: Positive = 32
+    timeout_seconds: Seconds = 0.1
+
+    @field_validator("url")
+    @classmethod
+    def _for_redis_py(cls, url: SecretStr) -> SecretStr:
+        return SecretStr(valkey_url(url.get_secret_value()))
+
+
+class CacheSettings(Section):
+    """The cache over Valkey and in process. A stale answer lives no longer than these allow."""
+
+    enabled: bool = True
+    namespace: Annotated[str, Field(pattern=r"^[a-z0-9_-]{1,32}$")] = "cache"
+    ttl_seconds: Annotated[float, Field(ge=1, le=86_400)] = 300
+    missing_ttl_seconds: Annotated[float, Field(ge=1, le=3_600)] = 5
+    memory_bytes: Positive = 64 * 1024 * 1024
+    memory_ttl_seconds: Annotated[float, Field(ge=0, le=60)] = 2
+    relay_seconds: Annotated[float, Field(ge=0.01, le=60)] = 0.2
+
+
+class AuthSettings(Section):
+    """Tokens and passwords. `secret` signs the access tokens of every worker and replica."""
+
+    secret: SecretStr = SecretStr(DEVELOPMENT_SECRET)
+    issuer: str = "fastapi-reference-service"
+    audience: str = "fastapi-reference-service"
+    access_token_seconds: Annotated[int, Field(gt=0, le=86_400)] = 900
+    refresh_token_seconds: Annotated[int, Field(gt=0, le=366 * 86_400)] = 30 * 86_400
+    hashing_threads: Positive = 2
+    hashing_queue: Positive = 32
+    argon2_memory_kib: Annotated[int, Field(ge=32)] = 65_536
+    argon2_time_cost: Positive = 3
+
+
+class ServerSettings(Section):
+    """Gunicorn and its Uvicorn workers. `threads` run what blocks, in each worker."""
+
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65_535)] = 8000
+    threads: Positive = 8
+    keep_alive_seconds: Positive = 75
+    graceful_timeout_seconds: Annotated[int, Field(ge=15)] = 30
+
+
+class DocsSettings(Section):
+    """The interactive documentation."""
+
+    enabled: bool = True
+
+
+class LogSettings(Section):
+    """What is written to standard output. `auto` is JSON in production, else text."""
+
+    level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    format: Literal["auto", "json", "text"] = "auto"
+    access: bool = True
+    slow_seconds: Seconds = 1
+
+
+class MetricsSettings(Section):
+    """What is told of the service, and to whom.
+
+    With a port of their own the metrics are there alone; else they are for `networks` alone.
+    """
+
+    enabled: bool = True
+    port: Annotated[int, Field(ge=0, le=65_535)] = 0
+    networks: str = "127.0.0.0/8,::1/128"
+    server_timing: bool | None = None
+
+    @field_validator("networks")
+    @classmethod
+    def _are_networks(cls, networks: str) -> str:
+        try:
+            for network in networks.split(","):
+                ip_network(network)
+        except ValueError:
+            raise ValueError("networks, separated by commas: 10.0.0.0/8,127.0.0.0/8") from None
+        return networks
+
+
+class BoardSettings(Section):
+    """The live board at `/`: in development when not set, for whoever may see the metrics."""
+
+    enabled: bool | None = None
+
+
+class GuardsSettings(Section):
+    """When the guards speak up."""
+
+    statement_budget: Positive = 20
+    blocked_seconds: Seconds = 0.25

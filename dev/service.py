@@ -28,7 +28,9 @@ def open_service(
     """Run the server until this context, or this process, ends (see leash.py)."""
     read_end, write_end = os.pipe()
     leash = [sys.executable, "-m", "dev.leash", str(read_end)]
-    listen = {"SERVER_HOST": address.host, "SERVER_PORT": str(address.port)}
+    host, port = address.host, str(address.port)
+    listen = {"SERVER_HOST": host, "SERVER_PORT": port}  # for Gunicorn's configuration
+    listen |= {"UVICORN_HOST": host, "UVICORN_PORT": port}
     process = subprocess.Popen(
         [*leash, sys.executable, "-m", *module],
         cwd=ROOT,

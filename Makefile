@@ -43,7 +43,8 @@ check: environment ## Format, lint, types and the import contracts
 faults: environment ## Break servers, workers and clients, and write what held to docs/faults.md
 	@$(python) -m pytest tests/faults tests -m faults --faults --fault-table docs/faults.md -q
 
-bench: environment ## Measure cached answers beside a raw ASGI application (needs wrk)
+bench: environment ## Measure what each layer costs, and cached answers beside raw ones (needs wrk)
+	@$(python) -m benchmarks.layers
 	@$(python) -m benchmarks
 
 fmt: environment ## Format, and correct what can be corrected without asking

@@ -25,6 +25,7 @@ from app.infra.web.request_id import request_id_header
 from app.infra.web.timing import process_time
 from app.main import observers
 from app.settings import load_settings
+from dev.terminal import say
 
 ROUNDS, REQUESTS = 41, 2_000
 REPORT = Path(__file__).parent / "layers.md"
@@ -99,7 +100,9 @@ async def measure(log: Log) -> dict[str, float]:
     """
     built = stacks(log)
     taken: dict[str, list[float]] = {name: [] for name in built}
-    for _ in range(ROUNDS):
+    for number in range(ROUNDS):
+        if number % 10 == 0:
+            say(f"Round {number + 1} of {ROUNDS}")
         for name, app in built.items():
             taken[name].append(await microseconds(app, log))
     return {name: min(times) for name, times in taken.items()}
@@ -118,7 +121,7 @@ def main() -> None:
     together = costs[OBSERVING[-1]] - costs["none"]
     rows += [f"| {' + '.join(OBSERVING)} | {together:.1f} |"]
     REPORT.write_text(HEAD.format(rounds=ROUNDS, requests=REQUESTS) + "\n".join(rows) + "\n")
-    print(REPORT.read_text())
+    say(f"{REPORT.read_text()}\nWritten to {REPORT.relative_to(Path.cwd())}")
 
 
 HEAD = """# What each layer costs

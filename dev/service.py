@@ -8,6 +8,7 @@ import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import IO
 
 from dev.address import Address
 from dev.backing import Backing
@@ -23,9 +24,16 @@ UVICORN = (
 
 @contextmanager
 def open_service(
-    module: tuple[str, ...], backing: Backing, address: Address
+    module: tuple[str, ...],
+    backing: Backing,
+    address: Address,
+    *,
+    output: IO[bytes] | None = None,
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """Run the server until this context, or this process, ends (see leash.py)."""
+    """Run the server until this context, or this process, ends (see leash.py).
+
+    Its log goes to `output`, or to where this process's own goes.
+    """
     read_end, write_end = os.pipe()
     leash = [sys.executable, "-m", "dev.leash", str(read_end)]
     host, port = address.host, str(address.port)
@@ -35,6 +43,7 @@ def open_service(
         [*leash, sys.executable, "-m", *module],
         cwd=ROOT,
         env=backing.environment | listen,
+        stdout=output,
         pass_fds=[read_end],
         start_new_session=True,  # the terminal's Ctrl-C would end it without draining
     )

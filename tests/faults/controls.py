@@ -1,9 +1,12 @@
-"""Guards to remove: with one of these in force its case has to fail.
+"""Guards to remove: with one of these in force its case has to fail. (Those of the master are in
+master.py.)
 
 Each replaces a guard of the service with what an ordinary application does in its place.
 """
 
 import asyncio
+import logging
+import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -16,6 +19,7 @@ from app.infra.cache.channel import Channel
 from app.infra.cache.invalidation import Relay
 from app.infra.cache.read_through import Answer, Load, ReadThrough, Source
 from app.infra.database.session import Database
+from app.infra.log_writer import LogWriter
 from app.infra.security import Passwords
 from app.infra.web import problems
 from app.sections import DatabaseSettings
@@ -25,6 +29,7 @@ from tests.faults.naive import NAIVE_CACHE, plain_client
 CONTROL, SETTINGS = "FAULTS_CONTROL", "FAULTS_SETTINGS"
 _verify = Passwords.verify
 _abandoned: list[AsyncSession] = []
+_stream = logging.StreamHandler(sys.stdout)
 
 
 def _plain_engine(settings: DatabaseSettings, _application_name: str) -> AsyncEngine:
@@ -62,6 +67,10 @@ async def _load_always(
     return Answer(await load(), Source.PAST)
 
 
+def _write_at_once(_self: LogWriter, line: bytes) -> None:
+    _stream.handle(logging.makeLogRecord({"msg": line.decode().rstrip()}))
+
+
 PATCHES: dict[str, tuple[tuple[Any, str, Any], ...]] = {
     "plain_engine": ((resources, "open_engine", _plain_engine),),
     "no_retry": ((problems, "may_be_tried_again", lambda _scope: False),),
@@ -79,6 +88,7 @@ PATCHES: dict[str, tuple[tuple[Any, str, Any], ...]] = {
         (ReadThrough, "remembered", lambda _self, _key: None),
         (ReadThrough, "read", _load_always),
     ),
+    "plain_log": ((LogWriter, "write", _write_at_once),),
 }
 
 

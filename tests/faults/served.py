@@ -12,13 +12,15 @@ from sqlalchemy import text
 
 from app.errors import Unavailable
 from app.infra.dependencies import Resources, WriteSession
+from app.infra.logs import open_log
 from app.main import create_app
 from app.settings import Settings
 from tests.faults.controls import CONTROL, PATCHES, SETTINGS
 from tests.faults.troubles import LOADS, TROUBLE, TROUBLES
 
 # Not the environment's own: the package of the tests hides those from everybody.
-app = create_app(Settings.model_validate_json(os.environ[SETTINGS]))
+settings = Settings.model_validate_json(os.environ[SETTINGS])
+app = create_app(settings, open_log(settings))
 
 for replacement in PATCHES.get(os.environ[CONTROL], ()):
     patch.object(*replacement).start()

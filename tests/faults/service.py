@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import httpx2
 import pytest
@@ -22,7 +22,7 @@ from tests.faults.troubles import TROUBLE
 Section = dict[str, int]
 
 WORKERS = 2
-GUNICORN = ("gunicorn", "-c", "gunicorn_config.py", "tests.faults.served:app")
+GUNICORN = ("gunicorn", "-c", "tests/faults/master.py", "tests.faults.served:app")
 # Read by gunicorn_config.py; a control without limits would use all of the graceful timeout.
 PROCESSES = {"SERVER_GRACEFUL_TIMEOUT_SECONDS": "15"}
 # What is slow about a password is no part of most cases.
@@ -68,12 +68,17 @@ async def serving(
     auth: Section | None = None,
     trouble: str = "",
     workers: int = WORKERS,
+    output: IO[bytes] | None = None,
 ) -> AsyncIterator[Service]:
-    """Start the service, and wait until all workers are ready."""
+    """Start the service, and wait until all workers are ready.
+
+    It logs requests when there is an `output` to log them to.
+    """
     settings = {
         "database": {"url": backend.database_url},
         "valkey": {"url": backend.valkey_url},
         "auth": CHEAP_PASSWORDS if auth is None else auth,
+        "log": {"access": output is not None},
     }
     environment = {CONTROL: control, TROUBLE: trouble, SETTINGS: json.dumps(settings), **PROCESSES}
     for name, value in {**environment, "WEB_CONCURRENCY": str(workers)}.items():
@@ -81,7 +86,7 @@ async def serving(
     backing = Backing(backend.database_url, backend.valkey_url, embedded_database=True)
     address = Address("127.0.0.1", free_port())
     limits = httpx2.Limits(max_connections=None, max_keepalive_connections=100)
-    with open_service(GUNICORN, backing, address) as process:
+    with open_service(GUNICORN, backing, address, output=output) as process:
         wait_until_ready(process, address, 60)
         async with httpx2.AsyncClient(base_url=address.url, limits=limits, timeout=20) as client:
             service = Service(address, client, workers)

@@ -2,34 +2,59 @@
 
 import asyncio
 import os
-import re
 import signal
+from collections import Counter
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
-from tests.faults.conftest import Serve
+from app.infra.server.metrics_files import FOLDER
+from tests.faults.conftest import Judge, Serve
+from tests.faults.counters import Counters
+from tests.faults.load import (
+    NO_ANSWER,
+    Answer,
+    Author,
+    constantly,
+    late,
+    sign_up,
+    timed,
+    unexpected,
+)
+from tests.faults.postgres import Backend
 from tests.faults.service import Service
 from tests.faults.verdicts import GUARDED
+from tests.faults.wire import Wire
 
 pytestmark = pytest.mark.faults
-COUNTED = re.compile(
-    r'^http_request_duration_seconds_count\{.*route="/v1/posts".*} (.+)$', re.MULTILINE
-)
-REQUESTS = 500
+
+RATE, KILLS, QUIET_SECONDS, BACK_SECONDS = 80, 5, 1.0, 3.0
+DYING_SECONDS = 0.1  # until the kernel has closed what a killed process had open
+POSTS, HOLD = "/v1/posts", "/faults/hold"
+CONNECTIONS = 8
+RECYCLING, RECYCLED_REQUESTS = "--max-requests 300 --max-requests-jitter 60", 3_000
+RELOADS, REQUESTS = 2, 500
 
 
-async def ask(service: Service, times: int = REQUESTS) -> int:
-    """Ask some times, and return how often an answer came."""
-    answers = await asyncio.gather(
-        *(service.client.get("/v1/posts") for _ in range(times)), return_exceptions=True
-    )
-    return sum(not isinstance(answer, BaseException) for answer in answers)
+@dataclass(frozen=True)
+class Kill:
+    """When a worker was killed, and how long two had not answered again."""
+
+    at: float
+    back_seconds: float
+
+    def may_have_cut(self, answer: Answer) -> bool:
+        """Whether the request was under way."""
+        return answer.sent_at - DYING_SECONDS <= self.at <= answer.sent_at + answer.seconds
 
 
-async def counted(service: Service) -> int:
-    """Return how many answers the metrics tell of."""
-    return int(sum(map(float, COUNTED.findall((await service.client.get("/metrics")).text))))
+@pytest.fixture
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Where the workers keep their counters."""
+    monkeypatch.setenv(FOLDER, str(tmp_path / "metrics"))
+    return tmp_path / "metrics"
 
 
 async def workers(service: Service) -> set[int]:
@@ -51,23 +76,108 @@ async def until_replaced(service: Service, old: set[int]) -> None:
             await asyncio.sleep(0.2)
 
 
-async def test_nothing_is_lost_in_a_reload_and_little_with_a_worker(serve: Serve) -> None:
-    async with serve(GUARDED) as service:
-        answered = await ask(service)
-        same = await counted(service) == answered
-        old = await workers(service)
-        os.kill(master_of(min(old)), signal.SIGHUP)
-        await until_replaced(service, old)
-        answered += await ask(service)
-        after_reload = await counted(service)
-        [victim, *_] = await workers(service)
-        running = asyncio.create_task(ask(service))
-        await asyncio.sleep(0.05)
-        os.kill(victim, signal.SIGKILL)
-        answered_all = answered + await running
-        await until_replaced(service, {victim})
-        after_kill = await counted(service)
-    cut = answered + REQUESTS - answered_all
-    assert same
-    assert after_reload == answered
-    assert abs(after_kill - answered_all) <= cut
+async def kill_one(service: Service) -> Kill:
+    """Kill a worker, and return when there are two again."""
+    loop = asyncio.get_running_loop()
+    victim = min(await workers(service))
+    killed_at = loop.time()
+    os.kill(victim, signal.SIGKILL)
+    assert victim not in await workers(service)
+    return Kill(killed_at, loop.time() - killed_at)
+
+
+async def ask(service: Service, times: int) -> Counter[int]:
+    """Ask on several connections until so many answers came, and count them by their status."""
+    statuses: Counter[int] = Counter()
+
+    async def ask_on(wire: Wire) -> None:
+        while statuses.total() - statuses[NO_ANSWER] < times:
+            statuses[(await wire.get(POSTS)).status] += 1
+        wire.close()
+
+    await asyncio.gather(*(ask_on(Wire(service.address)) for _ in range(CONNECTIONS)))
+    return statuses
+
+
+async def kill_in_turn(service: Service) -> list[Kill]:
+    """Kill a worker some times, each when all has been well for a while."""
+    kills = []
+    for _ in range(KILLS):
+        await asyncio.sleep(QUIET_SECONDS)
+        kills.append(await kill_one(service))
+    await asyncio.sleep(QUIET_SECONDS)
+    return kills
+
+
+def mixed(author: Author) -> Callable[[int], Awaitable[Answer]]:
+    """Return what asks for posts, and now and then for what takes long enough to be cut."""
+
+    async def send(number: int) -> Answer:
+        if number % 10 == 5:
+            return await timed(author.client, "GET", f"{HOLD}/0.1")
+        return await author.send(number)
+
+    return send
+
+
+@pytest.mark.parametrize("control", [GUARDED, "no_archive"])
+async def test_only_what_a_killed_worker_had_in_hand_is_lost(
+    backend: Backend, serve: Serve, judge: Judge, folder: Path, control: str
+) -> None:
+    answers: list[Answer] = []
+    async with serve(control) as service:
+        author, counters = await sign_up(service.client), Counters(service.client, folder)
+        before = await counters.requests(POSTS, HOLD)
+        async with counters.watched(), constantly(RATE, mixed(author), answers):
+            kills = await kill_in_turn(service)
+        counted = await counters.requests(POSTS, HOLD) - before
+        broken = await author.broken_promises(backend)
+        cut = [answer for answer in answers if answer.status == NO_ANSWER]
+        broken += counters.broken(counted, len(answers) - len(cut), len(cut))
+    idle = [answer for answer in cut if not any(kill.may_have_cut(answer) for kill in kills)]
+    broken += [f"{len(idle)} failed that were not under way"] * bool(idle)
+    broken += unexpected(answers, (200, 201, NO_ANSWER))
+    back = max(kill.back_seconds for kill in kills)
+    broken += late("a second worker was back", back, BACK_SECONDS)
+    figure = f"{len(answers)} requests, {len(cut)} cut, {counted} counted; back after {back:.1f} s"
+    judge("F16 worker-kill", control, f"{figure}; {counters.figure}", broken)
+
+
+@pytest.mark.parametrize("control", [GUARDED, "no_archive", "files_left"])
+async def test_workers_that_are_recycled_leave_their_counts_and_nothing_else(
+    serve: Serve,
+    judge: Judge,
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    control: str,
+) -> None:
+    monkeypatch.setenv("GUNICORN_CMD_ARGS", RECYCLING)
+    async with serve(control) as service:
+        counters = Counters(service.client, folder)
+        async with counters.watched():
+            statuses = await ask(service, RECYCLED_REQUESTS)
+        counted = await counters.requests(POSTS)
+    cut = statuses.pop(NO_ANSWER, 0)
+    broken = counters.broken(counted, statuses.total(), cut)
+    broken += [f"statuses {set(statuses)}"] * (set(statuses) != {200})
+    figure = f"{statuses.total()} requests, {cut} cut, {counted} counted; {counters.figure}"
+    judge("Recycled workers, metrics", control, figure, broken)
+
+
+@pytest.mark.parametrize("control", [GUARDED, "no_archive"])
+async def test_nothing_is_lost_in_a_reload(
+    serve: Serve, judge: Judge, folder: Path, control: str
+) -> None:
+    async with serve(control) as service:
+        counters = Counters(service.client, folder)
+        async with counters.watched():
+            answered = (await ask(service, REQUESTS))[200]
+            for _ in range(RELOADS):
+                old = await workers(service)
+                os.kill(master_of(min(old)), signal.SIGHUP)
+                await until_replaced(service, old)
+                answered += (await ask(service, REQUESTS))[200]
+        counted = await counters.requests(POSTS)
+        broken = counters.broken(counted, answered, cut=0)
+    figure = f"{RELOADS} reloads; {answered} requests, {counted} counted; {counters.figure}"
+    judge("HUP, metrics", control, figure, broken)

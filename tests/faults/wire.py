@@ -43,8 +43,9 @@ class Reply(NamedTuple):
 class Wire(asyncio.Protocol):
     """One connection, opened when it is needed, and again after it was cut."""
 
-    def __init__(self, address: Address) -> None:
+    def __init__(self, address: Address, patience_seconds: float = PATIENCE_SECONDS) -> None:
         self._address = address
+        self._patience_seconds = patience_seconds
         self._transport: asyncio.Transport | None = None
         self._received = b""
         self._awaited: asyncio.Future[tuple[bytes, bytes, float]] | None = None
@@ -81,7 +82,7 @@ class Wire(asyncio.Protocol):
                 sent_at = time.monotonic()
             self._awaited = loop.create_future()
             self._transport.write(request)
-            async with asyncio.timeout(PATIENCE_SECONDS):
+            async with asyncio.timeout(self._patience_seconds):
                 head, body, came_at = await self._awaited
         except OSError:
             self.close()

@@ -1,0 +1,93 @@
+"""The log has no room, or no reader: requests neither wait nor fail, and the loss is counted."""
+
+import asyncio
+import os
+from collections import Counter
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import IO
+
+import httpx2
+import pytest
+
+from app.infra.log_writer import GATHER_SECONDS, MOST_WAITING
+from tests.faults.conftest import Judge, Serve
+from tests.faults.counters import Counters
+from tests.faults.load import NO_ANSWER, late
+from tests.faults.service import WORKERS, Service
+from tests.faults.verdicts import GUARDED
+from tests.faults.wire import Reply, Wire
+
+pytestmark = pytest.mark.faults
+
+CONNECTIONS, PATIENCE_SECONDS, SLOWEST_SECONDS = 8, 5.0, 1.0
+DROPPED = "log_lines_dropped_total"
+
+Ends = tuple[IO[bytes], IO[bytes]]
+
+
+def full_disk() -> Ends:
+    """Where there is no room. There is nobody at its other end."""
+    return Path(os.devnull).open("rb"), Path("/dev/full").open("wb", buffering=0)
+
+
+def stalled_pipe() -> Ends:
+    """A pipe that nobody reads."""
+    reader, writer = os.pipe()
+    return os.fdopen(reader, "rb"), os.fdopen(writer, "wb", buffering=0)
+
+
+# How often to ask, and how many lines are lost at least: all of them, or those for which
+# there is no place to wait.
+CASES: dict[str, tuple[Callable[[], Ends], int, int]] = {
+    "F18 log-full, no room": (full_disk, 4_000, 4_000),
+    "F18 log-full, nobody reads": (stalled_pipe, WORKERS * MOST_WAITING + 8_000, 4_000),
+}
+
+
+async def ask(service: Service, times: int) -> list[Reply]:
+    """Ask so often on several connections; one that gets no answer asks no more."""
+    replies: list[Reply] = []
+
+    async def ask_on(wire: Wire) -> None:
+        for _ in range(times // CONNECTIONS):
+            replies.append(await wire.get("/v1/posts"))
+            if replies[-1].status == NO_ANSWER:
+                break
+        wire.close()
+
+    wires = [Wire(service.address, PATIENCE_SECONDS) for _ in range(CONNECTIONS)]
+    await asyncio.gather(*map(ask_on, wires))
+    return replies
+
+
+async def dropped(service: Service) -> int:
+    """Return how many lines were dropped, as far as anybody answers that."""
+    await asyncio.sleep(5 * GATHER_SECONDS)
+    async with httpx2.AsyncClient(base_url=service.address.url, timeout=PATIENCE_SECONDS) as client:
+        with suppress(httpx2.TransportError):
+            return int((await Counters(client).scrape())[DROPPED])
+    return 0
+
+
+@pytest.mark.parametrize("control", [GUARDED, "plain_log"])
+@pytest.mark.parametrize("case", CASES)
+async def test_requests_do_not_wait_for_who_reads_the_log(
+    serve: Serve, judge: Judge, case: str, control: str
+) -> None:
+    make, times, least = CASES[case]
+    reader, writer = make()
+    with writer:
+        async with serve(control, output=writer) as service:
+            with reader:  # hangs up before the service ends: a control that is stalled could not
+                replies = await ask(service, times)
+                lost = await dropped(service)
+    statuses = Counter(reply.status for reply in replies)
+    slowest = max(reply.seconds for reply in replies)
+    broken = [f"{statuses[NO_ANSWER]} × no answer"] * bool(statuses[NO_ANSWER])
+    broken += [f"statuses {set(statuses)}"] * bool(set(statuses) - {200, NO_ANSWER})
+    broken += late("an answer", slowest, SLOWEST_SECONDS)
+    broken += [f"{lost} dropped lines counted"] * (lost < least)
+    figure = f"{len(replies)} × 200, slowest {slowest:.2f} s; {lost} dropped lines counted"
+    judge(case, control, figure, broken)

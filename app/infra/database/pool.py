@@ -14,7 +14,14 @@ from sqlalchemy.pool import ConnectionPoolEntry
 from sqlalchemy.util import await_only
 
 from app.errors import Unavailable
-from app.infra.metrics import POOL_IN_USE, POOL_REFUSED, POOL_SIZE, POOL_WAIT, POOL_WAITING
+from app.infra.metrics import (
+    POOL_IN_USE,
+    POOL_REFUSED,
+    POOL_SIZE,
+    POOL_WAIT,
+    POOL_WAITING,
+    exact,
+)
 
 
 class FairPool(AsyncAdaptedQueuePool):
@@ -59,4 +66,4 @@ class FairPool(AsyncAdaptedQueuePool):
             raise Unavailable("All database connections are busy.") from None
         finally:
             self.waiting -= 1
-            POOL_WAIT.observe(time.monotonic() - began)
+            POOL_WAIT.observe(exact(time.monotonic() - began))

@@ -7,7 +7,7 @@ from prometheus_client import Counter, Histogram
 
 from app.infra.cache.read_through import Source
 from app.infra.exchange import Exchange
-from app.infra.metrics import CACHE_READS, REQUESTS, STATEMENTS
+from app.infra.metrics import CACHE_READS, REQUESTS, STATEMENTS, exact
 
 UNMATCHED = "unmatched"
 METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"))
@@ -25,7 +25,7 @@ _cache_reads: dict[str, Counter] = {
 def count_request(current: Exchange) -> None:
     """Count a request that was answered."""
     labels = (current.method, current.route, current.status)
-    (_requests.get(labels) or _child(labels)).observe(current.seconds)
+    (_requests.get(labels) or _child(labels)).observe(exact(current.seconds))
     if current.cache is not None:
         _cache_reads[current.cache].inc()
     if current.statements:

@@ -1,5 +1,7 @@
 """Workers come and go; what they counted stays, and their files do not."""
 
+import math
+import random
 import subprocess
 import sys
 from pathlib import Path
@@ -8,6 +10,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 from prometheus_client.multiprocess import MultiProcessCollector
 
+from app.infra.metrics import exact
 from app.infra.server.metrics_files import (
     FOLDER,
     MASTER,
@@ -60,6 +63,12 @@ def test_counters_of_the_dead_are_kept_and_their_files_are_not(folder: Path) -> 
             "counter_archive.db",
             "histogram_archive.db",
         }
+
+
+def test_no_sum_falls_when_the_dead_are_added_in_another_order() -> None:
+    for _ in range(100):
+        times = [exact(random.uniform(0, 10)) for _ in range(10)]
+        assert sum(times) == sum(sorted(times)) == math.fsum(times)
 
 
 def test_a_worker_that_counted_nothing_is_no_matter(folder: Path) -> None:

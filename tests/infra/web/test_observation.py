@@ -4,6 +4,7 @@ import httpx2
 import pytest
 from prometheus_client import REGISTRY
 
+from app.infra.metrics import TICKS_PER_SECOND
 from app.settings import Settings
 from tests.application import client_of, running
 from tests.factories import Factory
@@ -20,6 +21,14 @@ def requests(method: str, route: str, status: int) -> float:
 async def test_every_answer_tells_its_time(client: Client) -> None:
     for path in ("/v1/posts", "/v1/posts", "/nowhere", "/livez", "/v1/users/me"):
         assert 0 <= float((await client.get(path)).headers["x-process-time"]) < 60
+
+
+async def test_times_are_counted_in_steps_that_add_up_exactly(client: Client) -> None:
+    await client.get("/v1/posts")
+    labels = {"method": "GET", "route": "/v1/posts", "status": "200"}
+    total = REGISTRY.get_sample_value("http_request_duration_seconds_sum", labels)
+    assert total is not None
+    assert (total * TICKS_PER_SECOND).is_integer()
 
 
 async def test_in_development_the_parts_of_the_time_are_told(

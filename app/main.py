@@ -1,7 +1,7 @@
 """The HTTP process, assembled: settings, resources, middleware, routes. Read this first."""
 
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing, nullcontext
 from functools import partial
 from typing import NoReturn
 
@@ -101,12 +101,13 @@ def create_app(settings: Settings, log: Log | None = None) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         current_default_thread_limiter().total_tokens = settings.server.threads
-        async with (
-            open_resources(settings, application_name=APPLICATION_NAME) as resources,
-            open_board() as board,
-        ):
-            app.state.resources, app.state.board = resources, board
-            yield
+        with closing(log.writer) if log else nullcontext():
+            async with (
+                open_resources(settings, application_name=APPLICATION_NAME) as resources,
+                open_board() as board,
+            ):
+                app.state.resources, app.state.board = resources, board
+                yield
 
     app = Service(
         title="FastAPI reference service",

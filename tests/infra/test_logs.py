@@ -62,6 +62,15 @@ async def test_a_request_is_one_line_with_all_that_is_known_of_it(
     assert hit["request_id"] == response.headers["x-request-id"]
 
 
+async def test_what_was_said_last_is_written_before_the_end(
+    settings: Settings, log: Log, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(log_writer, "GATHER_SECONDS", 60)
+    async with running(settings, log) as app, client_of(app) as client:
+        await client.get("/livez")
+    assert b"/livez" in (tmp_path / "log").read_bytes()
+
+
 async def test_no_secret_is_in_a_line(client: Client, make: Factory, lines: Lines) -> None:
     headers = make.headers(await make.user(email="secret@example.com"))
     form = {"username": "secret@example.com", "password": "secret"}

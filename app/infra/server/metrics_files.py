@@ -50,7 +50,8 @@ def archive_worker(process_id: int) -> None:
         mark_process_dead(process_id)
         for file in Path(os.environ[FOLDER]).glob(f"*_{process_id}.db"):
             kind = file.name.removesuffix(f"_{process_id}.db")
-            if kind in ("counter", "histogram", "summary"):
+            begun = file.stat().st_size > 0  # it may have been killed before
+            if begun and kind in ("counter", "histogram", "summary"):
                 _add(file, file.with_name(f"{kind}_{ARCHIVE}.db"))
             file.unlink()
 

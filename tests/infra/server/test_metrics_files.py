@@ -76,6 +76,14 @@ def test_a_worker_that_counted_nothing_is_no_matter(folder: Path) -> None:
     assert not list(folder.glob("*.db"))
 
 
+def test_a_worker_that_was_killed_as_it_made_a_file_does_not_take_the_master_along(
+    folder: Path,
+) -> None:
+    (folder / "counter_1.db").touch()
+    archive_worker(1)
+    assert not list(folder.glob("*.db"))
+
+
 def test_a_reload_keeps_what_was_counted(folder: Path) -> None:
     run_a_worker()
     begin_metrics()  # by the same master

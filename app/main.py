@@ -7,7 +7,6 @@ from typing import NoReturn
 
 from anyio.to_thread import current_default_thread_limiter
 from fastapi import FastAPI
-from fastapi.telemetry import TelemetryConfig
 from starlette.middleware.errors import ServerErrorMiddleware
 from starlette.types import ASGIApp
 
@@ -15,7 +14,7 @@ from app.api import add_routes
 from app.infra.database.capacity import APPLICATION_NAME
 from app.infra.logs import Log, open_log
 from app.infra.resources import open_resources
-from app.infra.tracing import traces
+from app.infra.tracing import telemetry, traces
 from app.infra.web.board import open_board
 from app.infra.web.catch_all import CatchAllMiddleware
 from app.infra.web.guard import guard
@@ -34,9 +33,6 @@ DESCRIPTION = """Users, posts and comments.
 
 Errors are `application/problem+json` with a stable `code`. Lists are read page by page: `next` and
 `prev` are opaque cursors, in the body and in the `Link` header."""
-
-# Of OpenTelemetry's three signals, traces: numbers and lines are told otherwise.
-TELEMETRY: TelemetryConfig = {"metrics": False, "logs": False, "operation_spans": False}
 
 Layer = Callable[[ASGIApp], ASGIApp]
 
@@ -119,7 +115,7 @@ def create_app(settings: Settings, log: Log | None = None) -> FastAPI:
         redoc_url=None,
         swagger_ui_oauth2_redirect_url=None,
         redirect_slashes=False,
-        telemetry={**TELEMETRY, "tracing": traces(), "auto_configure": traces()},
+        telemetry=telemetry(),
     )
     app.layers = layers(settings, log)
     add_routes(app)

@@ -89,6 +89,12 @@ class Settings(BaseSettings):
             )
         return self
 
+    @model_validator(mode="after")
+    def _refuse_one_port_for_two(self) -> Self:
+        if self.metrics.port == self.server.port != 0:
+            raise ValueError("METRICS_PORT is SERVER_PORT: choose another, or 0 for the same port")
+        return self
+
     @classmethod
     def settings_customise_sources(
         cls,

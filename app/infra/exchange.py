@@ -18,10 +18,13 @@ class Exchange:
         "request_id",
         "route",
         "seconds",
+        "slowest_seconds",
+        "slowest_statement",
         "span",
         "statements",
         "status",
         "trace_id",
+        "waited_seconds",
     )
 
     def __init__(self, request_id: str, method: str, path: str) -> None:
@@ -34,10 +37,19 @@ class Exchange:
         self.statements: list[str] = []
         self.connections = 0  # that it holds
         self.database_seconds = 0.0
+        self.slowest_seconds = 0.0
+        self.slowest_statement = ""
+        self.waited_seconds = 0.0  # for a connection
         self.seconds = 0.0  # until it was answered
         self.span: Any = None  # where there are traces
         self.trace_id: str | None = None
         self._started = perf_counter()
+
+    def spent(self, statement: str, seconds: float) -> None:
+        """Note what a statement took."""
+        self.database_seconds += seconds
+        if seconds > self.slowest_seconds:
+            self.slowest_statement, self.slowest_seconds = statement, seconds
 
     def elapsed(self) -> float:
         """How many seconds it has taken so far."""

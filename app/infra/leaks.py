@@ -31,12 +31,19 @@ def _checked_in(_connection: Any, record: Any) -> None:
         holder.connections -= 1
 
 
+def _lost(context: dict[str, Any]) -> str:
+    """Say what was lost by name: the text of an exception may tell values."""
+    task, error = context.get("future"), context.get("exception")
+    name = task.get_coro().__qualname__ if isinstance(task, asyncio.Task) else task  # type: ignore[union-attr]
+    return f"{context.get('message')}: {name} raised {type(error).__qualname__}"
+
+
 @contextmanager
 def watching_tasks(loop: asyncio.AbstractEventLoop) -> Iterator[None]:
     """Report tasks whose exception nobody took, and coroutines that were never awaited."""
 
     def on_lost(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        report("lost_task", str(context.get("message")))
+        report("lost_task", _lost(context))
         loop.default_exception_handler(context)
 
     show = warnings.showwarning

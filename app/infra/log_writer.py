@@ -7,6 +7,7 @@ lines cannot be written at all, likewise.
 import os
 import threading
 from collections import deque
+from select import PIPE_BUF
 
 from app.infra.metrics import LOG_DROPPED
 
@@ -55,13 +56,21 @@ class LogWriter:
 
     def _write_gathered(self) -> None:
         while self._waiting:
-            lines = [self._waiting.popleft() for _ in range(min(len(self._waiting), 1_000))]
+            lines = self._next_lines()
             try:
                 data = memoryview(b"".join(lines))
                 while data:
                     data = data[os.write(self._descriptor, data) :]
             except OSError:  # nobody is left to be told, but for the count
                 self._drop(len(lines))
+
+    def _next_lines(self) -> list[bytes]:
+        """Take lines that a pipe keeps together: those of other workers do not get between."""
+        lines = [self._waiting.popleft()]
+        size = len(lines[0])
+        while self._waiting and (size := size + len(self._waiting[0])) <= PIPE_BUF:
+            lines.append(self._waiting.popleft())
+        return lines
 
     def _drop(self, lines: int) -> None:
         self.dropped += lines

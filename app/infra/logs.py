@@ -5,6 +5,7 @@ request, and what the code has to say, each with the id of the request it belong
 header, no query, no body and no parameter of a statement is ever in one.
 """
 
+import atexit
 import json
 import logging
 from collections.abc import Callable
@@ -19,6 +20,8 @@ from app.sections import LogSettings
 from app.settings import Settings
 
 STANDARD_OUTPUT = 1
+MOST_PATH, MOST_STATEMENT = 512, 1_000
+LEFT_TO_ROOT = ("uvicorn", "uvicorn.error")
 
 Line = dict[str, Any]
 Render = Callable[[Line], bytes]
@@ -60,13 +63,16 @@ class LogHandler(logging.Handler):
 
 
 def open_log(settings: Settings) -> Log:
-    """Send the loggers of `app` to standard output. Those of the server keep their own."""
+    """Send what this process has to say to standard output. Gunicorn's master has its own way."""
     automatic = "json" if settings.environment == "production" else "text"
     chosen = automatic if settings.log.format == "auto" else settings.log.format
     log = Log(settings.log, as_json if chosen == "json" else as_text)
-    logger = logging.getLogger("app")
-    logger.handlers = [LogHandler(log)]
-    logger.setLevel(settings.log.level)
+    atexit.register(log.writer.close)
+    logging.getLogger().addHandler(LogHandler(log))
+    logging.getLogger("app").setLevel(settings.log.level)
+    for name in LEFT_TO_ROOT:  # they would write at once, and wait for whoever reads
+        logger = logging.getLogger(name)
+        logger.handlers, logger.propagate = [], True
     # SQLAlchemy lets a pool log under the name of its class.
     logging.getLogger("app.infra.database.pool").setLevel("WARNING")
     return log
@@ -78,7 +84,7 @@ def _request_line(current: Exchange, slow_seconds: float) -> Line:
         "level": "INFO",
         "event": "request",
         "method": current.method,
-        "path": current.path,
+        "path": current.path[:MOST_PATH],
         "route": current.route,
         "status": current.status,
         "seconds": round(current.seconds, 6),
@@ -89,10 +95,20 @@ def _request_line(current: Exchange, slow_seconds: float) -> Line:
         "trace_id": current.trace_id,
     }
     if current.seconds > slow_seconds:
-        line["level"] = "WARNING"
-        in_database = current.database_seconds > current.seconds / 2
-        line["slow"] = "the database" if in_database else "the code, or waiting"
+        line |= {"level": "WARNING", "slow": _cause(current)}
     return line
+
+
+def _cause(current: Exchange) -> str:
+    """Say what took most of the time."""
+    database, waited = current.database_seconds, current.waited_seconds
+    rest = current.seconds - database - waited
+    if waited > max(database, rest):
+        return f"waiting {waited:.3f} s for a database connection"
+    if database > rest:
+        statement = " ".join(current.slowest_statement.split())
+        return f"the database, {current.slowest_seconds:.3f} s of it: {statement[:MOST_STATEMENT]}"
+    return "the code, or what it waited for"
 
 
 def _record_line(record: logging.LogRecord) -> Line:
@@ -121,7 +137,8 @@ def as_json(line: Line) -> bytes:
 def as_text(line: Line) -> bytes:
     """Render a line for a person."""
     if line["event"] == "request":
-        parts: list[Any] = [f"{line['status']} {line['method']} {line['path']}"]
+        path = line["path"] if line["path"].isprintable() else ascii(line["path"])
+        parts: list[Any] = [f"{line['status']} {line['method']} {path}"]
         parts += [f"{line['seconds'] * 1e3:.1f} ms", f"{line['statements']} statements"]
         parts += [line["cache"], "slow" in line and f"slow because of {line['slow']}"]
         detail = ", ".join(part for part in parts if part)

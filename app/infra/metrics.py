@@ -65,9 +65,9 @@ RESIDENT = Gauge(
 )
 WORKERS = Gauge("workers", "Workers that live.", multiprocess_mode="livesum")
 LOG_DROPPED = Counter("log_lines_dropped", "Log lines that nobody read in time.")
-GUARDED = Counter(
-    "guard_findings", "Mistakes that the guards have caught.", ("guard",)
-)  # statement_budget, leaked_connection, lost_task
+GUARDED = Counter("guard_findings", "Mistakes that the guards have caught.", ("guard",))
+for guard in ("blocked_loop", "statement_budget", "leaked_connection", "lost_task"):
+    GUARDED.labels(guard)  # from the start at 0: the first one is an increase
 
 
 def exact(seconds: float) -> float:

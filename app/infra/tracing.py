@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from fastapi.telemetry import TelemetryConfig
 from opentelemetry import trace
 from opentelemetry.trace import SpanKind, StatusCode
 from sqlalchemy import Engine, event
@@ -16,6 +17,14 @@ from sqlalchemy import Engine, event
 from app.infra.exchange import exchange
 
 ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+
+# OTLP over HTTP is the one way that needs nothing more than is installed.
+ONLY = {
+    "OTEL_TRACES_EXPORTER": "otlp",
+    "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf",
+    "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": "http/protobuf",
+}
+EXPORT_SECONDS = "2"
 
 _tracer = trace.get_tracer("app")
 
@@ -27,6 +36,30 @@ def traces() -> bool:
         or os.environ.get("OTEL_TRACES_EXPORTER") == "none"
     )
     return not off and any(map(os.environ.get, ENDPOINTS))
+
+
+def telemetry() -> TelemetryConfig:
+    """Return what FastAPI is to tell. A collector that is away does not hold a shutdown up.
+
+    Of OpenTelemetry's three signals, traces: numbers and lines are told otherwise.
+    """
+    if traces():
+        _refuse_other_ways()
+        os.environ.setdefault("OTEL_EXPORTER_OTLP_TIMEOUT", EXPORT_SECONDS)
+    return {
+        "metrics": False,
+        "logs": False,
+        "operation_spans": False,
+        "tracing": traces(),
+        "auto_configure": traces(),
+    }
+
+
+def _refuse_other_ways() -> None:
+    """End the process with a sentence: FastAPI would warn, and tell nothing."""
+    for name, only in ONLY.items():
+        if (value := os.environ.get(name, only)) != only:
+            raise SystemExit(f"{name} is {value}: traces are sent by {only} alone. Set it so.")
 
 
 @contextmanager

@@ -22,7 +22,7 @@ from sqlalchemy.exc import DBAPIError
 from app.infra import tracing
 from app.infra.database.engine import open_engine
 from app.infra.exchange import Exchange, exchange
-from app.infra.tracing import trace_statements, traces
+from app.infra.tracing import telemetry, trace_statements, traces
 from app.settings import Settings
 from dev.address import Address
 from dev.backing import Backing
@@ -198,3 +198,10 @@ def test_the_standard_variables_switch_traces_on_and_off(
     for name, value in variables.items():
         monkeypatch.setenv(name, value)
     assert traces() is expected
+
+
+def test_a_way_that_traces_do_not_go_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector:4317")
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc")
+    with pytest.raises(SystemExit, match=r"PROTOCOL is grpc: .* http/protobuf"):
+        telemetry()

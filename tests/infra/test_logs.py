@@ -1,8 +1,11 @@
 """One line a request, written beside it; nothing of it waits for a reader or fails without one."""
 
+import asyncio
 import json
 import logging
 import os
+import re
+import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from pathlib import Path
@@ -10,8 +13,10 @@ from typing import Any
 
 import httpx2
 import pytest
+from sqlalchemy import text
 
 from app.infra import log_writer
+from app.infra.dependencies import WriteSession
 from app.infra.log_writer import LogWriter
 from app.infra.logs import Log, LogHandler, as_json, as_text
 from app.sections import LogSettings
@@ -86,10 +91,54 @@ async def test_a_slow_request_says_what_made_it_slow(
     settings: Settings, log: Log, lines: Lines, clean: None
 ) -> None:
     log._slow_seconds = 0
-    async with running(settings, log) as app, client_of(app) as client:
+    one = settings.model_copy(
+        update={"database": settings.database.model_copy(update={"pool_size": 1})}
+    )
+    async with running(one, log) as app, client_of(app) as client:
+
+        @app.get("/sleeps")
+        async def sleeps(session: WriteSession) -> None:
+            await session.execute(text("SELECT pg_sleep(0.2)"))
+
         await client.get("/livez")
-    [line] = lines()
-    assert (line["level"], line["slow"]) == ("WARNING", "the code, or waiting")
+        await client.get("/sleeps")
+        async with app.state.resources.database.transaction() as session:
+            await session.execute(text("SELECT 1"))
+            waits = asyncio.create_task(client.get("/v1/posts"))
+            await asyncio.sleep(0.3)
+        await waits
+    code, database, pool = lines()
+    assert (code["level"], code["slow"]) == ("WARNING", "the code, or what it waited for")
+    assert re.fullmatch(r"the database, 0\.\d+ s of it: SELECT pg_sleep\(0\.2\)", database["slow"])
+    assert re.fullmatch(r"waiting 0\.\d+ s for a database connection", pool["slow"])
+
+
+async def test_a_path_writes_no_lines_of_its_own(settings: Settings, tmp_path: Path) -> None:
+    log = Log(LogSettings(), as_text, os.open(tmp_path / "log", os.O_WRONLY | os.O_CREAT))
+    async with running(settings, log) as app, client_of(app) as client:
+        await client.get("/a%0a15:00:00 200 GET /admin%1b[31m%00")
+    log.writer.close()
+    written = (tmp_path / "log").read_bytes()
+    assert written.count(b"\n") == 1
+    assert b"\x1b" not in written
+    assert b"\0" not in written
+
+
+def test_lines_of_two_workers_in_one_pipe_stay_whole() -> None:
+    reader, descriptor = os.pipe()
+    writers = [LogWriter(descriptor) for _ in range(2)]
+    for number in range(4_000):
+        for name, writer in zip(b"ab", writers, strict=True):
+            writer.write(bytes([name]) * (1 + number % 300) + b"\n")
+    closing = [threading.Thread(target=writer.close) for writer in writers]
+    for thread in closing:
+        thread.start()
+    received = b""
+    while received.count(b"\n") < 8_000:
+        received += os.read(reader, 1_000)
+    for thread in closing:
+        thread.join()
+    assert all(len(set(line)) == 1 for line in received.splitlines())
 
 
 async def test_what_the_code_says_is_a_line_too(log: Log, lines: Lines) -> None:

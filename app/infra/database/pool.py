@@ -14,6 +14,7 @@ from sqlalchemy.pool import ConnectionPoolEntry
 from sqlalchemy.util import await_only
 
 from app.errors import Unavailable
+from app.infra.exchange import exchange
 from app.infra.metrics import (
     POOL_IN_USE,
     POOL_REFUSED,
@@ -66,4 +67,7 @@ class FairPool(AsyncAdaptedQueuePool):
             raise Unavailable("All database connections are busy.") from None
         finally:
             self.waiting -= 1
-            POOL_WAIT.observe(exact(time.monotonic() - began))
+            waited = time.monotonic() - began
+            POOL_WAIT.observe(exact(waited))
+            if (current := exchange.get()) is not None:
+                current.waited_seconds += waited

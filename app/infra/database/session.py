@@ -6,6 +6,7 @@ be lost runs after it (`after_commit`). A rolled-back transaction runs neither.
 """
 
 import logging
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any, Protocol
@@ -16,6 +17,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 from sqlalchemy.orm import Session
 
 from app.errors import Unavailable
+from app.infra.exchange import exchange
 
 logger = logging.getLogger(__name__)
 
@@ -96,12 +98,16 @@ def after_commit(session: AsyncSession, callback: Callback) -> None:
 
 
 async def _commit(session: AsyncSession) -> None:
+    began = time.perf_counter()
     try:
         await session.commit()
     except DBAPIError as error:
         if error.connection_invalidated:
             raise Unavailable("It is not known whether the change was kept.") from error
         raise
+    finally:
+        if (current := exchange.get()) is not None:
+            current.spent("COMMIT", time.perf_counter() - began)
 
 
 async def _run_callbacks(session: AsyncSession) -> None:

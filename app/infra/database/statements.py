@@ -24,13 +24,13 @@ def _before(
 
 
 def _after(
-    _connection: Any, _cursor: Any, _statement: str, _parameters: Any, context: Any, _many: bool
+    _connection: Any, _cursor: Any, statement: str, _parameters: Any, context: Any, _many: bool
 ) -> None:
     if (current := exchange.get()) is not None:
-        current.database_seconds += perf_counter() - context.begun_at
+        current.spent(statement, perf_counter() - context.begun_at)
 
 
 def _failed(error: Any) -> None:
     current, context = exchange.get(), error.execution_context
     if current is not None and context is not None and hasattr(context, "begun_at"):
-        current.database_seconds += perf_counter() - context.begun_at
+        current.spent(error.statement, perf_counter() - context.begun_at)

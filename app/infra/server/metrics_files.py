@@ -8,16 +8,19 @@ The client library is imported late: when it is, it looks at once whether there 
 """
 
 import fcntl
+import logging
 import os
-import shutil
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 MASTER = "METRICS_MASTER"  # for itself: which process has begun
 ARCHIVE = "archive"
+LOCK = "lock"
+
+logger = logging.getLogger(__name__)
 
 
 def begin_metrics() -> None:
@@ -38,12 +41,26 @@ def begin_metrics() -> None:
 
 
 def end_metrics() -> None:
-    """Remove the folder."""
-    shutil.rmtree(os.environ[FOLDER], ignore_errors=True)
+    """Remove the files, and the folder if there is nothing of anybody else's in it."""
+    folder = Path(os.environ[FOLDER])
+    with suppress(OSError):
+        for file in (*folder.glob("*.db"), folder / LOCK):
+            file.unlink(missing_ok=True)
+        folder.rmdir()
 
 
 def archive_worker(process_id: int) -> None:
-    """Add the counters of a dead worker to the archive, and forget its gauges."""
+    """Add the counters of a dead worker to the archive, and forget its gauges.
+
+    What fails is logged and not raised: numbers are no reason for the master to end.
+    """
+    try:
+        _archive(process_id)
+    except Exception:
+        logger.exception("The counters of worker %s are lost", process_id)
+
+
+def _archive(process_id: int) -> None:
     from prometheus_client.multiprocess import mark_process_dead
 
     with metrics_lock(exclusive=True):
@@ -59,7 +76,7 @@ def archive_worker(process_id: int) -> None:
 @contextmanager
 def metrics_lock(*, exclusive: bool) -> Iterator[None]:
     """Keep the archive from changing while it is read, and from being read while it changes."""
-    with (Path(os.environ[FOLDER]) / "lock").open("a") as lock:
+    with (Path(os.environ[FOLDER]) / LOCK).open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH)
         yield
 

@@ -44,6 +44,8 @@ class CatchAllMiddleware:
         except Exception:
             logger.exception("Unhandled exception")
             if started:
+                if (current := exchange.get()) is not None:
+                    current.status = 500  # whatever the answer began with, it was not given
                 raise
             response = problem(scope, 500, "internal_error", "Something went wrong on our side.")
             await response(scope, receive, send)

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from ipaddress import ip_address, ip_network
 
+from anyio.to_thread import run_sync
 from fastapi import APIRouter, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector
@@ -22,8 +23,8 @@ async def metrics(request: Request) -> Response:
     settings: MetricsSettings = request.app.state.resources.settings.metrics
     if not may_see(request, settings):
         raise NotFound("Not Found.")
-    with registry_of_all() as registry:
-        return Response(generate_latest(registry), media_type=CONTENT_TYPE_LATEST)
+    # In a thread: it takes a while, and another process may have the lock of the files.
+    return Response(await run_sync(_exposition), media_type=CONTENT_TYPE_LATEST)
 
 
 def may_see(request: Request, settings: MetricsSettings) -> bool:
@@ -33,10 +34,18 @@ def may_see(request: Request, settings: MetricsSettings) -> bool:
     if settings.port:
         server = request.scope.get("server")
         return server is not None and server[1] == settings.port
-    if request.client is None:
+    try:
+        address = ip_address(request.client.host if request.client else "")
+    except ValueError:  # a proxy's header says where it is from, and that can be any text
         return False
-    address = ip_address(request.client.host)
-    return any(address in ip_network(network) for network in settings.networks.split(","))
+    # On a socket for both families, 127.0.0.1 is ::ffff:127.0.0.1.
+    seen = getattr(address, "ipv4_mapped", None) or address
+    return any(seen in ip_network(network) for network in settings.networks.split(","))
+
+
+def _exposition() -> bytes:
+    with registry_of_all() as registry:
+        return generate_latest(registry)
 
 
 @contextmanager

@@ -30,6 +30,8 @@ class RequestSpanMiddleware:
                     request_span.set_attribute("http.route", current.route)
                 if current.cache is not None:
                     request_span.set_attribute("cache.result", current.cache)
+                if scope["query_string"]:
+                    request_span.set_attribute("url.query", "REDACTED")  # it may hold anything
                 request_span.set_attribute("request.id", current.request_id)
             return send(message)
 

@@ -39,7 +39,8 @@ def serve(settings: Settings, **environment: str) -> subprocess.Popen[str]:
         [sys.executable, "-m", "gunicorn", "-c", "gunicorn_config.py", "app.main:app"],
         cwd=PROJECT,
         env={**os.environ, "DATABASE_URL": url, "SERVER_PORT": "0", **environment},
-        stderr=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
         text=True,
     )
 
@@ -48,7 +49,7 @@ def test_production_refuses_to_start_beyond_it(settings: Settings) -> None:
     environment = {"ENVIRONMENT": "production", "AUTH_SECRET": "s" * 32, "REPLICAS": "100"}
     with serve(settings, **environment) as process:
         try:
-            _, message = process.communicate(timeout=30)
+            message, _ = process.communicate(timeout=30)
         finally:
             process.kill()
     assert process.returncode != 0
@@ -58,12 +59,12 @@ def test_production_refuses_to_start_beyond_it(settings: Settings) -> None:
 
 def test_development_is_warned(settings: Settings) -> None:
     with serve(settings, REPLICAS="100") as process:
-        assert process.stderr is not None
+        assert process.stdout is not None
         deadline = time.monotonic() + 30
         lines: list[str] = []
         while "Application startup complete" not in "".join(lines):
             assert time.monotonic() < deadline
-            lines.append(process.stderr.readline())
+            lines.append(process.stdout.readline())
         process.terminate()
         process.communicate()
     assert any("Too many database connections" in line for line in lines)

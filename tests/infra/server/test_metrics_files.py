@@ -99,3 +99,18 @@ def test_a_master_begins_at_nothing_and_leaves_nothing(
     assert value(folder, "database_pool_refused_total") is None
     end_metrics()
     assert not folder.exists()
+
+
+def test_a_folder_with_something_of_the_operators_stays(folder: Path) -> None:
+    run_a_worker()
+    (folder / "notes.txt").touch()
+    end_metrics()
+    assert [file.name for file in folder.iterdir()] == ["notes.txt"]
+
+
+def test_numbers_that_cannot_be_kept_do_not_take_the_master_along(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    folder.rename(folder.with_name("gone"))
+    archive_worker(1)
+    assert "The counters of worker 1 are lost" in caplog.text

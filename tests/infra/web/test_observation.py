@@ -1,7 +1,11 @@
 """What is told of each request: in its headers, in the metrics, in the log."""
 
+from collections.abc import AsyncIterator
+
 import httpx2
 import pytest
+from fastapi import FastAPI
+from fastapi.responses import StreamingResponse
 from prometheus_client import REGISTRY
 
 from app.infra.metrics import TICKS_PER_SECOND
@@ -103,6 +107,48 @@ async def test_an_exception_is_counted_as_a_500(settings: Settings) -> None:
             before = requests("GET", "/broken", 500)
             assert (await client.get("/broken")).status_code == 500
     assert requests("GET", "/broken", 500) == before + 1
+
+
+async def test_an_answer_that_breaks_off_is_counted_as_a_500(settings: Settings) -> None:
+    async def half() -> AsyncIterator[bytes]:
+        yield b"half"
+        raise RuntimeError
+
+    async with running(settings) as app:
+
+        @app.get("/half")
+        async def broken() -> StreamingResponse:
+            return StreamingResponse(half())
+
+        async with client_of(app) as client:
+            before = requests("GET", "/half", 500)
+            await client.get("/half")
+    assert requests("GET", "/half", 500) == before + 1
+
+
+@pytest.mark.parametrize(
+    ("address", "status"),
+    [
+        ("127.0.0.1", 200),
+        ("::1", 200),
+        ("::ffff:127.0.0.1", 200),
+        ("8.8.8.8", 404),
+        ("unknown", 404),
+        ("", 404),
+    ],
+)
+async def test_an_address_that_is_none_sees_no_metrics(
+    app: FastAPI, address: str, status: int
+) -> None:
+    transport = httpx2.ASGITransport(app, client=(address, 1))
+    async with httpx2.AsyncClient(transport=transport, base_url="http://test") as client:
+        assert (await client.get("/metrics")).status_code == status
+
+
+def test_every_guard_counts_from_nothing() -> None:
+    """So that the first finding is an increase, and alerts."""
+    for guard in ("blocked_loop", "statement_budget", "leaked_connection", "lost_task"):
+        assert REGISTRY.get_sample_value("guard_findings_total", {"guard": guard}) is not None
 
 
 @pytest.mark.parametrize(

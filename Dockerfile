@@ -1,0 +1,35 @@
+# The service and nothing else: no compiler, no development tools, no root. The root file system may
+# be read-only; what is written at run time goes to /dev/shm.
+
+FROM python:3.13-slim AS build
+ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=ignore
+RUN python -m venv --without-pip /opt/venv
+COPY requirements/app.txt /tmp/app.txt
+# Wheels alone: a package that had to be compiled would need a compiler here and its libraries below.
+RUN python -m pip --python /opt/venv/bin/python install \
+    --require-hashes --only-binary=:all: -r /tmp/app.txt
+WORKDIR /srv
+COPY pyproject.toml gunicorn_config.py ./
+COPY migrations migrations
+COPY app app
+# Compiled here, because later nothing can be written; readable whatever the umask of the clone was.
+RUN /opt/venv/bin/python -m compileall -q app migrations gunicorn_config.py && chmod -R a+rX .
+
+FROM python:3.13-slim
+# A number, so that Kubernetes can see that it is not root.
+RUN useradd --system --uid 10001 --user-group --no-create-home --home-dir /nonexistent app
+COPY --from=build /opt/venv /opt/venv
+COPY --from=build /srv /srv
+WORKDIR /srv
+ENV PATH=/opt/venv/bin:$PATH \
+    PYTHONDONTWRITEBYTECODE=1 \
+    PYTHONUNBUFFERED=1 \
+    TMPDIR=/dev/shm \
+    ENVIRONMENT=production \
+    SERVER_HOST=0.0.0.0 \
+    SERVER_PORT=8000
+USER 10001:10001
+EXPOSE 8000
+HEALTHCHECK --interval=5s --timeout=3s --retries=3 --start-period=60s \
+    CMD ["python", "-c", "import os, urllib.request as u; u.urlopen(f'http://127.0.0.1:{os.environ[\"SERVER_PORT\"]}/readyz', timeout=2)"]
+CMD ["gunicorn", "--config", "gunicorn_config.py", "app.main:app"]

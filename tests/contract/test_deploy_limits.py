@@ -1,0 +1,107 @@
+"""What is deployed keeps order: who waits longer than whom, and pools that fit."""
+
+import re
+
+import pytest
+from fastapi.sse import _PING_INTERVAL
+
+from app.infra.database.capacity import Capacity
+from app.sections import DatabaseSettings, ServerSettings
+from tests.contract.deployment import (
+    DEPLOYMENTS,
+    PRODUCTION,
+    container,
+    environment,
+    haproxy,
+    kustomization,
+    manifests,
+    nginx,
+    pods,
+    seconds,
+    service,
+    text,
+)
+
+RESERVED_CONNECTIONS = 3  # PostgreSQL's default
+
+
+def drain(where: str) -> float:
+    return float(environment(where)["SERVER_DRAIN_SECONDS"])
+
+
+def graceful(where: str) -> float:
+    return float(environment(where)["SERVER_GRACEFUL_TIMEOUT_SECONDS"])
+
+
+def keep_alive() -> float:
+    return ServerSettings().keep_alive_seconds
+
+
+def test_proxies_close_idle_connections_before_the_service_does() -> None:
+    idle = haproxy("pool-purge-delay")
+    # Half of them at each delay: fifteen delays are more than there can be connections.
+    assert idle * 15 <= keep_alive()
+    assert nginx("keepalive_timeout", "upstream") < keep_alive()
+
+
+def test_a_balancer_knows_that_a_replica_ends_before_it_stops_to_accept() -> None:
+    checks = haproxy("inter") * haproxy("fall") + haproxy("timeout check")
+    assert checks < drain("compose")
+    probe = container()["readinessProbe"]
+    for where in ("base", "production"):
+        assert probe["periodSeconds"] * probe["failureThreshold"] < drain(where)
+
+
+def test_nobody_is_killed_who_still_drains() -> None:
+    needed = drain("compose") + graceful("compose")
+    assert needed < seconds(service("app")["stop_grace_period"])
+    pre_stop = float(container()["lifecycle"]["preStop"]["exec"]["command"][-1])
+    granted = pods()["Deployment"]["terminationGracePeriodSeconds"]
+    for where in ("base", "production"):
+        assert pre_stop + drain(where) + graceful(where) < granted
+    assert haproxy("hard-stop-after") < seconds(service("balancer")["stop_grace_period"])
+
+
+def test_a_balancer_waits_longer_than_the_service_takes_to_give_up_or_to_say_something() -> None:
+    patience = min(
+        haproxy("timeout server"), haproxy("timeout client"), nginx("proxy_read_timeout")
+    )
+    assert patience > _PING_INTERVAL
+    assert patience > DatabaseSettings().command_timeout_seconds
+
+
+def test_the_role_has_the_timeouts_of_the_settings() -> None:
+    found = dict(
+        re.findall(r"ALTER ROLE app SET (\w+) = '(\w+)'", text("deploy/postgres/roles.sql"))
+    )
+    settings = DatabaseSettings()
+    assert {name: seconds(value) for name, value in found.items()} == {
+        "statement_timeout": settings.statement_timeout_seconds,
+        "lock_timeout": settings.lock_timeout_seconds,
+        "idle_in_transaction_session_timeout": settings.idle_in_transaction_timeout_seconds,
+        "client_connection_check_interval": 2,
+    }
+
+
+@pytest.mark.parametrize("where", DEPLOYMENTS)
+def test_the_pools_of_all_replicas_fit_in_the_database(where: str) -> None:
+    flags = " ".join(service("database")["command"])
+    [limit] = re.findall(r"max_connections=(\d+)", flags)
+    names = ("WEB_CONCURRENCY", "DATABASE_POOL_SIZE", "REPLICAS")
+    workers, pool, replicas = (int(environment(where)[name]) for name in names)
+    capacity = Capacity(workers, pool, replicas, int(limit), RESERVED_CONNECTIONS, 0)
+    assert capacity.needed <= capacity.free
+
+
+def test_as_many_replicas_are_counted_as_can_be_there() -> None:
+    assert service("app")["deploy"]["replicas"] <= int(environment("compose")["REPLICAS"])
+    most = {"base": manifests()["HorizontalPodAutoscaler"]["spec"]["maxReplicas"]}
+    [autoscaler] = [
+        patch["patch"]
+        for patch in kustomization(PRODUCTION)["patches"]
+        if patch["target"]["kind"] == "HorizontalPodAutoscaler"
+    ]
+    [most["production"]] = map(int, re.findall(r"maxReplicas, value: (\d+)", autoscaler))
+    surge = manifests()["Deployment"]["spec"]["strategy"]["rollingUpdate"]["maxSurge"]
+    for where, count in most.items():
+        assert count + surge + 1 <= int(environment(where)["REPLICAS"])

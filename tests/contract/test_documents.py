@@ -48,7 +48,9 @@ def test_every_path_and_target_that_a_document_names_exists(document: str) -> No
     targets = set(re.findall(r"^([a-z-]+):", (PROJECT / "Makefile").read_text(), re.MULTILINE))
     for target in re.findall(r"`make ([a-z-]+)", text):
         assert target in targets, target
-    for path in re.findall(r"`((?:app|deploy|dev|docs|migrations|requirements|tests)/[\w./-]*)`", text):
+    for path in re.findall(
+        r"`((?:app|deploy|dev|docs|migrations|requirements|tests)/[\w./-]*)`", text
+    ):
         assert (PROJECT / path).exists(), path
     for link in re.findall(r"\]\((?!http)([^)#]+)", text):
         assert ((PROJECT / document).parent / link).exists(), link

@@ -3,6 +3,7 @@
 `app/settings.py` puts them together and reads their values.
 """
 
+import re
 from ipaddress import ip_network
 from typing import Annotated, Literal
 
@@ -12,6 +13,9 @@ from app.addresses import postgresql_url, valkey_url
 
 DEVELOPMENT_SECRET = "a-secret-for-development-only-never-in-production"
 MINIMUM_SECRET_BYTES = 32  # RFC 7518 §3.2: an HS256 key is at least as long as its digest
+
+HOST_PATTERN = re.compile(r"(\*\.)?[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*|\[[0-9A-Fa-f:.]+\]")
+ORIGIN = re.compile(r"https?://[a-z0-9.-]+(:\d+)?")
 
 Positive = Annotated[int, Field(gt=0)]
 Seconds = Annotated[float, Field(ge=0.001, le=86_400)]
@@ -82,19 +86,59 @@ class AuthSettings(Section):
 
 
 class ServerSettings(Section):
-    """Gunicorn and its Uvicorn workers. `threads` run what blocks, in each worker."""
+    """Gunicorn and its Uvicorn workers. `threads` run what blocks, in each worker.
+
+    `header_` and `body_` are what a client may send, and how long it may take for it.
+    """
 
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65_535)] = 8000
     threads: Positive = 8
     keep_alive_seconds: Positive = 75
     graceful_timeout_seconds: Annotated[int, Field(ge=15)] = 30
+    header_seconds: Seconds = 5
+    header_bytes: Annotated[int, Field(ge=1_024, le=1_048_576)] = 32_768
+    header_fields: Annotated[int, Field(ge=16, le=10_000)] = 100
+    body_seconds: Seconds = 20
+    hsts_seconds: Annotated[int, Field(ge=0)] = 0
+
+
+class LimitsSettings(Section):
+    """What a worker takes on at a time, how large a body is, and under which names it answers."""
+
+    body_bytes: Positive = 1_048_576
+    running: Positive = 64
+    queued: Annotated[int, Field(ge=0)] = 64
+    queue_seconds: Seconds = 0.1
+    streams: Positive = 256
+    request_seconds: Seconds = 10
+    hosts: str = ""
+
+    @field_validator("hosts")
+    @classmethod
+    def _are_names(cls, hosts: str) -> str:
+        if hosts and not all(map(HOST_PATTERN.fullmatch, hosts.split(","))):
+            raise ValueError("host names without ports, by commas: example.com,*.example.com")
+        return hosts.lower()
+
+
+class CorsSettings(Section):
+    """Which origins' scripts may read answers: none, `*` for all, or a list separated by commas."""
+
+    origins: str = ""
+
+    @field_validator("origins")
+    @classmethod
+    def _are_origins(cls, origins: str) -> str:
+        if origins not in ("", "*") and not all(map(ORIGIN.fullmatch, origins.split(","))):
+            raise ValueError("origins without a path, separated by commas: https://example.com")
+        return origins
 
 
 class DocsSettings(Section):
-    """The interactive documentation."""
+    """The interactive documentation: in development when not set."""
 
-    enabled: bool = True
+    enabled: bool | None = None
 
 
 class LogSettings(Section):

@@ -23,9 +23,11 @@ from app.sections import (
     AuthSettings,
     BoardSettings,
     CacheSettings,
+    CorsSettings,
     DatabaseSettings,
     DocsSettings,
     GuardsSettings,
+    LimitsSettings,
     LogSettings,
     MetricsSettings,
     Positive,
@@ -56,6 +58,8 @@ class Settings(BaseSettings):
     cache: CacheSettings = CacheSettings()
     auth: AuthSettings = AuthSettings()
     server: ServerSettings = ServerSettings()
+    limits: LimitsSettings = LimitsSettings()
+    cors: CorsSettings = CorsSettings()
     docs: DocsSettings = DocsSettings()
     log: LogSettings = LogSettings()
     metrics: MetricsSettings = MetricsSettings()
@@ -65,13 +69,19 @@ class Settings(BaseSettings):
     @property
     def tells_parts_of_time(self) -> bool:
         """Whether answers carry Server-Timing: what is known of the inside is not for everybody."""
-        chosen = self.metrics.server_timing
-        return self.environment == "development" if chosen is None else chosen
+        return self._in_development_unless(self.metrics.server_timing)
 
     @property
     def shows_board(self) -> bool:
         """Whether there is a board, for those who may see it."""
-        chosen = self.board.enabled
+        return self._in_development_unless(self.board.enabled)
+
+    @property
+    def shows_docs(self) -> bool:
+        """Whether there are `/docs` and `/openapi.json`."""
+        return self._in_development_unless(self.docs.enabled)
+
+    def _in_development_unless(self, chosen: bool | None) -> bool:
         return self.environment == "development" if chosen is None else chosen
 
     @model_validator(mode="after")

@@ -18,6 +18,7 @@ from dev.terminal import CommandError, say
 GUNICORN = ("gunicorn", "-c", "gunicorn_config.py", "app.main:app")
 UVICORN = (
     *("uvicorn", "app.main:app", "--reload", "--reload-dir=app"),
+    "--http=app.infra.server.protocol:LimitedProtocol",
     "--timeout-graceful-shutdown=3",  # a browser's open stream would hold up every reload
 )
 

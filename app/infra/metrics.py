@@ -21,6 +21,16 @@ STATEMENTS = Histogram(
     buckets=(1, 2, 3, 5, 8, 13, 21, 50),
 )
 
+REFUSED = Counter(
+    "http_requests_refused", "Requests that were refused, by the limit that did.", ("limit",)
+)  # header_seconds, header_size, host, malformed, body_seconds, body_size, in_flight, streams, time
+IN_FLIGHT = Gauge(
+    "http_requests_in_flight",
+    "Requests that run, wait for their turn, or are answered as streams.",
+    ("state",),
+    multiprocess_mode="livesum",
+)
+
 POOL_SIZE = Gauge(
     "database_pool_connections_max",
     "Connections that the pools may hold.",

@@ -13,7 +13,7 @@ class Worker(UvicornWorker):  # type: ignore[misc]
 
     CONFIG_KWARGS: ClassVar[dict[str, Any]] = {
         "loop": "uvloop",
-        "http": "httptools",
+        "http": "app.infra.server.protocol:LimitedProtocol",
         "server_header": False,
     }
 

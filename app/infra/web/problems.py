@@ -84,6 +84,11 @@ def title(status: int) -> str:
     return RENAMED.get(status, HTTPStatus(status).phrase)
 
 
+def code_of(status: int) -> str:
+    """Return the code of a status that has one cause."""
+    return CODES.get(status, HTTPStatus(status).name.lower())
+
+
 def add_problem_handlers(app: FastAPI) -> None:
     """Make `app` answer its errors, the framework's and the database's as problems."""
     app.add_exception_handler(AppError, _on_app_error)
@@ -114,7 +119,7 @@ async def _on_http_exception(request: Request, error: Exception) -> Response:
         status = 422
     if status == 405:
         headers = {"Allow": ", ".join(sorted(_allowed_methods(request)))}
-    code = CODES.get(status, HTTPStatus(status).name.lower())
+    code = code_of(status)
     detail = f"{HTTPStatus(status).description or title(status)}."
     return problem(request.scope, status, code, detail, headers=headers)
 

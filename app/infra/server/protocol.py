@@ -1,0 +1,189 @@
+"""Uvicorn's HTTP/1.1 protocol with the limits that it lacks, on what a client sends and how slowly.
+
+A request that arrives at once meets no timer. One that does not has a deadline for its head and one
+for its body; while the server itself does not read, the client is not the one who is slow. An idle
+connection is Uvicorn's to close. What is refused is answered as a problem, and the connection ends.
+
+Uvicorn takes this class by its name, so it reads its settings itself.
+"""
+
+import re
+from asyncio import TimerHandle
+from contextvars import Context
+from typing import Any, ClassVar
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from app.infra.server.refusal import Refusal, refusal_bytes
+from app.sections import ServerSettings
+from app.settings import load_settings
+
+# RFC 3986, §3.2.2 and §3.2.3; empty it names nobody.
+HOST = re.compile(rb"(?:[\w.~!$&'()*+,;=%-]+|\[[0-9A-Fa-f:.]+\])(?::\d{0,5})?", re.ASCII)
+# After an answer to what was not read to its end, how long the rest is read and dropped.
+LINGER_SECONDS = 2.0
+
+SLOW_HEAD = Refusal("header_seconds", 408, "The header took too long to arrive.")
+SLOW_BODY = Refusal("body_seconds", 408, "The body took too long to arrive.")
+LARGE_HEAD = Refusal("header_size", 431, "The header is too large.")
+WRONG_HOST = Refusal("host", 400, "There has to be one well-formed Host.")
+MALFORMED = Refusal("malformed", 400, "This is not HTTP/1.1.")
+
+NOTHING, HEAD, BODY = range(3)  # what of a request is about to come
+
+
+class LimitedProtocol(HttpToolsProtocol):
+    """One connection. `limits` are those of the process."""
+
+    limits: ClassVar[ServerSettings] = load_settings().server
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        super().__init__(*arguments, **options)
+        self._part = NOTHING
+        self._timer: TimerHandle | None = None
+        self._overhead = 0  # bytes since the head began, or since there was something of the body
+        self._refusal: Refusal | None = None
+
+    def connection_made(self, transport: Any) -> None:
+        """Close a connection that is not used at all as one that is idle."""
+        super().connection_made(transport)
+        self._expect_a_request()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Leave no timer behind."""
+        self._stop_timer()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Parse what came, not much more of it at a time than a head may have."""
+        while self._part is not BODY and len(data) > self.limits.header_bytes:
+            self._parse(data[: self.limits.header_bytes])
+            data = data[self.limits.header_bytes :]
+        self._parse(data)
+
+    def _parse(self, data: bytes) -> None:
+        if self._refusal is not None or self.transport.is_closing():
+            return
+        self._overhead += len(data)
+        super().data_received(data)
+        if self._refusal is not None or self not in self.connections:  # it is a WebSocket's now
+            return
+        if self._part is NOTHING:
+            if self.timeout_keep_alive_task is None and not self._is_answering():
+                self._expect_a_request()  # an empty line is none
+        elif self._overhead > self.limits.header_bytes:  # of trailers and chunk extensions, too
+            self._refuse(LARGE_HEAD)
+        elif self._timer is None:
+            self._start_timer()
+
+    def on_message_begin(self) -> None:
+        """Begin a head."""
+        self._part, self._overhead = HEAD, 0
+        super().on_message_begin()
+
+    def on_headers_complete(self) -> None:
+        """Look at the head as a whole. What is raised here ends in `send_400_response`."""
+        if (wrong := self._wrong_head()) is not None:
+            self._refusal = wrong
+            raise ValueError(wrong.detail)
+        super().on_headers_complete()
+        self._part, self._overhead = BODY, 0
+        self._stop_timer()
+
+    def on_body(self, body: bytes) -> None:
+        """Take a piece of a body."""
+        self._overhead = 0
+        super().on_body(body)
+
+    def on_message_complete(self) -> None:
+        """Have the whole request."""
+        self._part = NOTHING
+        self._stop_timer()
+        super().on_message_complete()
+
+    def on_response_complete(self) -> None:
+        """Do not wait for long for a body that nobody reads any more."""
+        super().on_response_complete()
+        if self._part is BODY and not self.pipeline and not self.transport.is_closing():
+            self._unset_keepalive_if_required()
+            if self.expect_100_continue:  # it may never send the body: what follows is unclear
+                self.transport.close()
+            else:
+                self._linger()
+
+    def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - as Uvicorn calls it
+        """Answer what could not be parsed."""
+        self._refuse(self._refusal or MALFORMED)
+
+    def _wrong_head(self) -> Refusal | None:
+        headers = self.headers
+        if len(headers) > self.limits.header_fields:
+            return LARGE_HEAD
+        if self._overhead and self._head_bytes() > self.limits.header_bytes:
+            return LARGE_HEAD
+        hosts = [value for name, value in headers if name == b"host"]
+        if len(hosts) == 1:
+            return None if HOST.fullmatch(hosts[0]) else WRONG_HOST
+        return WRONG_HOST if hosts or self.parser.get_http_version() != "1.0" else None
+
+    def _head_bytes(self) -> int:
+        return len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
+
+    def _expect_a_request(self) -> None:
+        self.timeout_keep_alive_task = self.loop.call_later(
+            self.timeout_keep_alive, self.timeout_keep_alive_handler
+        )
+
+    def _start_timer(self) -> None:
+        is_head = self._part is HEAD
+        seconds = self.limits.header_seconds if is_head else self.limits.body_seconds
+        self._timer = self.loop.call_later(seconds, self._on_late)
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _on_late(self) -> None:
+        if self.flow.read_paused:
+            self._start_timer()
+        else:
+            self._refuse(SLOW_HEAD if self._part is HEAD else SLOW_BODY)
+
+    def _is_answering(self) -> bool:
+        return self.cycle is not None and not self.cycle.response_complete
+
+    def _refuse(self, refusal: Refusal) -> None:
+        """End the connection, with an answer unless another is under way."""
+        self._refusal = refusal
+        self._stop_timer()
+        if self._part is BODY:
+            self._break_off(refusal)
+        elif self._is_answering():
+            self.cycle.keep_alive = False  # the answer to an earlier request is the last one
+        else:
+            self._answer(refusal, "")
+
+    def _break_off(self, refusal: Refusal) -> None:
+        """End a request that the application has: it is told that its client left."""
+        if self.cycle.response_started or self.pipeline:
+            self.transport.close()
+        else:
+            self._answer(refusal, self.scope["path"])
+        if self._is_answering():
+            self.cycle.disconnected = True
+            self.cycle.message_event.set()
+
+    def _answer(self, refusal: Refusal, path: str) -> None:
+        answer = Context().run(refusal_bytes, refusal, path, self.server_state.default_headers)
+        self.transport.write(answer)
+        if self.transport.can_write_eof():
+            self.transport.write_eof()
+            self._linger()
+        else:
+            self.transport.close()
+
+    def _linger(self) -> None:
+        """Close soon: at once, with bytes unread, the client would be cut off from its answer."""
+        self._stop_timer()
+        self._timer = self.loop.call_later(LINGER_SECONDS, self.transport.close)

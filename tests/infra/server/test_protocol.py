@@ -1,0 +1,352 @@
+"""What a client may send, and how slowly: judged over real sockets, without the application."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator
+from contextlib import suppress
+from typing import Any
+
+import pytest
+import uvicorn
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import PlainTextResponse, Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
+
+from app.infra.metrics import REFUSED
+from app.infra.server.protocol import LimitedProtocol
+from app.sections import ServerSettings
+
+HOST = b"Host: test\r\n"
+GET = b"GET / HTTP/1.1\r\n" + HOST + b"\r\n"
+PATIENCE_SECONDS = 10
+
+
+class Limited(LimitedProtocol):
+    """With less patience, so that a test takes less time."""
+
+    limits = ServerSettings(header_seconds=0.3, body_seconds=0.3)
+
+
+class Client:
+    """A connection on which anything may be sent."""
+
+    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._reader, self._writer = reader, writer
+
+    async def send(self, content: bytes) -> None:
+        self._writer.write(content)
+        with suppress(ConnectionError):  # it was refused meanwhile
+            await self._writer.drain()
+
+    async def answer(self) -> tuple[int, dict[str, str], bytes]:
+        """Read an answer: its status, its headers and its body."""
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            head = (await self._reader.readuntil(b"\r\n\r\n")).decode()
+            status, *lines = head.strip().split("\r\n")
+            headers = dict(line.lower().split(": ", 1) for line in lines)
+            body = await self._reader.readexactly(int(headers.get("content-length", 0)))
+        return int(status.split()[1]), headers, body
+
+    async def refusal(self) -> tuple[int, str]:
+        """Read a problem after which nothing comes."""
+        status, headers, body = await self.answer()
+        problem: dict[str, Any] = json.loads(body)
+        assert headers["content-type"] == "application/problem+json"
+        assert headers["connection"] == "close"
+        assert headers["x-request-id"] == problem["request_id"]
+        assert problem["status"] == status
+        assert await self.rest() == b""
+        return status, problem["code"]
+
+    async def rest(self) -> bytes:
+        """Read until the server closes the connection."""
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            return await self._reader.read()
+
+    async def is_open(self) -> bool:
+        await self.send(GET)
+        return (await self.answer())[0] == 200
+
+    def close(self) -> None:
+        self._writer.close()
+
+
+class Clients:
+    """A server, and those that are connected with it."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self.seen: list[bytes | None] = []
+        self.made: list[Client] = []
+
+    async def connect(self) -> Client:
+        self.made.append(Client(*await asyncio.open_connection("127.0.0.1", self._port)))
+        return self.made[-1]
+
+    async def app(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer with the length of the body, early, as a stream, or not soon."""
+        request = Request(scope, receive)
+        response: Response = PlainTextResponse("early", 413)
+        if scope["path"] == "/stream":
+            response = StreamingResponse(pieces())
+        elif scope["path"] != "/early":
+            try:
+                body = await request.body()
+            except ClientDisconnect:
+                self.seen.append(None)
+                return
+            self.seen.append(body)
+            response = PlainTextResponse(str(len(body)))
+        await response(scope, receive, send)
+
+
+async def pieces() -> AsyncIterator[bytes]:
+    for _ in range(10):
+        await asyncio.sleep(0.1)
+        yield b"piece"
+
+
+@pytest.fixture
+async def clients() -> AsyncIterator[Clients]:
+    """A server on the loopback."""
+    clients = Clients(0)
+    config = uvicorn.Config(
+        clients.app,
+        port=0,
+        http=Limited,
+        interface="asgi3",
+        lifespan="off",
+        log_level="critical",
+        timeout_keep_alive=1,
+    )
+    server = uvicorn.Server(config)
+    serving = asyncio.create_task(server.serve())
+    while not server.started:
+        await asyncio.sleep(0.01)
+    clients._port = server.servers[0].sockets[0].getsockname()[1]
+    yield clients
+    for client in clients.made:
+        client.close()
+    server.should_exit = True
+    await serving
+
+
+@pytest.fixture
+async def client(clients: Clients) -> Client:
+    return await clients.connect()
+
+
+def fields(number: int, value: bytes = b"x") -> bytes:
+    return b"".join(b"X-%d: %s\r\n" % (index, value) for index in range(number))
+
+
+async def test_good_requests_share_a_connection(client: Client) -> None:
+    post = b"POST / HTTP/1.1\r\n" + HOST + b"Content-Length: 3\r\n\r\nabc"
+    await client.send(GET + post + b"\r\n" + GET)
+    assert [(await client.answer())[2] for _ in range(3)] == [b"0", b"3", b"0"]
+
+
+@pytest.mark.parametrize("first", [b"G", b"GET / HTTP/1.1\r\nHost: te"])
+async def test_a_head_that_does_not_end_is_refused_in_time(client: Client, first: bytes) -> None:
+    await client.send(first)
+    assert await client.refusal() == (408, "request_timeout")
+
+
+async def test_a_head_that_trickles_is_refused_in_time(client: Client) -> None:
+    async def trickle() -> None:
+        await client.send(b"GET / HTTP/1.1\r\n")
+        while True:
+            await client.send(b"X: y\r\n")
+            await asyncio.sleep(0.05)
+
+    trickling = asyncio.create_task(trickle())
+    assert await client.refusal() == (408, "request_timeout")
+    trickling.cancel()
+
+
+async def test_a_head_in_pieces_is_served(client: Client) -> None:
+    for index in range(len(GET)):
+        await client.send(GET[index : index + 1])
+        await asyncio.sleep(0)
+    assert (await client.answer())[0] == 200
+
+
+async def test_an_idle_connection_is_not_touched_by_the_deadlines(client: Client) -> None:
+    for _ in range(2):
+        assert await client.is_open()
+        await asyncio.sleep(0.6)
+    assert await client.is_open()
+
+
+@pytest.mark.parametrize("sent", [b"", b"\r\n", GET, GET + b"\r\n"])
+async def test_a_connection_on_which_nothing_is_asked_is_closed_as_an_idle_one(
+    client: Client, sent: bytes
+) -> None:
+    await client.send(sent)
+    if GET in sent:
+        await client.answer()
+    assert await client.rest() == b""
+
+
+@pytest.mark.parametrize(
+    "headers", [b"Content-Length: 9\r\n\r\nabc", b"Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n"]
+)
+async def test_a_body_that_does_not_end_is_refused_in_time(
+    clients: Clients, client: Client, headers: bytes
+) -> None:
+    await client.send(b"POST /path HTTP/1.1\r\n" + HOST + headers)
+    assert await client.refusal() == (408, "request_timeout")
+    await asyncio.sleep(0.05)
+    assert clients.seen == [None]  # the application was told
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        fields(100),
+        fields(50, b"x" * 650),
+        b"X: " + b"x" * 40_000 + b"\r\n",
+        b"X: " + b"x" * 400_000 + b"\r\n",
+        fields(10_000),
+    ],
+)
+async def test_a_large_head_is_refused(client: Client, headers: bytes) -> None:
+    await client.send(b"GET / HTTP/1.1\r\n" + HOST + headers + b"\r\n")
+    assert await client.refusal() == (431, "request_header_fields_too_large")
+
+
+async def test_a_long_target_is_refused(client: Client) -> None:
+    await client.send(b"GET /" + b"x" * 40_000 + b" HTTP/1.1\r\n" + HOST + b"\r\n")
+    assert (await client.refusal())[0] == 431
+
+
+async def test_a_head_without_an_end_is_refused_while_it_is_sent(client: Client) -> None:
+    await client.send(b"GET / HTTP/1.1\r\n" + HOST + b"X: ")
+    for _ in range(20):
+        await client.send(b"x" * 8_192)
+        await asyncio.sleep(0)
+    assert (await client.refusal())[0] == 431
+
+
+@pytest.mark.parametrize("headers", [fields(99), b"X: " + b"x" * 32_000 + b"\r\n"])
+async def test_a_head_within_the_limits_is_served(client: Client, headers: bytes) -> None:
+    await client.send(b"GET / HTTP/1.1\r\n" + HOST + headers + b"\r\n")
+    assert (await client.answer())[0] == 200
+
+
+@pytest.mark.parametrize("more", [b"3;" + b"x" * 200_000 + b"\r\n", b"0\r\n" + fields(20_000)])
+async def test_what_surrounds_a_chunked_body_is_limited_as_a_head_is(
+    client: Client, more: bytes
+) -> None:
+    start = b"POST / HTTP/1.1\r\n" + HOST + b"Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n"
+    await client.send(start)
+    await asyncio.sleep(0.05)
+    await client.send(more)
+    assert (await client.refusal())[0] == 431
+
+
+@pytest.mark.parametrize("size", [300_000, 3_000_000])
+@pytest.mark.parametrize("chunk", [100, 65_536])
+async def test_a_large_body_is_no_large_head(client: Client, size: int, chunk: int) -> None:
+    await client.send(b"POST / HTTP/1.1\r\n" + HOST + b"Transfer-Encoding: chunked\r\n\r\n")
+    whole = b"%x\r\n%s\r\n" % (chunk, b"x" * chunk)
+    await client.send(whole * (size // chunk) + b"0\r\n\r\n" + GET)
+    assert (await client.answer())[2] == b"%d" % (size // chunk * chunk)
+    assert (await client.answer())[0] == 200
+
+
+@pytest.mark.parametrize(
+    "hosts",
+    [
+        b"",
+        HOST + HOST,
+        HOST + b"Host: other\r\n",
+        b"Host:\r\n",
+        b"Host: a b\r\n",
+        b"Host: a/b\r\n",
+        b"Host: a@b\r\n",
+        b"Host: a:b\r\n",
+        b"Host: a,b:1:2\r\n",
+        b"Host: \xff\r\n",
+        b"Host: [::1\r\n",
+    ],
+)
+async def test_there_is_exactly_one_host_and_it_is_well_formed(
+    client: Client, hosts: bytes
+) -> None:
+    await client.send(b"GET / HTTP/1.1\r\n" + hosts + b"\r\n")
+    assert await client.refusal() == (400, "bad_request")
+
+
+@pytest.mark.parametrize("host", [b"a", b"a.example.com:8000", b"127.0.0.1:1", b"[::1]:80", b"a_b"])
+async def test_a_well_formed_host_is_served(client: Client, host: bytes) -> None:
+    await client.send(b"GET / HTTP/1.1\r\nHost: " + host + b"\r\n\r\n")
+    assert (await client.answer())[0] == 200
+
+
+async def test_before_http_1_1_nobody_has_to_name_a_host(client: Client) -> None:
+    await client.send(b"GET / HTTP/1.0\r\n\r\n")
+    assert (await client.answer())[0] == 200
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"\x16\x03\x01 no HTTP at all\r\n\r\n",
+        b"GET / HTTP/1.1\r\nHost : test\r\n\r\n",
+        b"GET /\xff HTTP/1.1\r\nHost: test\r\n\r\n",
+        b"GET http://test HTTP/1.1\r\nHost: test\r\n\r\n",
+        b"POST / HTTP/1.1\r\nHost: test\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n",
+        b"POST / HTTP/1.1\r\nHost: test\r\nTransfer-Encoding: chunked\r\n\r\nxyz\r\n",
+    ],
+)
+async def test_what_is_malformed_is_refused_with_a_problem(client: Client, content: bytes) -> None:
+    await client.send(content)
+    assert await client.refusal() == (400, "bad_request")
+
+
+@pytest.mark.parametrize("second", [b"GET / HTTP/1.1\r\n", b"GET / HTTP/1.1\r\n\r\n", b"\x16\x03"])
+async def test_a_bad_request_does_not_spoil_the_answer_before_it(
+    client: Client, second: bytes
+) -> None:
+    await client.send(b"GET /stream HTTP/1.1\r\n" + HOST + b"\r\n" + second)
+    assert (await client.rest()).endswith(b"piece\r\n0\r\n\r\n")
+
+
+async def test_the_rest_of_a_body_is_read_after_an_early_answer(client: Client) -> None:
+    await client.send(b"POST /early HTTP/1.1\r\n" + HOST + b"Content-Length: 3000000\r\n\r\nabc")
+    assert (await client.answer())[0] == 413
+    await client.send(b"x" * 2_999_997)
+    assert await client.is_open()
+
+
+async def test_the_rest_of_a_body_is_not_waited_for_without_end(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.infra.server.protocol.LINGER_SECONDS", 0.1)
+    await client.send(b"POST /early HTTP/1.1\r\n" + HOST + b"Content-Length: 3000000\r\n\r\nabc")
+    assert (await client.answer())[0] == 413
+    assert await client.rest() == b""
+
+
+async def test_a_body_that_was_never_asked_for_is_not_taken_for_the_next_request(
+    client: Client,
+) -> None:
+    expects = b"Expect: 100-continue\r\nContent-Length: 100\r\n\r\n"
+    await client.send(b"POST /early HTTP/1.1\r\n" + HOST + expects)
+    assert (await client.answer())[0] == 413
+    assert await client.rest() == b""
+
+
+async def test_an_upgrade_that_nobody_offers_is_an_ordinary_request(client: Client) -> None:
+    upgrade = b"Connection: Upgrade\r\nUpgrade: h2c\r\n"
+    await client.send(b"GET / HTTP/1.1\r\n" + HOST + upgrade + b"\r\n")
+    assert (await client.answer())[0] == 200
+
+
+async def test_refusals_are_counted(client: Client) -> None:
+    counter = REFUSED.labels("malformed")._value
+    before = counter.get()
+    await client.send(b"\x16\x03\x01")
+    await client.refusal()
+    assert counter.get() == before + 1

@@ -16,9 +16,14 @@ from app.infra.logs import Log, open_log
 from app.infra.resources import open_resources
 from app.infra.tracing import telemetry, traces
 from app.infra.web.board import open_board
+from app.infra.web.body_limit import BodyLimitMiddleware
 from app.infra.web.catch_all import CatchAllMiddleware
+from app.infra.web.cors import cors
+from app.infra.web.deadline import DeadlineMiddleware
 from app.infra.web.guard import guard
 from app.infra.web.head import HeadMiddleware
+from app.infra.web.hosts import HostsMiddleware
+from app.infra.web.in_flight import InFlightMiddleware
 from app.infra.web.metrics import count_request
 from app.infra.web.observation import ObservationMiddleware, Observer
 from app.infra.web.openapi import add_documentation
@@ -26,6 +31,7 @@ from app.infra.web.problems import add_problem_handlers
 from app.infra.web.request_id import request_id_header
 from app.infra.web.request_span import RequestSpanMiddleware
 from app.infra.web.response_cache import ResponseCacheMiddleware
+from app.infra.web.security_headers import security_headers
 from app.infra.web.timing import process_time, server_timing
 from app.settings import Settings, load_settings
 
@@ -39,6 +45,7 @@ Layer = Callable[[ASGIApp], ASGIApp]
 
 def layers(settings: Settings, log: Log | None) -> tuple[Layer, ...]:
     """Return what stands around the routes, outermost first. All of them are pure ASGI."""
+    limits, origins = settings.limits, settings.cors.origins
     return (
         partial(
             ObservationMiddleware,
@@ -47,12 +54,18 @@ def layers(settings: Settings, log: Log | None) -> tuple[Layer, ...]:
                 process_time,
                 *([server_timing] if settings.tells_parts_of_time else []),
             ],
+            fixed=security_headers(settings.server),
             observers=observers(settings, log),
         ),
         *([RequestSpanMiddleware] if traces() else []),
+        *([partial(cors, origins=origins)] if origins else []),
         CatchAllMiddleware,
+        *([partial(HostsMiddleware, hosts=limits.hosts)] if limits.hosts else []),
         HeadMiddleware,
         ResponseCacheMiddleware,
+        partial(BodyLimitMiddleware, limit_bytes=limits.body_bytes),
+        InFlightMiddleware,
+        partial(DeadlineMiddleware, seconds=limits.request_seconds),
     )
 
 
@@ -110,7 +123,7 @@ def create_app(settings: Settings, log: Log | None = None) -> FastAPI:
         description=DESCRIPTION,
         version="0.1.0",
         lifespan=lifespan,
-        openapi_url="/openapi.json" if settings.docs.enabled else None,
+        openapi_url="/openapi.json" if settings.shows_docs else None,
         docs_url=None,
         redoc_url=None,
         swagger_ui_oauth2_redirect_url=None,
@@ -120,7 +133,7 @@ def create_app(settings: Settings, log: Log | None = None) -> FastAPI:
     app.layers = layers(settings, log)
     add_routes(app)
     add_problem_handlers(app)
-    if settings.docs.enabled:
+    if settings.shows_docs:
         add_documentation(app)
     return app
 

@@ -13,6 +13,7 @@ from app.infra.database.engine import open_engine
 from app.infra.database.pool import FairPool
 from app.infra.database.session import Database
 from app.infra.health import Readiness
+from app.infra.in_flight import InFlight
 from app.infra.leaks import watching_tasks
 from app.infra.sampler import Gauge, sample
 from app.infra.security import AccessTokens, Passwords
@@ -34,6 +35,7 @@ class Resources:
     passwords: Passwords
     access_tokens: AccessTokens
     readiness: Readiness
+    in_flight: InFlight
 
 
 @asynccontextmanager
@@ -54,7 +56,9 @@ async def open_resources(settings: Settings, application_name: str) -> AsyncIter
         stack.callback(passwords.close)
         stack.enter_context(watching_tasks(asyncio.get_running_loop()))
         await stack.enter_async_context(watching(settings.guards.blocked_seconds))
-        await stack.enter_async_context(in_background(sample(*_gauges(database, cache)), "sampler"))
+        in_flight = InFlight(settings.limits)
+        gauges = [in_flight.measure, *_gauges(database, cache)]
+        await stack.enter_async_context(in_background(sample(*gauges), "sampler"))
         readiness = Readiness(database, valkey)
         stack.callback(readiness.close)
         yield Resources(
@@ -65,6 +69,7 @@ async def open_resources(settings: Settings, application_name: str) -> AsyncIter
             passwords=passwords,
             access_tokens=AccessTokens(settings.auth),
             readiness=readiness,
+            in_flight=in_flight,
         )
 
 

@@ -10,6 +10,7 @@ Uvicorn takes this class by its name, so it reads its settings itself.
 import re
 from asyncio import TimerHandle
 from contextvars import Context
+from functools import lru_cache
 from typing import Any, ClassVar
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -30,6 +31,12 @@ WRONG_HOST = Refusal("host", 400, "There has to be one well-formed Host.")
 MALFORMED = Refusal("malformed", 400, "This is not HTTP/1.1.")
 
 NOTHING, HEAD, BODY = range(3)  # what of a request is about to come
+
+
+@lru_cache(maxsize=256)
+def is_host(value: bytes) -> bool:
+    """Whether it may be the value of the header Host."""
+    return HOST.fullmatch(value) is not None
 
 
 class LimitedProtocol(HttpToolsProtocol):
@@ -56,21 +63,25 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def data_received(self, data: bytes) -> None:
         """Parse what came, not much more of it at a time than a head may have."""
-        while self._part is not BODY and len(data) > self.limits.header_bytes:
-            self._parse(data[: self.limits.header_bytes])
-            data = data[self.limits.header_bytes :]
+        most = self.limits.header_bytes
+        while len(data) > most and self._part is not BODY:
+            self._parse(data[:most])
+            data = data[most:]
         self._parse(data)
 
     def _parse(self, data: bytes) -> None:
-        if self._refusal is not None or self.transport.is_closing():
+        if self._refusal is not None:
             return
         self._overhead += len(data)
         super().data_received(data)
+        if self._part is not NOTHING or self.cycle is None or self.cycle.response_complete:
+            self._wait_for_more()
+
+    def _wait_for_more(self) -> None:
         if self._refusal is not None or self not in self.connections:  # it is a WebSocket's now
             return
         if self._part is NOTHING:
-            if self.timeout_keep_alive_task is None and not self._is_answering():
-                self._expect_a_request()  # an empty line is none
+            self._expect_a_request()  # an empty line is none
         elif self._overhead > self.limits.header_bytes:  # of trailers and chunk extensions, too
             self._refuse(LARGE_HEAD)
         elif self._timer is None:
@@ -88,7 +99,8 @@ class LimitedProtocol(HttpToolsProtocol):
             raise ValueError(wrong.detail)
         super().on_headers_complete()
         self._part, self._overhead = BODY, 0
-        self._stop_timer()
+        if self._timer is not None:
+            self._stop_timer()
 
     def on_body(self, body: bytes) -> None:
         """Take a piece of a body."""
@@ -98,7 +110,8 @@ class LimitedProtocol(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         """Have the whole request."""
         self._part = NOTHING
-        self._stop_timer()
+        if self._timer is not None:
+            self._stop_timer()
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
@@ -123,7 +136,7 @@ class LimitedProtocol(HttpToolsProtocol):
             return LARGE_HEAD
         hosts = [value for name, value in headers if name == b"host"]
         if len(hosts) == 1:
-            return None if HOST.fullmatch(hosts[0]) else WRONG_HOST
+            return None if is_host(hosts[0]) else WRONG_HOST
         return WRONG_HOST if hosts or self.parser.get_http_version() != "1.0" else None
 
     def _head_bytes(self) -> int:

@@ -1,4 +1,4 @@
-"""What the server answers when a request never becomes one: a problem, made without the application.
+"""What the server answers when a request never becomes one: a problem, made without the app.
 
 No exchange is observed then, so it is counted and logged here.
 """

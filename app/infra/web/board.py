@@ -25,6 +25,7 @@ from app.infra.exchange import exchange
 from app.infra.totals import totals
 from app.infra.web.head import IS_HEAD
 from app.infra.web.metrics_endpoint import may_see, registry_of_all
+from app.infra.web.security_headers import PAGE_HEADERS, PAGE_POLICY
 from app.settings import Settings
 
 MOST_VIEWERS = 8  # of a worker: each is a connection that stays
@@ -52,11 +53,12 @@ def _digest(part: str) -> str:
 
 # This script and this style run, and nothing that anybody manages to put into the page.
 HEADERS = {
+    **PAGE_HEADERS,
     "Cache-Control": "no-store",
     "Content-Security-Policy": (
         f"default-src 'none'; script-src '{_digest(PARTS['js'])}'; "
         f"style-src '{_digest(PARTS['css'])}'; connect-src 'self'; img-src data:; "
-        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+        f"{PAGE_POLICY}"
     ),
 }
 STREAM_HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}

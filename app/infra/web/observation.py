@@ -21,10 +21,16 @@ class ObservationMiddleware:
     """Pure ASGI, the outermost layer. Observers are called in their order, on the event loop."""
 
     def __init__(
-        self, app: ASGIApp, *, headers: Sequence[Header], observers: Sequence[Observer]
+        self,
+        app: ASGIApp,
+        *,
+        headers: Sequence[Header],
+        observers: Sequence[Observer],
+        fixed: Sequence[tuple[bytes, bytes]] = (),
     ) -> None:
         self.app = app
         self._headers = headers
+        self._fixed = fixed  # headers that are the same on every answer
         self._observers = observers
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -39,7 +45,7 @@ class ObservationMiddleware:
             if message["type"] == "http.response.start":
                 current.status = message["status"]
                 added = [header(current) for header in self._headers]
-                message["headers"] = [*message.get("headers", ()), *added]
+                message["headers"] = [*message.get("headers", ()), *self._fixed, *added]
             return send(message)
 
         try:

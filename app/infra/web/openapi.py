@@ -13,6 +13,7 @@ from starlette.responses import HTMLResponse
 from starlette.staticfiles import StaticFiles
 
 from app.infra.web.problems import MEDIA_TYPE, title
+from app.infra.web.security_headers import PAGE_HEADERS, PAGE_POLICY
 
 Responses = dict[int | str, dict[str, Any]]
 SCHEMA_PATH = "#/components/schemas/"
@@ -60,7 +61,7 @@ def add_documentation(app: FastAPI) -> None:
     @app.get("/docs", include_in_schema=False)
     async def docs() -> HTMLResponse:
         # Relative addresses, so that no Host header decides from where scripts are loaded.
-        return get_swagger_ui_html(
+        page = get_swagger_ui_html(
             openapi_url="openapi.json",
             title=app.title,
             swagger_js_url="docs/assets/swagger-ui-bundle.js",
@@ -68,6 +69,8 @@ def add_documentation(app: FastAPI) -> None:
             swagger_favicon_url="docs/assets/favicon-32x32.png",
             swagger_ui_parameters={"tryItOutEnabled": True, "displayRequestDuration": True},
         )
+        page.headers.update({**PAGE_HEADERS, "Content-Security-Policy": PAGE_POLICY})
+        return page
 
 
 def _document(app: FastAPI) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import uvicorn
 from fastapi import FastAPI
 
+from app.infra.server.protocol import LimitedProtocol
 from app.main import create_app
 from app.settings import Settings
 from tests.factories import Factory
@@ -38,7 +39,8 @@ class Served:
     @contextmanager
     def serving(self) -> Iterator[None]:
         """Serve until the block is left."""
-        server = uvicorn.Server(uvicorn.Config(self.app, log_level="error", lifespan="on"))
+        options: dict[str, Any] = {"http": LimitedProtocol, "log_level": "error", "lifespan": "on"}
+        server = uvicorn.Server(uvicorn.Config(self.app, **options))
         serve = server.serve(sockets=[self._listener])
         thread = threading.Thread(target=self._loop.run_until_complete, args=(serve,))
         thread.start()

@@ -1,0 +1,128 @@
+"""A body is taken in whole, and no larger than allowed, before a request is run."""
+
+import asyncio
+import http.client
+import json
+from collections.abc import AsyncIterator, Iterator
+from urllib.parse import urlsplit
+
+import httpx2
+import pytest
+
+from app.settings import Settings
+from tests.application import client_of, running
+from tests.contract.serving import serve
+
+LIMIT = 2_000
+POST = "POST /v1/users HTTP/1.1\r\nHost: test\r\nContent-Type: application/json\r\n"
+
+
+@pytest.fixture
+def limited(settings: Settings) -> Settings:
+    limits = settings.limits.model_copy(update={"body_bytes": LIMIT})
+    return settings.model_copy(update={"limits": limits})
+
+
+@pytest.fixture
+def connection(limited: Settings, clean: None) -> Iterator[http.client.HTTPConnection]:
+    """A connection with a server that is ours but for the limit."""
+    with serve(limited) as served:
+        connection = http.client.HTTPConnection(urlsplit(served.url).netloc, timeout=5)
+        connection.connect()
+        yield connection
+        connection.close()
+
+
+def user(size: int) -> bytes:
+    """Return a body of this size, which is accepted as far as its form goes."""
+    content = {"email": "ann@example.com", "name": "Ann", "password": "a password"}
+    return json.dumps(content).encode().ljust(size)
+
+
+def send(connection: http.client.HTTPConnection, head: str, body: bytes) -> tuple[int, str]:
+    """Send a request as it stands, and read the answer."""
+    connection.sock.sendall(f"{POST}{head}\r\n".encode() + body)
+    return read(connection)
+
+
+def read(connection: http.client.HTTPConnection) -> tuple[int, str]:
+    response = http.client.HTTPResponse(connection.sock, method="POST")
+    with response:
+        response.begin()
+        problem = json.loads(response.read())
+    assert response.headers["content-type"] in ("application/problem+json", "application/json")
+    return response.status, problem.get("code", "")
+
+
+TOO_LARGE = (413, "too_large")
+
+
+def test_a_body_up_to_the_limit_is_taken(connection: http.client.HTTPConnection) -> None:
+    assert send(connection, f"Content-Length: {LIMIT}\r\n", user(LIMIT))[0] == 201
+
+
+def test_a_declared_length_is_refused_before_anything_is_sent(
+    connection: http.client.HTTPConnection,
+) -> None:
+    assert send(connection, f"Content-Length: {LIMIT + 1}\r\n", b"") == TOO_LARGE
+
+
+def test_chunks_are_refused_as_soon_as_they_are_too_many(
+    connection: http.client.HTTPConnection,
+) -> None:
+    chunks = b"3e8\r\n" + b" " * 1_000 + b"\r\n"
+    assert send(connection, "Transfer-Encoding: chunked\r\n", 3 * chunks) == TOO_LARGE
+
+
+def test_the_next_request_of_the_connection_is_answered(
+    connection: http.client.HTTPConnection,
+) -> None:
+    length = LIMIT + 1
+    assert send(connection, f"Content-Length: {length}\r\n", b"") == TOO_LARGE
+    connection.sock.sendall(b" " * length)
+    connection.sock.sendall(f"{POST}Content-Length: {LIMIT}\r\n\r\n".encode() + user(LIMIT))
+    assert read(connection)[0] == 201
+
+
+def test_who_would_send_a_body_when_asked_is_not_asked(
+    connection: http.client.HTTPConnection,
+) -> None:
+    head = f"Expect: 100-continue\r\nContent-Length: {LIMIT + 1}\r\n"
+    assert send(connection, head, b"") == TOO_LARGE
+    assert connection.sock.recv(1) == b""
+
+
+def test_what_is_longer_than_it_says_is_answered_for_what_it_says(
+    connection: http.client.HTTPConnection,
+) -> None:
+    body = user(100)
+    assert send(connection, "Content-Length: 100\r\n", body + b"x" * 5_000)[0] == 201
+    assert connection.sock.recv(1) == b""
+
+
+@pytest.mark.parametrize("size", [LIMIT + 1, 100_000])
+async def test_what_the_server_did_not_count_is_counted(limited: Settings, size: int) -> None:
+    async def pieces() -> AsyncIterator[bytes]:
+        for _ in range(0, size, 1_000):
+            yield b" " * 1_000
+
+    async with running(limited) as app, client_of(app) as client:
+        for headers in ({}, {"Content-Length": "10"}):
+            response = await client.post("/v1/users", content=pieces(), headers=headers)
+            assert (response.status_code, response.json()["code"]) == TOO_LARGE
+
+
+async def test_a_client_that_sends_slowly_takes_no_place(limited: Settings) -> None:
+    forever = asyncio.Event()
+
+    async def pieces() -> AsyncIterator[bytes]:
+        yield b"{"
+        await forever.wait()
+
+    async with running(limited) as app, client_of(app) as client:
+        slow = asyncio.create_task(client.post("/v1/users", content=pieces()))
+        await asyncio.sleep(0.05)
+        places = app.state.resources.in_flight
+        assert (places.running, places.queued) == (0, 0)
+        forever.set()
+        assert isinstance(await slow, httpx2.Response)

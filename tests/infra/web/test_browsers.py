@@ -1,0 +1,160 @@
+"""What browsers are told: names, origins, and what may be done with an answer."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import httpx2
+import pytest
+
+from app.main import create_app
+from app.settings import Settings, load_settings
+from tests.application import client_of, running
+from tests.factories import Factory
+
+Client = httpx2.AsyncClient
+OURS, THEIRS = "https://app.example.com", "https://evil.example.org"
+
+
+@asynccontextmanager
+async def client_with(settings: Settings, **sections: Any) -> AsyncIterator[Client]:
+    changed = {
+        name: getattr(settings, name).model_copy(update=values) for name, values in sections.items()
+    }
+    async with (
+        running(settings.model_copy(update=changed)) as app,
+        client_of(app) as client,
+    ):
+        yield client
+
+
+@pytest.mark.parametrize("path", ["/v1/posts", "/nowhere", "/livez", "/docs", "/", "/metrics"])
+async def test_every_answer_says_what_a_browser_may_do_with_it(client: Client, path: str) -> None:
+    for _ in range(2):  # the second may be from the cache
+        headers = (await client.get(path)).headers
+        assert headers.get_list("x-content-type-options") == ["nosniff"]
+        assert headers.get_list("referrer-policy") == ["no-referrer"]
+        assert "strict-transport-security" not in headers
+
+
+@pytest.mark.parametrize("path", ["/docs", "/"])
+async def test_a_page_is_not_shown_in_a_frame(settings: Settings, path: str) -> None:
+    async with client_with(settings, metrics={"networks": "127.0.0.0/8"}) as client:
+        headers = (await client.get(path)).headers
+    assert "frame-ancestors 'none'" in headers["content-security-policy"]
+    assert headers["cross-origin-resource-policy"] == "same-origin"
+
+
+async def test_https_alone_is_promised_when_it_is_set(settings: Settings) -> None:
+    async with client_with(settings, server={"hsts_seconds": 60}) as client:
+        header = (await client.get("/livez")).headers["strict-transport-security"]
+    assert header == "max-age=60; includeSubDomains"
+
+
+@pytest.mark.parametrize(
+    ("host", "is_ours"),
+    [
+        ("example.com", True),
+        ("EXAMPLE.com:8000", True),
+        ("a.b.example.org", True),
+        ("[::1]:8000", True),
+        ("example.org", False),
+        ("badexample.org", False),
+        ("example.com.evil.net", False),
+        ("", False),
+    ],
+)
+async def test_only_the_names_of_the_service_are_answered(
+    settings: Settings, clean: None, host: str, is_ours: bool
+) -> None:
+    hosts = {"hosts": "example.com,*.example.org,[::1]"}
+    async with client_with(settings, limits=hosts) as client:
+        await client.get("/v1/posts", headers={"Host": "example.com"})  # it is cached now
+        response = await client.get("/v1/posts", headers={"Host": host})
+        assert response.status_code == (200 if is_ours else 400)
+        assert is_ours or response.json()["code"] == "bad_request"
+        for path in ("/livez", "/readyz"):
+            assert (await client.get(path, headers={"Host": host})).status_code == 200
+
+
+async def test_a_hit_has_the_headers_of_who_asks_for_it(settings: Settings, make: Factory) -> None:
+    post = await make.post(await make.user())
+    async with client_with(settings, cors={"origins": f"{OURS},https://b.example.com"}) as client:
+        seen = []
+        for origin in (OURS, THEIRS, None, "https://b.example.com", OURS):
+            headers = {} if origin is None else {"Origin": origin}
+            response = await client.get(f"/v1/posts/{post.id}", headers=headers)
+            varies = {name.strip().lower() for name in response.headers["vary"].split(",")}
+            assert varies == {"origin", "accept-encoding"}
+            allowed = response.headers.get("access-control-allow-origin")
+            seen.append((response.headers["x-cache"][:3], allowed))
+    assert seen == [
+        ("MIS", OURS),
+        ("HIT", None),
+        ("HIT", None),
+        ("HIT", "https://b.example.com"),
+        ("HIT", OURS),
+    ]
+
+
+async def test_errors_can_be_read_by_our_own_pages(settings: Settings) -> None:
+    async with client_with(settings, cors={"origins": OURS}) as client:
+        for path in ("/nowhere", "/v1/users/me", "/v1/posts?limit=0"):
+            response = await client.get(path, headers={"Origin": OURS})
+            assert response.is_client_error
+            assert response.headers["access-control-allow-origin"] == OURS
+            assert "X-Request-ID" in response.headers["access-control-expose-headers"]
+
+
+async def test_a_preflight_says_what_may_be_sent(settings: Settings) -> None:
+    asked = {"Access-Control-Request-Method": "PATCH"}
+    asked["Access-Control-Request-Headers"] = "authorization,content-type,if-match"
+    async with client_with(settings, cors={"origins": OURS}) as client:
+        for origin, status in ((OURS, 200), (THEIRS, 400)):
+            response = await client.options("/v1/posts/1", headers={"Origin": origin, **asked})
+            assert response.status_code == status
+            assert (response.headers.get("access-control-allow-origin") == OURS) == (status == 200)
+            assert "access-control-allow-credentials" not in response.headers
+
+
+async def test_everybody_may_be_allowed(settings: Settings) -> None:
+    async with client_with(settings, cors={"origins": "*"}) as client:
+        response = await client.get("/livez", headers={"Origin": THEIRS})
+    assert response.headers["access-control-allow-origin"] == "*"
+
+
+async def test_nothing_is_said_of_origins_unless_it_is_set(client: Client) -> None:
+    response = await client.get("/v1/posts", headers={"Origin": OURS})
+    assert not [name for name in response.headers if name.startswith("access-control")]
+    assert response.headers["vary"] == "accept-encoding"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("LIMITS_HOSTS", "https://example.com"),
+        ("LIMITS_HOSTS", "example.com:8000"),
+        ("LIMITS_HOSTS", "*"),
+        ("LIMITS_HOSTS", "a.*.com"),
+        ("CORS_ORIGINS", "example.com"),
+        ("CORS_ORIGINS", "https://example.com/"),
+        ("CORS_ORIGINS", "https://a.com,*"),
+    ],
+)
+def test_what_cannot_be_meant_is_refused_at_the_start(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    with pytest.raises(SystemExit, match=name):
+        load_settings()
+
+
+async def test_in_production_there_is_no_documentation_unless_it_is_switched_on(
+    settings: Settings,
+) -> None:
+    production = settings.model_copy(update={"environment": "production"})
+    shown = {"docs": settings.docs.model_copy(update={"enabled": True})}
+    for changed, status in ((production, 404), (production.model_copy(update=shown), 200)):
+        async with client_of(create_app(changed)) as client:
+            for path in ("/docs", "/openapi.json"):
+                assert (await client.get(path)).status_code == status

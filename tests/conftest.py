@@ -99,6 +99,8 @@ def settings(database_url: str, worker_id: str) -> Settings:
             # Tests themselves hold the loop up, when they start a process for example.
             "guards": {"blocked_seconds": 3_600},
             "metrics": {"server_timing": False},
+            # Tests ask more at once than they want answered at once.
+            "limits": {"queued": 10_000, "queue_seconds": 60, "request_seconds": 60},
             "auth": {"argon2_memory_kib": 64, "argon2_time_cost": 1},
         }
     )

@@ -13,15 +13,20 @@ from typing import Any
 from unittest.mock import patch
 
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
+from starlette.types import Receive, Scope, Send
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from app.infra import resources
 from app.infra.cache.channel import Channel
 from app.infra.cache.invalidation import Relay
 from app.infra.cache.read_through import Answer, Load, ReadThrough, Source
 from app.infra.database.session import Database
+from app.infra.in_flight import InFlight
 from app.infra.log_writer import LogWriter
 from app.infra.security import Passwords
+from app.infra.server import protocol
 from app.infra.web import problems
+from app.infra.web.body_limit import BodyLimitMiddleware
 from app.sections import DatabaseSettings
 from tests.faults.naive import NAIVE_CACHE, plain_client
 
@@ -71,6 +76,14 @@ def _write_at_once(_self: LogWriter, line: bytes) -> None:
     _stream.handle(logging.makeLogRecord({"msg": line.decode().rstrip()}))
 
 
+async def _enter_always(self: InFlight) -> None:
+    self.running += 1
+
+
+async def _pass_on(self: BodyLimitMiddleware, scope: Scope, receive: Receive, send: Send) -> None:
+    await self.app(scope, receive, send)
+
+
 PATCHES: dict[str, tuple[tuple[Any, str, Any], ...]] = {
     "plain_engine": ((resources, "open_engine", _plain_engine),),
     "no_retry": ((problems, "may_be_tried_again", lambda _scope: False),),
@@ -83,6 +96,10 @@ PATCHES: dict[str, tuple[tuple[Any, str, Any], ...]] = {
     "default_threads": ((Passwords, "_run", _run_in_default_threads),),
     "naive_cache": (*NAIVE_CACHE, (resources, "open_valkey", plain_client)),
     "no_relay": ((Relay, "_relay", _do_nothing),),
+    # Uvicorn is told of its protocol by name, after this.
+    "stock_protocol": ((protocol, "LimitedProtocol", HttpToolsProtocol),),
+    "no_body_limit": ((BodyLimitMiddleware, "__call__", _pass_on),),
+    "no_in_flight_limit": ((InFlight, "enter", _enter_always),),
     "deaf_memory": ((Channel, "_hear_change", lambda _self, _tags: None),),
     "no_cache": (
         (ReadThrough, "remembered", lambda _self, _key: None),

@@ -366,7 +366,10 @@ async def test_a_routes_own_validator_is_used(client: Client) -> None:
         assert answer.headers.get_list("etag") == ['"mine"']
 
 
-OURS = {"x-cache", "x-request-id", "x-process-time"}
+OURS = {
+    *("x-cache", "x-request-id", "x-process-time"),
+    *("x-content-type-options", "referrer-policy"),
+}
 REQUESTER = {
     "Authorization": "Bearer of-the-requester",
     "Cookie": "session=of-the-requester",

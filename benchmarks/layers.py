@@ -10,20 +10,26 @@ import os
 import tempfile
 import time
 from contextvars import Context
+from functools import partial
 from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 os.environ.setdefault("PROMETHEUS_MULTIPROC_DIR", tempfile.mkdtemp(prefix="layers-"))
 
+from app.infra.in_flight import InFlight
 from app.infra.logs import Log, as_json
+from app.infra.web.body_limit import BodyLimitMiddleware
 from app.infra.web.catch_all import CatchAllMiddleware
+from app.infra.web.deadline import DeadlineMiddleware
 from app.infra.web.head import HeadMiddleware
+from app.infra.web.in_flight import InFlightMiddleware
 from app.infra.web.observation import ObservationMiddleware
 from app.infra.web.request_id import request_id_header
 from app.infra.web.timing import process_time
-from app.main import observers
+from app.main import Layer, observers
 from app.settings import load_settings
 from dev.terminal import say
 
@@ -31,10 +37,18 @@ ROUNDS, REQUESTS = 41, 2_000
 REPORT = Path(__file__).parent / "layers.md"
 OBSERVING = ("request id", "timing", "metrics", "access log")
 
+
+class Application:
+    """What layers reach through the scope."""
+
+    state = SimpleNamespace(resources=SimpleNamespace(in_flight=InFlight(load_settings().limits)))
+
+
 SCOPE = {
     "type": "http",
     "method": "GET",
     "path": "/v1/posts/77",
+    "app": Application,
     "headers": [(b"host", b"127.0.0.1"), (b"user-agent", b"bench"), (b"accept", b"*/*")],
 }
 
@@ -85,11 +99,18 @@ def stacks(log: Log) -> dict[str, ASGIApp]:
     built["timing"] = ObservationMiddleware(answer, headers=headers, observers=[])
     for count, name in enumerate(("metrics", "access log", "guard"), 1):
         built[name] = ObservationMiddleware(answer, headers=headers, observers=observing[:count])
-    for name, inner in (
-        ("catch all", CatchAllMiddleware(answer)),
-        ("head", CatchAllMiddleware(HeadMiddleware(answer))),
-    ):
-        built[name] = ObservationMiddleware(inner, headers=headers, observers=observing)
+    inside: list[tuple[str, Layer]] = [
+        ("catch all", CatchAllMiddleware),
+        ("head", HeadMiddleware),
+        ("body limit", partial(BodyLimitMiddleware, limit_bytes=settings.limits.body_bytes)),
+        ("in flight", InFlightMiddleware),
+        ("deadline", partial(DeadlineMiddleware, seconds=settings.limits.request_seconds)),
+    ]
+    for count, (name, _) in enumerate(inside, 1):
+        app: ASGIApp = answer
+        for _, layer in reversed(inside[:count]):
+            app = layer(app)
+        built[name] = ObservationMiddleware(app, headers=headers, observers=observing)
     return built
 
 

@@ -91,7 +91,10 @@ PATCHES: dict[str, tuple[tuple[Any, str, Any], ...]] = {
         (problems, "may_be_tried_again", lambda _scope: False),
         (problems, "expected_failure", lambda _error: None),
     ),
-    "no_cleanup": ((Database, "transaction", _transaction_that_ends_on_success),),
+    "no_cleanup": (
+        (Database, "transaction", _transaction_that_ends_on_success),
+        (BodyLimitMiddleware, "__call__", _pass_on),  # else nobody leaves inside of one
+    ),
     "no_dummy_hash": ((Passwords, "verify", _verify_if_known),),
     "default_threads": ((Passwords, "_run", _run_in_default_threads),),
     "naive_cache": (*NAIVE_CACHE, (resources, "open_valkey", plain_client)),

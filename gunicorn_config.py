@@ -1,12 +1,13 @@
 """How the service is served. Every value that differs between machines is a setting."""
 
 import gc
-import os
 
 from gunicorn.arbiter import Arbiter
 from gunicorn.workers.base import Worker
 
 from app.infra.database.capacity import read_capacity
+from app.infra.server.cores import available_cores
+from app.infra.server.master import tell_workers_of_the_end
 from app.infra.server.metrics_files import archive_worker, begin_metrics, end_metrics
 from app.settings import load_settings
 
@@ -17,8 +18,11 @@ _host = _settings.server.host
 _host = f"[{_host}]" if ":" in _host else _host
 _ports = [_settings.server.port, *filter(None, [_settings.metrics.port])]
 bind = [f"{_host}:{port}" for port in _ports]
-workers = _settings.web_concurrency or os.cpu_count() or 1
+workers = _settings.web_concurrency or available_cores()
 worker_class = "app.infra.server.worker.Worker"
+max_requests = _settings.server.max_requests
+max_requests_jitter = _settings.server.max_requests_jitter
+forwarded_allow_ips = _settings.server.trusted_proxies
 keepalive = _settings.server.keep_alive_seconds  # longer than the load balancer's idle timeout
 graceful_timeout = _settings.server.graceful_timeout_seconds
 # The control socket needs a writable home directory, which a container does not have.
@@ -38,6 +42,11 @@ def on_starting(server: Arbiter) -> None:
     server.log.warning("Too many database connections: %s", capacity)
 
 
+def when_ready(server: Arbiter) -> None:
+    """Let workers know the end of the service from their own."""
+    tell_workers_of_the_end(server)
+
+
 def post_worker_init(_worker: Worker) -> None:
     """Keep the collector off what was built at start, and call it less often.
 
@@ -49,8 +58,9 @@ def post_worker_init(_worker: Worker) -> None:
 
 
 def child_exit(_server: Arbiter, worker: Worker) -> None:
-    """Keep what the worker counted."""
+    """Keep what the worker counted, and nothing else."""
     archive_worker(worker.pid)
+    worker.row.leave()
 
 
 def on_exit(_server: Arbiter) -> None:

@@ -13,6 +13,9 @@ from app.addresses import postgresql_url, valkey_url
 
 DEVELOPMENT_SECRET = "a-secret-for-development-only-never-in-production"
 MINIMUM_SECRET_BYTES = 32  # RFC 7518 §3.2: an HS256 key is at least as long as its digest
+# Of the graceful timeout: what running requests get at least, and what closing everything gets.
+FINISHING_SECONDS = 10
+CLOSING_SECONDS = 5
 
 HOST_PATTERN = re.compile(r"(\*\.)?[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*|\[[0-9A-Fa-f:.]+\]")
 ORIGIN = re.compile(r"https?://[a-z0-9.-]+(:\d+)?")
@@ -88,19 +91,39 @@ class AuthSettings(Section):
 class ServerSettings(Section):
     """Gunicorn and its Uvicorn workers. `threads` run what blocks, in each worker.
 
+    Told to end, the service is unready and accepts for `drain_seconds`; what still runs is cut off
+    CLOSING_SECONDS before the graceful timeout. 0 for `max_requests` means that workers stay.
     `header_` and `body_` are what a client may send, and how long it may take for it.
     """
 
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65_535)] = 8000
+    trusted_proxies: str = "127.0.0.1,::1"
     threads: Positive = 8
     keep_alive_seconds: Positive = 75
-    graceful_timeout_seconds: Annotated[int, Field(ge=15)] = 30
+    drain_seconds: Annotated[float, Field(ge=0, le=3_600)] = 8
+    graceful_timeout_seconds: Annotated[int, Field(ge=15, le=86_400)] = 30
+    max_requests: Annotated[int, Field(ge=0)] = 0
+    max_requests_jitter: Annotated[int, Field(ge=0)] = 0
     header_seconds: Seconds = 5
     header_bytes: Annotated[int, Field(ge=1_024, le=1_048_576)] = 32_768
     header_fields: Annotated[int, Field(ge=16, le=10_000)] = 100
     body_seconds: Seconds = 20
     hsts_seconds: Annotated[int, Field(ge=0)] = 0
+
+    @field_validator("trusted_proxies")
+    @classmethod
+    def _are_exact(cls, proxies: str) -> str:
+        try:
+            everybody = any(ip_network(proxy).prefixlen == 0 for proxy in proxies.split(","))
+        except ValueError:
+            everybody = True
+        if everybody:
+            raise ValueError(
+                "addresses or networks of the load balancers alone, separated by commas "
+                "(10.0.0.5,10.1.0.0/16): whoever is trusted says what a client's address is"
+            )
+        return proxies
 
 
 class LimitsSettings(Section):

@@ -18,7 +18,9 @@ from pydantic_settings import (
 )
 
 from app.sections import (
+    CLOSING_SECONDS,
     DEVELOPMENT_SECRET,
+    FINISHING_SECONDS,
     MINIMUM_SECRET_BYTES,
     AuthSettings,
     BoardSettings,
@@ -103,6 +105,17 @@ class Settings(BaseSettings):
     def _refuse_one_port_for_two(self) -> Self:
         if self.metrics.port == self.server.port != 0:
             raise ValueError("METRICS_PORT is SERVER_PORT: choose another, or 0 for the same port")
+        return self
+
+    @model_validator(mode="after")
+    def _refuse_an_end_too_soon(self) -> Self:
+        server, needed = self.server, FINISHING_SECONDS + CLOSING_SECONDS
+        if server.drain_seconds + needed > server.graceful_timeout_seconds:
+            raise ValueError(
+                f"SERVER_DRAIN_SECONDS leaves less than {needed} s of "
+                "SERVER_GRACEFUL_TIMEOUT_SECONDS, for running requests and to close everything: "
+                "lower the one or raise the other"
+            )
         return self
 
     @classmethod

@@ -40,10 +40,11 @@ def open_service(
     host, port = address.host, str(address.port)
     listen = {"SERVER_HOST": host, "SERVER_PORT": port}  # for Gunicorn's configuration
     listen |= {"UVICORN_HOST": host, "UVICORN_PORT": port}
+    quick = {"SERVER_DRAIN_SECONDS": "0"}  # no load balancer has to notice, and Ctrl-C waits
     process = subprocess.Popen(
         [*leash, sys.executable, "-m", *module],
         cwd=ROOT,
-        env=backing.environment | listen,
+        env=quick | backing.environment | listen,
         stdout=output,
         pass_fds=[read_end],
         start_new_session=True,  # the terminal's Ctrl-C would end it without draining

@@ -2,7 +2,8 @@
 
 `/livez` does no I/O: it answers whenever the event loop turns. `/readyz` is 503 until the database
 was reached and its schema is not behind this code; from then on a failing dependency is reported
-and does not flip it, because taking every replica away does not mend a database.
+and does not flip it, because taking every replica away does not mend a database. When the service
+is told to end it is 503 again, while requests are still accepted.
 """
 
 import asyncio
@@ -17,6 +18,7 @@ from sqlalchemy.exc import DBAPIError
 from app.errors import Unavailable
 from app.infra.database.migrations import Revisions, read_revisions
 from app.infra.database.session import Database
+from app.infra.ending import the_end
 
 FIRST_ANSWER_SECONDS = 1.0
 LATER_ANSWER_SECONDS = 0.05
@@ -96,6 +98,8 @@ async def livez() -> dict[str, str]:
 @router.get("/readyz")
 async def readyz(state: Annotated[Readiness, Depends(readiness)]) -> dict[str, object]:
     """Answer 200 when requests may be sent here, with the state of each dependency."""
+    if the_end.is_near:
+        raise Unavailable("This process is not ready: the service ends.")
     ready, checks = await state.report()
     if not ready:
         found = ", ".join(f"{name} {state}" for name, state in checks.items())

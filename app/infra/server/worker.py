@@ -1,22 +1,46 @@
-"""The Uvicorn worker that Gunicorn runs: uvloop, httptools, and time to finish at shutdown."""
+"""The worker that Gunicorn runs: uvloop, httptools and a server of our own (server.py)."""
 
+import asyncio
+import signal
+import sys
 from typing import Any, ClassVar
 
+from gunicorn.arbiter import Arbiter
 from uvicorn_worker import UvicornWorker
 
-# Between the worker's own deadline and Gunicorn's SIGKILL, for the lifespan to close its resources.
-CLOSING_SECONDS = 10
+from app.infra.ending import the_end
+from app.infra.server.departure import Departure
+from app.infra.server.load_table import TABLE
+from app.infra.server.server import Server
+from app.sections import CLOSING_SECONDS
+from app.settings import load_settings
+
+# For tasks that still run when all connections are gone or the time is up.
+CANCEL_SECONDS = 1
 
 
 class Worker(UvicornWorker):  # type: ignore[misc]
-    """Stops by itself before Gunicorn's `graceful_timeout`, so that the lifespan shutdown runs."""
+    """Ends by itself before Gunicorn would kill it, so that the lifespan shutdown runs."""
 
     CONFIG_KWARGS: ClassVar[dict[str, Any]] = {
         "loop": "uvloop",
         "http": "app.infra.server.protocol:LimitedProtocol",
         "server_header": False,
+        "timeout_graceful_shutdown": CANCEL_SECONDS,
     }
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
-        self.config.timeout_graceful_shutdown = self.cfg.graceful_timeout - CLOSING_SECONDS
+        self.row = TABLE.take_row()  # in the master, before the fork
+
+    async def _serve(self) -> None:
+        the_end.is_announced = True
+        self.config.app = self.wsgi
+        settings = load_settings().server
+        leave_seconds = settings.graceful_timeout_seconds - CLOSING_SECONDS
+        departure = Departure(TABLE, self.row, settings.drain_seconds, leave_seconds)
+        server = Server(self.config, TABLE, self.row, departure)
+        asyncio.get_running_loop().add_signal_handler(signal.SIGQUIT, server.quit)
+        await server.serve_shared([listener.sock for listener in self.sockets])
+        if not server.started:
+            sys.exit(Arbiter.WORKER_BOOT_ERROR)

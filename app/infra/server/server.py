@@ -1,0 +1,96 @@
+"""Uvicorn's server as one worker among others: it takes its part of the connections and no more."""
+
+import asyncio
+import socket
+from functools import partial
+from math import ceil
+from types import FrameType
+from typing import Any
+
+import uvicorn
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from app.infra.server.acceptor import Acceptor
+from app.infra.server.departure import Departure
+from app.infra.server.farewell import bid_farewell, is_leaving
+from app.infra.server.load_table import End, LoadTable, Row
+
+TICKS_A_SECOND = 10
+# A worker is far above the mean with so much more than it, and sheds a part of that a second.
+EXCESS_SHARE, EXCESS, PART_SHED = 0.05, 2, 4
+
+
+class Server(uvicorn.Server):
+    """Serves what it accepts itself, until its departure is over."""
+
+    def __init__(
+        self, config: uvicorn.Config, table: LoadTable, row: Row, departure: Departure
+    ) -> None:
+        super().__init__(config)
+        self._table = table
+        self._row = row
+        self._departure = departure
+        self._max_requests = config.limit_max_requests
+        config.limit_max_requests = None  # Uvicorn would not wait for another worker
+        self._opening: set[asyncio.Task[object]] = set()
+
+    async def serve_shared(self, listeners: list[socket.socket]) -> None:
+        """Serve what comes to sockets that other processes accept from as well."""
+        self._acceptor = Acceptor(listeners, self._table, self._row, self._open)
+        await self.serve(sockets=[])
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Accept as soon as the application has started."""
+        await super().startup(sockets)
+        self._beat()
+        self._acceptor.start()
+
+    async def on_tick(self, counter: int) -> bool:
+        """Do what is to be done ten times a second. Return whether the process may end."""
+        self._beat()
+        self._acceptor.look_around()
+        if self._table.end is End.AT_ONCE:
+            self.quit()
+        if await super().on_tick(counter):
+            return True
+        if self._max_requests and self.server_state.total_requests >= self._max_requests:
+            self._departure.ask()
+        if counter % TICKS_A_SECOND == 0 and not self._departure.begun:
+            self._shed()
+        return self._departure.advance(self._acceptor, self.server_state)
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 - Uvicorn's
+        """Note that this worker is to leave. A reload may ask one that is leaving already."""
+        self._departure.ask()
+
+    def quit(self) -> None:
+        """End at once, whatever runs."""
+        self.should_exit = self.force_exit = True
+
+    def _open(self, connection: socket.socket) -> None:
+        protocol: Any = self.config.http_protocol_class
+        make = partial(
+            protocol,
+            config=self.config,
+            server_state=self.server_state,
+            app_state=self.lifespan.state,
+        )
+        loop = asyncio.get_running_loop()
+        task = loop.create_task(loop.connect_accepted_socket(make, connection, ssl=self.config.ssl))
+        self._opening.add(task)
+        task.add_done_callback(self._opening.discard)
+        self._beat()
+
+    def _beat(self) -> None:
+        self._row.beat(len(self.server_state.connections) + len(self._opening))
+
+    def _shed(self) -> None:
+        """Let some connections find another worker: one that has just started has none."""
+        loads = [row.connections for row in self._table.others(self._row)]
+        mean = (sum(loads) + self._row.connections) / (len(loads) + 1)
+        http = (one for one in self.server_state.connections if isinstance(one, HttpToolsProtocol))
+        staying = [connection for connection in http if not is_leaving(connection)]
+        excess = len(staying) - mean
+        if excess > mean * EXCESS_SHARE + EXCESS:
+            for connection in staying[: ceil(excess / PART_SHED)]:
+                bid_farewell(connection)

@@ -4,11 +4,13 @@ routes that make trouble or look inside.
 
 import asyncio
 import os
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from unittest.mock import patch
 
 from fastapi import Request
 from sqlalchemy import text
+from starlette.responses import StreamingResponse
 
 from app.errors import Unavailable
 from app.infra.dependencies import Resources, WriteSession
@@ -40,6 +42,41 @@ async def upload(request: Request, held: Resources) -> int:
     async with held.database.transaction() as session:
         await session.execute(text("SELECT 1"))
         return len(await request.body())
+
+
+@app.post("/faults/echo")
+async def echo(request: Request) -> int:
+    """Read what the client sends."""
+    return len(await request.body())
+
+
+@app.post("/faults/unread")
+async def unread() -> None:
+    """Answer without reading it."""
+
+
+@app.get("/faults/sleep/{seconds}")
+async def sleep(seconds: float) -> None:
+    """Take long, and nothing but time."""
+    await asyncio.sleep(seconds)
+
+
+@app.get("/faults/stream/{seconds}")
+async def stream(seconds: int) -> StreamingResponse:
+    """Answer a piece at a time, whether the server ends or not."""
+
+    async def pieces() -> AsyncIterator[bytes]:
+        for _ in range(seconds * 10):
+            yield b"."
+            await asyncio.sleep(0.1)
+
+    return StreamingResponse(pieces())
+
+
+@app.get("/faults/fail")
+async def fail() -> None:
+    """Raise what nobody expects."""
+    raise RuntimeError("This was raised on purpose.")
 
 
 @app.get("/faults/vitals")

@@ -37,6 +37,10 @@ class Service:
     client: httpx2.AsyncClient
     workers: int = WORKERS
 
+    async def processes(self) -> set[int]:
+        """Return the process ids of all workers."""
+        return {worker["process_id"] for worker in await self.each_worker("/faults/vitals")}
+
     async def each_worker(self, path: str) -> list[dict[str, Any]]:
         """Ask every worker: a new connection goes to any, until all have answered."""
         answers: dict[int, dict[str, Any]] = {}
@@ -69,6 +73,8 @@ async def serving(
     trouble: str = "",
     workers: int = WORKERS,
     output: IO[bytes] | None = None,
+    server: Section | None = None,
+    worker_class: str = "",
 ) -> AsyncIterator[Service]:
     """Start the service, and wait until all workers are ready.
 
@@ -81,12 +87,14 @@ async def serving(
         "log": {"access": output is not None},
     }
     environment = {CONTROL: control, TROUBLE: trouble, SETTINGS: json.dumps(settings), **PROCESSES}
+    environment |= {f"SERVER_{name.upper()}": str(value) for name, value in (server or {}).items()}
     for name, value in {**environment, "WEB_CONCURRENCY": str(workers)}.items():
         monkeypatch.setenv(name, value)
+    module = (*GUNICORN, "--worker-class", worker_class) if worker_class else GUNICORN
     backing = Backing(backend.database_url, backend.valkey_url, embedded_database=True)
     address = Address("127.0.0.1", free_port())
     limits = httpx2.Limits(max_connections=None, max_keepalive_connections=100)
-    with open_service(GUNICORN, backing, address, output=output) as process:
+    with open_service(module, backing, address, output=output) as process:
         wait_until_ready(process, address, 60)
         async with httpx2.AsyncClient(base_url=address.url, limits=limits, timeout=20) as client:
             service = Service(address, client, workers)
@@ -95,6 +103,11 @@ async def serving(
             ):
                 await asyncio.sleep(0.1)
             yield service
+
+
+def master_of(worker: int) -> int:
+    """Return the process id of Gunicorn's master."""
+    return int(Path(f"/proc/{worker}/stat").read_text().rpartition(")")[2].split()[1])
 
 
 def resident_mib(process_id: int, field: str) -> float:

@@ -24,7 +24,7 @@ from tests.faults.load import (
     unexpected,
 )
 from tests.faults.postgres import Backend
-from tests.faults.service import Service
+from tests.faults.service import Service, master_of
 from tests.faults.verdicts import GUARDED
 from tests.faults.wire import Wire
 
@@ -57,21 +57,12 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "metrics"
 
 
-async def workers(service: Service) -> set[int]:
-    """Return the process ids of all workers."""
-    return {worker["process_id"] for worker in await service.each_worker("/faults/vitals")}
-
-
-def master_of(worker: int) -> int:
-    """Return the process id of Gunicorn's master."""
-    return int(Path(f"/proc/{worker}/stat").read_text().rpartition(")")[2].split()[1])
-
-
 async def until_replaced(service: Service, old: set[int]) -> None:
     """Wait until none of the old workers is there, and as many as before are."""
     async with asyncio.timeout(60):
         while (
-            any(Path(f"/proc/{worker}").exists() for worker in old) or await workers(service) & old
+            any(Path(f"/proc/{worker}").exists() for worker in old)
+            or await service.processes() & old
         ):
             await asyncio.sleep(0.2)
 
@@ -79,10 +70,10 @@ async def until_replaced(service: Service, old: set[int]) -> None:
 async def kill_one(service: Service) -> Kill:
     """Kill a worker, and return when there are two again."""
     loop = asyncio.get_running_loop()
-    victim = min(await workers(service))
+    victim = min(await service.processes())
     killed_at = loop.time()
     os.kill(victim, signal.SIGKILL)
-    assert victim not in await workers(service)
+    assert victim not in await service.processes()
     return Kill(killed_at, loop.time() - killed_at)
 
 
@@ -173,7 +164,7 @@ async def test_nothing_is_lost_in_a_reload(
         async with counters.watched():
             answered = (await ask(service, REQUESTS))[200]
             for _ in range(RELOADS):
-                old = await workers(service)
+                old = await service.processes()
                 os.kill(master_of(min(old)), signal.SIGHUP)
                 await until_replaced(service, old)
                 answered += (await ask(service, REQUESTS))[200]

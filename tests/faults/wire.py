@@ -16,6 +16,7 @@ from dev.address import Address
 LENGTH = re.compile(rb"\r\ncontent-length: *(\d+)", re.IGNORECASE)
 SOURCE = re.compile(rb"\r\nx-cache: *([\w-]+)", re.IGNORECASE)
 LOCATION = re.compile(rb"\r\nlocation: *(\S+)", re.IGNORECASE)
+CLOSE = re.compile(rb"\r\nconnection: *close", re.IGNORECASE)
 PATIENCE_SECONDS = 20.0
 NO_ANSWER = 0
 
@@ -87,6 +88,8 @@ class Wire(asyncio.Protocol):
         except OSError:
             self.close()
             return Reply(NO_ANSWER, sent_at, time.monotonic())
+        if CLOSE.search(head):
+            self.close()
         source, location = SOURCE.search(head), LOCATION.search(head)
         return Reply(
             int(head[9:12]),

@@ -1,0 +1,85 @@
+"""Clients that never try again: what one of them loses, the service has lost.
+
+Some keep their connection, some open one for each request. They read, they write, and they send
+bodies that nobody reads.
+"""
+
+import asyncio
+import random
+from collections import Counter
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+
+from dev.address import Address
+from tests.faults.wire import Reply, Wire
+
+KEEPING, OPENING = 16, 8
+PAUSE_SECONDS = 0.01
+JSON = {"Content-Type": "application/json"}
+SHORT, LONG = "x" * 1_000, "x" * 200_000
+
+
+@dataclass
+class Calls:
+    """What all of them were answered."""
+
+    replies: list[Reply] = field(default_factory=list)
+
+    @property
+    def lost(self) -> Counter[str]:
+        """What was not answered as it should be: by status, 0 being a connection that was cut."""
+        return Counter(f"{one.status or 'cut'}" for one in self.replies if one.status != 200)
+
+    def broken(self, least: int) -> list[str]:
+        """Say what was lost, and whether too little was tried."""
+        few = len(self.replies) < least
+        lost = ", ".join(f"{times} × {what}" for what, times in self.lost.items())
+        return [f"lost: {lost}"] * bool(lost) + [f"only {len(self.replies)} requests"] * few
+
+    def slowest(self, since: float, until: float = float("inf")) -> float:
+        """Return the longest time of what was sent meanwhile."""
+        return max(one.seconds for one in self.replies if since <= one.sent_at < until)
+
+
+async def call(wire: Wire, path: str, calls: Calls, *, keeps: bool) -> None:
+    """Ask again and again."""
+    while True:
+        await asyncio.sleep(random.uniform(0, PAUSE_SECONDS))
+        match random.randrange(10):
+            case 0:
+                reply = await wire.write("POST", "/faults/unread", JSON, LONG)
+            case 1 | 2 | 3:
+                reply = await wire.write("POST", "/faults/echo", JSON, SHORT)
+            case _:
+                reply = await wire.get(path)
+        calls.replies.append(reply)
+        if not keeps:
+            wire.close()
+
+
+@asynccontextmanager
+async def calling(address: Address, path: str) -> AsyncIterator[Calls]:
+    """Let all of them call until the block is left."""
+    calls, keeps = Calls(), [True] * KEEPING + [False] * OPENING
+    wires = [Wire(address) for _ in keeps]
+    tasks = [
+        asyncio.create_task(call(wire, path, calls, keeps=keep))
+        for wire, keep in zip(wires, keeps, strict=True)
+    ]
+    try:
+        yield calls
+    finally:
+        for task in tasks:
+            task.cancel()
+        done = await asyncio.gather(*tasks, return_exceptions=True)
+        for wire in wires:
+            wire.close()
+        raise_first(done)
+
+
+def raise_first(results: Sequence[BaseException | None]) -> None:
+    """Do not hide what went wrong in a client itself."""
+    for result in results:
+        if result is not None and not isinstance(result, asyncio.CancelledError):
+            raise result

@@ -1,0 +1,95 @@
+"""Workers are replaced in every way that there is, and no client notices."""
+
+import asyncio
+import os
+import signal
+import time
+from collections.abc import Awaitable, Callable
+from pathlib import Path
+
+import pytest
+
+from tests.faults.callers import Calls, calling
+from tests.faults.conftest import Judge, Serve
+from tests.faults.load import sign_up
+from tests.faults.service import Service, master_of
+from tests.faults.stock import STOCK_WORKER
+from tests.faults.verdicts import GUARDED
+
+pytestmark = pytest.mark.faults
+LEAST = 20_000
+MOST_SECONDS = 90.0
+WORKER_CLASSES = {GUARDED: "", "stock_worker": STOCK_WORKER}
+USUAL_SECONDS, TIMES_SLOWER = 5.0, 3
+
+Replace = Callable[[Service], Awaitable[None]]
+
+
+async def until_gone(service: Service, old: set[int]) -> None:
+    """Wait until none of these workers is there, and as many as before are."""
+    async with asyncio.timeout(MOST_SECONDS):
+        while (
+            any(Path(f"/proc/{worker}").exists() for worker in old)
+            or await service.processes() & old
+        ):
+            await asyncio.sleep(0.2)
+
+
+async def reload_twice(service: Service) -> None:
+    for _ in range(2):
+        old = await service.processes()
+        os.kill(master_of(min(old)), signal.SIGHUP)
+        await until_gone(service, old)
+
+
+async def end_two_workers(service: Service) -> None:
+    for _ in range(2):
+        victim = min(await service.processes())
+        os.kill(victim, signal.SIGTERM)
+        await until_gone(service, {victim})
+
+
+async def wait_for_recycling(service: Service) -> None:
+    """Do nothing: so many requests are enough."""
+
+
+async def until_enough(calls: Calls) -> None:
+    """Wait until as many were answered as are asked for."""
+    async with asyncio.timeout(MOST_SECONDS):
+        while len(calls.replies) < LEAST:
+            await asyncio.sleep(0.1)
+
+
+@pytest.mark.parametrize("control", WORKER_CLASSES)
+@pytest.mark.parametrize(
+    ("case", "replace", "server"),
+    [
+        ("D2 reload", reload_twice, {}),
+        ("D2 one worker ends", end_two_workers, {}),
+        (
+            "D3 recycling",
+            wait_for_recycling,
+            {"max_requests": 2_000, "max_requests_jitter": 500},
+        ),
+    ],
+)
+async def test_no_request_is_lost(
+    serve: Serve, judge: Judge, case: str, control: str, replace: Replace, server: dict[str, int]
+) -> None:
+    async with serve(control, server=server, worker_class=WORKER_CLASSES[control]) as service:
+        post = (await sign_up(service.client)).post
+        await service.client.aclose()  # its idle connections would keep workers
+        first = await service.processes()
+        async with calling(service.address, post) as calls:
+            await asyncio.sleep(USUAL_SECONDS)
+            began_at = time.monotonic()
+            await replace(service)
+            await until_enough(calls)
+        broken = calls.broken(LEAST)
+        broken += ["nobody was replaced"] * bool(first & await service.processes())
+    usual, slowest = calls.slowest(0, began_at), calls.slowest(began_at)
+    figure = (
+        f"{sum(calls.lost.values())} of {len(calls.replies):,} lost, "
+        f"slowest {slowest * 1000:.0f} ms (usually {usual * 1000:.0f})"
+    )
+    judge(case, control, figure, broken)

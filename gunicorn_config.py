@@ -7,6 +7,7 @@ from gunicorn.workers.base import Worker
 
 from app.infra.database.capacity import read_capacity
 from app.infra.server.cores import available_cores
+from app.infra.server.load_table import TABLE
 from app.infra.server.master import tell_workers_of_the_end
 from app.infra.server.metrics_files import archive_worker, begin_metrics, end_metrics
 from app.settings import load_settings
@@ -47,6 +48,11 @@ def when_ready(server: Arbiter) -> None:
     tell_workers_of_the_end(server)
 
 
+def pre_fork(_server: Arbiter, worker: Worker) -> None:
+    """Give the worker a place to tell others how it is."""
+    worker.row = TABLE.take_row()
+
+
 def post_worker_init(_worker: Worker) -> None:
     """Keep the collector off what was built at start, and call it less often.
 
@@ -58,7 +64,7 @@ def post_worker_init(_worker: Worker) -> None:
 
 
 def child_exit(_server: Arbiter, worker: Worker) -> None:
-    """Keep what the worker counted, and nothing else."""
+    """Keep what the worker counted, and nothing else of it."""
     archive_worker(worker.pid)
     worker.row.leave()
 

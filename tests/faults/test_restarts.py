@@ -13,13 +13,12 @@ from tests.faults.callers import Calls, calling
 from tests.faults.conftest import Judge, Serve
 from tests.faults.load import sign_up
 from tests.faults.service import Service, master_of
-from tests.faults.stock import STOCK_WORKER
 from tests.faults.verdicts import GUARDED
 
 pytestmark = pytest.mark.faults
 LEAST = 20_000
 MOST_SECONDS = 90.0
-WORKER_CLASSES = {GUARDED: "", "stock_worker": STOCK_WORKER}
+WORKER_CLASSES = {GUARDED: "", "stock_worker": "uvicorn_worker.UvicornWorker"}
 USUAL_SECONDS, TIMES_SLOWER = 5.0, 3
 
 Replace = Callable[[Service], Awaitable[None]]

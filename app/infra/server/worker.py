@@ -10,7 +10,7 @@ from uvicorn_worker import UvicornWorker
 
 from app.infra.ending import the_end
 from app.infra.server.departure import Departure
-from app.infra.server.load_table import TABLE
+from app.infra.server.load_table import TABLE, Row
 from app.infra.server.server import Server
 from app.sections import CLOSING_SECONDS
 from app.settings import load_settings
@@ -29,9 +29,7 @@ class Worker(UvicornWorker):  # type: ignore[misc]
         "timeout_graceful_shutdown": CANCEL_SECONDS,
     }
 
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        super().__init__(*arguments, **options)
-        self.row = TABLE.take_row()  # in the master, before the fork
+    row: Row  # from the master, before the fork
 
     async def _serve(self) -> None:
         the_end.is_announced = True

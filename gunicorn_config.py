@@ -49,8 +49,8 @@ def when_ready(server: Arbiter) -> None:
 
 
 def pre_fork(_server: Arbiter, worker: Worker) -> None:
-    """Give the worker a place to tell others how it is."""
-    worker.row = TABLE.take_row()
+    """Give the worker what it cannot find itself, its place in the table above all."""
+    worker.row, worker.settings = TABLE.take_row(), _settings.server
 
 
 def post_worker_init(_worker: Worker) -> None:

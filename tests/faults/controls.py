@@ -21,12 +21,14 @@ from app.infra.cache.channel import Channel
 from app.infra.cache.invalidation import Relay
 from app.infra.cache.read_through import Answer, Load, ReadThrough, Source
 from app.infra.database.session import Database
+from app.infra.ending import ServerEnd
 from app.infra.in_flight import InFlight
 from app.infra.log_writer import LogWriter
 from app.infra.security import Passwords
 from app.infra.server import protocol
 from app.infra.web import problems
 from app.infra.web.body_limit import BodyLimitMiddleware
+from app.infra.web.catch_all import CatchAllMiddleware
 from app.sections import DatabaseSettings
 from tests.faults.naive import NAIVE_CACHE, plain_client
 
@@ -60,6 +62,10 @@ async def _run_in_default_threads(
     _self: Passwords, function: Callable[..., Any], *arguments: str
 ) -> Any:
     return await asyncio.to_thread(function, *arguments)
+
+
+async def _pass_on(self: CatchAllMiddleware, scope: Scope, receive: Receive, send: Send) -> None:
+    await self.app(scope, receive, send)
 
 
 async def _do_nothing(_self: Relay) -> None:
@@ -104,6 +110,8 @@ PATCHES: dict[str, tuple[tuple[Any, str, Any], ...]] = {
     "no_body_limit": ((BodyLimitMiddleware, "__call__", _pass_on),),
     "no_in_flight_limit": ((InFlight, "enter", _enter_always),),
     "deaf_memory": ((Channel, "_hear_change", lambda _self, _tags: None),),
+    "deaf_streams": ((ServerEnd, "announce", lambda _self: None),),
+    "no_catch_all": ((CatchAllMiddleware, "__call__", _pass_on),),
     "no_cache": (
         (ReadThrough, "remembered", lambda _self, _key: None),
         (ReadThrough, "read", _load_always),

@@ -18,6 +18,7 @@ from tests.faults.controls import CONTROL, SETTINGS
 from tests.faults.load import free_port
 from tests.faults.postgres import Backend
 from tests.faults.troubles import TROUBLE
+from tests.faults.verdicts import GUARDED
 
 Section = dict[str, int]
 
@@ -27,6 +28,10 @@ GUNICORN = ("gunicorn", "-c", "tests/faults/master.py", "tests.faults.served:app
 PROCESSES = {"SERVER_GRACEFUL_TIMEOUT_SECONDS": "15"}
 # What is slow about a password is no part of most cases.
 CHEAP_PASSWORDS = {"argon2_memory_kib": 8192, "argon2_time_cost": 1}
+
+
+# For `serving`: ours, and as a control the one that most services have.
+WORKER_CLASSES = {GUARDED: "", "stock_worker": "uvicorn_worker.UvicornWorker"}
 
 
 @dataclass(frozen=True)
@@ -75,6 +80,7 @@ async def serving(
     output: IO[bytes] | None = None,
     server: Section | None = None,
     worker_class: str = "",
+    port: int | None = None,
 ) -> AsyncIterator[Service]:
     """Start the service, and wait until all workers are ready.
 
@@ -92,7 +98,7 @@ async def serving(
         monkeypatch.setenv(name, value)
     module = (*GUNICORN, "--worker-class", worker_class) if worker_class else GUNICORN
     backing = Backing(backend.database_url, backend.valkey_url, embedded_database=True)
-    address = Address("127.0.0.1", free_port())
+    address = Address("127.0.0.1", port or free_port())
     limits = httpx2.Limits(max_connections=None, max_keepalive_connections=100)
     with open_service(module, backing, address, output=output) as process:
         wait_until_ready(process, address, 60)

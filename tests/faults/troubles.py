@@ -9,6 +9,7 @@ import random
 import signal
 from collections import Counter
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -16,10 +17,12 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from app.errors import Conflict
 from app.infra.cache.invalidation import Invalidation
 from app.infra.cache.tags import invalidated
+from app.infra.database.session import Database
 from app.infra.web.response_cache import ResponseCacheMiddleware
 
 # How the test tells the workers what troubles them, beside the control.
 TROUBLE = "FAULTS_TROUBLE"
+CLOSED = "FAULTS_CLOSED"  # a folder
 SLOW_SHARE, SLOWEST_SECONDS = 0.3, 0.03
 COLD_SECONDS = 0.2
 FAILURE_SHARE = 0.2
@@ -86,6 +89,16 @@ def fail_after_noting(before_commit: Any) -> Any:
     return fail
 
 
+def note_closing(close: Any) -> Any:
+    """Write down which workers got as far as closing what they had opened."""
+
+    async def close_and_note(self: Database) -> None:
+        await close(self)
+        (Path(os.environ[CLOSED]) / str(os.getpid())).touch()
+
+    return close_and_note
+
+
 _COUNTED = (ResponseCacheMiddleware, "_load", count_loads)
 _SLOW_FILLS = (ResponseCacheMiddleware, "_load", tarry)
 TROUBLES: dict[str, tuple[tuple[type, str, Wrap], ...]] = {
@@ -93,5 +106,6 @@ TROUBLES: dict[str, tuple[tuple[type, str, Wrap], ...]] = {
     "slow_fills": (_COUNTED, _SLOW_FILLS),
     "slow_loads": (_COUNTED, (ResponseCacheMiddleware, "_load", take_long)),
     "crashes": ((Invalidation, "after_commit", die_after_commit),),
+    "notes": ((Database, "close", note_closing),),
     "failures": (_SLOW_FILLS, (Invalidation, "before_commit", fail_after_noting)),
 }

@@ -34,14 +34,18 @@ class Departure:
         self._leave_seconds = leave_seconds
         self._master = os.getppid()
         self._asked_at: float | None = None
+        self._replaced = False  # by the master, which has made another one already
         self._end_at: float | None = None  # of the instance
         self._deadline: float | None = None
         self._stopped = False
         self._idle_calls: dict[HttpToolsProtocol, int] = {}
 
-    def ask(self) -> None:
+    def ask(self, *, replaced: bool) -> None:
         """Leave when others can do without. To ask again changes nothing."""
         self._asked_at = self._asked_at or time.monotonic()
+        if replaced:
+            self._replaced = True
+            self._row.accepting = False  # none of those that a reload replaces is to rely on it
 
     @property
     def begun(self) -> bool:
@@ -74,7 +78,7 @@ class Departure:
         """Say that this one is none, then look: two that leave must not rely on each other."""
         self._row.accepting = False
         found = bool(self._table.others(self._row))
-        self._row.accepting = not found
+        self._row.accepting = not (found or self._replaced)
         return found
 
     def _stop(self, acceptor: Acceptor, now: float) -> None:

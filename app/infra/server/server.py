@@ -17,7 +17,7 @@ from app.infra.server.load_table import End, LoadTable, Row
 
 TICKS_A_SECOND = 10
 # A worker is far above the mean with so much more than it, and sheds a part of that a second.
-EXCESS_SHARE, EXCESS, PART_SHED = 0.05, 2, 4
+EXCESS_SHARE, EXCESS, PART_SHED = 0.05, 2, 2
 
 
 class Server(uvicorn.Server):
@@ -54,14 +54,14 @@ class Server(uvicorn.Server):
         if await super().on_tick(counter):
             return True
         if self._max_requests and self.server_state.total_requests >= self._max_requests:
-            self._departure.ask()
+            self._departure.ask(replaced=False)
         if counter % TICKS_A_SECOND == 0 and not self._departure.begun:
             self._shed()
         return self._departure.advance(self._acceptor, self.server_state)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 - Uvicorn's
         """Note that this worker is to leave. A reload may ask one that is leaving already."""
-        self._departure.ask()
+        self._departure.ask(replaced=True)
 
     def quit(self) -> None:
         """End at once, whatever runs."""

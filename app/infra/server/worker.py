@@ -12,8 +12,7 @@ from app.infra.ending import the_end
 from app.infra.server.departure import Departure
 from app.infra.server.load_table import TABLE, Row
 from app.infra.server.server import Server
-from app.sections import CLOSING_SECONDS
-from app.settings import load_settings
+from app.sections import CLOSING_SECONDS, ServerSettings
 
 # For tasks that still run when all connections are gone or the time is up.
 CANCEL_SECONDS = 1
@@ -29,14 +28,14 @@ class Worker(UvicornWorker):  # type: ignore[misc]
         "timeout_graceful_shutdown": CANCEL_SECONDS,
     }
 
-    row: Row  # from the master, before the fork
+    row: Row  # both from the master, before the fork
+    settings: ServerSettings
 
     async def _serve(self) -> None:
         the_end.is_announced = True
         self.config.app = self.wsgi
-        settings = load_settings().server
-        leave_seconds = settings.graceful_timeout_seconds - CLOSING_SECONDS
-        departure = Departure(TABLE, self.row, settings.drain_seconds, leave_seconds)
+        leave_seconds = self.settings.graceful_timeout_seconds - CLOSING_SECONDS
+        departure = Departure(TABLE, self.row, self.settings.drain_seconds, leave_seconds)
         server = Server(self.config, TABLE, self.row, departure)
         asyncio.get_running_loop().add_signal_handler(signal.SIGQUIT, server.quit)
         await server.serve_shared([listener.sock for listener in self.sockets])

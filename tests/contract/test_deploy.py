@@ -25,7 +25,6 @@ from tests.contract.deployment import (
 )
 from tests.contract.test_documents import setting_names
 
-PENDING = {"SERVER_DRAIN_SECONDS", "SERVER_TRUSTED_PROXIES"}  # until they are settings
 LONG_RUNNING = ["balancer", "app", "database", "valkey", "replica", "prometheus", "grafana"]
 
 
@@ -49,11 +48,7 @@ def contents(folder: Path) -> dict[str, str]:
 
 @pytest.mark.parametrize("where", DEPLOYMENTS)
 def test_a_deployment_sets_only_settings_that_exist(where: str) -> None:
-    assert environment(where).keys() <= setting_names().keys() | PENDING
-
-
-def test_what_is_pending_is_no_setting_yet() -> None:
-    assert not PENDING & setting_names().keys(), "It is one now: take it off the list."
+    assert environment(where).keys() <= setting_names().keys()
 
 
 @pytest.mark.parametrize("where", DEPLOYMENTS)

@@ -64,7 +64,7 @@ async def _run_in_default_threads(
     return await asyncio.to_thread(function, *arguments)
 
 
-async def _pass_on(self: CatchAllMiddleware, scope: Scope, receive: Receive, send: Send) -> None:
+async def _pass_on(self: Any, scope: Scope, receive: Receive, send: Send) -> None:
     await self.app(scope, receive, send)
 
 
@@ -84,10 +84,6 @@ def _write_at_once(_self: LogWriter, line: bytes) -> None:
 
 async def _enter_always(self: InFlight) -> None:
     self.running += 1
-
-
-async def _pass_on(self: BodyLimitMiddleware, scope: Scope, receive: Receive, send: Send) -> None:
-    await self.app(scope, receive, send)
 
 
 PATCHES: dict[str, tuple[tuple[Any, str, Any], ...]] = {

@@ -31,16 +31,14 @@ control_socket_disable = True
 
 
 def on_starting(server: Arbiter) -> None:
-    """Compare the pools with what the database has, before any of them fills."""
-    capacity = read_capacity(_settings, workers)
-    if capacity is None:
+    """Ask the database for what would else be found missing when the load is highest."""
+    found = read_capacity(_settings, workers)
+    if found is None:
         server.log.warning("The database was not reached: its connections were not counted.")
-        return
-    if capacity.needed <= capacity.free:
-        return
-    if _settings.environment == "production":
-        raise SystemExit(f"The service cannot start: {capacity}")
-    server.log.warning("Too many database connections: %s", capacity)
+    elif not found.is_enough:
+        if _settings.environment == "production":
+            raise SystemExit(f"The service cannot start. {found}")
+        server.log.warning("%s", found)
 
 
 def when_ready(server: Arbiter) -> None:

@@ -34,6 +34,7 @@ class DatabaseSettings(Section):
     """PostgreSQL, and how many connections each worker process holds to it."""
 
     url: SecretStr = SecretStr("postgresql://app:app@127.0.0.1:5432/app")
+    pooler: bool = False
     pool_size: Positive = 5
     pool_timeout_seconds: Seconds = 1
     pool_recycle_seconds: Positive = 1800

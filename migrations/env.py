@@ -15,10 +15,15 @@ from app.features.users import models as users
 from app.infra.cache import outbox
 from app.infra.cache.flush import NotFlushed, flush
 from app.infra.database.base import Base
+from app.infra.database.pooler import statement_arguments
 from app.settings import load_settings
 
 MODELS = (auth, comments, outbox, posts, users)  # importing them is what fills the metadata
 LOCK = text("SELECT pg_advisory_xact_lock(hashtext('migrations'))")
+# A migration may take long, and wait long for its turn, whatever the role's timeouts are.
+PATIENCE = text(
+    "SELECT set_config('statement_timeout', '0', true), set_config('lock_timeout', '0', true)"
+)
 
 
 def migrate(connection: Connection) -> bool:
@@ -30,6 +35,7 @@ def migrate(connection: Connection) -> bool:
         on_version_apply=lambda **step: steps.append(step),
     )
     with context.begin_transaction():
+        connection.execute(PATIENCE)
         connection.execute(LOCK)
         context.run_migrations()
     return bool(steps)
@@ -38,7 +44,11 @@ def migrate(connection: Connection) -> bool:
 async def main() -> None:
     """Connect, migrate, disconnect; what the cache holds may look different now."""
     settings = load_settings()
-    engine = create_async_engine(settings.database.url.get_secret_value(), poolclass=pool.NullPool)
+    engine = create_async_engine(
+        settings.database.url.get_secret_value(),
+        poolclass=pool.NullPool,
+        connect_args={**statement_arguments(settings.database)},
+    )
     async with engine.connect() as connection:
         is_changed = await connection.run_sync(migrate)
     await engine.dispose()

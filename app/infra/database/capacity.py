@@ -1,7 +1,8 @@
 """Whether the database has as many connections as all workers of all replicas may take.
 
 Found at start-up, or found at the worst moment: the pools fill when the load is highest, and the
-server then refuses whoever comes last, the migration and the administrator included.
+server then refuses whoever comes last, the migration and the administrator included. Behind a
+pooler its own configuration bounds them; there, start-up looks for the timeouts of the role.
 """
 
 import asyncio
@@ -10,6 +11,8 @@ from dataclasses import dataclass
 import asyncpg
 from sqlalchemy import make_url
 
+from app.infra.database.pooler import UNSET, RoleTimeouts, wanted_timeouts
+from app.sections import DatabaseSettings
 from app.settings import Settings
 
 APPLICATION_NAME = "app"
@@ -35,6 +38,11 @@ class Capacity:
     held_by_others: int
 
     @property
+    def is_enough(self) -> bool:
+        """Whether all pools may be full at once."""
+        return self.needed <= self.free
+
+    @property
     def needed(self) -> int:
         """The connections of all pools when all are full."""
         return self.workers * self.pool_size * self.replicas
@@ -46,6 +54,7 @@ class Capacity:
 
     def __str__(self) -> str:
         return (
+            "Too many database connections: "
             f"{self.workers} workers × {self.pool_size} connections × {self.replicas} replicas = "
             f"{self.needed} connections, and the database has {self.free} for this service: "
             f"{self.max_connections} in all, {self.reserved} reserved, "
@@ -54,23 +63,35 @@ class Capacity:
         )
 
 
-def read_capacity(settings: Settings, workers: int) -> Capacity | None:
+def read_capacity(settings: Settings, workers: int) -> Capacity | RoleTimeouts | None:
     """Ask the server, once, before the workers start. None when it cannot be reached."""
-    return asyncio.run(_read_capacity(settings, workers))
+    database = settings.database
+    if database.pooler:
+        wanted = wanted_timeouts(database)
+        rows = asyncio.run(_ask(database, UNSET, list(wanted)))
+        return None if rows is None else RoleTimeouts(wanted, tuple(name for [name] in rows))
+    rows = asyncio.run(_ask(database, CAPACITY, APPLICATION_NAME))
+    if rows is None:
+        return None
+    return Capacity(workers, database.pool_size, settings.replicas, *rows[0])
 
 
-async def _read_capacity(settings: Settings, workers: int) -> Capacity | None:
-    url = make_url(settings.database.url.get_secret_value()).set(drivername="postgresql")
+async def _ask(
+    database: DatabaseSettings, query: str, argument: object
+) -> list[asyncpg.Record] | None:
+    url = make_url(database.url.get_secret_value()).set(drivername="postgresql")
     dsn = url.set(query={"sslmode": url.query["ssl"]} if "ssl" in url.query else {})
-    timeout = settings.database.connect_timeout_seconds
+    timeout = database.connect_timeout_seconds
     try:
         connection = await asyncpg.connect(
-            dsn.render_as_string(hide_password=False), timeout=timeout, command_timeout=timeout
+            dsn.render_as_string(hide_password=False),
+            timeout=timeout,
+            command_timeout=timeout,
+            statement_cache_size=0,  # it may be a pooler
         )
         try:
-            [found] = await connection.fetch(CAPACITY, APPLICATION_NAME)
+            return await connection.fetch(query, argument)
         finally:
             connection.terminate()
     except (OSError, TimeoutError, ValueError, asyncpg.PostgresError, asyncpg.InterfaceError):
         return None
-    return Capacity(workers, settings.database.pool_size, settings.replicas, *found)

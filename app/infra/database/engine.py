@@ -18,6 +18,7 @@ from sqlalchemy.pool import ConnectionPoolEntry
 from app.errors import Unavailable
 from app.infra.database.attempt import note_commit
 from app.infra.database.pool import FairPool
+from app.infra.database.pooler import statement_arguments, wanted_timeouts
 from app.infra.database.statements import watch_statements
 from app.infra.leaks import watch_connections
 from app.infra.tracing import trace_statements, traces
@@ -48,6 +49,7 @@ def open_engine(settings: DatabaseSettings, application_name: str) -> AsyncEngin
             "timeout": settings.connect_timeout_seconds,
             "command_timeout": settings.command_timeout_seconds,
             "server_settings": _server_settings(settings, application_name),
+            **statement_arguments(settings),
         },
     )
     watch_statements(engine.sync_engine)
@@ -63,17 +65,13 @@ def open_engine(settings: DatabaseSettings, application_name: str) -> AsyncEngin
 
 
 def _server_settings(settings: DatabaseSettings, application_name: str) -> Mapping[str, str]:
-    def milliseconds(seconds: float) -> str:
-        return str(round(seconds * 1000))
-
+    if settings.pooler:  # which refuses all others
+        return {"application_name": application_name}
+    timeouts = wanted_timeouts(settings).items()
     return {
         "application_name": application_name,
-        "statement_timeout": milliseconds(settings.statement_timeout_seconds),
-        "lock_timeout": milliseconds(settings.lock_timeout_seconds),
-        "idle_in_transaction_session_timeout": milliseconds(
-            settings.idle_in_transaction_timeout_seconds
-        ),
         "client_connection_check_interval": "2000",
+        **{name: str(round(seconds * 1000)) for name, seconds in timeouts},
     }
 
 

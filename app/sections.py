@@ -5,9 +5,10 @@
 
 import re
 from ipaddress import ip_network
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
+from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 
 from app.addresses import postgresql_url, valkey_url
 
@@ -51,9 +52,10 @@ class DatabaseSettings(Section):
 
 
 class ValkeySettings(Section):
-    """Valkey, or anything that speaks its protocol."""
+    """Valkey, or anything that speaks its protocol. Of a cluster, `url` is any node's."""
 
     url: SecretStr = SecretStr("redis://127.0.0.1:6379/0")
+    cluster: bool = False
     max_connections: Positive = 32
     timeout_seconds: Seconds = 0.1
 
@@ -61,6 +63,12 @@ class ValkeySettings(Section):
     @classmethod
     def _for_redis_py(cls, url: SecretStr) -> SecretStr:
         return SecretStr(valkey_url(url.get_secret_value()))
+
+    @model_validator(mode="after")
+    def _has_no_other_database(self) -> Self:
+        if self.cluster and urlsplit(self.url.get_secret_value()).path not in ("", "/", "/0"):
+            raise ValueError("a cluster has database 0 alone: VALKEY_URL ends with its port")
+        return self
 
 
 class CacheSettings(Section):

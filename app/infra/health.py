@@ -10,12 +10,12 @@ import asyncio
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request
-from redis.asyncio import Redis
 from redis.exceptions import RedisError
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
 from app.errors import Unavailable
+from app.infra.cache.client import Valkey
 from app.infra.database.migrations import Revisions, read_revisions
 from app.infra.database.session import Database
 from app.infra.ending import the_end
@@ -33,7 +33,7 @@ class Readiness:
     a probe is answered in time when the pool is exhausted or a dependency hangs.
     """
 
-    def __init__(self, database: Database, valkey: Redis | None) -> None:
+    def __init__(self, database: Database, valkey: Valkey | None) -> None:
         self._database = database
         self._valkey = valkey
         self._revisions: Revisions = read_revisions()

@@ -6,7 +6,7 @@ CACHE says of races: nothing keeps a slow load from storing what was changed mea
 
 from typing import Any
 
-from redis.asyncio import Redis
+from redis.asyncio import Redis, RedisCluster
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.infra.cache.entry import Entry
@@ -16,9 +16,10 @@ from app.infra.cache.tags import invalidated
 from app.sections import ValkeySettings
 
 
-def plain_client(settings: ValkeySettings) -> Redis:
+def plain_client(settings: ValkeySettings) -> Redis | RedisCluster:
     """Make a client as redis-py makes it."""
-    return Redis.from_url(settings.url.get_secret_value())
+    kind = RedisCluster if settings.cluster else Redis
+    return kind.from_url(settings.url.get_secret_value())
 
 
 def remembered(self: ReadThrough, key: str) -> Entry | None:

@@ -20,7 +20,7 @@ from tests.faults.postgres import Backend
 from tests.faults.troubles import TROUBLE
 from tests.faults.verdicts import GUARDED
 
-Section = dict[str, int]
+Section = dict[str, Any]
 
 WORKERS = 2
 GUNICORN = ("gunicorn", "-c", "tests/faults/master.py", "tests.faults.served:app")
@@ -81,14 +81,16 @@ async def serving(
     server: Section | None = None,
     worker_class: str = "",
     port: int | None = None,
+    **sections: Section,
 ) -> AsyncIterator[Service]:
-    """Start the service, and wait until all workers are ready.
+    """Start the service, and wait until all workers are ready. `sections` are of its settings.
 
     It logs requests when there is an `output` to log them to.
     """
-    settings = {
-        "database": {"url": backend.database_url},
-        "valkey": {"url": backend.valkey_url},
+    settings: dict[str, Section] = {
+        **sections,
+        "database": {"url": backend.database_url, **sections.get("database", {})},
+        "valkey": {"url": backend.valkey_url, **sections.get("valkey", {})},
         "auth": CHEAP_PASSWORDS if auth is None else auth,
         "log": {"access": output is not None},
     }

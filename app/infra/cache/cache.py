@@ -3,17 +3,18 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from redis.asyncio import Redis
-
 from app.infra.background import in_background
 from app.infra.cache.channel import Channel
+from app.infra.cache.client import Valkey
+from app.infra.cache.cluster import ValkeyCluster
 from app.infra.cache.entry import Entry
+from app.infra.cache.failover import ClusterStore
 from app.infra.cache.invalidation import Invalidation, Relay
 from app.infra.cache.memory import Memory
 from app.infra.cache.read_through import Answer, Load, ReadThrough, Source
 from app.infra.cache.release import release
 from app.infra.cache.store import Store
-from app.infra.cache.traced import TracedStore
+from app.infra.cache.traced import TracedClusterStore, TracedStore
 from app.infra.database.session import Database
 from app.infra.metrics import CACHE_BREAKER_OPEN, CACHE_MEMORY
 from app.infra.tracing import traces
@@ -23,11 +24,10 @@ from app.settings import Settings
 class Cache:
     """Both tiers, and what keeps them right. `running` is what makes it live."""
 
-    def __init__(self, settings: Settings, valkey: Redis) -> None:
+    def __init__(self, settings: Settings, valkey: Valkey) -> None:
         memory = Memory(settings.cache.memory_bytes, settings.cache.memory_ttl_seconds)
         self.memory = memory
-        kind = TracedStore if traces() else Store
-        self.store = kind(valkey, settings.cache.namespace, release())
+        self.store = _store(valkey, settings.cache.namespace)
         self.channel = Channel(valkey, self.store.channel, memory)
         self.reader = ReadThrough(
             self.store, memory, self.channel, bypass=max(1, settings.database.pool_size // 2)
@@ -57,6 +57,12 @@ class Cache:
             in_background(relay.run(), "cache relay"),
         ):
             yield
+
+
+def _store(valkey: Valkey, namespace: str) -> Store:
+    if isinstance(valkey, ValkeyCluster):
+        return (TracedClusterStore if traces() else ClusterStore)(valkey, namespace, release())
+    return (TracedStore if traces() else Store)(valkey, namespace, release())
 
 
 class NoCache:

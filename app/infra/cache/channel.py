@@ -10,9 +10,9 @@ import logging
 import time
 from typing import Any
 
-from redis.asyncio import Redis
 from redis.exceptions import RedisError
 
+from app.infra.cache.client import Valkey
 from app.infra.cache.memory import Memory
 from app.infra.cache.store import EVERYTHING
 
@@ -26,7 +26,7 @@ RECONNECT_SECONDS = 0.1
 class Channel:
     """Feeds one process's memory. `is_live` is computed when it is asked."""
 
-    def __init__(self, valkey: Redis, name: str, memory: Memory) -> None:
+    def __init__(self, valkey: Valkey, name: str, memory: Memory) -> None:
         self._valkey = valkey
         self._name = name
         self._memory = memory
@@ -50,6 +50,7 @@ class Channel:
             await asyncio.sleep(RECONNECT_SECONDS)
 
     async def _listen(self) -> None:
+        await self._valkey.initialize()  # a cluster's client finds the channel's node
         async with self._valkey.pubsub() as pubsub:
             await pubsub.subscribe(self._name)
             next_ping, began = 0.0, time.monotonic()

@@ -5,15 +5,20 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as ConnectionLost
 
+from app.infra.cache.cluster import ValkeyCluster, open_cluster
 from app.sections import ValkeySettings
 
+Valkey = Redis | ValkeyCluster
 
-def open_valkey(settings: ValkeySettings) -> Redis:
+
+def open_valkey(settings: ValkeySettings) -> Valkey:
     """Build the client of this process; it connects at its first command, and owns its pool.
 
     A command takes `timeout_seconds` at most, and is tried once more on a connection that died; one
     without an answer is not, since it would take as long again.
     """
+    if settings.cluster:
+        return open_cluster(settings)
     pool = BlockingConnectionPool.from_url(
         settings.url.get_secret_value(),
         # RESP3 notifications make the pool skip its check for unread data, which crosses replies.

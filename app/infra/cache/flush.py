@@ -12,12 +12,13 @@ class NotFlushed(Exception):
 
 async def flush(settings: Settings) -> int:
     """Remove every entry, in every worker's memory too; return how many keys that were."""
-    async with open_valkey(settings.valkey) as valkey:
-        try:
+    try:
+        valkey = open_valkey(settings.valkey)
+        async with valkey:
             return await Store(valkey, settings.cache.namespace, release()).flush()
-        except CACHE_ERRORS as error:
-            raise NotFlushed(
-                f"Valkey was not reached ({type(error).__name__}), so the cache was not emptied: "
-                f"what it holds lives for {settings.cache.ttl_seconds:g} s at most. "
-                "Check VALKEY_URL."
-            ) from error
+    except CACHE_ERRORS as error:
+        raise NotFlushed(
+            f"Valkey was not reached ({type(error).__name__}), so the cache was not emptied: "
+            f"what it holds lives for {settings.cache.ttl_seconds:g} s at most. "
+            "Check VALKEY_URL."
+        ) from error

@@ -12,11 +12,11 @@ from itertools import chain
 from typing import Any
 
 from cachetools import LRUCache
-from redis.asyncio import Redis
 from redis.exceptions import RedisError, ResponseError
 
 from app.infra.cache import scripts
 from app.infra.cache.breaker import Breaker
+from app.infra.cache.client import Valkey
 from app.infra.cache.entry import FILL_ID, HEAD, SCHEMA, TOKEN_BYTES, Entry, read_stored
 
 CACHE_ERRORS = (RedisError, OSError, TimeoutError)
@@ -60,7 +60,7 @@ class Again:
 class Store:
     """One namespace of Valkey. One MGET is under way at a time: what is asked meanwhile is next."""
 
-    def __init__(self, valkey: Redis, namespace: str, release: str) -> None:
+    def __init__(self, valkey: Valkey, namespace: str, release: str) -> None:
         self._code = release
         self.prefix = f"{{{namespace}}}"  # a hash tag: all keys are in one slot of a cluster
         self.channel = f"{self.prefix}invalidations"
@@ -139,13 +139,7 @@ class Store:
 
     async def invalidate(self, tags: Sequence[str]) -> None:
         """Make every entry with one of `tags` invalid, and tell all workers. May be repeated."""
-        names = [self._tag(tag) for tag in tags]
-        await self._ask(
-            self._invalidate(
-                keys=[self._log, *names],
-                args=[_random(), MOST_LOGGED_TAGS, self.channel, "\n".join(tags), *names],
-            )
-        )
+        await self._ask(self._invalidation(tags))
 
     async def flush(self) -> int:
         """Forget everything, here and in every worker; return how many keys that were.
@@ -207,6 +201,13 @@ class Store:
             raise
         self.breaker.succeeded()
         return answer
+
+    def _invalidation(self, tags: Sequence[str]) -> Awaitable[Any]:
+        names = [self._tag(tag) for tag in tags]
+        return self._invalidate(
+            keys=[self._log, *names],
+            args=[_random(), MOST_LOGGED_TAGS, self.channel, "\n".join(tags), *names],
+        )
 
     def _entry(self, key: str) -> str:
         return f"{self.prefix}e:{self._code}:{key}"

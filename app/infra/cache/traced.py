@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 
 from app.infra.cache.entry import Entry
+from app.infra.cache.failover import ClusterStore
 from app.infra.cache.store import Lease, Miss, Store
 from app.infra.tracing import span
 
@@ -35,3 +36,7 @@ class TracedStore(Store):
         """Invalidate, as `Store` does."""
         with span("cache invalidation"):
             await super().invalidate(tags)
+
+
+class TracedClusterStore(TracedStore, ClusterStore):
+    """The same on a cluster."""

@@ -1,0 +1,200 @@
+"""PgBouncer in transaction mode stands before PostgreSQL: everything holds as without it."""
+
+import asyncio
+import os
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import nullcontext, suppress
+from dataclasses import replace
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import httpx2
+import pytest
+
+from app.infra.database.pooler import wanted_timeouts
+from app.sections import DatabaseSettings
+from dev.servers import ROOT
+from tests.conftest import TABLES
+from tests.faults.conftest import Judge
+from tests.faults.history import repeated, run_history
+from tests.faults.load import (
+    Answer,
+    Author,
+    constantly,
+    late,
+    sign_up,
+    slowest,
+    timed,
+    unexpected,
+)
+from tests.faults.pooler import open_pooler
+from tests.faults.postgres import Backend
+from tests.faults.service import Service, serving
+from tests.faults.verdicts import GUARDED
+
+pytestmark = pytest.mark.faults
+POOLER, NO_CACHE = {"pooler": True}, {"enabled": False}
+RATE = 60
+OTHERS = """
+    SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+    WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()
+"""
+TIMEOUTS = wanted_timeouts(DatabaseSettings())
+
+
+@pytest.fixture
+async def pooled(
+    backend: Backend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[Backend]:
+    """The backend behind PgBouncer, with a role that has timeouts, and no rows."""
+    monkeypatch.setenv("DATABASE_POOLER", "true")  # for the master, which looks for timeouts
+    await backend.rows(f"TRUNCATE {TABLES} RESTART IDENTITY CASCADE")
+    await set_timeouts(backend, TIMEOUTS)
+    with open_pooler(backend, tmp_path / "pgbouncer") as pooled:
+        await pooled.returned()
+        yield pooled
+    await backend.rows("ALTER ROLE app RESET ALL")
+
+
+async def set_timeouts(backend: Backend, timeouts: dict[str, float]) -> None:
+    for name, seconds in timeouts.items():
+        await backend.rows(f"ALTER ROLE app SET {name} = '{seconds}s'")
+
+
+async def sign_up_at_last(service: Service) -> Author:
+    """Sign up, however often it takes: a control fails here as well."""
+    while True:
+        with suppress(httpx2.HTTPStatusError, KeyError):
+            return await sign_up(service.client)
+
+
+@pytest.mark.parametrize("control", [GUARDED, "prepared_statements"])
+async def test_requests_are_answered_as_without_it(
+    backend: Backend,
+    pooled: Backend,
+    monkeypatch: pytest.MonkeyPatch,
+    judge: Judge,
+    control: str,
+) -> None:
+    database, answers = {"pooler": control == GUARDED}, list[Answer]()
+    async with serving(pooled, monkeypatch, control, database=database, cache=NO_CACHE) as service:
+        author = await sign_up_at_last(service)
+        async with constantly(RATE, author.send, answers):
+            await asyncio.sleep(10)
+        broken = [
+            *unexpected(answers, (200, 201)),
+            *await author.broken_promises(backend),
+            *await backend.idle_in_transaction(),
+        ]
+    kept = len(author.acknowledged)
+    figure = f"{len(answers)} requests, slowest {slowest(answers):.2f} s; {kept} writes, each once"
+    judge("PgBouncer, transaction mode", control, figure, broken)
+
+
+@pytest.mark.parametrize("control", [GUARDED, "no_retry"])
+async def test_its_connections_to_the_server_are_cut_again_and_again(
+    backend: Backend,
+    pooled: Backend,
+    monkeypatch: pytest.MonkeyPatch,
+    judge: Judge,
+    control: str,
+) -> None:
+    answers: list[Answer] = []
+
+    async def cut() -> None:
+        await backend.rows(OTHERS)
+
+    async with serving(pooled, monkeypatch, control, database=POOLER, cache=NO_CACHE) as service:
+        author = await sign_up(service.client)
+        async with repeated(cut, 0.5), constantly(RATE, author.send, answers):
+            await asyncio.sleep(10)
+        failed = sum(answer.status == 503 for answer in answers)
+        broken = [
+            *unexpected(answers, (200, 201, 503)),
+            *[f"{failed} × 503"] * (failed > len(answers) / 1000),
+            *await author.broken_promises(backend),
+        ]
+    figure = f"{len(answers)} requests, {failed} × 503; {len(author.acknowledged)} writes kept"
+    judge("PgBouncer, its connections cut each 0.5 s", control, figure, broken)
+
+
+@pytest.mark.parametrize("control", [GUARDED, "no_role_timeouts"])
+async def test_timeouts_are_those_of_the_role(
+    backend: Backend,
+    pooled: Backend,
+    monkeypatch: pytest.MonkeyPatch,
+    judge: Judge,
+    control: str,
+) -> None:
+    if control != GUARDED:
+        await backend.rows("ALTER ROLE app RESET ALL")
+        await backend.rows(OTHERS)  # PgBouncer connects anew
+    async with serving(pooled, monkeypatch, control, database=POOLER) as service:
+        held = [timed(service.client, "GET", "/faults/hold/30") for _ in range(10)]
+        answers = await asyncio.gather(*held)
+    broken = [*unexpected(answers, (503,)), *late("503", slowest(answers), 5.5)]
+    figure = f"{len(answers)} × 503, slowest {slowest(answers):.2f} s"
+    judge("PgBouncer, F12 slow-query", control, figure, broken)
+
+
+@pytest.mark.parametrize("control", [GUARDED, "naive_cache"])
+async def test_no_read_shows_less_than_was_acknowledged(
+    backend: Backend,
+    pooled: Backend,
+    monkeypatch: pytest.MonkeyPatch,
+    judge: Judge,
+    control: str,
+) -> None:
+    slow = "slow_fills"
+    async with serving(pooled, monkeypatch, control, trouble=slow, database=POOLER) as service:
+        history = await run_history(service, backend, 12, nullcontext())
+    judge("PgBouncer, history", control, history.figure, history.broken())
+
+
+async def test_replicas_that_migrate_through_it_at_once_take_turns(
+    backend: Backend, pooled: Backend
+) -> None:
+    await backend.rows("CREATE DATABASE migrated")
+    url = urlsplit(pooled.database_url)._replace(path="/migrated").geturl()
+    environment = {"DATABASE_URL": url, "DATABASE_POOLER": "true", "CACHE_ENABLED": "false"}
+    commands = [
+        await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "alembic", "upgrade", "head"),
+            cwd=ROOT,
+            env=os.environ | environment,
+            stderr=subprocess.PIPE,
+        )
+        for _ in range(3)
+    ]
+    outputs = await asyncio.gather(*(command.communicate() for command in commands))
+    assert [command.returncode for command in commands] == [0, 0, 0], outputs
+    direct = urlsplit(backend.database_url)._replace(path="/migrated").geturl()
+    migrated = replace(backend, database_url=direct)
+    assert len(await migrated.rows("SELECT version_num FROM alembic_version")) == 1
+
+
+async def test_a_role_without_timeouts_is_named_at_start_up(
+    backend: Backend, pooled: Backend
+) -> None:
+    await backend.rows("ALTER ROLE app RESET lock_timeout")
+    await backend.rows(OTHERS)
+    production = {
+        "ENVIRONMENT": "production",
+        "AUTH_SECRET": "s" * 32,
+        "DATABASE_URL": pooled.database_url,
+        "SERVER_PORT": "0",
+    }
+    started = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "gunicorn", "-c", "gunicorn_config.py", "app.main:app"),
+        cwd=ROOT,
+        env=os.environ | production,
+        stderr=subprocess.PIPE,
+    )
+    _, message = await asyncio.wait_for(started.communicate(), 30)
+    assert started.returncode
+    assert b"ALTER ROLE" in message
+    assert b"SET lock_timeout = '2000ms'" in message
+    assert b"statement_timeout" not in message
+    assert b"Traceback" not in message

@@ -6,6 +6,7 @@ from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass
 from datetime import timedelta
+from itertools import cycle
 from typing import Any
 
 from tests.faults.ledger import Finding, Ledger
@@ -71,7 +72,9 @@ class History:
             parts.append(f"{self.unknown} writes cut off, seen after {self.late:.2f} s at most")
         return "; ".join(parts)
 
-    def broken(self, memory_seconds: float = MEMORY_SECONDS) -> list[str]:
+    def broken(
+        self, memory_seconds: float = MEMORY_SECONDS, memory_share: float = MEMORY_SHARE
+    ) -> list[str]:
         """Name the promises that were not kept."""
         past, memory = self.stale(in_memory=False), self.stale(in_memory=True)
         share = len(memory) / max(1, self.seen.reads[MEMORY])
@@ -79,7 +82,7 @@ class History:
         found = [
             (unread > self.seen.total, f"{unread} reads failed"),
             (bool(past), f"{len(past)} stale, {_oldest(past):.2f} s at most"),
-            (share > MEMORY_SHARE, f"{share:.2%} of L1 stale"),
+            (share > memory_share, f"{share:.2%} of L1 stale"),
             (_oldest(memory) > memory_seconds, f"L1 stale by {_oldest(memory) * 1000:.1f} ms"),
             (self.late > LATE_SECONDS, f"unseen for {self.late:.2f} s"),
         ]
@@ -95,10 +98,11 @@ async def run_history(
     backend: Backend,
     seconds: float,
     fault: AbstractAsyncContextManager[None],
+    *others: Service,
 ) -> History:
-    """Let everybody work for so long while `fault` is in force."""
-    ledger, seen = Ledger(), Seen()
-    writers = [Writer(service, backend, ledger) for _ in range(WRITERS)]
+    """Let everybody work for so long while `fault` is in force, at all instances alike."""
+    ledger, seen, instances = Ledger(), Seen(), cycle((service, *others))
+    writers = [Writer(next(instances), backend, ledger) for _ in range(WRITERS)]
     for writer, neighbour in zip(writers, [*writers[1:], writers[0]], strict=True):
         writer.neighbour = neighbour
     for writer in writers:
@@ -106,7 +110,8 @@ async def run_history(
     await backend.rows(AGED)  # nobody has read a post yet
     ledger.places = [((at - AGE, row), label, of) for (at, row), label, of in ledger.places]
     work = [writer.work(LONGEST_PAUSE) for writer in writers]
-    work += [Reader(service.address, ledger, seen, RATE / READERS).work() for _ in range(READERS)]
+    rate = RATE / READERS
+    work += [Reader(next(instances).address, ledger, seen, rate).work() for _ in range(READERS)]
     gc.collect()
     async with fault:
         tasks = [asyncio.create_task(one) for one in work]

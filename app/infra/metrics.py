@@ -49,6 +49,17 @@ POOL_WAIT = Histogram(
 )
 POOL_REFUSED = Counter("database_pool_refused", "Callers who waited in vain.")
 
+REPLICA_LAG = Gauge(
+    "database_replica_lag_seconds",
+    "How old the replica's data may be; infinite while it is not known.",
+    multiprocess_mode="livemax",
+)
+REPLICA_READS = Counter(
+    "database_lagging_reads",
+    "Sessions that may lag, by who was asked: replica, primary.",
+    ("server",),
+)
+
 CACHE_READS = Counter(
     "cache_reads", "Answers from, or past, the cache: hit_l1, hit, miss, bypass.", ("result",)
 )

@@ -11,6 +11,7 @@ from app.infra.cache.client import open_valkey
 from app.infra.cache.read_through import ReadThrough
 from app.infra.database.engine import open_engine
 from app.infra.database.pool import FairPool
+from app.infra.database.replica import Replica, open_replica
 from app.infra.database.session import Database
 from app.infra.health import Readiness
 from app.infra.in_flight import InFlight
@@ -25,11 +26,12 @@ from app.settings import Settings
 class Resources:
     """Made once a process. Nothing in it has connected to anything before its first use.
 
-    `cache` is None where there is none; `reader` reads in either case.
+    `cache` and `replica` are None where there is none; `reader` reads in either case.
     """
 
     settings: Settings
     database: Database
+    replica: Replica | None
     cache: Cache | None
     reader: ReadThrough | NoCache
     passwords: Passwords
@@ -52,18 +54,24 @@ async def open_resources(settings: Settings, application_name: str) -> AsyncIter
         stack.push_async_callback(database.close)
         if cache is not None:
             await stack.enter_async_context(cache.running(database))
+        replica = None
+        if (url := settings.database.replica_url) is not None:
+            replica = await stack.enter_async_context(
+                open_replica(settings.database, url, database, application_name)
+            )
         passwords = Passwords(settings.auth)
         stack.callback(passwords.close)
         stack.enter_context(watching_tasks(asyncio.get_running_loop()))
         await stack.enter_async_context(watching(settings.guards.blocked_seconds))
         in_flight = InFlight(settings.limits)
-        gauges = [in_flight.measure, *_gauges(database, cache)]
+        gauges = [in_flight.measure, *_gauges(database, replica, cache)]
         await stack.enter_async_context(in_background(sample(*gauges), "sampler"))
         readiness = Readiness(database, valkey)
         stack.callback(readiness.close)
         yield Resources(
             settings=settings,
             database=database,
+            replica=replica,
             cache=cache,
             reader=NoCache() if cache is None else cache.reader,
             passwords=passwords,
@@ -73,7 +81,8 @@ async def open_resources(settings: Settings, application_name: str) -> AsyncIter
         )
 
 
-def _gauges(database: Database, cache: Cache | None) -> list[Gauge]:
+def _gauges(database: Database, replica: Replica | None, cache: Cache | None) -> list[Gauge]:
+    """Return what is measured once a second; of the pools, the primary's."""
     pool = database.engine.pool
     measured = [pool.measure] if isinstance(pool, FairPool) else []
-    return measured if cache is None else [*measured, cache.measure]
+    return measured + [held.measure for held in (replica, cache) if held is not None]

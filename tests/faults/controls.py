@@ -21,6 +21,7 @@ from app.infra.cache.channel import Channel
 from app.infra.cache.failover import ClusterStore
 from app.infra.cache.invalidation import Relay
 from app.infra.cache.read_through import Answer, Load, ReadThrough, Source
+from app.infra.database.replica import Replica
 from app.infra.database.session import Database
 from app.infra.ending import ServerEnd
 from app.infra.in_flight import InFlight
@@ -114,6 +115,7 @@ PATCHES: dict[str, tuple[tuple[Any, str, Any], ...]] = {
     "deaf_streams": ((ServerEnd, "announce", lambda _self: None),),
     "no_catch_all": ((CatchAllMiddleware, "__call__", _pass_on),),
     "any_owner": ((ClusterStore, "_settle", _believe),),
+    "no_fallback": ((Replica, "is_to_blame", lambda _self, _error: False),),
     "no_cache": (
         (ReadThrough, "remembered", lambda _self, _key: None),
         (ReadThrough, "read", _load_always),

@@ -13,7 +13,7 @@ from sqlalchemy import text
 from starlette.responses import StreamingResponse
 
 from app.errors import Unavailable
-from app.infra.dependencies import Resources, WriteSession
+from app.infra.dependencies import LaggingSession, Resources, WriteSession
 from app.infra.logs import open_log
 from app.main import create_app
 from app.settings import Settings
@@ -34,6 +34,12 @@ for owner, name, wrap in TROUBLES[os.environ.get(TROUBLE, "")]:
 async def hold(seconds: float, session: WriteSession) -> None:
     """Keep a transaction open with a statement that takes long."""
     await session.execute(text("SELECT pg_sleep(:seconds)"), {"seconds": seconds})
+
+
+@app.get("/faults/lagging")
+async def lagging(session: LaggingSession) -> bool:
+    """Tell whether a replica has answered."""
+    return bool((await session.execute(text("SELECT pg_is_in_recovery()"))).scalar_one())
 
 
 @app.post("/faults/upload")

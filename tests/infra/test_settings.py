@@ -58,6 +58,8 @@ def test_valkey_has_a_scheme_of_its_own(monkeypatch: pytest.MonkeyPatch, given: 
         ("DATABASE_POOL_SIZE", "0"),
         ("DATABASE_POOL_TIMEOUT_SECONDS", "nan"),
         ("VALKEY_URL", "http://hunter2"),
+        ("DATABASE_REPLICA_URL", "mysql://u:hunter2@h/d"),
+        ("DATABASE_REPLICA_LAG_SECONDS", "1"),
         ("AUTH_SECRET", "hunter2"),
         ("ENVIRONMENT", "hunter2"),
         ("WEB_CONCURRENCY", "hunter2"),
@@ -72,6 +74,16 @@ def test_what_is_wrong_is_named_and_not_shown(
     message = str(refusal.value)
     assert name in message
     assert "hunter2" not in message
+
+
+def test_a_cluster_has_no_other_database(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VALKEY_URL", "valkey://:hunter2@h:1/0")
+    monkeypatch.setenv("VALKEY_CLUSTER", "true")
+    assert Settings().valkey.cluster
+    monkeypatch.setenv("VALKEY_URL", "valkey://:hunter2@h:1/1")
+    with pytest.raises(SystemExit, match=r"VALKEY: .*database 0 alone") as refusal:
+        load_settings()
+    assert "hunter2" not in str(refusal.value)
 
 
 def test_production_refuses_the_development_secret(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,13 +12,16 @@ Valkey = Redis | ValkeyCluster
 
 
 def open_valkey(settings: ValkeySettings) -> Valkey:
-    """Build the client of this process; it connects at its first command, and owns its pool.
+    """Build the client of this process; it connects at its first command, and is to be closed."""
+    return open_cluster(settings) if settings.cluster else open_server(settings)
+
+
+def open_server(settings: ValkeySettings) -> Redis:
+    """Build the client of a single server, which owns its pool.
 
     A command takes `timeout_seconds` at most, and is tried once more on a connection that died; one
     without an answer is not, since it would take as long again.
     """
-    if settings.cluster:
-        return open_cluster(settings)
     pool = BlockingConnectionPool.from_url(
         settings.url.get_secret_value(),
         # RESP3 notifications make the pool skip its check for unread data, which crosses replies.

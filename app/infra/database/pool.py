@@ -2,7 +2,7 @@
 
 SQLAlchemy's own asyncio pool wakes a waiter and lets a newcomer overtake it, so that under load
 some requests wait for seconds while others never wait at all. Here a FIFO gate stands before the
-checkout, and whoever waits longer than the pool's timeout is refused with `Unavailable`.
+checkout, and whoever waits longer than the pool's timeout is refused with `PoolExhausted`.
 """
 
 import asyncio
@@ -23,6 +23,10 @@ from app.infra.metrics import (
     POOL_WAITING,
     exact,
 )
+
+
+class PoolExhausted(Unavailable):
+    """Nobody gave a connection back in time."""
 
 
 class FairPool(AsyncAdaptedQueuePool):
@@ -64,7 +68,7 @@ class FairPool(AsyncAdaptedQueuePool):
                 await self._gate.acquire()
         except TimeoutError:
             POOL_REFUSED.inc()
-            raise Unavailable("All database connections are busy.") from None
+            raise PoolExhausted("All database connections are busy.") from None
         finally:
             self.waiting -= 1
             waited = time.monotonic() - began

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator, Iterator
 import pytest
 from redis.asyncio import Redis
 
-from app.infra.cache.client import open_valkey
+from app.infra.cache.client import open_server
 from app.sections import ValkeySettings
 from tests.infra.cache.laboratory import Laboratory
 
@@ -22,7 +22,7 @@ def valkey_settings(worker_id: str) -> ValkeySettings:
 @pytest.fixture
 async def valkey(valkey_settings: ValkeySettings) -> AsyncIterator[Redis]:
     """The client of a process, its database empty."""
-    async with open_valkey(valkey_settings) as valkey:
+    async with open_server(valkey_settings) as valkey:
         await valkey.flushdb()
         yield valkey
 
@@ -32,6 +32,6 @@ def laboratory(
     valkey_settings: ValkeySettings, monkeypatch: pytest.MonkeyPatch
 ) -> Iterator[Laboratory]:
     """An event loop that stands still between the steps of a test, and a clock likewise."""
-    laboratory = Laboratory(open_valkey(valkey_settings), monkeypatch)
+    laboratory = Laboratory(open_server(valkey_settings), monkeypatch)
     yield laboratory
     laboratory.close()

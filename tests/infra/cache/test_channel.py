@@ -8,7 +8,7 @@ import pytest
 from redis.asyncio import Redis
 
 from app.infra.cache import channel as channel_module
-from app.infra.cache.client import open_valkey
+from app.infra.cache.client import open_server
 from app.infra.cache.entry import Entry
 from app.sections import ValkeySettings
 from tests.infra.cache.laboratory import Clock
@@ -29,7 +29,7 @@ async def proxy(valkey_settings: ValkeySettings) -> AsyncIterator[Proxy]:
 async def listener(proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Worker]:
     """A worker whose channel listens through the proxy, and remembers one entry."""
     monkeypatch.setattr(channel_module, "PING_SECONDS", 0.05)
-    async with open_valkey(proxy.settings()) as far:
+    async with open_server(proxy.settings()) as far:
         far.connection_pool.connection_kwargs["client_name"] = NAME
         worker = make_worker(far)
         task = asyncio.create_task(worker.channel.run())

@@ -11,7 +11,7 @@ from redis.asyncio import Redis
 
 from app.errors import Unavailable
 from app.infra.cache import breaker, read_through
-from app.infra.cache.client import open_valkey
+from app.infra.cache.client import open_server
 from app.infra.cache.entry import Entry
 from app.infra.cache.read_through import Answer
 from app.infra.cache.store import Store
@@ -129,7 +129,7 @@ async def proxy(valkey_settings: ValkeySettings) -> AsyncIterator[Proxy]:
 @pytest.fixture
 async def cut_off(proxy: Proxy, valkey: Redis) -> AsyncIterator[Worker]:
     """A worker that reaches Valkey through the proxy alone."""
-    async with open_valkey(proxy.settings()) as far:
+    async with open_server(proxy.settings()) as far:
         yield make_worker(far)
 
 

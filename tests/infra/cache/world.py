@@ -55,7 +55,7 @@ class World:
         self._observer = Store(self._valkey, *NAMES)
         self._writer = Store(self._valkey, *NAMES)
         self._invalidate_script: Any = self._writer._invalidate
-        self._writer._invalidate = self._send_invalidate  # type: ignore[assignment]
+        self._writer._invalidate = self._send_invalidate
 
     # Readers
 

@@ -23,7 +23,7 @@ def test_the_arithmetic_is_in_the_message() -> None:
 
 def test_the_server_is_asked(settings: Settings) -> None:
     capacity = read_capacity(settings, workers=2)
-    assert capacity is not None
+    assert isinstance(capacity, Capacity)
     assert (capacity.max_connections, capacity.needed) == (100, 10)
     assert 0 < capacity.free <= 97
 

@@ -1,0 +1,152 @@
+"""Reads that may lag go to a replica that keeps up, and else to the primary, without an error."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import httpx2
+import pytest
+from fastapi import FastAPI
+from sqlalchemy import text
+
+from app.infra.cache.tags import shows
+from app.infra.database import replica as replica_module
+from app.infra.database.replica import Replica
+from app.infra.dependencies import LaggingSession
+from app.infra.web.public import public
+from app.settings import Settings
+from tests.application import client_of, running
+from tests.standby import Standby, open_standby, until
+
+WHERE = text("SELECT pg_is_in_recovery()")
+
+
+@pytest.fixture
+def standby(settings: Settings, tmp_path: Path) -> Iterator[Standby]:
+    """A replica of the tests' own server. It is copied in about a second."""
+    url = settings.database.url.get_secret_value().replace("postgresql+asyncpg", "postgresql")
+    with open_standby(url, tmp_path) as standby:
+        yield standby
+
+
+@pytest.fixture
+async def app(
+    settings: Settings, standby: Standby, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[FastAPI]:
+    """An application with a route that may lag."""
+    monkeypatch.setattr(replica_module, "CHECK_SECONDS", 0.1)
+    url = settings.database.url.get_secret_value()
+    values = {
+        **settings.model_dump(),
+        "database": {"url": url, "replica_url": standby.url(url), "replica_lag_seconds": 2},
+    }
+    async with running(Settings.model_validate(values)) as app:
+
+        @app.get("/where")
+        async def where(session: LaggingSession) -> bool:
+            return bool((await session.execute(WHERE)).scalar_one())
+
+        @app.get("/fails-there")
+        async def fails_there(session: LaggingSession) -> bool:
+            await session.execute(text("SELECT pg_terminate_backend(pg_backend_pid())"))
+            return True
+
+        await until(lambda: replica_of(app).keeps_up)
+        yield app
+
+
+@pytest.fixture
+async def client(app: FastAPI) -> AsyncIterator[httpx2.AsyncClient]:
+    async with client_of(app) as client:
+        yield client
+
+
+def replica_of(app: FastAPI) -> Replica:
+    replica: Replica | None = app.state.resources.replica
+    assert replica is not None
+    return replica
+
+
+async def is_answered_by_replica(client: httpx2.AsyncClient) -> bool:
+    response = await client.get("/where")
+    assert response.status_code == 200, response.text
+    return bool(response.json())
+
+
+async def test_what_may_lag_is_read_from_the_replica_and_nothing_else(
+    app: FastAPI, client: httpx2.AsyncClient
+) -> None:
+    assert await is_answered_by_replica(client)
+    async with app.state.resources.database.read() as session:
+        assert not (await session.execute(WHERE)).scalar_one()
+
+
+async def test_what_lags_too_far_is_not_asked_until_it_has_caught_up(
+    app: FastAPI, client: httpx2.AsyncClient, standby: Standby
+) -> None:
+    await standby.ask("SELECT pg_wal_replay_pause()")
+    async with app.state.resources.database.transaction() as session:
+        await session.execute(text("SELECT pg_logical_emit_message(true, 'test', 'lags')"))
+    await until(lambda: not replica_of(app).keeps_up)
+    assert replica_of(app).lag_seconds > 2
+    assert not await is_answered_by_replica(client)
+    await standby.ask("SELECT pg_wal_replay_resume()")
+    await until(lambda: replica_of(app).keeps_up)
+    assert await is_answered_by_replica(client)
+
+
+async def test_a_replica_that_dies_is_no_error_to_a_client(
+    app: FastAPI, client: httpx2.AsyncClient, standby: Standby
+) -> None:
+    assert await is_answered_by_replica(client)
+    standby.kill()  # the next request is sent on a connection that was
+    for _ in range(20):
+        assert not await is_answered_by_replica(client)
+    assert not replica_of(app).keeps_up
+
+
+async def test_what_fails_at_the_replica_is_asked_of_the_primary(
+    app: FastAPI, client: httpx2.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert await is_answered_by_replica(client)
+    # It ends the connection wherever it runs: the second attempt was the primary's, and the last.
+    response = await client.get("/fails-there")
+    assert response.status_code == 503
+    assert response.headers["retry-after"] == "1"
+    await until(lambda: replica_of(app).keeps_up)
+    assert await is_answered_by_replica(client)
+
+
+async def test_a_promoted_replica_is_not_asked(
+    app: FastAPI, client: httpx2.AsyncClient, standby: Standby, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert await standby.ask("SELECT pg_promote()")
+    await until(lambda: not replica_of(app).keeps_up)
+    await asyncio.sleep(3 * replica_module.CHECK_SECONDS)
+    assert not replica_of(app).keeps_up
+    assert not await is_answered_by_replica(client)
+    assert "no replica (any more)" in caplog.text
+
+
+async def test_what_is_kept_for_others_is_loaded_from_the_primary(
+    app: FastAPI, client: httpx2.AsyncClient
+) -> None:
+    @app.get("/kept")
+    @public()
+    async def kept(session: LaggingSession) -> bool:
+        shows(session, "thing")
+        return bool((await session.execute(WHERE)).scalar_one())
+
+    assert (await client.get("/kept")).json() is False
+
+
+async def test_without_a_replica_the_primary_is_asked(settings: Settings) -> None:
+    async with running(settings) as app:
+
+        @app.get("/where")
+        async def where(session: LaggingSession) -> bool:
+            return bool((await session.execute(WHERE)).scalar_one())
+
+        assert app.state.resources.replica is None
+        async with client_of(app) as client:
+            assert (await client.get("/where")).json() is False

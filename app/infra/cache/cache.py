@@ -1,7 +1,7 @@
 """The cache of one process, assembled; and what stands in its place when there is none."""
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 
 from app.infra.background import in_background
 from app.infra.cache.channel import Channel
@@ -34,6 +34,7 @@ class Cache:
         )
         self.invalidation = Invalidation(self.store, memory)
         self._relay_seconds = settings.cache.relay_seconds
+        self._has_memory = settings.cache.memory_ttl_seconds > 0
 
     def measure(self) -> None:
         """Set the gauges of this process."""
@@ -50,12 +51,15 @@ class Cache:
 
     @asynccontextmanager
     async def running(self, database: Database) -> AsyncIterator[None]:
-        """Hear of changes, and relay those that their writers could not invalidate."""
+        """Hear of changes, and relay those that their writers could not invalidate.
+
+        A memory that is never believed without asking Valkey need not hear of anything.
+        """
         relay = Relay(self.invalidation, database, self._relay_seconds)
-        async with (
-            in_background(self.channel.run(), "cache channel"),
-            in_background(relay.run(), "cache relay"),
-        ):
+        async with AsyncExitStack() as stack:
+            if self._has_memory:
+                await stack.enter_async_context(in_background(self.channel.run(), "cache channel"))
+            await stack.enter_async_context(in_background(relay.run(), "cache relay"))
             yield
 
 

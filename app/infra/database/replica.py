@@ -105,7 +105,7 @@ class Replica:
         now = time.monotonic()
         with suppress(*FAILURES):  # then the replica grows old
             async with self._primary.read() as session:
-                self._positions.append((now, (await session.execute(POSITION)).scalar_one()))
+                self._note(now, (await session.execute(POSITION)).scalar_one())
         async with self._checks.read() as session:
             is_replica, replayed = (await session.execute(REPLAYED)).one()
         self._answered_at = time.monotonic()
@@ -115,6 +115,12 @@ class Replica:
         while self._positions and self._positions[0][1] <= replayed:
             self._passed_at = self._positions.popleft()[0]
         return "in use" if self.keeps_up else "too far behind"
+
+    def _note(self, now: float, position: int) -> None:
+        # After a failover the log goes on from where the new primary was.
+        while self._positions and self._positions[-1][1] > position:
+            self._positions.pop()
+        self._positions.append((now, position))
 
     def _tell(self, state: str) -> None:
         """Log what has changed."""

@@ -1,0 +1,124 @@
+"""Measures what one Valkey has to do for many workers: `python -m benchmarks.scaling`.
+
+Its own CPU time is what ends first, because a slot has one thread. Clients are not counted.
+"""
+
+import asyncio
+import os
+import tempfile
+from collections.abc import AsyncIterator, Awaitable, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from redis.asyncio import Redis
+
+from app.infra.cache.client import open_server
+from app.infra.cache.entry import Entry
+from app.infra.cache.store import Lease, Miss, Store, new_lease_token
+from app.sections import ValkeySettings
+from dev.servers import embedded_servers
+
+REPORT = Path(__file__).parent / "scaling.md"
+ENTRIES, WRITES = 2_000, 1_000
+SUBSCRIBERS = (0, 10, 100, 1_000)
+TAGS = ("post:1", "posts:new", "posts:new:1")
+HEAD = """# What one Valkey does for many workers
+
+`python -m benchmarks.scaling` writes this page anew. CPU is Valkey's own, of one thread, with the
+time that it spends in the kernel; {cores} cores, shared with the clients.
+
+| what | CPU µs of Valkey |
+|---|---|
+"""
+
+
+def entry(number: int, tags: int, size: int) -> Entry:
+    """Make an answer that shows so many things."""
+    names = tuple(f"post:{number * tags + at}" for at in range(tags))
+    return Entry(f"/v1/posts/{number}?", names, os.urandom(size), ttl_seconds=300)
+
+
+async def put(store: Store, new: Entry) -> None:
+    """Lease and fill, as a reader does who has loaded it."""
+    token = new_lease_token()
+    lease = await store.lease(new.key, token, Miss().judged, anyway=True)
+    assert isinstance(lease, Lease)
+    assert await store.fill(new, lease)
+
+
+async def cpu_seconds(valkey: Redis) -> float:
+    """Ask how long it has worked."""
+    found: dict[str, Any] = await valkey.info("cpu")
+    return float(found["used_cpu_sys"] + found["used_cpu_user"])
+
+
+async def cost(valkey: Redis, deeds: Sequence[Awaitable[Any]]) -> float:
+    """Return the microseconds of Valkey's time for one of these deeds, one after the other."""
+    before = await cpu_seconds(valkey)
+    for deed in deeds:
+        await deed
+    return (await cpu_seconds(valkey) - before) / len(deeds) * 1e6
+
+
+@asynccontextmanager
+async def listening(url: str, channel: str, count: int) -> AsyncIterator[None]:
+    """Subscribe so often, and take what comes."""
+    place = urlsplit(url)
+    hello = f"AUTH {place.password}\r\nSUBSCRIBE {channel}\r\n".encode()
+    tasks, writers = list[asyncio.Task[None]](), list[asyncio.StreamWriter]()
+
+    async def listen(reader: asyncio.StreamReader) -> None:
+        while await reader.read(65_536):
+            pass
+
+    for _ in range(count):
+        reader, writer = await asyncio.open_connection(place.hostname, place.port)
+        writers.append(writer)  # a writer that nobody holds hangs up
+        writer.write(hello)
+        assert b"subscribe" in await reader.readuntil(b":1\r\n")
+        tasks.append(asyncio.create_task(listen(reader)))
+    try:
+        yield
+    finally:
+        for task, writer in zip(tasks, writers, strict=True):
+            task.cancel()
+            writer.close()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def rows(url: str) -> AsyncIterator[tuple[str, str]]:
+    """Measure, and yield what was found."""
+    settings = ValkeySettings.model_validate({"url": url, "timeout_seconds": 5})
+    async with open_server(settings) as valkey:
+        store = Store(valkey, "scaling", "release")
+        for title, tags, size in (("a post", 2, 1_000), ("a page of 20 posts", 40, 20_000)):
+            await valkey.flushdb()
+            made = [entry(number, tags, size) for number in range(ENTRIES)]
+            before = (await valkey.info("memory"))["used_memory"]
+            filled = await cost(valkey, [put(store, one) for one in made])
+            held = ((await valkey.info("memory"))["used_memory"] - before) / ENTRIES
+            looked = await cost(valkey, [store.is_valid(one) for one in made])
+            yield f"{title}: validate a copy ({tags} tags)", f"{looked:.0f}"
+            yield f"{title}: lease and fill", f"{filled:.0f}"
+            yield f"{title}: {size} bytes are held in", f"{held:.0f} bytes"
+        for count in SUBSCRIBERS:
+            async with listening(url, store.channel, count):
+                told = await cost(valkey, [store.invalidate(TAGS) for _ in range(WRITES)])
+            yield f"an invalidation of 3 tags, {count} workers listen", f"{told:.0f}"
+
+
+async def main() -> None:
+    """Measure, and write the report."""
+    with (
+        tempfile.TemporaryDirectory() as folder,
+        embedded_servers(Path(folder), durable=False) as servers,
+    ):
+        found = [row async for row in rows(servers.valkey_url)]
+    lines = "".join(f"| {what} | {figure} |\n" for what, figure in found)
+    REPORT.write_text(HEAD.format(cores=os.cpu_count()) + lines)
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from app.infra.cache.flush import flush
+from app.settings import Settings
 from tests.conftest import TABLES
 from tests.faults.cluster import NODE_TIMEOUT_MILLISECONDS, Cluster, open_cluster
 from tests.faults.conftest import Judge
@@ -16,6 +18,7 @@ from tests.faults.history import repeated, run_history
 from tests.faults.load import sign_up
 from tests.faults.postgres import Backend
 from tests.faults.service import serving
+from tests.faults.test_histories import seconds_of
 from tests.faults.verdicts import GUARDED
 from tests.faults.wire import Wire
 
@@ -98,10 +101,22 @@ async def test_no_read_shows_less_than_was_acknowledged(
 ) -> None:
     slow = "slow_fills"
     async with serving(empty, monkeypatch, control, trouble=slow, valkey=CLUSTER) as service:
-        history = await run_history(service, empty, 20, DISTURBANCES[case](cluster))
+        fault = DISTURBANCES[case](cluster)
+        history = await run_history(service, empty, seconds_of(control, 20), fault)
     sources = ", ".join(f"{n} {source}" for source, n in sorted(history.seen.reads.items()))
     broken = history.broken(*HALF_OPEN) if case == FROZEN else history.broken()
     judge(case, control, f"{history.figure}; {sources}", broken)
+
+
+async def test_it_is_emptied_by_hand(empty: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
+    valkey = {"url": empty.valkey_url, **CLUSTER}
+    async with serving(empty, monkeypatch, GUARDED, workers=1, valkey=CLUSTER) as service:
+        author, wire = await sign_up(service.client), Wire(service.address)
+        sources = [(await wire.get(author.post)).source for _ in range(5)]
+        assert sources[-1] == "HIT-L1"
+        assert await flush(Settings.model_validate({"valkey": valkey})) > 3
+        await asyncio.sleep(0.5)  # until the worker has heard of it
+        assert (await wire.get(author.post)).source == "MISS"
 
 
 @pytest.mark.parametrize("control", [GUARDED, "any_owner"])

@@ -7,6 +7,7 @@ import pytest
 from tests.faults.conftest import Judge, Serve
 from tests.faults.history import run_history
 from tests.faults.postgres import Backend
+from tests.faults.test_histories import seconds_of
 from tests.faults.verdicts import GUARDED
 
 pytestmark = pytest.mark.faults
@@ -22,5 +23,6 @@ async def test_two_instances_show_what_either_has_acknowledged(
         serve_cached(control, trouble="slow_fills") as first,
         serve_cached(control, trouble="slow_fills", cache=cache) as second,
     ):
-        history = await run_history(first, backend, 20, nullcontext(), second)
+        seconds = seconds_of(control, 20)
+        history = await run_history(first, backend, seconds, nullcontext(), second)
     judge("Two instances, history", control, history.figure, history.broken())

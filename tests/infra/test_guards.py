@@ -21,13 +21,10 @@ Findings = list[tuple[str, str]]
 
 @pytest.fixture
 async def service(settings: Settings) -> AsyncIterator[FastAPI]:
-    """The application, with the three mistakes."""
-    values = {**settings.model_dump(), "guards": {"blocked_seconds": 0.2, "statement_budget": 5}}
+    """The application, with the mistakes that need a database."""
+    guards = {**settings.guards.model_dump(), "statement_budget": 5}
+    values = {**settings.model_dump(), "guards": guards}
     async with running(Settings.model_validate(values)) as app:
-
-        @app.get("/blocks")
-        async def blocks() -> None:
-            planted_block()
 
         @app.get("/repeats/{times}")
         async def repeats(times: int, session: ReadSession) -> None:
@@ -51,11 +48,18 @@ def planted_block() -> None:
 
 
 async def test_a_blocked_loop_is_told_with_the_stack_that_blocks(
-    service: FastAPI, findings: Findings
+    settings: Settings, findings: Findings
 ) -> None:
-    async with client_of(service) as client:
-        await client.get("/blocks")
-    await eventually(lambda: findings)
+    values = {**settings.model_dump(), "guards": {"blocked_seconds": 0.2}}
+    async with running(Settings.model_validate(values)) as app:
+
+        @app.get("/blocks")
+        async def blocks() -> None:
+            planted_block()
+
+        async with client_of(app) as client:
+            await client.get("/blocks")
+        await eventually(lambda: findings)
     [(guard, finding)] = findings
     assert guard == "blocked_loop"
     assert "planted_block" in finding

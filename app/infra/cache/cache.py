@@ -8,7 +8,7 @@ from app.infra.cache.channel import Channel
 from app.infra.cache.client import Valkey
 from app.infra.cache.cluster import ValkeyCluster
 from app.infra.cache.entry import Entry
-from app.infra.cache.failover import ClusterStore
+from app.infra.cache.failover import ClusterChannel, ClusterStore
 from app.infra.cache.invalidation import Invalidation, Relay
 from app.infra.cache.memory import Memory
 from app.infra.cache.read_through import Answer, Load, ReadThrough, Source
@@ -28,7 +28,8 @@ class Cache:
         memory = Memory(settings.cache.memory_bytes, settings.cache.memory_ttl_seconds)
         self.memory = memory
         self.store = _store(valkey, settings.cache.namespace)
-        self.channel = Channel(valkey, self.store.channel, memory)
+        listener = ClusterChannel if isinstance(valkey, ValkeyCluster) else Channel
+        self.channel = listener(valkey, self.store.channel, memory)
         self.reader = ReadThrough(
             self.store, memory, self.channel, bypass=max(1, settings.database.pool_size // 2)
         )

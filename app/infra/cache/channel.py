@@ -31,6 +31,7 @@ class Channel:
         self._name = name
         self._memory = memory
         self._last_pong = float("-inf")
+        self._pubsub: Any = None
 
     @property
     def is_live(self) -> bool:
@@ -53,17 +54,24 @@ class Channel:
         await self._valkey.initialize()  # a cluster's client finds the channel's node
         async with self._valkey.pubsub() as pubsub:
             await pubsub.subscribe(self._name)
+            self._pubsub = pubsub
             next_ping, began = 0.0, time.monotonic()
             while True:
                 if (now := time.monotonic()) >= next_ping:
                     if now - max(began, self._last_pong) > LIVE_SECONDS:
                         raise TimeoutError  # half-open: nobody will ever tell us
+                    if self._is_misplaced():
+                        return
                     await pubsub.ping()
                     next_ping = now + PING_SECONDS
                 async with asyncio.timeout(LIVE_SECONDS):
                     message = await pubsub.get_message(timeout=next_ping - now)
                 if message is not None:
                     self.hear(message)
+
+    def _is_misplaced(self) -> bool:
+        """Whether it listens where not everything is told. A single server tells everything."""
+        return False
 
     def hear(self, message: dict[str, Any]) -> None:
         """Act on one message of the connection."""

@@ -1,4 +1,4 @@
-"""The store on a cluster, whose replicas may take over without the last writes.
+"""Store and channel on a cluster, whose replicas may take over without the last writes.
 
 A failover is a flush. Valkey acknowledges before its replicas have a write, so a new owner may not
 know of an invalidation that its predecessor has acknowledged, and would answer with what is stale.
@@ -10,8 +10,9 @@ import asyncio
 from collections.abc import Awaitable, Sequence
 from typing import Any
 
-from redis.exceptions import RedisError
+from redis.exceptions import RedisError, SlotNotCoveredError
 
+from app.infra.cache.channel import Channel
 from app.infra.cache.cluster import ValkeyCluster
 from app.infra.cache.entry import Entry
 from app.infra.cache.store import EVERYTHING, Names, Store
@@ -65,3 +66,20 @@ class ClusterStore(Store):
         if not entry.names:
             entry.names = (*super()._names(entry), self._tag(EVERYTHING))
         return entry.names
+
+
+class ClusterChannel(Channel):
+    """Listens at the owner of the slot alone: others are told by it, and may be cut off from it."""
+
+    @property
+    def is_live(self) -> bool:
+        """Whether the memory can be trusted at this moment."""
+        return super().is_live and not self._is_misplaced()
+
+    def _is_misplaced(self) -> bool:
+        assert isinstance(self._valkey, ValkeyCluster)
+        try:
+            owner = self._valkey.get_node_from_key(self._name)
+        except SlotNotCoveredError:
+            return True
+        return self._pubsub is None or self._pubsub.get_pubsub_node() != owner

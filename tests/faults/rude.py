@@ -1,11 +1,16 @@
-"""Clients that a server is to get rid of: they send slowly, or a head without an end."""
+"""Clients that a server is to get rid of: they send slowly, or a head without an end.
+
+They are in a process of their own, so that they do not hold up the clients that are measured.
+"""
 
 import asyncio
+import json
 import re
+import sys
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from dev.address import Address
@@ -38,56 +43,80 @@ MANY_FIELDS = Manner(
 LONG_FIELD = Manner("long field", b"GET / HTTP/1.1\r\nHost: test\r\nX: ", 4_096 * b"y", 0.01)
 
 
+MANNERS = {one.name: one for one in (SLOW_HEAD, SLOW_BODY, MANY_FIELDS, LONG_FIELD)}
+
+
 class Ending(NamedTuple):
     """How it ended, and after how long: status 0 when the connection was cut off."""
 
-    manner: str
     status: int
     seconds: float
 
 
+@dataclass
+class Seen:
+    """What became of them."""
+
+    endings: list[Ending] = field(default_factory=list)
+    oldest_seconds: float = 0.0  # for how long the most patient was served, be it over or not
+
+
+@asynccontextmanager
+async def crowd(
+    address: Address, number: int, manners: Sequence[Manner], back_after_seconds: float
+) -> AsyncIterator[Seen]:
+    """Have so many around until the block is left. Who is sent away comes back after a while."""
+    seen = Seen()
+    given = (address.host, address.port, number, back_after_seconds, *(one.name for one in manners))
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", __name__, *map(str, given)),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+    )
+    try:
+        yield seen
+    finally:
+        output, _ = await process.communicate()
+        told = json.loads(output)
+        seen.endings = [Ending(*ending) for ending in told["endings"]]
+        seen.oldest_seconds = told["oldest_seconds"]
+
+
 class Crowd:
-    """Many of them at a time; whoever is sent away comes back after a while."""
+    """Many of them at a time."""
 
-    def __init__(self, address: Address, back_after_seconds: float) -> None:
-        self._address = address
+    def __init__(self, host: str, port: int, back_after_seconds: float) -> None:
+        self._place = host, port
         self._back_after_seconds = back_after_seconds
-        self.endings: list[Ending] = []
-        self.since: dict[int, float] = {}
+        self._endings: list[Ending] = []
+        self._since: dict[int, float] = {}
 
-    def oldest_seconds(self) -> float:
-        """Return for how long the most patient of them has been served."""
+    async def stay(self, number: int, manners: Sequence[Manner]) -> str:
+        """Send until standard input is closed, and tell what was seen."""
+        comers = (self._come(one, number, manners[one % len(manners)]) for one in range(number))
+        tasks = [asyncio.create_task(comer) for comer in comers]
+        await asyncio.to_thread(sys.stdin.read)
         now = time.monotonic()
-        served = [now - began for began in self.since.values()]
-        return max([*served, *(ending.seconds for ending in self.endings)], default=0.0)
+        served = [now - began for began in self._since.values()]
+        served += [ending.seconds for ending in self._endings]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        return json.dumps({"endings": self._endings, "oldest_seconds": max(served, default=0.0)})
 
-    @asynccontextmanager
-    async def around(self, number: int, *manners: Manner) -> AsyncIterator[None]:
-        """Send until the block is left."""
-        tasks = [
-            asyncio.create_task(self._come(index, manners[index % len(manners)]))
-            for index in range(number)
-        ]
-        try:
-            yield
-        finally:
-            for task in tasks:
-                task.cancel()
-            await asyncio.gather(*tasks, return_exceptions=True)
-
-    async def _come(self, index: int, manner: Manner) -> None:
-        await asyncio.sleep(index / 200)
+    async def _come(self, one: int, number: int, manner: Manner) -> None:
+        await asyncio.sleep(one / number * self._back_after_seconds)
         while True:
-            began = self.since[index] = time.monotonic()
+            began = self._since[one] = time.monotonic()
             try:
                 status = await self._send(manner)
             finally:
-                del self.since[index]
-            self.endings.append(Ending(manner.name, status, time.monotonic() - began))
+                del self._since[one]
+            self._endings.append(Ending(status, time.monotonic() - began))
             await asyncio.sleep(self._back_after_seconds)
 
     async def _send(self, manner: Manner) -> int:
-        reader, writer = await asyncio.open_connection(self._address.host, self._address.port)
+        reader, writer = await asyncio.open_connection(*self._place)
         answer = asyncio.create_task(reader.read())
         try:
             with suppress(ConnectionError):
@@ -103,3 +132,9 @@ class Crowd:
         finally:
             answer.cancel()
             writer.close()
+
+
+if __name__ == "__main__":
+    host, port, number, back_after_seconds, *names = sys.argv[1:]
+    people = Crowd(host, int(port), float(back_after_seconds))
+    print(asyncio.run(people.stay(int(number), [MANNERS[name] for name in names])))

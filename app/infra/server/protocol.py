@@ -48,7 +48,7 @@ class LimitedProtocol(HttpToolsProtocol):
         super().__init__(*arguments, **options)
         self._part = NOTHING
         self._timer: TimerHandle | None = None
-        self._overhead = 0  # bytes since the head began, or since there was something of the body
+        self._overhead = 0  # bytes since the last request, or since something of a body came
         self._refusal: Refusal | None = None
 
     def connection_made(self, transport: Any) -> None:
@@ -81,6 +81,7 @@ class LimitedProtocol(HttpToolsProtocol):
         if self._refusal is not None or self not in self.connections:  # it is a WebSocket's now
             return
         if self._part is NOTHING:
+            self._overhead = 0
             self._expect_a_request()  # an empty line is none
         elif self._overhead > self.limits.header_bytes:  # of trailers and chunk extensions, too
             self._refuse(LARGE_HEAD)
@@ -89,7 +90,7 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         """Begin a head."""
-        self._part, self._overhead = HEAD, 0
+        self._part = HEAD
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
@@ -109,7 +110,7 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """Have the whole request."""
-        self._part = NOTHING
+        self._part, self._overhead = NOTHING, 0
         if self._timer is not None:
             self._stop_timer()
         super().on_message_complete()
@@ -132,7 +133,8 @@ class LimitedProtocol(HttpToolsProtocol):
         headers = self.headers
         if len(headers) > self.limits.header_fields:
             return LARGE_HEAD
-        if self._overhead and self._head_bytes() > self.limits.header_bytes:
+        most = self.limits.header_bytes
+        if self._overhead > most and self._head_bytes() > most:  # a body may have begun since
             return LARGE_HEAD
         hosts = [value for name, value in headers if name == b"host"]
         if len(hosts) == 1:

@@ -215,6 +215,11 @@ async def test_a_large_head_is_refused(client: Client, headers: bytes) -> None:
     assert await client.refusal() == (431, "request_header_fields_too_large")
 
 
+async def test_a_large_head_is_refused_before_it_has_ended(client: Client) -> None:
+    await client.send(b"GET / HTTP/1.1\r\n" + HOST + b"X: " + b"x" * 32_768)
+    assert (await client.refusal())[0] == 431
+
+
 async def test_a_long_target_is_refused(client: Client) -> None:
     await client.send(b"GET /" + b"x" * 40_000 + b" HTTP/1.1\r\n" + HOST + b"\r\n")
     assert (await client.refusal())[0] == 431

@@ -38,9 +38,9 @@ SLOW_BODY = Manner(
     0.5,
 )
 MANY_FIELDS = Manner(
-    "many fields", b"GET / HTTP/1.1\r\nHost: test\r\n", 200 * b"X-Field: y\r\n", 0.01
+    "many fields", b"GET / HTTP/1.1\r\nHost: test\r\n", 800 * b"X-Field: y\r\n", 0.05
 )
-LONG_FIELD = Manner("long field", b"GET / HTTP/1.1\r\nHost: test\r\nX: ", 4_096 * b"y", 0.01)
+LONG_FIELD = Manner("long field", b"GET / HTTP/1.1\r\nHost: test\r\nX: ", 8_192 * b"y", 0.05)
 
 
 MANNERS = {one.name: one for one in (SLOW_HEAD, SLOW_BODY, MANY_FIELDS, LONG_FIELD)}
@@ -76,7 +76,7 @@ async def crowd(
     try:
         yield seen
     finally:
-        output, _ = await process.communicate()
+        output, _ = await process.communicate(b"")
         told = json.loads(output)
         seen.endings = [Ending(*ending) for ending in told["endings"]]
         seen.oldest_seconds = told["oldest_seconds"]
@@ -137,4 +137,4 @@ class Crowd:
 if __name__ == "__main__":
     host, port, number, back_after_seconds, *names = sys.argv[1:]
     people = Crowd(host, int(port), float(back_after_seconds))
-    print(asyncio.run(people.stay(int(number), [MANNERS[name] for name in names])))
+    sys.stdout.write(asyncio.run(people.stay(int(number), [MANNERS[name] for name in names])))

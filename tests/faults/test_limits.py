@@ -18,7 +18,7 @@ from tests.faults.wire import Reply, Wire
 
 pytestmark = pytest.mark.faults
 LIMITS, SERVER = LimitsSettings(), ServerSettings()
-CROWD, BACK_AFTER_SECONDS = 200, 2
+CROWD, BACK_AFTER_SECONDS = 200, 5
 GOOD_RATE = 50
 BASELINE_SECONDS, FLOOD_SECONDS = 20, 25
 WORST_RATIO = 1.5

@@ -16,6 +16,7 @@ from tests.faults.wire import Reply, Wire
 
 KEEPING, OPENING = 16, 8
 PAUSE_SECONDS = 0.01
+MOST_SECONDS = 120.0
 JSON = {"Content-Type": "application/json"}
 SHORT, LONG = "x" * 1_000, "x" * 200_000
 
@@ -76,6 +77,13 @@ async def calling(address: Address, path: str) -> AsyncIterator[Calls]:
         for wire in wires:
             wire.close()
         raise_first(done)
+
+
+async def until_enough(calls: Calls, least: int) -> None:
+    """Wait until so many were answered."""
+    async with asyncio.timeout(MOST_SECONDS):
+        while len(calls.replies) < least:
+            await asyncio.sleep(0.1)
 
 
 def raise_first(results: Sequence[BaseException | None]) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.callers import Calls, calling
+from tests.faults.callers import calling, until_enough
 from tests.faults.conftest import Judge, Serve
 from tests.faults.load import sign_up
 from tests.faults.service import WORKER_CLASSES, Service, master_of
@@ -51,13 +51,6 @@ async def wait_for_recycling(service: Service) -> None:
     """Do nothing: so many requests are enough."""
 
 
-async def until_enough(calls: Calls) -> None:
-    """Wait until as many were answered as are asked for."""
-    async with asyncio.timeout(MOST_SECONDS):
-        while len(calls.replies) < LEAST:
-            await asyncio.sleep(0.1)
-
-
 @pytest.mark.parametrize("control", WORKER_CLASSES)
 @pytest.mark.parametrize(
     ("case", "replace", "server"),
@@ -82,7 +75,7 @@ async def test_no_request_is_lost(
             await asyncio.sleep(USUAL_SECONDS)
             began_at = time.monotonic()
             await replace(service)
-            await until_enough(calls)
+            await until_enough(calls, LEAST)
         broken = calls.broken(LEAST)
         broken += ["nobody was replaced"] * bool(first & await service.processes())
     usual, slowest = calls.slowest(0, began_at), calls.slowest(began_at)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+from app.sections import CLOSING_SECONDS, FINISHING_SECONDS
 from app.settings import Settings, load_settings
 
 PROJECT = Path(__file__).parents[2]
@@ -92,6 +93,33 @@ def test_production_refuses_the_development_secret(monkeypatch: pytest.MonkeyPat
         load_settings()
     monkeypatch.setenv("AUTH_SECRET", SECRET)
     assert load_settings().environment == "production"
+
+
+@pytest.mark.parametrize(
+    "given", ["*", "0.0.0.0/0", "::/0", "10.0.0.1,*", "balancer", "10.0.0.1/8"]
+)
+def test_not_everybody_is_a_trusted_proxy(monkeypatch: pytest.MonkeyPatch, given: str) -> None:
+    monkeypatch.setenv("SERVER_TRUSTED_PROXIES", given)
+    with pytest.raises(SystemExit, match=r"SERVER_TRUSTED_PROXIES.*load balancers alone"):
+        load_settings()
+    monkeypatch.setenv("SERVER_TRUSTED_PROXIES", "10.0.0.5,10.1.0.0/16,fd00::/8")
+    assert load_settings().server.trusted_proxies == "10.0.0.5,10.1.0.0/16,fd00::/8"
+
+
+def test_the_end_is_in_order() -> None:
+    server = Settings().server
+    assert server.drain_seconds + FINISHING_SECONDS + CLOSING_SECONDS <= (
+        server.graceful_timeout_seconds
+    )
+
+
+def test_a_drain_that_leaves_no_time_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SERVER_GRACEFUL_TIMEOUT_SECONDS", "40")
+    monkeypatch.setenv("SERVER_DRAIN_SECONDS", "26")
+    with pytest.raises(SystemExit, match=r"SERVER_DRAIN_SECONDS.*SERVER_GRACEFUL_TIMEOUT_SECONDS"):
+        load_settings()
+    monkeypatch.setenv("SERVER_DRAIN_SECONDS", "25")
+    assert load_settings().server.drain_seconds == 25
 
 
 def test_secrets_come_from_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from fastapi import FastAPI
 from prometheus_client import REGISTRY
 from starlette.types import Message
 
-from app.infra.ending import noting_the_end
+from app.infra.ending import ServerEnd, noting_the_end
 from app.infra.totals import totals
 from app.infra.web import board
 from app.settings import Settings
@@ -266,6 +266,21 @@ async def test_viewers_leave_when_the_server_is_told_to_end(settings: Settings) 
         app.state.board.ending.set()
         await asyncio.wait_for(viewer.task, 5)
     assert viewer.sent[-1]["more_body"] is False
+
+
+async def test_viewers_stay_until_a_server_that_says_so_itself_does(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    end = ServerEnd()
+    end.is_announced = True
+    monkeypatch.setattr("app.infra.ending.the_end", end)
+    before = signal.getsignal(signal.SIGTERM)
+    ending = asyncio.Event()
+    with noting_the_end(ending):
+        assert signal.getsignal(signal.SIGTERM) is before
+        assert not ending.is_set()
+        end.announce()
+        assert ending.is_set()
 
 
 async def test_a_signal_is_noted_and_goes_on_to_whoever_had_it() -> None:

@@ -11,14 +11,14 @@ from app.sections import LimitsSettings, ServerSettings
 from dev.address import Address
 from tests.faults.conftest import Judge, Serve
 from tests.faults.load import sign_up
-from tests.faults.rude import CUT_OFF, LONG_FIELD, MANY_FIELDS, SLOW_BODY, SLOW_HEAD, Crowd, Manner
+from tests.faults.rude import CUT_OFF, LONG_FIELD, MANY_FIELDS, SLOW_BODY, SLOW_HEAD, Manner, crowd
 from tests.faults.service import Service
 from tests.faults.verdicts import GUARDED
 from tests.faults.wire import Reply, Wire
 
 pytestmark = pytest.mark.faults
 LIMITS, SERVER = LimitsSettings(), ServerSettings()
-CROWD = 200
+CROWD, BACK_AFTER_SECONDS = 200, 5
 GOOD_RATE = 50
 BASELINE_SECONDS, FLOOD_SECONDS = 20, 25
 WORST_RATIO = 1.5
@@ -102,13 +102,11 @@ async def test_rude_clients_leave_good_ones_alone(
         load = Load(service.address, "/v1/users/me", author.headers)
         await load.run(GOOD_RATE, 3)
         before = await load.run(GOOD_RATE, BASELINE_SECONDS)
-        crowd = Crowd(service.address, back_after_seconds=1)
-        async with crowd.around(CROWD, *manners):
+        async with crowd(service.address, CROWD, manners, BACK_AFTER_SECONDS) as found:
             during = await load.run(GOOD_RATE, FLOOD_SECONDS)
-            oldest = crowd.oldest_seconds()
         load.close()
     ratio = share(during, 0.99) / share(before, 0.99)
-    seen = Counter(ending.status for ending in crowd.endings)
+    seen, oldest = Counter(ending.status for ending in found.endings), found.oldest_seconds
     broken = [
         *[f"one was served for {oldest:.1f} s"] * (oldest > seconds + MARGIN_SECONDS),
         *[f"{seen[status]} × {status}" for status in seen.keys() - statuses - {CUT_OFF}],

@@ -52,7 +52,7 @@ HEADERS: dict[str, Headers] = {
     "cache control": [("Cache-Control", "no-cache"), ("Pragma", "no-cache")],
     "past": [("Cache-Control", "no-store")],
 }
-LEAVE_NOTHING = {"past"}
+LEAVE_NOTHING = {"past", "no host"}
 # Appended to a clean address, or put in place of a part of it.
 SPELLINGS = [
     "{path}?{query}&{query}",

@@ -104,7 +104,8 @@ class ServerSettings(Section):
 
     Told to end, the service is unready and accepts for `drain_seconds`; what still runs is cut off
     CLOSING_SECONDS before the graceful timeout. 0 for `max_requests` means that workers stay.
-    `header_` and `body_` are what a client may send, and how long it may take for it.
+    `header_` and `body_` are what a client may send, and how long it may take for it; `write_` is
+    how long it may leave unread what it is sent.
     """
 
     host: str = "127.0.0.1"
@@ -120,6 +121,7 @@ class ServerSettings(Section):
     header_bytes: Annotated[int, Field(ge=1_024, le=1_048_576)] = 32_768
     header_fields: Annotated[int, Field(ge=16, le=10_000)] = 100
     body_seconds: Seconds = 20
+    write_seconds: Seconds = 30
     hsts_seconds: Annotated[int, Field(ge=0)] = 0
 
     @field_validator("trusted_proxies")

@@ -146,6 +146,7 @@ def load_settings() -> Settings:
 
 
 def _sentence(location: tuple[int | str, ...], message: str) -> str:
+    message = message.removeprefix("Value error, ")
     if not location:
-        return message.removeprefix("Value error, ") + "."
+        return f"{message}."
     return f"{'_'.join(map(str, location)).upper()}: {message} (.env.example shows the default)."

@@ -19,6 +19,7 @@ GUNICORN = ("gunicorn", "-c", "gunicorn_config.py", "app.main:app")
 UVICORN = (
     *("uvicorn", "app.main:app", "--reload", "--reload-dir=app"),
     "--http=app.infra.server.protocol:LimitedProtocol",
+    "--ws=none",
     "--timeout-graceful-shutdown=3",  # a browser's open stream would hold up every reload
 )
 

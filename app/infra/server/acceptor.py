@@ -48,13 +48,13 @@ class Acceptor:
     def stop(self, *, take_rest: bool) -> None:
         """Leave what comes to others. `take_rest`, if there are none, what is there already."""
         self._row.accepting = False
-        for handle in self._paused.values():
-            handle.cancel()
         for listener in self._listeners:
             self._loop.remove_reader(listener)
             while take_rest and self._accept(listener):
                 pass
             listener.close()
+        for handle in self._paused.values():
+            handle.cancel()
 
     def look_around(self) -> None:
         """See who else accepts. To be called now and then: a connection costs less for it."""

@@ -15,7 +15,8 @@ from typing import Any, ClassVar
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from app.infra.server.refusal import Refusal, refusal_bytes
+from app.infra.server.refusal import Refusal, note, refusal_bytes
+from app.infra.web.security_headers import security_headers
 from app.sections import ServerSettings
 from app.settings import load_settings
 
@@ -26,6 +27,7 @@ LINGER_SECONDS = 2.0
 
 SLOW_HEAD = Refusal("header_seconds", 408, "The header took too long to arrive.")
 SLOW_BODY = Refusal("body_seconds", 408, "The body took too long to arrive.")
+SLOW_READER = Refusal("write_seconds", 408, "The answer was not read.")  # nor would this be
 LARGE_HEAD = Refusal("header_size", 431, "The header is too large.")
 WRONG_HOST = Refusal("host", 400, "There has to be one well-formed Host.")
 MALFORMED = Refusal("malformed", 400, "This is not HTTP/1.1.")
@@ -48,6 +50,7 @@ class LimitedProtocol(HttpToolsProtocol):
         super().__init__(*arguments, **options)
         self._part = NOTHING
         self._timer: TimerHandle | None = None
+        self._write_timer: TimerHandle | None = None
         self._overhead = 0  # bytes since the last request, or since something of a body came
         self._refusal: Refusal | None = None
 
@@ -59,7 +62,18 @@ class LimitedProtocol(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Leave no timer behind."""
         self._stop_timer()
+        self._stop_write_timer()
         super().connection_lost(exc)
+
+    def pause_writing(self) -> None:
+        """Give the client a time to take what was sent: it would hold the connection for ever."""
+        super().pause_writing()
+        self._write_timer = self.loop.call_later(self.limits.write_seconds, self._on_unread)
+
+    def resume_writing(self) -> None:
+        """Go on: it has taken most of it."""
+        self._stop_write_timer()
+        super().resume_writing()
 
     def data_received(self, data: bytes) -> None:
         """Parse what came, not much more of it at a time than a head may have."""
@@ -71,6 +85,8 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def _parse(self, data: bytes) -> None:
         if self._refusal is not None:
+            if self._is_answering():  # whoever waits for the end of the client reads on
+                self.flow.pause_reading()
             return
         self._overhead += len(data)
         super().data_received(data)
@@ -118,6 +134,8 @@ class LimitedProtocol(HttpToolsProtocol):
     def on_response_complete(self) -> None:
         """Do not wait for long for a body that nobody reads any more."""
         super().on_response_complete()
+        if self.pipeline:  # what is asked for already is answered before more is taken in
+            self.flow.pause_reading()
         if self._part is BODY and not self.pipeline and not self.transport.is_closing():
             self._unset_keepalive_if_required()
             if self.expect_100_continue:  # it may never send the body: what follows is unclear
@@ -159,6 +177,15 @@ class LimitedProtocol(HttpToolsProtocol):
             self._timer.cancel()
             self._timer = None
 
+    def _stop_write_timer(self) -> None:
+        if self._write_timer is not None:
+            self._write_timer.cancel()
+            self._write_timer = None
+
+    def _on_unread(self) -> None:
+        note(SLOW_READER)
+        self.transport.abort()
+
     def _on_late(self) -> None:
         if self.flow.read_paused:
             self._start_timer()
@@ -171,6 +198,7 @@ class LimitedProtocol(HttpToolsProtocol):
     def _refuse(self, refusal: Refusal) -> None:
         """End the connection, with an answer unless another is under way."""
         self._refusal = refusal
+        note(refusal)
         self._stop_timer()
         if self._part is BODY:
             self._break_off(refusal)
@@ -190,7 +218,8 @@ class LimitedProtocol(HttpToolsProtocol):
             self.cycle.message_event.set()
 
     def _answer(self, refusal: Refusal, path: str) -> None:
-        answer = Context().run(refusal_bytes, refusal, path, self.server_state.default_headers)
+        headers = [*self.server_state.default_headers, *security_headers(self.limits)]
+        answer = Context().run(refusal_bytes, refusal, path, headers)
         self.transport.write(answer)
         if self.transport.can_write_eof():
             self.transport.write_eof()

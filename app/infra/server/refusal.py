@@ -28,14 +28,18 @@ class Refusal(NamedTuple):
     detail: str
 
 
-def refusal_bytes(refusal: Refusal, path: str, defaults: Headers) -> bytes:
+def note(refusal: Refusal) -> None:
+    """Count it, and log it."""
+    REFUSED.labels(refusal.limit).inc()
+    logger.info("Refused before the application: %s", refusal.detail)
+
+
+def refusal_bytes(refusal: Refusal, path: str, fixed: Headers) -> bytes:
     """Return the whole answer, the last of its connection. It is run in a context of its own."""
     current = Exchange(request_id_of({"headers": []}), "", path)
     exchange.set(current)
-    REFUSED.labels(refusal.limit).inc()
-    logger.info("Refused before the application: %s", refusal.detail)
     status = refusal.status
     response = problem({"path": path}, status, code_of(status), refusal.detail)
-    headers = [*defaults, *response.raw_headers, request_id_header(current), CLOSE]
+    headers = [*fixed, *response.raw_headers, request_id_header(current), CLOSE]
     fields = b"".join(b"%s: %s\r\n" % header for header in headers)
     return STATUS_LINE[status] + fields + b"\r\n" + bytes(response.body)

@@ -5,13 +5,15 @@ client's next request fails. So it ends here, unless the response has begun: a t
 not look complete.
 """
 
+import asyncio
 import logging
 
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app.errors import Unavailable
 from app.infra.exchange import exchange
-from app.infra.web.problems import problem
+from app.infra.web.problems import problem, problem_of
 
 logger = logging.getLogger(__name__)
 
@@ -41,6 +43,12 @@ class CatchAllMiddleware:
             # It left while we read its body: there is nobody to answer.
             if (current := exchange.get()) is not None:
                 current.status = CLIENT_LEFT
+        except asyncio.CancelledError:
+            # The server ends, and has waited for as long as it may.
+            if not started:
+                ends = Unavailable("The server is ending.")
+                await problem_of(scope, ends)(scope, receive, send)
+            raise
         except Exception:
             logger.exception("Unhandled exception")
             if started:

@@ -19,12 +19,13 @@ from app.sections import ServerSettings
 HOST = b"Host: test\r\n"
 GET = b"GET / HTTP/1.1\r\n" + HOST + b"\r\n"
 PATIENCE_SECONDS = 10
+LARGE_BYTES = 10_000_000  # more than any buffer between the two
 
 
 class Limited(LimitedProtocol):
     """With less patience, so that a test takes less time."""
 
-    limits = ServerSettings(header_seconds=0.3, body_seconds=0.3)
+    limits = ServerSettings(header_seconds=0.3, body_seconds=0.3, write_seconds=0.3)
 
 
 class Client:
@@ -37,6 +38,17 @@ class Client:
         self._writer.write(content)
         with suppress(ConnectionError):  # it was refused meanwhile
             await self._writer.drain()
+
+    async def flood(self, content: bytes, most_bytes: int, seconds: float) -> int:
+        """Send it again and again, and return how many bytes were taken."""
+        sent = 0
+        with suppress(TimeoutError, ConnectionError):
+            async with asyncio.timeout(seconds):
+                while sent < most_bytes:
+                    self._writer.write(content)
+                    await self._writer.drain()
+                    sent += len(content)
+        return sent
 
     async def answer(self) -> tuple[int, dict[str, str], bytes]:
         """Read an answer: its status, its headers and its body."""
@@ -87,7 +99,9 @@ class Clients:
         """Answer with the length of the body, early, as a stream, or not soon."""
         request = Request(scope, receive)
         response: Response = PlainTextResponse("early", 413)
-        if scope["path"] == "/stream":
+        if scope["path"] == "/large":
+            response = PlainTextResponse(bytes(LARGE_BYTES))
+        elif scope["path"] == "/stream":
             response = StreamingResponse(pieces())
         elif scope["path"] != "/early":
             try:
@@ -355,3 +369,42 @@ async def test_refusals_are_counted(client: Client) -> None:
     await client.send(b"\x16\x03\x01")
     await client.refusal()
     assert counter.get() == before + 1
+
+
+def refused(limit: str) -> float:
+    """Return how often something was refused for this reason."""
+    return float(REFUSED.labels(limit)._value.get())
+
+
+async def test_who_does_not_read_is_left(clients: Clients) -> None:
+    before = refused("write_seconds")
+    client = await clients.connect()
+    await client.send(GET.replace(b"/", b"/large", 1))
+    await asyncio.sleep(1)
+    with suppress(ConnectionError):
+        assert len(await client.rest()) < LARGE_BYTES
+    assert refused("write_seconds") == before + 1
+
+
+async def test_what_is_read_slowly_arrives(clients: Clients) -> None:
+    client = await clients.connect()
+    await client.send(GET.replace(b"/", b"/large", 1))
+    status, _, body = await client.answer()
+    assert (status, len(body)) == (200, LARGE_BYTES)
+
+
+async def test_many_requests_at_once_are_all_answered(clients: Clients) -> None:
+    client = await clients.connect()
+    await client.send(GET * 2_000)
+    for _ in range(2_000):
+        assert (await client.answer())[0] == 200
+
+
+async def test_what_is_refused_behind_an_answer_is_counted_and_not_read_on(
+    clients: Clients,
+) -> None:
+    before = refused("malformed")
+    client = await clients.connect()
+    await client.send(GET.replace(b"/", b"/stream", 1) + b"garbage\r\n\r\n")
+    assert await client.flood(bytes(100_000), most_bytes=100_000_000, seconds=0.5) < 50_000_000
+    assert refused("malformed") == before + 1

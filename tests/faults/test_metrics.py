@@ -34,7 +34,8 @@ RATE, KILLS, QUIET_SECONDS, BACK_SECONDS = 80, 5, 1.0, 3.0
 DYING_SECONDS = 0.1  # until the kernel has closed what a killed process had open
 POSTS, HOLD = "/v1/posts", "/faults/hold"
 CONNECTIONS = 8
-RECYCLING, RECYCLED_REQUESTS = "--max-requests 300 --max-requests-jitter 60", 3_000
+# Enough to take longer than some workers to start: a recycled one waits for that of another.
+RECYCLING, RECYCLED_REQUESTS = "--max-requests 300 --max-requests-jitter 60", 20_000
 RELOADS, REQUESTS = 2, 500
 
 

@@ -14,9 +14,7 @@ from app.addresses import postgresql_url, valkey_url
 
 DEVELOPMENT_SECRET = "a-secret-for-development-only-never-in-production"
 MINIMUM_SECRET_BYTES = 32  # RFC 7518 §3.2: an HS256 key is at least as long as its digest
-# Of the graceful timeout: what running requests get at least, and what closing everything gets.
-FINISHING_SECONDS = 10
-CLOSING_SECONDS = 5
+CLOSING_SECONDS = 5  # the last of the graceful timeout, for the lifespan to close everything
 
 HOST_PATTERN = re.compile(r"(\*\.)?[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*|\[[0-9A-Fa-f:.]+\]")
 ORIGIN = re.compile(r"https?://[a-z0-9.-]+(:\d+)?")

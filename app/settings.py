@@ -20,7 +20,6 @@ from pydantic_settings import (
 from app.sections import (
     CLOSING_SECONDS,
     DEVELOPMENT_SECRET,
-    FINISHING_SECONDS,
     MINIMUM_SECRET_BYTES,
     AuthSettings,
     BoardSettings,
@@ -109,12 +108,12 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _refuse_an_end_too_soon(self) -> Self:
-        server, needed = self.server, FINISHING_SECONDS + CLOSING_SECONDS
-        if server.drain_seconds + needed > server.graceful_timeout_seconds:
+        busy_seconds = self.server.drain_seconds + self.limits.request_seconds
+        if busy_seconds + CLOSING_SECONDS > self.server.graceful_timeout_seconds:
             raise ValueError(
-                f"SERVER_DRAIN_SECONDS leaves less than {needed} s of "
-                "SERVER_GRACEFUL_TIMEOUT_SECONDS, for running requests and to close everything: "
-                "lower the one or raise the other"
+                "SERVER_GRACEFUL_TIMEOUT_SECONDS is less than SERVER_DRAIN_SECONDS, "
+                f"LIMITS_REQUEST_SECONDS and {CLOSING_SECONDS} s to close everything together: "
+                "raise it, or lower one of those"
             )
         return self
 

@@ -18,6 +18,11 @@ from tests.infra.cache.worker import eventually
 Client = httpx2.AsyncClient
 Findings = list[tuple[str, str]]
 
+END_OTHERS = text(
+    "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity "
+    "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+)
+
 
 @pytest.fixture
 async def service(settings: Settings) -> AsyncIterator[FastAPI]:
@@ -84,6 +89,17 @@ async def test_a_session_that_is_left_open_is_told(service: FastAPI, findings: F
     assert guard == "leaked_connection"
     assert "GET /leaks ended and holds 1 connections" in finding
     findings.clear()
+
+
+async def test_nothing_is_told_of_a_connection_that_the_server_has_closed_meanwhile(
+    service: FastAPI, resources: Resources
+) -> None:
+    async with client_of(service) as client:
+        await client.get("/repeats/1")
+        async with resources.database.read() as session:
+            await session.execute(END_OTHERS)
+        await asyncio.sleep(0.1)  # until it has been heard of
+        assert (await client.get("/repeats/1")).status_code == 200
 
 
 async def test_a_task_whose_exception_nobody_takes_is_told(

@@ -53,12 +53,12 @@ def open_engine(settings: DatabaseSettings, application_name: str) -> AsyncEngin
         },
     )
     watch_statements(engine.sync_engine)
-    watch_connections(engine.sync_engine)
     if traces():
         trace_statements(engine.sync_engine)
     event.listen(engine.sync_engine, "do_connect", _connect)
     event.listen(engine.sync_engine, "commit", note_commit)
     event.listen(engine.sync_engine, "checkout", _replace_closed)
+    watch_connections(engine.sync_engine)  # after it: one that is replaced was not taken out
     event.listen(engine.sync_engine, "handle_error", _forget_row)
     event.listen(engine.sync_engine, "handle_error", _drop_unusable)
     return engine

@@ -8,7 +8,7 @@ from gunicorn.workers.base import Worker
 from app.infra.database.capacity import read_capacity
 from app.infra.server.cores import available_cores
 from app.infra.server.load_table import TABLE
-from app.infra.server.master import tell_workers_of_the_end
+from app.infra.server.master import reload_only_what_starts, tell_workers_of_the_end
 from app.infra.server.metrics_files import archive_worker, begin_metrics, end_metrics
 from app.settings import load_settings
 
@@ -42,8 +42,9 @@ def on_starting(server: Arbiter) -> None:
 
 
 def when_ready(server: Arbiter) -> None:
-    """Let workers know the end of the service from their own."""
+    """Let workers know the end of the service from their own, and no reload be the end of it."""
     tell_workers_of_the_end(server)
+    reload_only_what_starts(server)
 
 
 def pre_fork(_server: Arbiter, worker: Worker) -> None:

@@ -19,7 +19,22 @@ PATIENCE_SECONDS = 60
 
 
 @pytest.fixture
-async def master(settings: Settings) -> AsyncIterator[tuple[subprocess.Popen[bytes], str]]:
+def log(tmp_path: Path) -> Path:
+    """Where the master says what it does."""
+    return tmp_path / "log"
+
+
+@pytest.fixture
+def secrets(tmp_path: Path) -> Path:
+    """Where settings are that can be changed."""
+    (tmp_path / "secrets").mkdir()
+    return tmp_path / "secrets"
+
+
+@pytest.fixture
+async def master(
+    settings: Settings, log: Path, secrets: Path
+) -> AsyncIterator[tuple[subprocess.Popen[bytes], str]]:
     """One worker of the service, ready, and its address."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
@@ -29,14 +44,16 @@ async def master(settings: Settings) -> AsyncIterator[tuple[subprocess.Popen[byt
         "SERVER_DRAIN_SECONDS": "4",
         "DATABASE_URL": settings.database.url.get_secret_value(),
         "VALKEY_URL": settings.valkey.url.get_secret_value(),
+        "SECRETS_DIR": str(secrets),
     }
-    process = subprocess.Popen(
-        [sys.executable, "-m", "gunicorn", "-c", "gunicorn_config.py", "app.main:app"],
-        cwd=PROJECT,
-        env=os.environ | environment,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
+    with log.open("wb") as errors:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "gunicorn", "-c", "gunicorn_config.py", "app.main:app"],
+            cwd=PROJECT,
+            env=os.environ | environment,
+            stdout=subprocess.DEVNULL,
+            stderr=errors,
+        )
     try:
         url = f"http://127.0.0.1:{port}"
         await until(url, "/readyz", 200)
@@ -89,6 +106,26 @@ async def test_a_reload_does_not_make_it_unready_and_a_second_signal_ends_it_at_
     process.send_signal(signal.SIGTERM)
     await until(url, "/livez", 0)
     assert await asyncio.to_thread(process.wait, PATIENCE_SECONDS) == 0
+
+
+async def test_a_reload_with_a_setting_that_is_refused_changes_nothing(
+    master: tuple[subprocess.Popen[bytes], str], log: Path, secrets: Path
+) -> None:
+    process, url = master
+    old = workers_of(process)
+    (secrets / "limits_running").write_text("many")
+    process.send_signal(signal.SIGHUP)
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        while "LIMITS_RUNNING" not in (told := log.read_text()):
+            await asyncio.sleep(0.05)
+    assert "Not reloaded" in told
+    assert (workers_of(process), await ask(url, "/readyz")) == (old, 200)
+    (secrets / "limits_running").write_text("10")
+    process.send_signal(signal.SIGHUP)
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        while set(old) & set(workers_of(process)):
+            await asyncio.sleep(0.05)
+    assert await ask(url, "/readyz") == 200
 
 
 def workers_of(master: subprocess.Popen[bytes]) -> list[int]:

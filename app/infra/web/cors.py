@@ -3,17 +3,36 @@
 There are no cookies: whoever has a token sends it in a header.
 """
 
+from starlette.datastructures import Headers
 from starlette.middleware.cors import CORSMiddleware
+from starlette.responses import Response
 from starlette.types import ASGIApp
+
+from app.infra.exchange import exchange
+from app.infra.web.problems import code_of, problem
 
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 SENT = ("Authorization", "Cache-Control", "If-Match", "If-None-Match", "Last-Event-ID")
 SHOWN = ("Age", "ETag", "Link", "Location", "Retry-After", "X-Cache", "X-Request-ID")
 
 
+class CorsWithProblemsMiddleware(CORSMiddleware):
+    """Says what it refuses in the form of every other error."""
+
+    def preflight_response(self, request_headers: Headers) -> Response:
+        """Answer what a browser asks before it sends a request."""
+        response = super().preflight_response(request_headers)
+        if response.status_code == 200:
+            return response
+        current = exchange.get()
+        scope = {"path": current.path if current else ""}
+        detail = f"{bytes(response.body).decode()}."
+        return problem(scope, response.status_code, code_of(response.status_code), detail)
+
+
 def cors(app: ASGIApp, origins: str) -> ASGIApp:
     """Stand outside of the response cache, so that a hit has the headers of whoever asks for it."""
-    return CORSMiddleware(
+    return CorsWithProblemsMiddleware(
         app,
         allow_origins=origins.split(","),
         allow_methods=METHODS,

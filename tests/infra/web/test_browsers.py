@@ -115,6 +115,9 @@ async def test_a_preflight_says_what_may_be_sent(settings: Settings) -> None:
             assert response.status_code == status
             assert (response.headers.get("access-control-allow-origin") == OURS) == (status == 200)
             assert "access-control-allow-credentials" not in response.headers
+    assert response.headers["content-type"] == "application/problem+json"
+    told = {"status": 400, "code": "bad_request", "detail": "Disallowed CORS origin."}
+    assert response.json() | told | {"instance": "/v1/posts/1"} == response.json()
 
 
 async def test_everybody_may_be_allowed(settings: Settings) -> None:

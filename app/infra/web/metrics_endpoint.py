@@ -1,20 +1,34 @@
 """`/metrics`, for Prometheus: on a port of its own, or for the networks that may see it."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from ipaddress import ip_address, ip_network
+from pathlib import Path
 
 from anyio.to_thread import run_sync
 from fastapi import APIRouter, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, generate_latest
+from prometheus_client.metrics_core import Metric
 from prometheus_client.multiprocess import MultiProcessCollector
+from prometheus_client.registry import Collector
 
 from app.errors import NotFound
 from app.infra.server.metrics_files import FOLDER, metrics_lock
 from app.sections import MetricsSettings
 
 router = APIRouter(include_in_schema=False)
+
+
+class FilesCollector(Collector):
+    """Adds up what workers have in their files, but for one that is only about to be made."""
+
+    def collect(self) -> Iterable[Metric]:
+        """Return the sums."""
+        files = Path(os.environ[FOLDER]).glob("*.db")
+        made = [str(file) for file in files if file.stat().st_size]
+        sums: Iterable[Metric] = MultiProcessCollector.merge(made)
+        return sums
 
 
 @router.get("/metrics")
@@ -55,6 +69,6 @@ def registry_of_all() -> Iterator[CollectorRegistry]:
         yield REGISTRY
         return
     registry = CollectorRegistry()
-    MultiProcessCollector(registry)
+    registry.register(FilesCollector())
     with metrics_lock(exclusive=False):
         yield registry

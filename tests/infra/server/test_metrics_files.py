@@ -7,8 +7,6 @@ import sys
 from pathlib import Path
 
 import pytest
-from prometheus_client import CollectorRegistry
-from prometheus_client.multiprocess import MultiProcessCollector
 
 from app.infra.metrics import exact
 from app.infra.server.metrics_files import (
@@ -18,6 +16,7 @@ from app.infra.server.metrics_files import (
     begin_metrics,
     end_metrics,
 )
+from app.infra.web.metrics_endpoint import registry_of_all
 
 WORK = """
 import os
@@ -43,22 +42,21 @@ def run_a_worker() -> int:
     return int(worker.stdout)
 
 
-def value(folder: Path, name: str, **labels: str) -> float | None:
+def value(name: str, **labels: str) -> float | None:
     """Return what a scrape tells."""
-    registry = CollectorRegistry()
-    MultiProcessCollector(registry, str(folder))
-    return registry.get_sample_value(name, labels)
+    with registry_of_all() as registry:
+        return registry.get_sample_value(name, labels)
 
 
 def test_counters_of_the_dead_are_kept_and_their_files_are_not(folder: Path) -> None:
     for number in range(1, 4):
         worker = run_a_worker()
-        assert value(folder, "workers") == 1
+        assert value("workers") == 1
         archive_worker(worker)
-        assert value(folder, "database_pool_refused_total") == 3 * number
+        assert value("database_pool_refused_total") == 3 * number
         labels = {"method": "GET", "route": "/v1/posts", "status": "200"}
-        assert value(folder, "http_request_duration_seconds_count", **labels) == number
-        assert value(folder, "workers") is None
+        assert value("http_request_duration_seconds_count", **labels) == number
+        assert value("workers") is None
         assert {file.name for file in folder.glob("*.db")} == {
             "counter_archive.db",
             "histogram_archive.db",
@@ -84,10 +82,16 @@ def test_a_worker_that_was_killed_as_it_made_a_file_does_not_take_the_master_alo
     assert not list(folder.glob("*.db"))
 
 
+def test_a_scrape_while_a_worker_makes_a_file_tells_of_the_others(folder: Path) -> None:
+    run_a_worker()
+    (folder / "counter_1.db").touch()
+    assert value("database_pool_refused_total") == 3
+
+
 def test_a_reload_keeps_what_was_counted(folder: Path) -> None:
     run_a_worker()
     begin_metrics()  # by the same master
-    assert value(folder, "database_pool_refused_total") == 3
+    assert value("database_pool_refused_total") == 3
 
 
 def test_a_master_begins_at_nothing_and_leaves_nothing(
@@ -96,7 +100,7 @@ def test_a_master_begins_at_nothing_and_leaves_nothing(
     run_a_worker()
     monkeypatch.setenv(MASTER, "another")
     begin_metrics()
-    assert value(folder, "database_pool_refused_total") is None
+    assert value("database_pool_refused_total") is None
     end_metrics()
     assert not folder.exists()
 

@@ -35,7 +35,9 @@ class Passwords:
 
     def __init__(self, settings: AuthSettings) -> None:
         self._hasher = PasswordHasher(
-            time_cost=settings.argon2_time_cost, memory_cost=settings.argon2_memory_kib
+            time_cost=settings.argon2_time_cost,
+            memory_cost=settings.argon2_memory_kib,
+            parallelism=1,  # more lanes would be more threads against each event loop
         )
         self._threads = ThreadPoolExecutor(settings.hashing_threads, "argon2")
         self._places = BoundedSemaphore(settings.hashing_threads + settings.hashing_queue)

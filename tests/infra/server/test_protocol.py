@@ -26,6 +26,11 @@ class Limited(LimitedProtocol):
     """With less patience, so that a test takes less time."""
 
     limits = ServerSettings(header_seconds=0.3, body_seconds=0.3, write_seconds=0.3)
+    most_waiting = 0
+
+    def on_headers_complete(self) -> None:
+        super().on_headers_complete()
+        Limited.most_waiting = max(Limited.most_waiting, len(self.pipeline))
 
 
 class Client:
@@ -398,6 +403,16 @@ async def test_many_requests_at_once_are_all_answered(clients: Clients) -> None:
     await client.send(GET * 2_000)
     for _ in range(2_000):
         assert (await client.answer())[0] == 200
+
+
+async def test_requests_are_not_taken_in_faster_than_they_are_answered(client: Client) -> None:
+    Limited.most_waiting = 0
+    many = 30_000
+    sending = asyncio.create_task(client.send(GET * many))
+    for _ in range(many):
+        await client.answer()
+    await sending
+    assert 0 < Limited.most_waiting < many / 2
 
 
 async def test_what_is_refused_behind_an_answer_is_counted_and_not_read_on(

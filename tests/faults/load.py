@@ -18,26 +18,42 @@ from tests.factories import PASSWORD
 from tests.faults.postgres import Backend
 
 NO_ANSWER = 0
+OPEN = "It is not known whether the change was kept."
 NUMBER = count(1)
 
 
 @dataclass(frozen=True)
 class Answer:
-    """One request: when it left (the loop's clock), how long it took, what came."""
+    """One request: when it left (the loop's clock), how long it took, what came.
+
+    `detail` is what a problem says.
+    """
 
     sent_at: float
     seconds: float
     status: int
+    detail: str = ""
     kept_form: bool = True
 
+    @property
+    def is_open(self) -> bool:
+        """Whether it is honestly not known if the write was kept: the commit was cut."""
+        return self.detail == OPEN
 
-def keeps_form(response: httpx2.Response) -> bool:
-    """Whether it is a success, or a problem that names its request and, if 503, when to return."""
-    if response.status_code < 400:
-        return True
-    is_problem = response.headers["content-type"] == "application/problem+json"
-    says_when = response.status_code != 503 or "retry-after" in response.headers
-    return is_problem and says_when and bool(response.json()["request_id"])
+
+def answer_of(response: httpx2.Response, sent_at: float, seconds: float) -> Answer:
+    """Look at a response: a success, or a problem that names its request and, if 503, says when
+    to return.
+    """
+    status = response.status_code
+    if status < 400:
+        return Answer(sent_at, seconds, status)
+    if response.headers["content-type"] != "application/problem+json":
+        return Answer(sent_at, seconds, status, kept_form=False)
+    problem = response.json()
+    says_when = status != 503 or "retry-after" in response.headers
+    kept_form = says_when and bool(problem["request_id"])
+    return Answer(sent_at, seconds, status, problem["detail"], kept_form)
 
 
 async def timed(client: httpx2.AsyncClient, method: str, path: str, **content: Any) -> Answer:
@@ -48,8 +64,7 @@ async def timed(client: httpx2.AsyncClient, method: str, path: str, **content: A
         response = await client.request(method, path, **content)
     except httpx2.HTTPError:
         return Answer(started, loop.time() - started, NO_ANSWER)
-    elapsed = loop.time() - started
-    return Answer(started, elapsed, response.status_code, keeps_form(response))
+    return answer_of(response, started, loop.time() - started)
 
 
 @asynccontextmanager

@@ -117,7 +117,8 @@ async def test_it_is_emptied_by_hand(empty: Backend, monkeypatch: pytest.MonkeyP
         author, wire = await sign_up(service.client), Wire(service.address)
         sources = [(await wire.get(author.post)).source for _ in range(5)]
         assert sources[-1] == "HIT-L1"
-        assert await flush(Settings.model_validate({"valkey": valkey})) > 3
+        settings = Settings.model_validate({"valkey": valkey, "server": {"drain_seconds": 0}})
+        assert await flush(settings) > 3
         await asyncio.sleep(0.5)  # until the worker has heard of it
         assert (await wire.get(author.post)).source == "MISS"
 

@@ -81,6 +81,8 @@ async def test_requests_are_answered_as_without_it(
     database, answers = {"pooler": control == GUARDED}, list[Answer]()
     async with serving(pooled, monkeypatch, control, database=database, cache=NO_CACHE) as service:
         author = await sign_up_at_last(service)
+        # Many at once first: one connection on either side of it would be as good as none.
+        answers += await asyncio.gather(*map(author.send, range(50)))
         async with constantly(RATE, author.send, answers):
             await asyncio.sleep(10)
         broken = [
@@ -110,13 +112,15 @@ async def test_its_connections_to_the_server_are_cut_again_and_again(
         author = await sign_up(service.client)
         async with repeated(cut, 1), constantly(RATE, author.send, answers):
             await asyncio.sleep(10)
-        failed = sum(answer.status == 503 for answer in answers)
+        cut_commits = sum(answer.is_open for answer in answers)
         broken = [
-            *unexpected(answers, (200, 201, 503)),
-            *[f"{failed} × 503"] * (failed > len(answers) / 1000),
+            *unexpected((answer for answer in answers if not answer.is_open), (200, 201)),
             *await author.broken_promises(backend),
         ]
-    figure = f"{len(answers)} requests, {failed} × 503; {len(author.acknowledged)} writes kept"
+    figure = (
+        f"{len(answers)} requests, {cut_commits} commits cut, nothing else failed; "
+        f"{len(author.acknowledged)} writes kept"
+    )
     judge("PgBouncer, its connections cut each second", control, figure, broken)
 
 

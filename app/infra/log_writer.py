@@ -56,21 +56,19 @@ class LogWriter:
 
     def _write_gathered(self) -> None:
         while self._waiting:
-            lines = self._next_lines()
-            try:
-                data = memoryview(b"".join(lines))
-                while data:
-                    data = data[os.write(self._descriptor, data) :]
-            except OSError:  # nobody is left to be told, but for the count
-                self._drop(len(lines))
+            lines = [self._waiting.popleft() for _ in range(len(self._waiting))]
+            self._write(b"".join(lines))
 
-    def _next_lines(self) -> list[bytes]:
-        """Take lines that a pipe keeps together: those of other workers do not get between."""
-        lines = [self._waiting.popleft()]
-        size = len(lines[0])
-        while self._waiting and (size := size + len(self._waiting[0])) <= PIPE_BUF:
-            lines.append(self._waiting.popleft())
-        return lines
+    def _write(self, lines: bytes) -> None:
+        """Write in pieces that a pipe keeps together: lines of other workers do not get between."""
+        begin = 0
+        while begin < len(lines):
+            end = lines.rfind(b"\n", begin, begin + PIPE_BUF) + 1 or begin + PIPE_BUF
+            try:
+                begin += os.write(self._descriptor, lines[begin:end])
+            except OSError:  # nobody is left to be told, but for the count
+                self._drop(lines.count(b"\n", begin, end))
+                begin = end
 
     def _drop(self, lines: int) -> None:
         self.dropped += lines

@@ -89,7 +89,7 @@ def _request_line(current: Exchange, slow_seconds: float) -> Line:
         "status": current.status,
         "seconds": round(current.seconds, 6),
         "statements": len(current.statements),
-        "database_seconds": round(current.database_seconds, 6),
+        "database_seconds": current.database_seconds and round(current.database_seconds, 6),
         "cache": current.cache,
         "request_id": current.request_id,
         "trace_id": current.trace_id,

@@ -3,9 +3,10 @@
 Labels are few whatever is asked for: a path that is no route's has one label for all.
 """
 
-from prometheus_client import Counter, Histogram
+from collections.abc import Callable
 
 from app.infra.cache.read_through import Source
+from app.infra.counting import counting, observing
 from app.infra.exchange import Exchange
 from app.infra.metrics import CACHE_READS, REQUESTS, STATEMENTS, exact
 
@@ -16,26 +17,28 @@ OTHER_METHOD = "other"
 Labels = tuple[str, str | None, int]
 
 # Children are looked up once for each combination: `labels()` costs ten times an observation.
-_requests: dict[Labels, Histogram] = {}
-_cache_reads: dict[str, Counter] = {
-    source: CACHE_READS.labels(source.lower().replace("-", "_")) for source in Source
+_requests: dict[Labels, Callable[[float], None]] = {}
+_cache_reads: dict[str, Callable[[], None]] = {
+    source: counting(CACHE_READS.labels(source.lower().replace("-", "_"))) for source in Source
 }
+_statements = observing(STATEMENTS)
 
 
 def count_request(current: Exchange) -> None:
     """Count a request that was answered."""
     labels = (current.method, current.route, current.status)
-    (_requests.get(labels) or _child(labels)).observe(exact(current.seconds))
+    observe = _requests.get(labels) or _observing(labels)
+    observe(exact(current.seconds))
     if current.cache is not None:
-        _cache_reads[current.cache].inc()
+        _cache_reads[current.cache]()
     if current.statements:
-        STATEMENTS.observe(len(current.statements))
+        _statements(len(current.statements))
 
 
-def _child(labels: Labels) -> Histogram:
+def _observing(labels: Labels) -> Callable[[float], None]:
     method, route, status = labels
     known = method if method in METHODS else OTHER_METHOD
-    child = REQUESTS.labels(known, route or UNMATCHED, status)
+    observe = observing(REQUESTS.labels(known, route or UNMATCHED, status))
     if known is method:  # what a client can make up is not kept
-        _requests[labels] = child
-    return child
+        _requests[labels] = observe
+    return observe

@@ -6,6 +6,7 @@ middleware on. Ratios are what it is about: the machine is shared by servers and
 
 import json
 import os
+import secrets
 import statistics
 import sys
 import tempfile
@@ -69,12 +70,13 @@ class Server:
 def serving(
     backing: Backing, environment: dict[str, str], module: tuple[str, ...] = GUNICORN
 ) -> Iterator[Server]:
-    """Serve with one worker until the block is left."""
+    """Serve with one worker, as in production, until the block is left. Its log is not kept."""
     address = Address("127.0.0.1", free_port())
-    one = {"WEB_CONCURRENCY": "1", "LOG_LEVEL": "ERROR", **environment}
+    production = {"ENVIRONMENT": "production", "AUTH_SECRET": secrets.token_urlsafe(48)}
     with ExitStack() as stack:
-        with patch.dict(os.environ, one):
-            process = stack.enter_context(open_service(module, backing, address))
+        nowhere = stack.enter_context(Path(os.devnull).open("wb"))
+        with patch.dict(os.environ, production | {"WEB_CONCURRENCY": "1"} | environment):
+            process = stack.enter_context(open_service(module, backing, address, output=nowhere))
         wait_until_ready(process, address, 30)
         yield Server(address.url, process.pid)
 

@@ -33,7 +33,7 @@ from app.main import Layer, observers
 from app.settings import load_settings
 from dev.terminal import say
 
-ROUNDS, REQUESTS = 41, 2_000
+ROUNDS, REQUESTS = 81, 1_000
 REPORT = Path(__file__).parent / "layers.md"
 OBSERVING = ("request id", "timing", "metrics", "access log")
 
@@ -122,7 +122,7 @@ async def measure(log: Log) -> dict[str, float]:
     built = stacks(log)
     taken: dict[str, list[float]] = {name: [] for name in built}
     for number in range(ROUNDS):
-        if number % 10 == 0:
+        if number % 20 == 0:
             say(f"Round {number + 1} of {ROUNDS}")
         for name, app in built.items():
             taken[name].append(await microseconds(app, log))

@@ -58,6 +58,8 @@ class Memory:
             return
         entry.validated_at = time.monotonic()
         if self.copy(entry.key) is not entry and _size(entry) <= self._entries.maxsize:
+            # A copy of the right size: what orjson returns holds 4 kB and more while it is kept.
+            entry.value = bytes(memoryview(entry.value))
             self._entries[entry.key] = entry
 
     def forget(self, key: str) -> None:

@@ -1,6 +1,9 @@
 """The tier in process keeps within its bounds, and its index of tags with it."""
 
+import subprocess
+import sys
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -29,6 +32,30 @@ def test_many_keys_take_no_more_than_the_bound(memory: Memory) -> None:
     assert memory.get("key:99999") is not None
     assert entries._by_tag.keys() == {tag for entry in entries.values() for tag in entry.tags}
     assert entries._by_tag["everything"] == set(entries)
+
+
+WORK = """
+import orjson
+from pathlib import Path
+from app.infra.cache.entry import Entry
+from app.infra.cache.memory import Memory
+
+def resident_bytes():
+    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+
+memory = Memory(2**30, ttl_seconds=3_600)
+before = resident_bytes()
+for number in range(10_000):
+    value = orjson.dumps({"name": "n" * 200})
+    memory.put(Entry(f"key:{number}", (f"tag:{number}",), value), memory.begin())
+print((resident_bytes() - before) / memory.bytes_held)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="memory is read from /proc")
+def test_entries_take_no_more_than_they_are_counted_for() -> None:
+    found = subprocess.run([sys.executable, "-c", WORK], capture_output=True, check=True)
+    assert float(found.stdout) < 1
 
 
 def test_the_index_empties_with_the_entries(memory: Memory) -> None:

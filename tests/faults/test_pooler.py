@@ -110,7 +110,16 @@ async def test_its_connections_to_the_server_are_cut_again_and_again(
 
     async with serving(pooled, monkeypatch, control, database=POOLER, cache=NO_CACHE) as service:
         author = await sign_up(service.client)
-        async with repeated(cut, 1), constantly(RATE, author.send, answers):
+
+        async def hold(_: int) -> Answer:
+            """Be in the middle of a statement when the connections are cut."""
+            return await timed(service.client, "GET", "/faults/hold/0.05")
+
+        async with (
+            repeated(cut, 1),
+            constantly(RATE, author.send, answers),
+            constantly(RATE / 3, hold, answers),
+        ):
             await asyncio.sleep(10)
         cut_commits = sum(answer.is_open for answer in answers)
         broken = [

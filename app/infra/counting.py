@@ -4,6 +4,8 @@ The library locks, asks which process this is and packs two numbers at each step
 thread is the only one that counts requests, and a worker does not fork: it adds to the number in
 the mapped file, which is there for whoever adds up when the worker has been killed.
 Without such files, in a single process, the library's own way is taken.
+
+Ask for either function in the process that is to count, not before it was forked.
 """
 
 from bisect import bisect_left
@@ -50,6 +52,7 @@ def _is_mapped(value: Any) -> bool:
 
 def _numbers(value: Any) -> "memoryview[float]":
     """Return the file as numbers. It may grow and be mapped anew: this part of it stays."""
+    value.get()  # in a process that was forked, the library takes files of its own now
     return memoryview(value._file._m).cast("d")
 
 

@@ -13,7 +13,7 @@ from app.infra.metrics import LOG_DROPPED
 
 GATHER_SECONDS = 0.1
 CLOSE_SECONDS = 1.0
-MOST_WAITING = 10_000
+MOST_WAITING, AT_ONCE = 10_000, 1_000
 
 
 class LogWriter:
@@ -56,14 +56,19 @@ class LogWriter:
 
     def _write_gathered(self) -> None:
         while self._waiting:
-            lines = [self._waiting.popleft() for _ in range(len(self._waiting))]
+            most = min(len(self._waiting), AT_ONCE)
+            lines = [self._waiting.popleft() for _ in range(most)]
             self._write(b"".join(lines))
 
     def _write(self, lines: bytes) -> None:
-        """Write in pieces that a pipe keeps together: lines of other workers do not get between."""
+        """Write whole lines, in pieces that a pipe keeps together: no other worker gets between.
+
+        A line that is longer than that is a piece of its own, and may be torn.
+        """
         begin = 0
         while begin < len(lines):
-            end = lines.rfind(b"\n", begin, begin + PIPE_BUF) + 1 or begin + PIPE_BUF
+            end = lines.rfind(b"\n", begin, begin + PIPE_BUF) + 1
+            end = end or lines.find(b"\n", begin) + 1 or len(lines)
             try:
                 begin += os.write(self._descriptor, lines[begin:end])
             except OSError:  # nobody is left to be told, but for the count

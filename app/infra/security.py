@@ -48,7 +48,10 @@ class Passwords:
         return await self._run(self._hasher.hash, password)
 
     async def verify(self, password: str, encoded: str | None) -> bool:
-        """Whether `password` has the hash `encoded`. No hash takes as long, and never matches."""
+        """Whether `password` has the hash `encoded`.
+
+        No hash takes as long as one with the parameters in force, and never matches.
+        """
         matches = await self._run(self._matches, password, encoded or self._dummy)
         return matches and bool(encoded)
 

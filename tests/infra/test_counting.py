@@ -43,6 +43,25 @@ sys.stdin.read()
 """
 
 
+PRELOADED = """
+import os
+from app.infra.cache.read_through import Source
+from app.infra.exchange import Exchange
+from app.infra.metrics import LOG_DROPPED
+from app.infra.web.metrics import count_request
+
+for _ in range(2):
+    if os.fork() == 0:
+        for _ in range(100):
+            current = Exchange("id", "GET", "/")
+            current.cache, current.statements = Source.VALKEY, ["SELECT 1"]
+            count_request(current)
+        LOG_DROPPED.inc()
+        os._exit(0)
+assert not os.wait()[1] and not os.wait()[1]
+"""
+
+
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv(FOLDER, str(tmp_path))
@@ -70,6 +89,23 @@ def test_it_is_there_when_the_process_was_killed(folder: Path) -> None:
     assert (folder / f"histogram_{worker.pid}.db").stat().st_size > 65_536
     assert samples("ours") == samples("theirs")
     assert samples("ours")["_count"] == samples("counted")["_total"] == len(amounts)
+
+
+def test_workers_forked_after_the_import_count_in_files_of_their_own(
+    folder: Path,
+) -> None:
+    subprocess.run([sys.executable, "-c", PRELOADED], check=True)
+    with registry_of_all() as registry:
+        seen = {
+            sample.name: sample.value
+            for metric in registry.collect()
+            for sample in metric.samples
+            if sample.value and "bucket" not in sample.name
+        }
+    assert seen["log_lines_dropped_total"] == 2
+    assert seen["cache_reads_total"] == 200
+    assert seen["http_request_statements_count"] == 200
+    assert seen["http_request_duration_seconds_count"] == 200
 
 
 def test_without_files_the_library_counts() -> None:

@@ -9,6 +9,7 @@ import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import httpx2
@@ -139,6 +140,22 @@ def test_lines_of_two_workers_in_one_pipe_stay_whole() -> None:
     for thread in closing:
         thread.join()
     assert all(len(set(line)) == 1 for line in received.splitlines())
+
+
+def test_a_long_line_is_a_piece_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    pieces: list[bytes] = []
+
+    def write(_descriptor: int, piece: bytes) -> int:
+        pieces.append(piece)
+        return len(piece)
+
+    monkeypatch.setattr(log_writer, "os", SimpleNamespace(write=write))
+    writer, said = LogWriter(1), [b"short\n", b"x" * 10_000 + b"\n", b"short\n"]
+    for line in said:
+        writer.write(line)
+    writer.close()
+    assert b"".join(pieces) == b"".join(said)
+    assert all(piece.endswith(b"\n") for piece in pieces)
 
 
 async def test_what_the_code_says_is_a_line_too(log: Log, lines: Lines) -> None:

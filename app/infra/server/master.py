@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from types import FrameType
 
 from gunicorn.arbiter import Arbiter
@@ -15,7 +16,7 @@ from gunicorn.arbiter import Arbiter
 from app.infra.server.load_table import TABLE, End
 from app.infra.server.metrics_files import FOLDER
 
-MOST_SECONDS = 30
+CHECK_SECONDS = 10
 
 
 def tell_workers_of_the_end(server: Arbiter) -> None:
@@ -32,32 +33,36 @@ def tell_workers_of_the_end(server: Arbiter) -> None:
 
 
 def reload_only_what_starts(server: Arbiter) -> None:
-    """Let SIGHUP change nothing while the application would not start.
+    """Let SIGHUP change nothing while the service would not start with the settings that it finds.
 
-    Gunicorn's master would end at a setting that is refused, and at code that does not import.
+    Gunicorn's master would end. Once the end has been announced there is no reload any more.
     """
     reload = server.reload
 
     def reload_what_starts() -> None:
-        if (reason := _why_it_does_not_start()) is None:
+        reason = _why_it_does_not_start()
+        if reason is not None:
+            server.log.error(
+                "Not reloaded. Correct this now: a worker that is replaced meets it too. %s", reason
+            )
+        elif TABLE.end is End.NOT_YET:
             reload()
-        else:
-            server.log.error("Not reloaded, what ran runs on. %s", reason)
 
     server.reload = reload_what_starts
 
 
 def _why_it_does_not_start() -> str | None:
-    """Import the application in another process, and return what is wrong with it."""
-    environment = {name: value for name, value in os.environ.items() if name != FOLDER}
-    try:
-        tried = subprocess.run(
-            [sys.executable, "-c", "import app.main"],
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=MOST_SECONDS,
-        )
-    except subprocess.TimeoutExpired:
-        return f"The application takes longer than {MOST_SECONDS} s to import."
-    return tried.stderr.strip() if tried.returncode else None
+    """Load the configuration and the application in another process; return what is wrong."""
+    with tempfile.TemporaryDirectory() as folder:  # for the counters, which are the master's own
+        try:
+            tried = subprocess.run(  # noqa: S603 - as this process was started
+                [sys.executable, "-m", "gunicorn", "--check-config", *sys.argv[1:]],
+                env={**os.environ, FOLDER: folder},
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.PIPE,
+                timeout=CHECK_SECONDS,
+            )
+        except (OSError, subprocess.TimeoutExpired) as error:
+            return str(error)
+    said = tried.stderr.decode(errors="replace").strip()
+    return (said or f"It ended with {tried.returncode}.") if tried.returncode else None

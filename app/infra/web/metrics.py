@@ -4,6 +4,7 @@ Labels are few whatever is asked for: a path that is no route's has one label fo
 """
 
 from collections.abc import Callable
+from functools import cache
 
 from app.infra.cache.read_through import Source
 from app.infra.counting import counting, observing
@@ -18,10 +19,7 @@ Labels = tuple[str, str | None, int]
 
 # Children are looked up once for each combination: `labels()` costs ten times an observation.
 _requests: dict[Labels, Callable[[float], None]] = {}
-_cache_reads: dict[str, Callable[[], None]] = {
-    source: counting(CACHE_READS.labels(source.lower().replace("-", "_"))) for source in Source
-}
-_statements = observing(STATEMENTS)
+_cache_reads = {source: CACHE_READS.labels(source.lower().replace("-", "_")) for source in Source}
 
 
 def count_request(current: Exchange) -> None:
@@ -30,9 +28,19 @@ def count_request(current: Exchange) -> None:
     observe = _requests.get(labels) or _observing(labels)
     observe(exact(current.seconds))
     if current.cache is not None:
-        _cache_reads[current.cache]()
+        _counting_reads(current.cache)()
     if current.statements:
-        _statements(len(current.statements))
+        _observing_statements()(len(current.statements))
+
+
+@cache
+def _counting_reads(source: str) -> Callable[[], None]:
+    return counting(_cache_reads[Source(source)])
+
+
+@cache
+def _observing_statements() -> Callable[[float], None]:
+    return observing(STATEMENTS)
 
 
 def _observing(labels: Labels) -> Callable[[float], None]:

@@ -35,13 +35,14 @@ def test_many_keys_take_no_more_than_the_bound(memory: Memory) -> None:
 
 
 WORK = """
+import resource
 import orjson
 from pathlib import Path
 from app.infra.cache.entry import Entry
 from app.infra.cache.memory import Memory
 
 def resident_bytes():
-    return int(Path("/proc/self/statm").read_text().split()[1]) * 4096
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
 
 memory = Memory(2**30, ttl_seconds=3_600)
 before = resident_bytes()

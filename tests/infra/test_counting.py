@@ -46,17 +46,18 @@ sys.stdin.read()
 PRELOADED = """
 import os
 from app.infra.cache.read_through import Source
+from app.infra.counting import counting
 from app.infra.exchange import Exchange
 from app.infra.metrics import LOG_DROPPED
 from app.infra.web.metrics import count_request
 
 for _ in range(2):
     if os.fork() == 0:
+        counting(LOG_DROPPED)()
         for _ in range(100):
             current = Exchange("id", "GET", "/")
             current.cache, current.statements = Source.VALKEY, ["SELECT 1"]
             count_request(current)
-        LOG_DROPPED.inc()
         os._exit(0)
 assert not os.wait()[1] and not os.wait()[1]
 """

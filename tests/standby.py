@@ -38,7 +38,9 @@ class Standby:
         self.server.process.wait()
 
     def signal(self, number: signal.Signals) -> None:
-        """Stop all of its processes, or let them go on."""
+        """Stop all of its processes, or let them go on. One that was killed has none."""
+        if self.server.process.poll() is not None:
+            return
         parent = self.server.process.pid
         children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
         for process_id in (parent, *map(int, children)):
@@ -70,10 +72,11 @@ def open_standby(primary_url: str, folder: Path) -> Iterator[Standby]:
         )
         primary = urlsplit(primary_url)
         netloc = f"{primary.username}:{primary.password}@127.0.0.1:{server.port}"
+        standby = Standby(server, f"postgresql://{netloc}")
         try:
-            yield Standby(server, f"postgresql://{netloc}")
+            yield standby
         finally:
-            server.process.send_signal(signal.SIGCONT)
+            standby.signal(signal.SIGCONT)  # one that is frozen would not hear of the end
             server.stop()
     finally:
         shutil.rmtree(data, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""Writes log lines off the path of requests: a thread takes what has gathered, in one write.
+"""Writes log lines off the path of requests: a thread takes what has gathered.
 
 Whoever logs never waits and never fails. When nobody reads, lines are dropped and counted; when the
 lines cannot be written at all, likewise.

@@ -28,6 +28,7 @@ from app.infra.web.metrics import count_request
 from app.infra.web.observation import ObservationMiddleware, Observer
 from app.infra.web.openapi import add_documentation
 from app.infra.web.problems import add_problem_handlers
+from app.infra.web.query import StrictRoute
 from app.infra.web.request_id import request_id_header
 from app.infra.web.request_span import RequestSpanMiddleware
 from app.infra.web.response_cache import ResponseCacheMiddleware
@@ -130,6 +131,7 @@ def create_app(settings: Settings, log: Log | None = None) -> FastAPI:
         redirect_slashes=False,
         telemetry=telemetry(),
     )
+    app.router.route_class = StrictRoute
     app.layers = layers(settings, log)
     add_routes(app)
     add_problem_handlers(app)

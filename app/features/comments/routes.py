@@ -34,7 +34,7 @@ async def list_comments(
 ) -> Page[Comment]:
     """List the comments of a post, oldest first."""
     page = await service.list_comments(session, post_id, query)
-    link_neighbours(request, response, page)
+    link_neighbours(request, response, page, limit=query.limit)
     return page
 
 

@@ -33,7 +33,7 @@ async def list_posts(
 ) -> Page[Post]:
     """List posts, newest first, of everybody or of one author."""
     page = await service.list_posts(session, query, author_id)
-    link_neighbours(request, response, page)
+    link_neighbours(request, response, page, limit=query.limit, author_id=author_id)
     return page
 
 

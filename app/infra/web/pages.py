@@ -20,17 +20,20 @@ class PageRead(BaseModel, Generic[ItemT]):
     prev: str | None
 
 
-def link_neighbours(request: Request, response: Response, page: Page[RowT]) -> None:
-    """Add the `Link` header: relative, so that no Host header can point it elsewhere."""
+def link_neighbours(
+    request: Request, response: Response, page: Page[RowT], **parameters: object
+) -> None:
+    """Add the `Link` header: relative, so that no Host header can point it elsewhere.
+
+    `parameters` are the query parameters of the route, as they were validated: the links repeat
+    those that the client sent, and nothing else of its query.
+    """
+    kept = {name: value for name, value in parameters.items() if name in request.query_params}
+    path = quote(request.scope["path"])
     links = [
-        f'<{_with_cursor(request, cursor)}>; rel="{relation}"'
-        for relation, cursor in (("next", page.next), ("prev", page.prev))
+        f'<{path}?{urlencode(sorted({**kept, "cursor": cursor}.items()), doseq=True)}>; rel="{rel}"'
+        for rel, cursor in (("next", page.next), ("prev", page.prev))
         if cursor is not None
     ]
     if links:
         response.headers["Link"] = ", ".join(links)
-
-
-def _with_cursor(request: Request, cursor: str) -> str:
-    query = {**request.query_params, "cursor": cursor}
-    return f"{quote(request.scope['path'])}?{urlencode(sorted(query.items()))}"

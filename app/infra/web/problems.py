@@ -32,6 +32,7 @@ MEDIA_TYPES_TAKEN = (
     "multipart/form-data",
 )
 MOST_ERRORS = 20  # a body of unknown fields must not be answered with a larger one
+MOST_INSTANCE = 512  # characters of the path: no longer one belongs to anything here
 CODES = {
     401: "unauthenticated",
     403: "forbidden",
@@ -70,7 +71,7 @@ def problem(
         "status": status,
         "detail": detail,
         "code": code,
-        "instance": quote(scope["path"]),
+        "instance": quote(scope["path"][:MOST_INSTANCE]),
         "request_id": request_id(),
     }
     if errors is not None:

@@ -1,10 +1,9 @@
 """Which routes answer everybody alike, and how such an answer may be kept by others."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TypeGuard, TypeVar
 
-from fastapi.dependencies.models import Dependant
 from fastapi.routing import APIRoute
 from starlette.routing import BaseRoute, Match
 from starlette.types import Scope
@@ -54,11 +53,3 @@ def policy_of(route: APIRoute) -> Public:
     """Return what was declared."""
     policy: Public = getattr(route.endpoint, MARK)
     return policy
-
-
-def query_parameters(dependant: Dependant) -> Iterator[str]:
-    """Yield the names of all query parameters that an endpoint or its dependencies take."""
-    for parameter in dependant.query_params:
-        yield parameter.alias
-    for dependency in dependant.dependencies:
-        yield from query_parameters(dependency)

@@ -24,7 +24,8 @@ from app.infra.resources import Resources
 from app.infra.web import conditional
 from app.infra.web.conditional import Asked
 from app.infra.web.problems import problem_of
-from app.infra.web.public import find_public, policy_of, query_parameters
+from app.infra.web.public import find_public, policy_of
+from app.infra.web.query import query_parameters
 from app.infra.web.representation import Captured, Representation, read, write_down
 
 logger = logging.getLogger(__name__)
@@ -206,7 +207,10 @@ def canonical_key(route: APIRoute, scope: Scope) -> str | None:
         return None
     pairs = sorted(query.split("&")) if query else []
     values = dict(pair.partition("=")[::2] for pair in pairs)
-    if len(values) < len(pairs) or not values.keys() <= set(query_parameters(route.dependant)):
+    if (
+        len(values) < len(pairs)
+        or not values.keys() <= dict(query_parameters(route.dependant)).keys()
+    ):
         return None
     if not all(map(HARMLESS_VALUE.fullmatch, values.values())):
         return None

@@ -7,6 +7,7 @@ from starlette.routing import BaseRoute
 from starlette.types import Receive, Scope, Send
 
 from app.infra.web.public import is_public
+from app.infra.web.query import StrictRoute
 
 
 def feature_router(prefix: str, *, tag: str | None = None) -> APIRouter:
@@ -17,6 +18,7 @@ def feature_router(prefix: str, *, tag: str | None = None) -> APIRouter:
     return APIRouter(
         prefix=prefix,
         tags=[tag or prefix.rpartition("/")[2]],
+        route_class=StrictRoute,
         generate_unique_id_function=lambda route: route.name,
     )
 

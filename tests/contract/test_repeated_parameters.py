@@ -1,0 +1,108 @@
+"""A query parameter that takes one value is refused when it is sent twice, on every route."""
+
+from collections.abc import Sequence
+from enum import StrEnum
+from typing import Annotated
+
+import httpx2
+import pytest
+from fastapi import FastAPI, Query
+from pydantic import BaseModel
+
+from app.infra.web.query import StrictRoute, query_parameters
+from app.infra.web.routing import feature_router
+from app.main import create_app
+from app.settings import Settings
+from tests.application import client_of
+from tests.contract.document import OPERATIONS, Operation, api_routes
+from tests.factories import Factory
+
+Client = httpx2.AsyncClient
+
+PLACES = [
+    (operation, parameter["name"])
+    for operation in OPERATIONS
+    for parameter in operation.parameters
+    if parameter["in"] == "query"
+]
+
+
+class Kind(StrEnum):
+    A = "a"
+
+
+class Filters(BaseModel):
+    author: int = 1
+    tags: list[str] = []
+
+
+@pytest.fixture
+async def own(settings: Settings) -> FastAPI:
+    """An application with routes that take one value and many, in every way to declare them."""
+    app = create_app(settings)
+    router = feature_router("/things")
+
+    @router.get("")
+    async def list_things(
+        kind: Kind | None = None,
+        word: Annotated[str, Query(alias="q")] = "",
+        ids: Annotated[list[int] | None, Query()] = None,
+        names: Annotated[Sequence[str], Query()] = (),
+    ) -> list[int]:
+        return ids or []
+
+    @app.get("/filtered")
+    async def filtered(filters: Annotated[Filters, Query()]) -> list[str]:
+        return filters.tags
+
+    app.include_router(router)
+    app.include_router(router, prefix="/nested")
+    return app
+
+
+@pytest.mark.parametrize(("operation", "name"), PLACES, ids=str)
+async def test_a_repeated_parameter_is_refused(
+    client: Client, make: Factory, ids: dict[str, int], operation: Operation, name: str
+) -> None:
+    for values in (("5", "6"), ("5", "5"), ("5", ""), ("", "5"), ("a", "b"), ("1", "1", "1")):
+        query = "&".join(f"{name}={value}" for value in values)
+        for url in (
+            f"?{query}",
+            f"?x=1&{query}&x=2",
+            f"?{name}=5&x=1&%{ord(name[0]):x}{name[1:]}=6",
+        ):
+            for _ in range(2):  # the second could be from the cache
+                response = await client.request(operation.method, operation.url(ids) + url)
+                assert response.status_code == 422, url
+                assert response.json()["code"] == "invalid_request"
+                assert response.json()["errors"] == [
+                    {"loc": ["query", name], "msg": "Input should be sent once", "type": "repeated"}
+                ]
+
+
+async def test_parameters_that_no_route_takes_may_be_repeated(client: Client) -> None:
+    assert (await client.get("/v1/posts?utm=1&utm=2&limit=5")).status_code == 200
+    assert (await client.get("/livez?limit=5&limit=6")).status_code == 200
+
+
+@pytest.mark.parametrize("path", ["/things", "/nested/things"])
+async def test_only_what_takes_one_value_is_refused(own: FastAPI, path: str) -> None:
+    async with client_of(own) as client:
+        many = await client.get(f"{path}?ids=1&ids=2&names=a&names=b&kind=a&q=x")
+        assert (many.status_code, many.json()) == (200, [1, 2])
+        for name in ("kind", "q"):
+            refused = await client.get(f"{path}?{name}=a&{name}=a")
+            assert refused.status_code == 422
+            assert refused.json()["errors"][0]["loc"] == ["query", name]
+
+
+async def test_the_fields_of_a_model_are_parameters(own: FastAPI) -> None:
+    async with client_of(own) as client:
+        assert (await client.get("/filtered?tags=a&tags=b&author=1")).json() == ["a", "b"]
+        assert (await client.get("/filtered?author=1&author=2")).status_code == 422
+
+
+def test_every_route_that_takes_a_query_checks_it(app: FastAPI) -> None:
+    found = [route for route in api_routes(app) if list(query_parameters(route.dependant))]
+    assert len(found) >= 2
+    assert all(isinstance(route, StrictRoute) for route in found)

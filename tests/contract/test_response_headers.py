@@ -1,0 +1,220 @@
+"""No response header repeats what a client sent without a bound.
+
+A balancer answers 502 or 503 when the head of a response exceeds its buffer (4 to 8 KiB), and may
+take the server for broken.
+"""
+
+from collections.abc import AsyncIterator
+from urllib.parse import parse_qsl
+
+import httpx2
+import pytest
+from fastapi import FastAPI
+from starlette.routing import Route
+
+from app.features.posts.models import Post
+from app.features.users.models import User
+from app.settings import Settings
+from tests.application import client_of, running
+from tests.contract.document import APPLICATION, ENDLESS, OPERATIONS, Operation
+from tests.contract.test_access import somebody
+from tests.factories import Factory
+
+Client = httpx2.AsyncClient
+
+ORIGIN = "https://app.example.com"
+MARK = "hunter2"
+LENGTHS = (100, 4_000, 30_000)
+ASSET = "/docs/assets/swagger-ui.css"
+ROUTES = [route for route in APPLICATION.router.routes if isinstance(route, Route)]
+PATHS = sorted({route.path for route in ROUTES} | {ASSET, "/docs/assets/{mark}", "/{mark}"})
+
+# The most characters that each header of a response may have. A header that is not here fails.
+BOUNDS = {
+    "accept-ranges": 10,
+    "access-control-allow-credentials": 5,
+    "access-control-allow-headers": 300,
+    "access-control-allow-methods": 60,
+    "access-control-allow-origin": len(ORIGIN),
+    "access-control-expose-headers": 200,
+    "access-control-max-age": 5,
+    "age": 10,
+    "allow": 60,
+    "cache-control": 60,
+    "content-encoding": 10,
+    "content-length": 10,
+    "content-range": 60,
+    "content-security-policy": 500,
+    "content-type": 100,
+    "cross-origin-resource-policy": 20,
+    "etag": 60,
+    "last-modified": 40,
+    "link": 400,
+    "location": 40,
+    "referrer-policy": 20,
+    "retry-after": 5,
+    "server-timing": 100,
+    "vary": 120,
+    "www-authenticate": 20,
+    "x-accel-buffering": 5,
+    "x-cache": 10,
+    "x-content-type-options": 10,
+    "x-process-time": 20,
+    "x-request-id": 64,
+}
+SENT = [
+    *("Accept", "Accept-Encoding", "Accept-Language", "Access-Control-Request-Headers"),
+    *("Access-Control-Request-Method", "Authorization", "Baggage", "Cookie", "Host", "Origin"),
+    *("If-Match", "If-Modified-Since", "If-None-Match", "If-Range", "Range", "Referer"),
+    *("Traceparent", "Tracestate", "User-Agent", "X-Forwarded-For", "X-Forwarded-Host"),
+    *("X-Forwarded-Prefix", "X-Forwarded-Proto", "X-Request-ID", "X-Unknown"),
+]
+
+
+@pytest.fixture(scope="module", params=[ORIGIN, "*"])
+async def service(settings: Settings, request: pytest.FixtureRequest) -> AsyncIterator[FastAPI]:
+    """The application with every header that a setting can add."""
+    cors = settings.cors.model_copy(update={"origins": request.param})
+    timing = settings.metrics.model_copy(update={"server_timing": True})
+    async with running(settings.model_copy(update={"cors": cors, "metrics": timing})) as app:
+        yield app
+
+
+@pytest.fixture
+async def client(service: FastAPI, clean: None) -> AsyncIterator[Client]:
+    async with client_of(service) as client:
+        yield client
+
+
+def check(response: httpx2.Response) -> None:
+    """Assert that every header is known and within its bound, and that none repeats the mark."""
+    for name, value in response.headers.multi_items():
+        assert name in BOUNDS, f"{name}: {value[:200]}"
+        assert len(value) <= BOUNDS[name], f"{name}: {value[:200]}"
+        assert MARK not in value, f"{name}: {value[:200]}"
+    assert sum(len(name) + len(value) + 4 for name, value in response.headers.items()) < 2_000
+
+
+def methods_of(path: str) -> set[str]:
+    """Return the methods that a path has, and one that none has."""
+    found = {"GET"} if "{mark}" in path or path == ASSET else set()
+    for route in ROUTES:
+        if route.path == path:
+            found |= route.methods or set()
+    return {*found, "OPTIONS", "PUT"}
+
+
+def queries(path: str) -> list[str]:
+    """Return queries of unknown parameters, and of each known one with a long value."""
+    names = {"utm"} | {
+        parameter["name"]
+        for operation in OPERATIONS
+        if operation.path == path
+        for parameter in operation.parameters
+        if parameter["in"] == "query"
+    }
+    long = [f"{name}={MARK * (length // len(MARK))}" for name in names for length in LENGTHS]
+    zeros = [f"{name}={'0' * 4_000}1" for name in names]
+    many = "&".join(f"{MARK}{number}=1" for number in range(2_000))
+    return ["", *long, *zeros, many, f"limit=1&utm={MARK * 500}", f"limit=1&{MARK * 500}=1"]
+
+
+@pytest.fixture
+async def pages(make: Factory, ids: dict[str, int]) -> None:
+    """So many rows that every list has a next page when one item is asked for."""
+    async with make.resources.database.read() as session:
+        post = await session.get_one(Post, ids["post_id"])
+    await make.posts(2)
+    await make.comments(2, post)
+
+
+@pytest.mark.parametrize("path", PATHS)
+async def test_no_header_repeats_a_path_or_a_query(
+    client: Client, pages: None, ids: dict[str, int], path: str
+) -> None:
+    for length in LENGTHS if "{mark}" in path else LENGTHS[:1]:
+        url = path.format_map({**ids, "mark": MARK * (length // len(MARK))})
+        for method in methods_of(path):
+            for query in [] if f"{method} {path}" in ENDLESS else queries(path):
+                check(await client.request(method, f"{url}?{query}"))
+
+
+@pytest.mark.parametrize("path", PATHS)
+async def test_no_header_repeats_a_header(client: Client, ids: dict[str, int], path: str) -> None:
+    url = path.format_map({**ids, "mark": MARK})
+    for method in methods_of(path):
+        for name in [] if f"{method} {path}" in ENDLESS else SENT:
+            for value in (MARK * 500, f'"{MARK}"', f"{ORIGIN}.{MARK}"):
+                check(await client.request(method, url, headers={name: value}))
+
+
+async def test_no_answer_to_a_preflight_repeats_it(client: Client) -> None:
+    for method in ("PATCH", MARK * 500):
+        for headers in ("Authorization", MARK * 500):
+            asked = {
+                "Origin": ORIGIN,
+                "Access-Control-Request-Method": method,
+                "Access-Control-Request-Headers": headers,
+            }
+            response = await client.options(f"/v1/posts/{MARK}", headers=asked)
+            assert response.status_code == (
+                200 if (method, headers) == ("PATCH", "Authorization") else 400
+            )
+            check(response)
+
+
+@pytest.mark.parametrize("operation", OPERATIONS, ids=str)
+async def test_no_header_of_a_success_repeats_the_request(
+    client: Client, make: Factory, pages: None, ids: dict[str, int], operation: Operation
+) -> None:
+    async with make.resources.database.read() as session:
+        user = await session.get_one(User, ids["user_id"])
+    owner = await somebody(client, make, user)
+    url = f"{operation.url(ids)}?utm={MARK * 500}"
+    headers = {**(owner.headers or {}), "Origin": ORIGIN, "User-Agent": MARK * 500}
+    response = await client.request(
+        operation.method, url, headers=headers, **owner.content(operation)
+    )
+    assert response.is_success
+    check(response)
+
+
+LISTS = [
+    operation
+    for operation in OPERATIONS
+    if "cursor" in [parameter["name"] for parameter in operation.parameters]
+]
+
+
+@pytest.mark.parametrize("operation", LISTS, ids=str)
+async def test_a_link_holds_every_parameter_of_its_route_and_no_other(
+    client: Client, make: Factory, pages: None, ids: dict[str, int], operation: Operation
+) -> None:
+    await make.posts(2, User(id=ids["user_id"]))
+    names = {parameter["name"] for parameter in operation.parameters if parameter["in"] == "query"}
+    given = {"limit": "1", "author_id": str(ids["user_id"])}
+    assert names <= {*given, "cursor"}, "A new parameter: add a value of it to this test."
+    query = "&".join(f"{name}={given[name]}" for name in names & given.keys())
+    response = await client.get(f"{operation.url(ids)}?utm={MARK}&{query}&utm={MARK}&x")
+    link = response.links["next"]["url"]
+    sent = dict(parse_qsl(link.partition("?")[2]))
+    assert sent == {name: given[name] for name in names & given.keys()} | {
+        "cursor": response.json()["next"]
+    }
+    following = await client.get(link)
+    assert following.is_success
+    assert set(following.links) >= {"prev"}
+
+
+async def test_a_link_repeats_only_what_the_client_chose(client: Client, make: Factory) -> None:
+    await make.posts(21)
+    page = await client.get("/v1/posts")
+    assert page.headers["link"] == f'</v1/posts?cursor={page.json()["next"]}>; rel="next"'
+
+
+async def test_the_path_in_a_problem_has_a_bound(client: Client) -> None:
+    for path in (f"/{MARK * 4_000}", "/" + "%F0%9F%92%A9" * 4_000):
+        response = await client.get(path)
+        assert response.status_code == 404
+        assert path.startswith(response.json()["instance"])
+        assert len(response.content) < 8_000

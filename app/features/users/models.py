@@ -7,6 +7,8 @@ from sqlalchemy.orm import Mapped, mapped_column
 
 from app.infra.database.base import Base
 
+UNIQUE_EMAIL = "uq_users_email"
+
 
 class User(Base):
     """Somebody with an account. E-mail addresses are unique without regard to case.
@@ -19,7 +21,7 @@ class User(Base):
     __tablename__ = "users"
     __table_args__ = (
         Index(
-            "uq_users_email",
+            UNIQUE_EMAIL,
             func.lower(text("email")),
             unique=True,
             postgresql_where=text("deleted_at IS NULL"),

@@ -33,7 +33,7 @@ async def insert_user(session: AsyncSession, values: dict[str, str]) -> User | N
 async def update_user(session: AsyncSession, user: User, values: dict[str, object]) -> User | None:
     """Change an account and return it, or None when its credentials are others, or it is deleted.
 
-    Raises SQLAlchemy's `IntegrityError` when another account has the address.
+    Raises SQLAlchemy's `IntegrityError` of UNIQUE_EMAIL when another account has the address.
     """
     statement = (
         update(User)

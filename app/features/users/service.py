@@ -5,9 +5,10 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.errors import Conflict, Forbidden, NotFound
 from app.features.users import queries, tags
-from app.features.users.models import User
+from app.features.users.models import UNIQUE_EMAIL, User
 from app.features.users.schemas import UserCreate, UserUpdate
 from app.infra.cache.tags import invalidate, shows
+from app.infra.database.failures import violated_constraint
 from app.infra.security import Passwords
 
 
@@ -41,7 +42,9 @@ async def update_user(
         return user
     try:
         updated = await queries.update_user(session, user, changes)
-    except IntegrityError:
+    except IntegrityError as error:
+        if violated_constraint(error) != UNIQUE_EMAIL:
+            raise
         raise _email_taken() from None
     if updated is None:
         raise Conflict("The account was changed at the same time: try again.")

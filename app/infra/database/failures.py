@@ -1,7 +1,10 @@
 """Which database errors are expected, by SQLSTATE: the backstop behind the checks of the features.
 
-Codes: PostgreSQL documentation, appendix A. What is not listed here is a bug, and stays a 500.
+Codes: PostgreSQL documentation, appendix A. What is not listed here is a fault of the code or
+of the operator, and stays a 500: the log names the constraint or the sequence.
 """
+
+import re
 
 from asyncpg.exceptions import InvalidCachedStatementError
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
@@ -19,7 +22,19 @@ TRANSIENT = {
 }
 # Connection exceptions, insufficient resources, operator intervention, system errors.
 UNAVAILABLE_CLASSES = ("08", "53", "57", "58")
-DATA_EXCEPTION_CLASS = "22"
+# Data exceptions that a value can cause. The others of class 22 are not the client's fault:
+# 2200H is a sequence at its end, 22012 a division by zero in our own SQL.
+UNSTORABLE = (
+    "22001",  # string_data_right_truncation
+    "22003",  # numeric_value_out_of_range
+    "22007",  # invalid_datetime_format
+    "22008",  # datetime_field_overflow
+    "22021",  # character_not_in_repertoire
+    "22P02",  # invalid_text_representation
+    "22P05",  # untranslatable_character
+)
+# Primary keys by our naming convention, and by PostgreSQL's own.
+PRIMARY_KEY = re.compile(r"pk_.+|.+_pkey")
 
 
 def left_nothing_behind(error: SQLAlchemyError) -> bool:
@@ -38,6 +53,9 @@ def expected_failure(error: SQLAlchemyError) -> AppError | None:
         return None
     sqlstate = getattr(error.orig, "sqlstate", None) or ""
     if sqlstate in CONFLICTS:
+        # The database makes primary keys itself: a collision means that its sequence is behind.
+        if PRIMARY_KEY.fullmatch(violated_constraint(error) or ""):
+            return None
         return Conflict(CONFLICTS[sqlstate])
     if sqlstate in TRANSIENT:
         return Unavailable(TRANSIENT[sqlstate])
@@ -45,9 +63,14 @@ def expected_failure(error: SQLAlchemyError) -> AppError | None:
         return Unavailable("The schema was changed at this moment.")
     if error.connection_invalidated or sqlstate.startswith(UNAVAILABLE_CLASSES):
         return Unavailable("The database is not available.")
-    if sqlstate.startswith(DATA_EXCEPTION_CLASS):
+    if sqlstate in UNSTORABLE:
         return InvalidRequest("A value is not one that can be stored.")
     return None
+
+
+def violated_constraint(error: DBAPIError) -> str | None:
+    """Return the name of the constraint that a statement violated, if it did."""
+    return getattr(error.orig and error.orig.__cause__, "constraint_name", None)
 
 
 def _is_of_old_schema(error: DBAPIError) -> bool:

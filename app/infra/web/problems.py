@@ -12,14 +12,18 @@ from urllib.parse import quote
 import orjson
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from sqlalchemy.exc import SQLAlchemyError
+from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
 from starlette.routing import Match
 from starlette.types import Scope
 
 from app.errors import AppError, Unauthenticated
-from app.infra.database.failures import expected_failure, left_nothing_behind
+from app.infra.database.failures import (
+    expected_failure,
+    left_nothing_behind,
+    violated_constraint,
+)
 from app.infra.exchange import request_id
 from app.infra.web.retry import TryAgain, may_be_tried_again
 
@@ -144,6 +148,9 @@ async def _on_database_error(request: Request, error: Exception) -> Response:
         raise TryAgain from error
     failure = expected_failure(error)
     if failure is None:
+        logger.error(
+            "The database refused a statement, which is no client's fault: %s", _cause(error)
+        )
         raise error
     logger.warning("The database failed a request: %s", _cause(error))
     return problem_of(request.scope, failure)
@@ -182,4 +189,6 @@ def _location(entry: Mapping[str, Any]) -> list[str | int]:
 def _cause(error: SQLAlchemyError) -> str:
     """Return what happened without the message, which may quote what a client sent."""
     sqlstate = getattr(getattr(error, "orig", None), "sqlstate", None)
-    return f"{type(error).__name__}, SQLSTATE {sqlstate}"
+    constraint = violated_constraint(error) if isinstance(error, DBAPIError) else None
+    named = f", constraint {constraint}" if constraint else ""
+    return f"{type(error).__name__}, SQLSTATE {sqlstate}{named}"

@@ -23,7 +23,7 @@ STATEMENTS = Histogram(
 
 REFUSED = Counter(
     "http_requests_refused", "Requests that were refused, by the limit that did.", ("limit",)
-)  # header_seconds, header_size, host, malformed, body_seconds, body_size, in_flight, streams, time
+)  # docs/limits.md lists the limits.
 IN_FLIGHT = Gauge(
     "http_requests_in_flight",
     "Requests that run, wait for their turn, or are answered as streams.",

@@ -4,24 +4,25 @@ A request that arrives at once meets no timer. One that does not has a deadline 
 for its body; while the server itself does not read, the client is not the one who is slow. An idle
 connection is Uvicorn's to close. What is refused is answered as a problem, and the connection ends.
 
+A request that asks for another protocol (`Upgrade`) is answered in HTTP/1.1, which RFC 9110 (§7.8)
+allows. Uvicorn would drop its body or parse the body as the next request.
+
 Uvicorn takes this class by its name, so it reads its settings itself.
 """
 
-import re
 from asyncio import TimerHandle
 from contextvars import Context
-from functools import lru_cache
 from typing import Any, ClassVar
 
+from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from app.infra.server.refusal import Refusal, note, refusal_bytes
+from app.infra.server.request_head import refusal_of, without_upgrade
 from app.infra.web.security_headers import security_headers
 from app.sections import ServerSettings
 from app.settings import load_settings
 
-# RFC 3986, §3.2.2 and §3.2.3; empty it names nobody.
-HOST = re.compile(rb"(?:[\w.~!$&'()*+,;=%-]+|\[[0-9A-Fa-f:.]+\])(?::\d{0,5})?", re.ASCII)
 # After an answer to what was not read to its end, how long the rest is read and dropped.
 LINGER_SECONDS = 2.0
 
@@ -29,16 +30,9 @@ SLOW_HEAD = Refusal("header_seconds", 408, "The header took too long to arrive."
 SLOW_BODY = Refusal("body_seconds", 408, "The body took too long to arrive.")
 SLOW_READER = Refusal("write_seconds", 408, "The answer was not read.")  # nor would this be
 LARGE_HEAD = Refusal("header_size", 431, "The header is too large.")
-WRONG_HOST = Refusal("host", 400, "There has to be one well-formed Host.")
 MALFORMED = Refusal("malformed", 400, "This is not HTTP/1.1.")
 
 NOTHING, HEAD, BODY = range(3)  # what of a request is about to come
-
-
-@lru_cache(maxsize=256)
-def is_host(value: bytes) -> bool:
-    """Whether it may be the value of the header Host."""
-    return HOST.fullmatch(value) is not None
 
 
 class LimitedProtocol(HttpToolsProtocol):
@@ -89,12 +83,31 @@ class LimitedProtocol(HttpToolsProtocol):
                 self.flow.pause_reading()
             return
         self._overhead += len(data)
-        super().data_received(data)
+        self._unset_keepalive_if_required()
+        try:
+            self._feed(data)
+        except HttpParserError:
+            self._refuse(self._refusal or MALFORMED)
         if self._part is not NOTHING or self.cycle is None or self.cycle.response_complete:
             self._wait_for_more()
 
+    def _feed(self, data: bytes | memoryview) -> None:
+        """Parse everything. httptools stops behind a head with `Upgrade`, whatever follows it."""
+        while True:
+            try:
+                self.parser.feed_data(data)
+            except HttpParserUpgrade as stop:
+                data = memoryview(data)[stop.args[0] :]
+                head = without_upgrade(self.parser, self.url, self.headers)
+                # The old parser is past this request, and stays there after `Connection: close`.
+                self.parser = HttpRequestParser(self)
+                self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+                self.parser.feed_data(head)
+            else:
+                return
+
     def _wait_for_more(self) -> None:
-        if self._refusal is not None or self not in self.connections:  # it is a WebSocket's now
+        if self._refusal is not None:
             return
         if self._part is NOTHING:
             self._overhead = 0
@@ -110,11 +123,14 @@ class LimitedProtocol(HttpToolsProtocol):
         super().on_message_begin()
 
     def on_headers_complete(self) -> None:
-        """Look at the head as a whole. What is raised here ends in `send_400_response`."""
+        """Look at the head as a whole. What is raised here makes the parser raise as well."""
         if (wrong := self._wrong_head()) is not None:
             self._refusal = wrong
             raise ValueError(wrong.detail)
+        if self.parser.should_upgrade():
+            return  # the same head follows, without `Upgrade`
         super().on_headers_complete()
+        self.headers = []  # the parser adds trailers here; the application keeps the old list
         self._part, self._overhead = BODY, 0
         if self._timer is not None:
             self._stop_timer()
@@ -126,6 +142,8 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def on_message_complete(self) -> None:
         """Have the whole request."""
+        if self.parser.should_upgrade():
+            return
         self._part, self._overhead = NOTHING, 0
         if self._timer is not None:
             self._stop_timer()
@@ -143,21 +161,13 @@ class LimitedProtocol(HttpToolsProtocol):
             else:
                 self._linger()
 
-    def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - as Uvicorn calls it
-        """Answer what could not be parsed."""
-        self._refuse(self._refusal or MALFORMED)
-
     def _wrong_head(self) -> Refusal | None:
-        headers = self.headers
-        if len(headers) > self.limits.header_fields:
+        if len(self.headers) > self.limits.header_fields:
             return LARGE_HEAD
         most = self.limits.header_bytes
         if self._overhead > most and self._head_bytes() > most:  # a body may have begun since
             return LARGE_HEAD
-        hosts = [value for name, value in headers if name == b"host"]
-        if len(hosts) == 1:
-            return None if is_host(hosts[0]) else WRONG_HOST
-        return WRONG_HOST if hosts or self.parser.get_http_version() != "1.0" else None
+        return refusal_of(self.parser, self.headers)
 
     def _head_bytes(self) -> int:
         return len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)

@@ -24,7 +24,7 @@ class Worker(UvicornWorker):  # type: ignore[misc]
     CONFIG_KWARGS: ClassVar[dict[str, Any]] = {
         "loop": "uvloop",
         "http": "app.infra.server.protocol:LimitedProtocol",
-        "ws": "none",  # a handshake would pass by the layers of the application
+        "ws": "none",  # the protocol ignores `Upgrade`: no library for WebSockets is needed
         "server_header": False,
         "timeout_graceful_shutdown": CANCEL_SECONDS,
     }

@@ -1,25 +1,15 @@
 """What a client may send, and how slowly: judged over real sockets, without the application."""
 
 import asyncio
-import json
 from collections.abc import AsyncIterator
 from contextlib import suppress
-from typing import Any
 
 import pytest
-import uvicorn
-from starlette.requests import ClientDisconnect, Request
-from starlette.responses import PlainTextResponse, Response, StreamingResponse
-from starlette.types import Receive, Scope, Send
 
 from app.infra.metrics import REFUSED
 from app.infra.server.protocol import LimitedProtocol
 from app.sections import ServerSettings
-
-HOST = b"Host: test\r\n"
-GET = b"GET / HTTP/1.1\r\n" + HOST + b"\r\n"
-PATIENCE_SECONDS = 10
-LARGE_BYTES = 10_000_000  # more than any buffer between the two
+from tests.infra.server.connections import GET, HOST, LARGE_BYTES, Client, Clients, serving
 
 
 class Limited(LimitedProtocol):
@@ -33,121 +23,11 @@ class Limited(LimitedProtocol):
         Limited.most_waiting = max(Limited.most_waiting, len(self.pipeline))
 
 
-class Client:
-    """A connection on which anything may be sent."""
-
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._reader, self._writer = reader, writer
-
-    async def send(self, content: bytes) -> None:
-        self._writer.write(content)
-        with suppress(ConnectionError):  # it was refused meanwhile
-            await self._writer.drain()
-
-    async def flood(self, content: bytes, most_bytes: int, seconds: float) -> int:
-        """Send it again and again, and return how many bytes were taken."""
-        sent = 0
-        with suppress(TimeoutError, ConnectionError):
-            async with asyncio.timeout(seconds):
-                while sent < most_bytes:
-                    self._writer.write(content)
-                    await self._writer.drain()
-                    sent += len(content)
-        return sent
-
-    async def answer(self) -> tuple[int, dict[str, str], bytes]:
-        """Read an answer: its status, its headers and its body."""
-        async with asyncio.timeout(PATIENCE_SECONDS):
-            head = (await self._reader.readuntil(b"\r\n\r\n")).decode()
-            status, *lines = head.strip().split("\r\n")
-            headers = dict(line.lower().split(": ", 1) for line in lines)
-            body = await self._reader.readexactly(int(headers.get("content-length", 0)))
-        return int(status.split()[1]), headers, body
-
-    async def refusal(self) -> tuple[int, str]:
-        """Read a problem after which nothing comes."""
-        status, headers, body = await self.answer()
-        problem: dict[str, Any] = json.loads(body)
-        assert headers["content-type"] == "application/problem+json"
-        assert headers["connection"] == "close"
-        assert headers["x-request-id"] == problem["request_id"]
-        assert problem["status"] == status
-        assert await self.rest() == b""
-        return status, problem["code"]
-
-    async def rest(self) -> bytes:
-        """Read until the server closes the connection."""
-        async with asyncio.timeout(PATIENCE_SECONDS):
-            return await self._reader.read()
-
-    async def is_open(self) -> bool:
-        await self.send(GET)
-        return (await self.answer())[0] == 200
-
-    def close(self) -> None:
-        self._writer.close()
-
-
-class Clients:
-    """A server, and those that are connected with it."""
-
-    def __init__(self, port: int) -> None:
-        self._port = port
-        self.seen: list[bytes | None] = []
-        self.made: list[Client] = []
-
-    async def connect(self) -> Client:
-        self.made.append(Client(*await asyncio.open_connection("127.0.0.1", self._port)))
-        return self.made[-1]
-
-    async def app(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer with the length of the body, early, as a stream, or not soon."""
-        request = Request(scope, receive)
-        response: Response = PlainTextResponse("early", 413)
-        if scope["path"] == "/large":
-            response = PlainTextResponse(bytes(LARGE_BYTES))
-        elif scope["path"] == "/stream":
-            response = StreamingResponse(pieces())
-        elif scope["path"] != "/early":
-            try:
-                body = await request.body()
-            except ClientDisconnect:
-                self.seen.append(None)
-                return
-            self.seen.append(body)
-            response = PlainTextResponse(str(len(body)))
-        await response(scope, receive, send)
-
-
-async def pieces() -> AsyncIterator[bytes]:
-    for _ in range(10):
-        await asyncio.sleep(0.1)
-        yield b"piece"
-
-
 @pytest.fixture
 async def clients() -> AsyncIterator[Clients]:
     """A server on the loopback."""
-    clients = Clients(0)
-    config = uvicorn.Config(
-        clients.app,
-        port=0,
-        http=Limited,
-        interface="asgi3",
-        lifespan="off",
-        log_level="critical",
-        timeout_keep_alive=1,
-    )
-    server = uvicorn.Server(config)
-    serving = asyncio.create_task(server.serve())
-    while not server.started:
-        await asyncio.sleep(0.01)
-    clients._port = server.servers[0].sockets[0].getsockname()[1]
-    yield clients
-    for client in clients.made:
-        client.close()
-    server.should_exit = True
-    await serving
+    async with serving(Limited) as clients:
+        yield clients
 
 
 @pytest.fixture
@@ -360,12 +240,6 @@ async def test_a_body_that_was_never_asked_for_is_not_taken_for_the_next_request
     await client.send(b"POST /early HTTP/1.1\r\n" + HOST + expects)
     assert (await client.answer())[0] == 413
     assert await client.rest() == b""
-
-
-async def test_an_upgrade_that_nobody_offers_is_an_ordinary_request(client: Client) -> None:
-    upgrade = b"Connection: Upgrade\r\nUpgrade: h2c\r\n"
-    await client.send(b"GET / HTTP/1.1\r\n" + HOST + upgrade + b"\r\n")
-    assert (await client.answer())[0] == 200
 
 
 async def test_refusals_are_counted(client: Client) -> None:

@@ -7,6 +7,7 @@ is told to end it is 503 again, while requests are still accepted.
 """
 
 import asyncio
+import logging
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request
@@ -15,10 +16,13 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
 from app.errors import Unavailable
+from app.infra.background import detached, failing
 from app.infra.cache.client import Valkey
 from app.infra.database.migrations import Revisions, read_revisions
 from app.infra.database.session import Database
 from app.infra.ending import the_end
+
+logger = logging.getLogger(__name__)
 
 FIRST_ANSWER_SECONDS = 1.0
 LATER_ANSWER_SECONDS = 0.05
@@ -42,12 +46,18 @@ class Readiness:
         self._running: asyncio.Task[None] | None = None
 
     async def report(self) -> tuple[bool, dict[str, str]]:
-        """Return whether requests may be sent here, and how each dependency was found."""
+        """Return whether requests may be sent here, and how each dependency was found.
+
+        Background tasks that fail are named for information. They do not make a process unready.
+        """
         if self._running is None or self._running.done():
-            self._running = asyncio.create_task(self._check())
+            self._running = detached(self._check())
         patience = LATER_ANSWER_SECONDS if self._ready else FIRST_ANSWER_SECONDS
         await asyncio.wait({self._running}, timeout=patience)
-        return self._ready, dict(self._checks)
+        checks = dict(self._checks)
+        if failed := failing():
+            checks["background tasks"] = f"failing: {', '.join(failed)}"
+        return self._ready, checks
 
     def close(self) -> None:
         """Stop a check that still runs."""
@@ -68,6 +78,9 @@ class Readiness:
         except DBAPIError as error:
             undefined = getattr(error.orig, "sqlstate", None) == UNDEFINED_TABLE
             return "behind" if undefined else "unavailable"
+        except Exception:
+            logger.exception("The check of the database failed")
+            return "unavailable"
         return "behind" if self._revisions.is_behind(revision) else "ok"
 
     async def _check_valkey(self) -> str:
@@ -76,6 +89,9 @@ class Readiness:
         try:
             await self._valkey.ping()
         except (RedisError, OSError):
+            return "unavailable"
+        except Exception:
+            logger.exception("The check of Valkey failed")
             return "unavailable"
         return "ok"
 

@@ -7,8 +7,10 @@ lines cannot be written at all, likewise.
 import os
 import threading
 from collections import deque
+from contextlib import suppress
 from select import PIPE_BUF
 
+from app.infra.background import in_thread
 from app.infra.metrics import LOG_DROPPED
 
 GATHER_SECONDS = 0.1
@@ -44,9 +46,10 @@ class LogWriter:
         self._closing = threading.Event()
 
     def _start(self) -> None:
-        # Not before it is needed: a fork takes no threads along.
-        self._thread = threading.Thread(target=self._run, name="log writer", daemon=True)
-        self._thread.start()
+        # The thread is started when it is needed, because a fork takes no threads along. While no
+        # thread can be started the lines wait, and the next line tries again.
+        with suppress(RuntimeError):
+            self._thread = in_thread(self._run, "log writer", self._closing)
 
     def _run(self) -> None:
         closing = self._closing

@@ -86,6 +86,11 @@ RESIDENT = Gauge(
 )
 WORKERS = Gauge("workers", "Workers that live.", multiprocess_mode="livesum")
 LOG_DROPPED = Counter("log_lines_dropped", "Log lines that nobody read in time.")
+BACKGROUND_RESTARTS = Counter(
+    "background_task_restarts",
+    "Times that a task or thread of the service ended by itself and was started again.",
+    ("task",),
+)
 GUARDED = Counter("guard_findings", "Mistakes that the guards have caught.", ("guard",))
 for guard in ("blocked_loop", "statement_budget", "leaked_connection", "lost_task"):
     GUARDED.labels(guard)  # from the start at 0: the first one is an increase

@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 
 from app.infra.background import in_background
 from app.infra.cache.cache import Cache, NoCache
@@ -65,7 +66,7 @@ async def open_resources(settings: Settings, application_name: str) -> AsyncIter
         await stack.enter_async_context(watching(settings.guards.blocked_seconds))
         in_flight = InFlight(settings.limits)
         gauges = [in_flight.measure, *_gauges(database, replica, cache)]
-        await stack.enter_async_context(in_background(sample(*gauges), "sampler"))
+        await stack.enter_async_context(in_background(partial(sample, *gauges), "sampler"))
         readiness = Readiness(database, valkey)
         stack.callback(readiness.close)
         yield Resources(

@@ -21,9 +21,10 @@ async def sample(*gauges: Gauge) -> None:
     """Sample until cancelled; each of `gauges` sets its own."""
     metrics.WORKERS.set(1)
     while True:
-        metrics.RESIDENT.set(_resident_bytes())
         for gauge in gauges:
             gauge()
+        # This opens a file, so it is last: it fails while the process has no free descriptor.
+        metrics.RESIDENT.set(_resident_bytes())
         metrics.LOOP_LAG.set(await _largest_lag())
 
 

@@ -13,7 +13,7 @@ import traceback
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from app.infra.background import in_background
+from app.infra.background import in_background, in_thread
 from app.infra.findings import report
 from app.infra.metrics import LOOP_BLOCKED
 
@@ -29,7 +29,7 @@ class Watchdog:
         self._loop = asyncio.get_running_loop()
         self._loop_thread = threading.get_ident()
         self._turned = time.monotonic()
-        self._ended = threading.Event()
+        self.ended = threading.Event()
 
     async def turn(self) -> None:
         """Show that the loop turns, until cancelled."""
@@ -42,7 +42,7 @@ class Watchdog:
         told = 0.0
         starved = 0.0
         looked, used = time.monotonic(), time.process_time()
-        while not self._ended.wait(LOOK_SECONDS):
+        while not self.ended.wait(LOOK_SECONDS):
             now, used_now = time.monotonic(), time.process_time()
             if not self._loop.is_running():
                 self._turned = now
@@ -53,10 +53,6 @@ class Watchdog:
             if now - turned - LOOK_SECONDS - starved > self._blocked_seconds and told != turned:
                 told = turned
                 self._tell(now - turned)
-
-    def end(self) -> None:
-        """Let the thread end."""
-        self._ended.set()
 
     def _tell(self, seconds: float) -> None:
         frame = sys._current_frames().get(self._loop_thread)  # noqa: SLF001 - documented
@@ -69,10 +65,9 @@ class Watchdog:
 async def watching(blocked_seconds: float) -> AsyncIterator[None]:
     """Watch this loop until the block is left."""
     watchdog = Watchdog(blocked_seconds)
-    thread = threading.Thread(target=watchdog.look, name="watchdog", daemon=True)
-    thread.start()
-    async with in_background(watchdog.turn(), "watchdog"):
+    in_thread(watchdog.look, "watchdog thread", watchdog.ended)
+    async with in_background(watchdog.turn, "watchdog"):
         try:
             yield
         finally:
-            watchdog.end()
+            watchdog.ended.set()

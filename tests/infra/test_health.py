@@ -92,3 +92,29 @@ async def test_a_process_starts_and_lives_without_its_servers(
     assert response.status_code == 503
     assert response.headers["content-type"] == "application/problem+json"
     assert response.headers["retry-after"] == "1"
+
+
+async def test_a_check_that_outlives_its_probe_is_not_counted_as_the_probes(
+    fresh: httpx2.AsyncClient, resources: Resources
+) -> None:
+    """The `findings` fixture fails this test for a leaked connection."""
+    assert (await fresh.get("/readyz")).status_code == 200
+    async with resources.database.transaction() as session:
+        await session.execute(text("LOCK TABLE alembic_version IN ACCESS EXCLUSIVE MODE"))
+        response = await fresh.get("/readyz")
+        assert response.status_code == 200
+
+
+async def test_a_check_that_fails_in_an_unknown_way_is_reported(
+    fresh: httpx2.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert (await fresh.get("/readyz")).status_code == 200
+
+    def fail(*_: object) -> None:
+        raise RuntimeError("This was raised on purpose.")
+
+    monkeypatch.setattr("app.infra.health.REVISION", object())
+    monkeypatch.setattr("redis.asyncio.Redis.ping", fail)
+    response = await fresh.get("/readyz")
+    assert response.status_code == 200
+    assert response.json()["checks"] == {"database": "unavailable", "valkey": "unavailable"}

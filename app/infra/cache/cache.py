@@ -59,8 +59,8 @@ class Cache:
         relay = Relay(self.invalidation, database, self._relay_seconds)
         async with AsyncExitStack() as stack:
             if self._has_memory:
-                await stack.enter_async_context(in_background(self.channel.run(), "cache channel"))
-            await stack.enter_async_context(in_background(relay.run(), "cache relay"))
+                await stack.enter_async_context(in_background(self.channel.run, "cache channel"))
+            await stack.enter_async_context(in_background(relay.run, "cache relay"))
             yield
 
 

@@ -6,7 +6,6 @@ without being closed is found by its missing pongs.
 """
 
 import asyncio
-import logging
 import time
 from typing import Any
 
@@ -15,8 +14,6 @@ from redis.exceptions import RedisError
 from app.infra.cache.client import Valkey
 from app.infra.cache.memory import Memory
 from app.infra.cache.store import EVERYTHING
-
-logger = logging.getLogger(__name__)
 
 PING_SECONDS = 0.5
 LIVE_SECONDS = 1.5
@@ -45,9 +42,8 @@ class Channel:
                 await self._listen()
             except (RedisError, OSError, TimeoutError):
                 pass  # the breaker of the store says so
-            except Exception:
-                logger.exception("The channel of invalidations failed")
-            self._last_pong = float("-inf")
+            finally:
+                self._last_pong = float("-inf")
             await asyncio.sleep(RECONNECT_SECONDS)
 
     async def _listen(self) -> None:

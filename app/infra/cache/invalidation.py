@@ -6,7 +6,6 @@ done; to repeat one is harmless.
 """
 
 import asyncio
-import logging
 import random
 import time
 from collections.abc import Sequence
@@ -21,8 +20,6 @@ from app.infra.cache.store import CACHE_ERRORS, Store
 from app.infra.cache.tags import invalidated
 from app.infra.database.session import Database
 from app.infra.metrics import CACHE_INVALIDATIONS, CACHE_RELAYED
-
-logger = logging.getLogger(__name__)
 
 ROW = "cache_outbox_id"
 TAGS_AT_ONCE = 500
@@ -82,9 +79,6 @@ class Relay:
                     await self._relay()
                     relay_at = time.monotonic() + random.uniform(0.5, 1) * self._seconds  # noqa: S311
             except (Unavailable, SQLAlchemyError, *CACHE_ERRORS):
-                await self._rest()
-            except Exception:
-                logger.exception("The relay of invalidations failed")
                 await self._rest()
 
     async def _rest(self) -> None:

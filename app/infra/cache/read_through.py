@@ -9,11 +9,11 @@ import random
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
-from contextvars import copy_context
 from enum import StrEnum
 from typing import NamedTuple
 
 from app.errors import Unavailable
+from app.infra.background import detached
 from app.infra.cache.channel import Channel
 from app.infra.cache.entry import Entry
 from app.infra.cache.memory import Memory
@@ -56,7 +56,6 @@ class ReadThrough:
         self._memory = memory
         self._channel = channel
         self._bypass = asyncio.Semaphore(bypass)
-        self._context = copy_context()
         self._waiting: dict[str, asyncio.Task[Answer]] = {}
         self._running: dict[str, asyncio.Task[Answer]] = {}
 
@@ -85,9 +84,8 @@ class ReadThrough:
             miss = found
         task = self._waiting.get(key)
         if task is None:
-            # Of whoever asked first, nothing gets into what others are answered.
-            run = self._run(key, load, miss)
-            task = asyncio.create_task(run, context=self._context.copy())
+            # The load is shared, so nothing of the first caller's request may reach the others.
+            task = detached(self._run(key, load, miss))
             task.add_done_callback(_note_error)
             self._waiting[key] = task
         return await asyncio.shield(task)  # one who leaves does not take the load along

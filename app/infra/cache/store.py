@@ -14,6 +14,7 @@ from typing import Any
 from cachetools import LRUCache
 from redis.exceptions import RedisError, ResponseError
 
+from app.infra.background import detached
 from app.infra.cache import scripts
 from app.infra.cache.breaker import Breaker
 from app.infra.cache.client import Valkey
@@ -161,7 +162,7 @@ class Store:
         answer: asyncio.Future[Values] = asyncio.get_running_loop().create_future()
         self._asked.append((names, answer))
         if self._asking is None:
-            self._asking = asyncio.create_task(self._answer_all())
+            self._asking = detached(self._answer_all())
         return await answer
 
     async def _answer_all(self) -> None:

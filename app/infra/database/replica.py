@@ -96,9 +96,9 @@ class Replica:
             except FAILURES:
                 self.doubt()
                 self._tell("not reached")
-            except Exception:
+            except BaseException:
                 self.doubt()
-                logger.exception("The check of the replica failed")
+                raise
             await sleep(CHECK_SECONDS)
 
     async def _check(self) -> str:
@@ -143,5 +143,5 @@ async def open_replica(
         checks = Database(open_engine(one, application_name))
         stack.push_async_callback(checks.close)
         replica = Replica(database, checks, primary, settings.replica_lag_seconds)
-        await stack.enter_async_context(in_background(replica.run(), "database replica"))
+        await stack.enter_async_context(in_background(replica.run, "database replica"))
         yield replica

@@ -10,6 +10,7 @@ from typing import Any
 import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from app.infra.background import detached
 from app.infra.server.acceptor import Acceptor
 from app.infra.server.departure import Departure
 from app.infra.server.farewell import bid_farewell, is_leaving
@@ -76,7 +77,7 @@ class Server(uvicorn.Server):
             app_state=self.lifespan.state,
         )
         loop = asyncio.get_running_loop()
-        task = loop.create_task(loop.connect_accepted_socket(make, connection, ssl=self.config.ssl))
+        task = detached(loop.connect_accepted_socket(make, connection, ssl=self.config.ssl))
         self._opening.add(task)
         task.add_done_callback(self._opening.discard)
         self._beat()

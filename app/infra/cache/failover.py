@@ -53,7 +53,8 @@ class ClusterStore(Store):
             owner = self._owner()
             if owner == self._known:
                 return
-            if await super()._ask(self._cluster.get(self._marker)) != owner.encode():
+            # MGET, because it answers with nothing for a key of another type, where GET fails.
+            if await super()._ask(self._cluster.mget([self._marker])) != [owner.encode()]:
                 await super()._ask(self._invalidation([EVERYTHING]))
                 await super()._ask(self._cluster.set(self._marker, owner))
             self._known = owner

@@ -11,11 +11,28 @@ stored unless the log tells of a change since the lease. Tokens and epochs are r
 was evicted or flushed can only make entries invalid, and never valid again.
 """
 
+# Whatever stands in a key may be damaged, or of another type: GET and HMGET are then refused, which
+# `pcall` returns and `call` raises. Damage is overwritten by whoever finds it.
+_READ_LOG = """
+local function number(value)
+  local plain = type(value) == 'string' and #value < 16 and string.match(value, '^%d+$')
+  return plain and tonumber(value) or nil
+end
+-- Nothing for a log that is missing or damaged.
+local function read_log(log)
+  local state = redis.pcall('HMGET', log, 'epoch', 'n', 'floor')
+  local n, floor = number(state[2]), number(state[3])
+  if state[1] and n and floor and floor <= n then return state[1], n, floor end
+end
+"""
+
 # A new log refuses every load that is under way: it cannot know what was changed before it.
-_WITH_LOG = """
+_WITH_LOG = (
+    _READ_LOG
+    + """
 local function log_state(log, epoch)
-  local state = redis.call('HMGET', log, 'epoch', 'n')
-  if state[1] and state[2] then return state[1], tonumber(state[2]) end
+  local present, n = read_log(log)
+  if present then return present, n end
   -- With the time: the same command, sent again by a client that retries, makes another epoch.
   local time = redis.call('TIME')
   epoch = epoch .. time[1] .. '.' .. time[2]
@@ -24,15 +41,16 @@ local function log_state(log, epoch)
   return epoch, 0
 end
 """
+)
 
 # KEYS entry, log · ARGV lease, fill id judged invalid, new epoch, lease milliseconds, wanted
 # → epoch and n with a lease, "WAIT" for somebody else's, "AGAIN" when another value stands there.
 LEASE = (
     _WITH_LOG
     + """
-local now = redis.call('GET', KEYS[1])
-if now and ARGV[5] ~= 'anyway' then
-  if string.sub(now, 1, 1) == 'L' then
+local now = redis.pcall('GET', KEYS[1])
+if type(now) == 'string' and ARGV[5] ~= 'anyway' then
+  if string.sub(now, 1, 1) == 'L' and #now == 1 + #ARGV[1] then
     if string.sub(now, 2) ~= ARGV[1] then return {'WAIT'} end
   elseif string.sub(now, 2, 18) ~= ARGV[2] then
     return {'AGAIN'}
@@ -46,19 +64,25 @@ return {'LEASED', epoch, n}
 
 # KEYS entry, log, tags… · ARGV epoch, n, head, envelope, entry and token milliseconds, a token
 # a tag, and the names of the tags → the tokens that are stored with it, or nothing if refused.
-FILL = """
-local log = redis.call('HMGET', KEYS[2], 'epoch', 'floor')
+FILL = (
+    _READ_LOG
+    + """
+local epoch, last, floor = read_log(KEYS[2])
 local n = tonumber(ARGV[2])
-if log[1] ~= ARGV[1] or n < tonumber(log[2]) then return false end
+if epoch ~= ARGV[1] or n < floor then return false end
 local count = #KEYS - 2
+local latest = n
 for i = 1, count do
   local changed = redis.call('HGET', KEYS[2], ARGV[6 + count + i])
-  if changed and tonumber(changed) > n then return false end
+  if changed then latest = math.max(latest, number(changed) or last + 1) end
 end
+-- A log that counts less than it has handed out or noted is damaged: it begins anew.
+if latest > last then redis.call('DEL', KEYS[2]) return false end
+if latest > n then return false end
 local tokens = {}
 for i = 1, count do
-  local token = redis.call('GET', KEYS[2 + i])
-  if token then
+  local token = redis.pcall('GET', KEYS[2 + i])
+  if type(token) == 'string' and #token == #ARGV[6 + i] then
     redis.call('PEXPIRE', KEYS[2 + i], ARGV[6], 'GT')
   else
     token = ARGV[6 + i]
@@ -70,6 +94,7 @@ local joined = table.concat(tokens)
 redis.call('SET', KEYS[1], 'V' .. ARGV[3] .. joined .. ARGV[4], 'PX', ARGV[5])
 return joined
 """
+)
 
 # KEYS entry · ARGV lease
 RELEASE = """

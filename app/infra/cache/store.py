@@ -82,7 +82,7 @@ class Store:
         """Return the entry if it is valid: one round trip if its tags are remembered, else two."""
         tags = self._tags.get(key, ())
         raw, *tokens = await self._mget((self._entry(key), *tags))
-        if raw is None or raw[:1] == b"L":
+        if raw is None or _is_lease(raw):
             return Miss()
         entry = read_stored(raw)
         if entry is None or entry.key != key:
@@ -121,7 +121,7 @@ class Store:
         ttl = int(entry.ttl_seconds * 1000)
         token_ttl = ttl + TOKEN_MARGIN_SECONDS * 1000
         head = HEAD.pack(SCHEMA, _random(), len(names))
-        value: list[Any] = [lease.epoch, lease.n, head, entry.envelope(), ttl, token_ttl]
+        value: list[Any] = [lease.epoch, lease.n, head, entry.envelope(head), ttl, token_ttl]
         tokens = [_random() for _ in names]
         stored: bytes | None = await self._ask(
             self._fill(
@@ -226,6 +226,11 @@ class Store:
 def new_lease_token() -> bytes:
     """Return what names one reader's lease."""
     return _random()
+
+
+def _is_lease(raw: bytes) -> bool:
+    """Whether a stored value is somebody's lease. A damaged one is not, and gives way."""
+    return raw[:1] == b"L" and len(raw) == 1 + TOKEN_BYTES
 
 
 def _joined(tokens: Values) -> bytes:

@@ -66,6 +66,25 @@ def log_trimmed_before_the_fill(world: World) -> None:
     world.run(0)
 
 
+def log_set_back_before_the_fill(world: World) -> None:
+    """The log is damaged and counts from the beginning, so that the change seems to be older."""
+    world.trim_log()
+    world.trim_log()
+    world.read(0, "page")
+    world.run(0, until="FILL")
+    world.damage_log()
+    world.change(1)
+    world.run(0)
+
+
+def damaged_after_the_fill(world: World) -> None:
+    """One byte of a stored entry changes, and it shows a version that was there before."""
+    world.change(1)
+    world.read(0, "item:1")
+    world.run(0)
+    world.damage("item:1", b'{"1": 1}', b'{"1": 0}')
+
+
 def changed_after_the_fill(world: World) -> None:
     """A row changes, and the stored page is looked up."""
     world.read(0, "page")

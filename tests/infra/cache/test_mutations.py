@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import pytest
 
-from app.infra.cache import scripts
+from app.infra.cache import scripts, store
 from app.infra.cache.channel import Channel
 from app.infra.cache.memory import Memory
 from app.infra.cache.read_through import ReadThrough
@@ -34,20 +34,20 @@ class Safeguard:
 SAFEGUARDS = {
     "log": Safeguard(
         histories.changed_before_the_fill,
-        Mutation(scripts, "FILL", "if changed and tonumber(changed) > n then return false end", ""),
+        Mutation(scripts, "FILL", "if latest > n then return false end", ""),
     ),
     "missing log": Safeguard(
         histories.log_evicted_before_the_fill,
         Mutation(
             scripts,
             "FILL",
-            "if log[1] ~= ARGV[1] or n < tonumber(log[2]) then",
-            "if log[1] and (log[1] ~= ARGV[1] or n < tonumber(log[2])) then",
+            "local n = tonumber(ARGV[2])",
+            "local n = tonumber(ARGV[2])\nif not epoch then epoch, last, floor = ARGV[1], n, 0 end",
         ),
     ),
     "epoch": Safeguard(
         histories.log_made_anew_before_the_fill,
-        Mutation(scripts, "FILL", "log[1] ~= ARGV[1]", "not log[1]"),
+        Mutation(scripts, "FILL", "epoch ~= ARGV[1]", "not epoch"),
     ),
     "time in an epoch, LEASE": Safeguard(
         histories.log_made_anew_by_a_late_lease,
@@ -59,7 +59,20 @@ SAFEGUARDS = {
     ),
     "floor": Safeguard(
         histories.log_trimmed_before_the_fill,
-        Mutation(scripts, "FILL", " or n < tonumber(log[2])", ""),
+        Mutation(scripts, "FILL", " or n < floor", ""),
+    ),
+    "log that counts backwards": Safeguard(
+        histories.log_set_back_before_the_fill,
+        Mutation(scripts, "FILL", "if latest > last then", "if false then"),
+    ),
+    "checksum": Safeguard(
+        histories.damaged_after_the_fill,
+        Mutation(
+            store,
+            "read_stored",
+            "zlib.crc32(content, zlib.crc32(raw[1:tokens_at])) != checksum",
+            "False",
+        ),
     ),
     "token check": Safeguard(
         histories.changed_after_the_fill,

@@ -153,6 +153,20 @@ class World:
         self._do(self._valkey.delete(f"{self._observer.prefix}{name}"))
         self.check()
 
+    def damage(self, key: str, old: bytes, new: bytes) -> None:
+        """Let Valkey's memory fail, in one place of a stored entry."""
+        name = f"{self._observer.prefix}e:r:{key}"
+        stored: Any = self._do(self._valkey.get(name))
+        assert stored.count(old) == 1
+        self._do(self._valkey.set(name, stored.replace(old, new)))
+        self.check()
+
+    def damage_log(self) -> None:
+        """The same, where the log counts."""
+        log: Any = {"n": 0, "floor": 0}
+        self._do(self._valkey.hset(f"{self._observer.prefix}log", mapping=log))
+        self.check()
+
     def expire_leases(self) -> None:
         """Let three seconds pass for Valkey's leases, if there are any."""
         for key in KEYS:

@@ -26,10 +26,9 @@ ENV PATH=/opt/venv/bin:$PATH \
     PYTHONUNBUFFERED=1 \
     TMPDIR=/dev/shm \
     ENVIRONMENT=production \
-    SERVER_HOST=0.0.0.0 \
-    SERVER_PORT=8000
+    SERVER_HOST=0.0.0.0
 USER 10001:10001
 EXPOSE 8000
 HEALTHCHECK --interval=5s --timeout=3s --retries=3 --start-period=60s \
-    CMD ["python", "-c", "import os, urllib.request as u; u.urlopen(f'http://127.0.0.1:{os.environ[\"SERVER_PORT\"]}/readyz', timeout=2)"]
-CMD ["gunicorn", "--config", "gunicorn_config.py", "app.main:app"]
+    CMD ["python", "-c", "import os, urllib.request as u; e = os.environ.get; u.urlopen(f'http://127.0.0.1:{e(\"SERVER_PORT\") or e(\"PORT\") or 8000}/readyz', timeout=2)"]
+CMD ["python", "-m", "app.serve"]

@@ -1,4 +1,7 @@
-"""How the service is served. Every value that differs between machines is a setting."""
+"""How the service is served. Every value that differs between machines is a setting.
+
+`python -m app.serve` runs Gunicorn with this file.
+"""
 
 import gc
 
@@ -10,7 +13,7 @@ from app.infra.server.cores import available_cores
 from app.infra.server.load_table import TABLE
 from app.infra.server.master import reload_only_what_starts, tell_workers_of_the_end
 from app.infra.server.metrics_files import archive_worker, begin_metrics, end_metrics
-from app.settings import load_settings
+from app.settings import load_settings, misspelt_variables
 
 _settings = load_settings()
 begin_metrics()
@@ -20,6 +23,7 @@ _host = f"[{_host}]" if ":" in _host else _host
 _ports = [_settings.server.port, *filter(None, [_settings.metrics.port])]
 bind = [f"{_host}:{port}" for port in _ports]
 workers = _settings.web_concurrency or available_cores()
+wsgi_app = "app.main:app"
 worker_class = "app.infra.server.worker.Worker"
 max_requests = _settings.server.max_requests
 max_requests_jitter = _settings.server.max_requests_jitter
@@ -32,6 +36,8 @@ control_socket_disable = True
 
 def on_starting(server: Arbiter) -> None:
     """Ask the database for what would else be found missing when the load is highest."""
+    for sentence in misspelt_variables():
+        server.log.warning("In the environment: %s", sentence)
     found = read_capacity(_settings, workers)
     if found is None:
         server.log.warning("The database was not reached: its connections were not counted.")

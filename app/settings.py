@@ -2,16 +2,18 @@
 
 Values come from the environment, then `.env`, then files in SECRETS_DIR (default /run/secrets):
 `database.pool_size` is DATABASE_POOL_SIZE, or a file named `database_pool_size`. Anything wrong
-is refused at start-up by the name of the setting and the cure, never with its value.
+is refused at start-up by the name of the setting and the cure, never with its value. A misspelt
+name is refused as well, except in the environment, where other programs have their names too.
 """
 
-import os
+from collections.abc import Mapping
 from typing import Annotated, Literal, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, Field, ValidationError, model_validator
+from pydantic.fields import FieldInfo
 from pydantic_settings import (
     BaseSettings,
-    NestedSecretsSettingsSource,
+    EnvSettingsSource,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
     SettingsError,
@@ -35,6 +37,26 @@ from app.sections import (
     ServerSettings,
     ValkeySettings,
 )
+from app.setting_names import Names
+from app.setting_sources import (
+    Unreadable,
+    ignore_libpq_variables,
+    read_values,
+    unknown_variables,
+)
+
+
+def _workers(value: object) -> object:
+    """Read `auto`, which means as many workers as there are cores, and refuse what is no number."""
+    text = str(value).strip().lower()
+    if value is None or text == "auto":
+        return None
+    if not (text.isascii() and text.isdecimal()):
+        raise ValueError("a whole number from 1 to 256, or auto for one worker a core")
+    return text
+
+
+Workers = Annotated[Annotated[int, Field(gt=0, le=256)] | None, BeforeValidator(_workers)]
 
 
 class Settings(BaseSettings):
@@ -43,16 +65,13 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(
         frozen=True,
         extra="ignore",
-        env_file=".env",
-        env_ignore_empty=True,
         env_nested_delimiter="_",
         env_nested_max_split=1,
-        secrets_dir_missing="ok",
         hide_input_in_errors=True,
     )
 
     environment: Literal["development", "production"] = "development"
-    web_concurrency: Annotated[int, Field(gt=0, le=256)] | None = None
+    web_concurrency: Workers = None
     replicas: Positive = 1
     database: DatabaseSettings = DatabaseSettings()
     valkey: ValkeySettings = ValkeySettings()
@@ -120,27 +139,58 @@ class Settings(BaseSettings):
     @classmethod
     def settings_customise_sources(
         cls,
-        settings_cls: type[BaseSettings],  # noqa: ARG003 - the hook's signature
+        settings_cls: type[BaseSettings],
         init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,
-        dotenv_settings: PydanticBaseSettingsSource,
-        file_secret_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - the hook's signature
+        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
     ) -> tuple[PydanticBaseSettingsSource, ...]:
         """Read, in this order: arguments, environment, `.env`, secret files."""
-        secrets = NestedSecretsSettingsSource(
-            file_secret_settings, secrets_dir=os.environ.get("SECRETS_DIR", "/run/secrets")
-        )
-        return init_settings, env_settings, dotenv_settings, secrets
+        return init_settings, _Values(settings_cls, read_values(names()))
+
+
+class _Values(EnvSettingsSource):
+    """Puts values that were read by name into their sections."""
+
+    def __init__(self, settings_cls: type[BaseSettings], values: Mapping[str, str]) -> None:
+        super().__init__(settings_cls)
+        self.env_vars = {name.lower(): value for name, value in values.items()}
+
+
+def names() -> Names:
+    """Return the names of all settings, as they are in the environment."""
+    fields = Settings.model_fields
+    sections = {name: field.default for name, field in fields.items() if _is_section(field)}
+    return Names(
+        sections=frozenset(name.upper() for name in sections),
+        settings=frozenset(name.upper() for name in fields.keys() - sections.keys()).union(
+            f"{name}_{key}".upper()
+            for name, section in sections.items()
+            for key in type(section).model_fields
+        ),
+    )
+
+
+def _is_section(field: FieldInfo) -> bool:
+    return isinstance(field.default, BaseModel)
+
+
+def misspelt_variables() -> list[str]:
+    """Say which variables of the environment look like misspelt settings, one sentence for each."""
+    return unknown_variables(names())
 
 
 def load_settings() -> Settings:
     """Read the settings, or end the process with a sentence for each thing that is wrong."""
+    ignore_libpq_variables()
     try:
         return Settings()
     except ValidationError as error:
         problems = [_sentence(entry["loc"], entry["msg"]) for entry in error.errors()]
     except SettingsError as error:
         problems = [f"{error}: set its values one by one, such as DATABASE_URL."]
+    except Unreadable as error:
+        problems = [str(error)]
     raise SystemExit("The service cannot start with these settings.\n  " + "\n  ".join(problems))
 
 

@@ -14,6 +14,7 @@ from random import Random
 import asyncpg
 from argon2 import PasswordHasher
 
+from app.addresses import asyncpg_arguments, postgresql_url
 from dev.demo_text import person, topics
 
 DEMO_EMAIL = "demo@example.com"
@@ -44,8 +45,7 @@ async def load(
     """Store `posts` posts, a tenth as many users and three times as many comments."""
     if posts < 1:
         raise ValueError("Demo data has at least one post.")
-    dsn = database_url.replace("postgresql+asyncpg://", "postgresql://", 1)
-    connection = await asyncpg.connect(dsn)
+    connection = await asyncpg.connect(**asyncpg_arguments(postgresql_url(database_url)))
     try:
         async with connection.transaction():
             await _claim(connection)

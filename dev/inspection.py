@@ -8,12 +8,13 @@ from pathlib import Path
 
 import asyncpg
 
+from app.addresses import asyncpg_arguments, postgresql_url
 from dev.servers import ROOT
 from dev.terminal import CommandError, say
 
 PROFILE_SECONDS = 10
 PROFILE = ROOT / "profile.svg"
-MARK = "app.main:app"
+MARK = "app.serve"
 
 CONNECTIONS = """
     SELECT coalesce(nullif(application_name, ''), '(unnamed)') AS application, state,
@@ -68,7 +69,7 @@ def show_memory() -> None:
 
 async def show_connections(database_url: str) -> None:
     """Say who holds connections, in which state, and since when."""
-    connection = await asyncpg.connect(database_url.replace("+asyncpg", ""))
+    connection = await asyncpg.connect(**asyncpg_arguments(postgresql_url(database_url)))
     try:
         rows = await connection.fetch(CONNECTIONS)
         most = await connection.fetchval("SELECT current_setting('max_connections')::int")
@@ -87,7 +88,7 @@ async def show_connections(database_url: str) -> None:
 
 def _workers() -> list[Worker]:
     """Find the processes of the service: those of its command that have no others below them."""
-    found = [pid for pid, line in _processes() if MARK in line and "gunicorn" in line]
+    found = [pid for pid, line in _processes() if MARK in line]
     parents = {_parent(pid) for pid in found}
     workers = [pid for pid in found if pid not in parents]
     if not workers:

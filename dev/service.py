@@ -15,7 +15,7 @@ from dev.backing import Backing
 from dev.servers import ROOT
 from dev.terminal import CommandError, say
 
-GUNICORN = ("gunicorn", "-c", "gunicorn_config.py", "app.main:app")
+GUNICORN = ("app.serve",)
 UVICORN = (
     *("uvicorn", "app.main:app", "--reload", "--reload-dir=app"),
     "--http=app.infra.server.protocol:LimitedProtocol",

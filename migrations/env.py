@@ -8,6 +8,7 @@ from alembic import context
 from sqlalchemy import Connection, pool, text
 from sqlalchemy.ext.asyncio import create_async_engine
 
+from app.addresses import asyncpg_arguments
 from app.features.auth import models as auth
 from app.features.comments import models as comments
 from app.features.posts import models as posts
@@ -45,9 +46,12 @@ async def main() -> None:
     """Connect, migrate, disconnect; what the cache holds may look different now."""
     settings = load_settings()
     engine = create_async_engine(
-        settings.database.url.get_secret_value(),
+        "postgresql+asyncpg://",
         poolclass=pool.NullPool,
-        connect_args={**statement_arguments(settings.database)},
+        connect_args={
+            **asyncpg_arguments(settings.database.url.get_secret_value()),
+            **statement_arguments(settings.database),
+        },
     )
     async with engine.connect() as connection:
         is_changed = await connection.run_sync(migrate)

@@ -118,7 +118,9 @@ def test_the_image_holds_what_is_locked_and_nothing_for_development() -> None:
     assert "--require-hashes" in dockerfile
     assert "dev.txt" not in dockerfile
     assert not re.search(r"^# *syntax=", (PROJECT / "Dockerfile").read_text(), re.MULTILINE)
-    assert re.findall(r"^CMD (.*)$", dockerfile, re.MULTILINE)[-1].startswith('["gunicorn"')
+    assert (
+        re.findall(r"^CMD (.*)$", dockerfile, re.MULTILINE)[-1] == '["python", "-m", "app.serve"]'
+    )
     context = text(".dockerignore").split()
     copied = re.findall(r"^COPY (?!--from)(.+) \S+$", dockerfile, re.MULTILINE)
     for path in " ".join(copied).split():

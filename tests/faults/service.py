@@ -23,7 +23,7 @@ from tests.faults.verdicts import GUARDED
 Section = dict[str, Any]
 
 WORKERS = 2
-GUNICORN = ("gunicorn", "-c", "tests/faults/master.py", "tests.faults.served:app")
+GUNICORN = ("app.serve", "-c", "tests/faults/master.py", "tests.faults.served:app")
 # Read by gunicorn_config.py; a control without limits would use all of the graceful timeout.
 PROCESSES = {"SERVER_GRACEFUL_TIMEOUT_SECONDS": "15"}
 # What is slow about a password is no part of most cases.

@@ -200,7 +200,7 @@ async def test_a_role_without_timeouts_is_named_at_start_up(
         "SERVER_PORT": "0",
     }
     started = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "gunicorn", "-c", "gunicorn_config.py", "app.main:app"),
+        *(sys.executable, "-m", "app.serve"),
         cwd=ROOT,
         env=os.environ | production,
         stderr=subprocess.PIPE,

@@ -152,7 +152,7 @@ def test_settings_are_frozen() -> None:
 
 def test_a_server_that_may_not_start_says_why_in_a_sentence() -> None:
     started = subprocess.run(
-        [sys.executable, "-m", "gunicorn", "-c", "gunicorn_config.py", "app.main:app"],
+        [sys.executable, "-m", "app.serve"],
         cwd=PROJECT,
         env={**os.environ, "ENVIRONMENT": "production"},
         capture_output=True,

@@ -9,8 +9,8 @@ import asyncio
 from dataclasses import dataclass
 
 import asyncpg
-from sqlalchemy import make_url
 
+from app.addresses import asyncpg_arguments
 from app.infra.database.pooler import UNSET, RoleTimeouts, wanted_timeouts
 from app.sections import DatabaseSettings
 from app.settings import Settings
@@ -79,18 +79,17 @@ def read_capacity(settings: Settings, workers: int) -> Capacity | RoleTimeouts |
 async def _ask(
     database: DatabaseSettings, query: str, argument: object
 ) -> list[asyncpg.Record] | None:
-    url = make_url(database.url.get_secret_value()).set(drivername="postgresql")
-    dsn = url.set(query={"sslmode": url.query["ssl"]} if "ssl" in url.query else {})
     timeout = database.connect_timeout_seconds
     try:
         connection = await asyncpg.connect(
-            dsn.render_as_string(hide_password=False),
+            **asyncpg_arguments(database.url.get_secret_value()),
             timeout=timeout,
             command_timeout=timeout,
             statement_cache_size=0,  # it may be a pooler
         )
         try:
-            return await connection.fetch(query, argument)
+            rows: list[asyncpg.Record] = await connection.fetch(query, argument)
+            return rows
         finally:
             connection.terminate()
     except (OSError, TimeoutError, ValueError, asyncpg.PostgresError, asyncpg.InterfaceError):

@@ -5,7 +5,6 @@ in `/readyz`.
 """
 
 import logging
-from collections.abc import Mapping
 from typing import Any
 
 import asyncpg
@@ -15,6 +14,7 @@ from sqlalchemy.exc import DisconnectionError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import ConnectionPoolEntry
 
+from app.addresses import asyncpg_arguments
 from app.errors import Unavailable
 from app.infra.database.attempt import note_commit
 from app.infra.database.pool import FairPool
@@ -37,8 +37,9 @@ def open_engine(settings: DatabaseSettings, application_name: str) -> AsyncEngin
     Refused connections, connect timeouts and statements without an answer within the command
     timeout raise `Unavailable`, as does a full pool.
     """
+    arguments = asyncpg_arguments(settings.url.get_secret_value())
     engine = create_async_engine(
-        settings.url.get_secret_value(),
+        "postgresql+asyncpg://",
         poolclass=FairPool,
         pool_size=settings.pool_size,
         max_overflow=0,
@@ -46,9 +47,11 @@ def open_engine(settings: DatabaseSettings, application_name: str) -> AsyncEngin
         pool_recycle=settings.pool_recycle_seconds,
         hide_parameters=True,  # errors are logged, and parameters are what clients sent
         connect_args={
+            **arguments,
             "timeout": settings.connect_timeout_seconds,
             "command_timeout": settings.command_timeout_seconds,
-            "server_settings": _server_settings(settings, application_name),
+            "server_settings": arguments["server_settings"]
+            | _server_settings(settings, application_name),
             **statement_arguments(settings),
         },
     )
@@ -64,7 +67,7 @@ def open_engine(settings: DatabaseSettings, application_name: str) -> AsyncEngin
     return engine
 
 
-def _server_settings(settings: DatabaseSettings, application_name: str) -> Mapping[str, str]:
+def _server_settings(settings: DatabaseSettings, application_name: str) -> dict[str, str]:
     if settings.pooler:  # which refuses all others
         return {"application_name": application_name}
     timeouts = wanted_timeouts(settings).items()

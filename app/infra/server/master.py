@@ -57,7 +57,7 @@ def _why_it_does_not_start() -> str | None:
     with tempfile.TemporaryDirectory() as folder:  # for the counters, which are the master's own
         try:
             tried = subprocess.run(  # noqa: S603 - as this process was started
-                [sys.executable, "-m", "gunicorn", "--check-config", *sys.argv[1:]],
+                [sys.executable, "-m", "app.serve", "--check-config", *sys.argv[1:]],
                 env={**os.environ, FOLDER: folder},
                 stdout=subprocess.DEVNULL,
                 stderr=subprocess.PIPE,

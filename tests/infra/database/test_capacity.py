@@ -36,7 +36,7 @@ def test_a_server_that_is_away_cannot_be_asked(settings: Settings) -> None:
 def serve(settings: Settings, **environment: str) -> subprocess.Popen[str]:
     url = settings.database.url.get_secret_value()
     return subprocess.Popen(
-        [sys.executable, "-m", "gunicorn", "-c", "gunicorn_config.py", "app.main:app"],
+        [sys.executable, "-m", "app.serve"],
         cwd=PROJECT,
         env={**os.environ, "DATABASE_URL": url, "SERVER_PORT": "0", **environment},
         stdout=subprocess.PIPE,

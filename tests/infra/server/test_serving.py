@@ -48,7 +48,7 @@ async def master(
     }
     with log.open("wb") as errors:
         process = subprocess.Popen(
-            [sys.executable, "-m", "gunicorn", "-c", "gunicorn_config.py", "app.main:app"],
+            [sys.executable, "-m", "app.serve"],
             cwd=PROJECT,
             env=os.environ | environment,
             stdout=subprocess.DEVNULL,

@@ -1,0 +1,30 @@
+"""Start the service under Gunicorn: `python -m app.serve`, with Gunicorn's options if any.
+
+Gunicorn and Uvicorn read WEB_CONCURRENCY themselves, and end with a traceback if it is not a whole
+number. This module reads it first, as a setting, and leaves them a number or nothing.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+from app.infra.server.cores import available_cores
+from app.settings import load_settings
+
+CONFIGURATION = Path(__file__).parents[1] / "gunicorn_config.py"
+WORKERS = "WEB_CONCURRENCY"
+
+
+def main() -> None:
+    """Check the settings, then run Gunicorn in this process until it ends."""
+    settings = load_settings()
+    if os.environ.pop(WORKERS, "").strip():
+        os.environ[WORKERS] = str(settings.web_concurrency or available_cores())
+    sys.argv[1:1] = ["--config", str(CONFIGURATION)]  # the last --config wins
+    from gunicorn.app.wsgiapp import run  # reads WEB_CONCURRENCY when it is imported
+
+    run(prog="python -m app.serve")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,220 @@
+"""Where values of settings are looked for, and what becomes of names and files that are wrong."""
+
+from pathlib import Path
+
+import pytest
+
+from app.settings import load_settings, misspelt_variables, names
+
+SECRET = "hunter2" * 7
+
+
+@pytest.fixture(autouse=True)
+def folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
+    """Work where there is no .env, and a folder for secrets."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "secrets").mkdir()
+    monkeypatch.setenv("SECRETS_DIR", str(tmp_path / "secrets"))
+    return tmp_path
+
+
+def refusal() -> str:
+    with pytest.raises(SystemExit) as refused:
+        load_settings()
+    message = str(refused.value)
+    assert "hunter2" not in message
+    return message
+
+
+MISSPELT = [
+    ("ENVIROMENT", "ENVIRONMENT"),
+    ("DATABASE_POOLSIZE", "DATABASE_POOL_SIZE"),
+    ("SERVER_TRUSTED_PROXY", "SERVER_TRUSTED_PROXIES"),
+    ("REPLICA", "REPLICAS"),
+    ("LOGLEVEL", "LOG_LEVEL"),
+    ("WEB_CONCURENCY", "WEB_CONCURRENCY"),
+    ("SECRET_DIR", "SECRETS_DIR"),
+    ("database_ulr", "DATABASE_URL"),
+]
+STRANGERS = [
+    *("COMPOSE_PROJECT_NAME", "OTEL_SERVICE_NAME", "BALANCER_ADDRESS", "POSTGRES_PASSWORD"),
+    *("HOST", "POST", "PATH", "ROOT", "LOGS", "SERVE", "TZ", "PORTS"),
+]
+
+
+@pytest.mark.parametrize(("written", "meant"), MISSPELT)
+def test_a_misspelt_name_in_dotenv_is_refused_with_the_nearest_one(
+    folder: Path, written: str, meant: str
+) -> None:
+    (folder / ".env").write_text(f"{written}=hunter2\n", encoding="utf-8")
+    message = refusal()
+    assert f".env: {written.upper()} is not a setting" in message
+    assert f"the nearest one is {meant}:" in message
+
+
+@pytest.mark.parametrize(("written", "meant"), MISSPELT)
+def test_a_misspelt_file_in_the_secrets_folder_is_refused(
+    folder: Path, written: str, meant: str
+) -> None:
+    (folder / "secrets" / written.lower()).write_text("hunter2", encoding="utf-8")
+    message = refusal()
+    assert f"SECRETS_DIR: {written.upper()} is not a setting" in message
+    assert f"the nearest one is {meant}:" in message
+
+
+@pytest.mark.parametrize(("written", "meant"), MISSPELT)
+def test_a_misspelt_variable_is_a_warning(
+    monkeypatch: pytest.MonkeyPatch, written: str, meant: str
+) -> None:
+    monkeypatch.setenv(written, "hunter2")
+    load_settings()
+    [sentence] = [it for it in misspelt_variables() if it.startswith(written.upper())]
+    assert f"the nearest one is {meant}:" in sentence
+    assert "hunter2" not in sentence
+
+
+def test_strangers_are_ignored(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    lines = "".join(f"{name}=x\n" for name in STRANGERS)
+    (folder / ".env").write_text(lines + "LIMITS_RUNNING=7\n", encoding="utf-8")
+    secrets = folder / "secrets"
+    (secrets / "tls.key").write_bytes(b"\x80\xff\x00")
+    (secrets / "kubernetes.io").mkdir()
+    for name in STRANGERS:
+        (secrets / name.lower()).write_text("x", encoding="utf-8")
+        monkeypatch.setenv(name, "x")
+    assert load_settings().limits.running == 7
+    assert not any(sentence.startswith(name) for name in STRANGERS for sentence in [*warned()])
+
+
+def warned() -> set[str]:
+    return {sentence.split()[0] for sentence in misspelt_variables()}
+
+
+def test_every_setting_may_be_in_dotenv(folder: Path) -> None:
+    lines = "".join(f"{name}=\n{name.lower()}=\n" for name in names().settings)
+    (folder / ".env").write_text(lines, encoding="utf-8")
+    assert load_settings().replicas == 1
+
+
+def test_what_kubernetes_says_of_its_services_is_no_setting(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for service in ("SERVER", "METRICS", "DATABASE", "VALKEY", "CACHE"):
+        monkeypatch.setenv(f"{service}_SERVICE_HOST", "10.0.0.1")
+        monkeypatch.setenv(f"{service}_SERVICE_PORT", "6379")
+        monkeypatch.setenv(f"{service}_SERVICE_PORT_HTTP", "6379")
+        monkeypatch.setenv(f"{service}_PORT", "tcp://10.0.0.1:6379")
+        monkeypatch.setenv(f"{service}_PORT_6379_TCP", "tcp://10.0.0.1:6379")
+        monkeypatch.setenv(f"{service}_PORT_6379_TCP_ADDR", "10.0.0.1")
+    settings = load_settings()
+    assert (settings.server.port, settings.metrics.port) == (8000, 0)
+    assert warned() == set()
+
+
+def test_secrets_are_read_as_kubernetes_mounts_them(folder: Path) -> None:
+    secrets = folder / "secrets"
+    version = secrets / "..2026_01_01"
+    version.mkdir()
+    (version / "auth_secret").write_text(f"{SECRET}\n", encoding="utf-8")
+    (secrets / "..data").symlink_to(version.name)
+    (secrets / "auth_secret").symlink_to("..data/auth_secret")
+    assert load_settings().auth.secret.get_secret_value() == SECRET
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        pytest.param("AUTH_ISSUER=hunter2".encode("utf-16"), id="UTF-16"),
+        pytest.param("AUTH_ISSUER=hunter2".encode("utf-16-be"), id="UTF-16 without a mark"),
+        pytest.param("AUTH_ISSUER=hunter2é".encode("latin-1"), id="Latin-1"),
+    ],
+)
+def test_a_dotenv_that_is_not_utf_8_is_refused(folder: Path, content: bytes) -> None:
+    (folder / ".env").write_bytes(content)
+    assert ".env is not UTF-8 text: save it as UTF-8." in refusal()
+
+
+def test_a_dotenv_with_a_mark_of_its_byte_order_is_read(folder: Path) -> None:
+    (folder / ".env").write_bytes("AUTH_ISSUER=é\r\n".encode("utf-8-sig"))
+    assert load_settings().auth.issuer == "é"
+
+
+def test_a_dotenv_that_is_a_folder_is_refused(folder: Path) -> None:
+    (folder / ".env").mkdir()
+    assert ".env cannot be read (Is a directory)" in refusal()
+
+
+def test_a_secret_that_is_binary_is_refused_by_name(folder: Path) -> None:
+    (folder / "secrets" / "auth_secret").write_bytes(b"\x80\xff" * 32)
+    assert "AUTH_SECRET in SECRETS_DIR is not UTF-8 text" in refusal()
+
+
+def test_a_secret_that_is_a_folder_is_refused_by_name(folder: Path) -> None:
+    (folder / "secrets" / "database_url").mkdir()
+    assert "DATABASE_URL in SECRETS_DIR cannot be read (Is a directory)" in refusal()
+
+
+@pytest.mark.parametrize("given", ["nothing", "file"])
+def test_a_secrets_folder_that_is_named_has_to_be_there(
+    monkeypatch: pytest.MonkeyPatch, folder: Path, given: str
+) -> None:
+    (folder / "file").touch()
+    monkeypatch.setenv("SECRETS_DIR", str(folder / given))
+    assert "SECRETS_DIR cannot be read" in refusal()
+
+
+def test_dotenv_may_name_the_secrets_folder(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+    monkeypatch.delenv("SECRETS_DIR")
+    (folder / ".env").write_text(f"SECRETS_DIR={folder}/secrets\n", encoding="utf-8")
+    (folder / "secrets" / "limits_running").write_text("7", encoding="utf-8")
+    assert load_settings().limits.running == 7
+
+
+def test_the_environment_wins_and_then_dotenv(
+    monkeypatch: pytest.MonkeyPatch, folder: Path
+) -> None:
+    for name in ("limits_running", "limits_queued", "limits_streams"):
+        (folder / "secrets" / name).write_text("1", encoding="utf-8")
+    (folder / ".env").write_text("LIMITS_RUNNING=2\nLIMITS_QUEUED=2\n", encoding="utf-8")
+    monkeypatch.setenv("LIMITS_RUNNING", "3")
+    limits = load_settings().limits
+    assert (limits.running, limits.queued, limits.streams) == (3, 2, 1)
+
+
+def test_a_variable_that_is_not_utf_8_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("AUTH_ISSUER", "hunter2\udcff")
+    assert "AUTH_ISSUER in the environment is not UTF-8 text" in refusal()
+
+
+@pytest.mark.parametrize(
+    ("server_port", "port", "used"), [("", "", 8000), ("", "81", 81), ("82", "81", 82)]
+)
+def test_the_platform_may_choose_the_port(
+    monkeypatch: pytest.MonkeyPatch, server_port: str, port: str, used: int
+) -> None:
+    monkeypatch.setenv("SERVER_PORT", server_port)
+    monkeypatch.setenv("PORT", port)
+    assert load_settings().server.port == used
+
+
+def test_a_port_of_the_platform_that_is_none_is_refused_unless_it_is_not_used(
+    monkeypatch: pytest.MonkeyPatch, folder: Path
+) -> None:
+    monkeypatch.setenv("PORT", "hunter2")
+    assert "PORT is not a port" in refusal()
+    (folder / "secrets" / "server_port").write_text("83", encoding="utf-8")
+    assert load_settings().server.port == 83
+
+
+@pytest.mark.parametrize("given", ["", " ", "auto", "AUTO"])
+def test_auto_is_a_worker_for_each_core(monkeypatch: pytest.MonkeyPatch, given: str) -> None:
+    monkeypatch.setenv("WEB_CONCURRENCY", given)
+    assert load_settings().web_concurrency is None
+
+
+@pytest.mark.parametrize(
+    "given", ["2.5", "2 # two", "-1", "0", "257", "many", "1_0", "٣", "9" * 99]
+)
+def test_other_numbers_of_workers_are_refused(monkeypatch: pytest.MonkeyPatch, given: str) -> None:
+    monkeypatch.setenv("WEB_CONCURRENCY", given)
+    assert "WEB_CONCURRENCY: " in refusal()

@@ -235,7 +235,8 @@ async def test_an_answer_is_kept_with_the_tags_of_all_that_it_shows(
 async def test_an_answer_that_is_not_public_is_not_kept(
     client: Client, service: FastAPI, ids: dict[str, int], owner: Caller, route: str
 ) -> None:
-    response = await client.get(route.removeprefix("GET "), headers=owner.headers)
+    url = route.removeprefix("GET ").format_map(ids)
+    response = await client.get(url, headers=owner.headers)
     assert response.status_code == 200
     assert "x-cache" not in response.headers
     kept = {key for key in await stored(service) if not key.startswith("account:")}

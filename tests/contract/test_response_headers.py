@@ -24,7 +24,7 @@ Client = httpx2.AsyncClient
 
 ORIGIN = "https://app.example.com"
 MARK = "hunter2"
-LENGTHS = (100, 4_000, 30_000)
+LENGTHS = (4_000, 30_000)
 ASSET = "/docs/assets/swagger-ui.css"
 ROUTES = [route for route in APPLICATION.router.routes if isinstance(route, Route)]
 PATHS = sorted({route.path for route in ROUTES} | {ASSET, "/docs/assets/{mark}", "/{mark}"})

@@ -3,8 +3,11 @@
 It tries nothing again, as it otherwise would: it could hide what an instance loses.
 """
 
+import re
 import shutil
+import socket
 import subprocess
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,7 +15,10 @@ from pathlib import Path
 from dev.address import Address
 from tests.faults.load import free_port
 
-HAPROXY = shutil.which("haproxy", path="/usr/sbin:/usr/bin:/usr/local/sbin:/usr/local/bin")
+PLACES = "/usr/sbin:/usr/bin:/usr/local/sbin:/usr/local/bin"
+HAPROXY = shutil.which("haproxy", path=PLACES)
+NGINX = shutil.which("nginx", path=PLACES)
+DEPLOYED = Path(__file__).parents[2] / "deploy"
 CONFIGURATION = """
 defaults
     mode http
@@ -43,6 +49,57 @@ def balancing(instances: Sequence[Address], folder: Path) -> Iterator[Address]:
     configuration.write_text(CONFIGURATION.format(front=front) + "".join(servers))
     process = subprocess.Popen([HAPROXY, "-db", "-f", str(configuration)])
     try:
+        yield front
+    finally:
+        process.terminate()
+        process.wait()
+
+
+@contextmanager
+def deployed_nginx(instances: Sequence[Address], folder: Path) -> Iterator[Address]:
+    """Run nginx with the configuration in `deploy`, for these instances."""
+    assert NGINX is not None
+    front = Address("127.0.0.1", free_port())
+    text = (DEPLOYED / "nginx/nginx.conf").read_text()
+    servers = "\n".join(f"server {instance.host}:{instance.port} \\1;" for instance in instances)
+    text, found = re.subn(r"server app:8000 (.*);", servers, text)
+    assert found == 1
+    text = text.replace("listen 8080;", f"listen {front.host}:{front.port};")
+    text = text.replace("/tmp/", f"{folder}/")
+    configuration = folder / "nginx.conf"
+    configuration.write_text(text)
+    yield from _running([NGINX, "-c", str(configuration), "-g", "daemon off;"], front)
+
+
+@contextmanager
+def deployed_haproxy(instances: Sequence[Address], folder: Path) -> Iterator[Address]:
+    """Run HAProxy with the configuration in `deploy`, for these instances."""
+    assert HAPROXY is not None
+    front, health = (Address("127.0.0.1", free_port()) for _ in range(2))
+    text = (DEPLOYED / "haproxy/haproxy.cfg").read_text()
+    servers = "\n".join(
+        f"    server app{number} {instance.host}:{instance.port} check"
+        for number, instance in enumerate(instances)
+    )
+    text, found = re.subn(r" *server-template app .*", servers, text)
+    assert found == 1
+    text = text.replace("bind :8080", f"bind {front.host}:{front.port}")
+    text = text.replace("bind 127.0.0.1:8404", f"bind {health.host}:{health.port}")
+    configuration = folder / "haproxy.cfg"
+    configuration.write_text(text)
+    yield from _running([HAPROXY, "-db", "-f", str(configuration)], front)
+
+
+def _running(command: list[str], front: Address) -> Iterator[Address]:
+    """Run a balancer, and wait until it accepts connections."""
+    process = subprocess.Popen(command)
+    try:
+        for _ in range(100):
+            with socket.socket() as probe:
+                if probe.connect_ex((front.host, front.port)) == 0:
+                    break
+            assert process.poll() is None, command
+            time.sleep(0.1)
         yield front
     finally:
         process.terminate()

@@ -11,16 +11,21 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 from unittest.mock import patch
+from urllib.parse import urlencode
 
+from fastapi import Request, Response
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from app.features.comments import routes as comments
+from app.features.posts import routes as posts
 from app.infra import resources
 from app.infra.cache.channel import Channel
 from app.infra.cache.failover import ClusterStore
 from app.infra.cache.invalidation import Relay
 from app.infra.cache.read_through import Answer, Load, ReadThrough, Source
+from app.infra.database.pagination import Page
 from app.infra.database.replica import Replica
 from app.infra.database.session import Database
 from app.infra.ending import ServerEnd
@@ -84,6 +89,13 @@ async def _load_always(
     return Answer(await load(), Source.PAST)
 
 
+def _link_with_whole_query(
+    request: Request, response: Response, page: Page[Any], **_: object
+) -> None:
+    query = urlencode({**request.query_params, "cursor": page.next or ""})
+    response.headers["Link"] = f'<{request.url.path}?{query}>; rel="next"'
+
+
 def _write_at_once(_self: LogWriter, line: bytes) -> None:
     _stream.handle(logging.makeLogRecord({"msg": line.decode().rstrip()}))
 
@@ -119,6 +131,10 @@ PATCHES: dict[str, tuple[tuple[Any, str, Any], ...]] = {
     "no_cache": (
         (ReadThrough, "remembered", lambda _self, _key: None),
         (ReadThrough, "read", _load_always),
+    ),
+    "echoing_links": (
+        (comments, "link_neighbours", _link_with_whole_query),
+        (posts, "link_neighbours", _link_with_whole_query),
     ),
     "plain_log": ((LogWriter, "write", _write_at_once),),
 }

@@ -125,6 +125,17 @@ async def test_a_path_writes_no_lines_of_its_own(settings: Settings, tmp_path: P
     assert b"\0" not in written
 
 
+async def test_a_line_has_a_bound_whatever_a_client_sends(client: Client, lines: Lines) -> None:
+    long = "x" * 5_000
+    headers = dict.fromkeys(("User-Agent", "X-Request-ID", "Referer", "X-Forwarded-For"), long)
+    for path in (f"/{long}", f"/v1/posts/{long}", f"/v1/posts?{long}={long}", "/%00" * 5_000):
+        await client.get(path, headers=headers)
+    written = [line for line in lines() if line["event"] == "request"]
+    assert len(written) == 4
+    assert max(len(json.dumps(line)) for line in written) < 4_000
+    assert long[:1_000] not in json.dumps(written)
+
+
 def test_lines_of_two_workers_in_one_pipe_stay_whole() -> None:
     reader, descriptor = os.pipe()
     writers = [LogWriter(descriptor) for _ in range(2)]

@@ -28,9 +28,8 @@ async def create_user(
 
 
 @router.get("/me", response_model=UserRead, responses=problems(401))
-async def read_me(user: FreshUser, response: Response) -> User:
+async def read_me(user: FreshUser) -> User:
     """Return the account of the caller."""
-    response.headers["Cache-Control"] = "private, no-store"
     return user
 
 

@@ -54,14 +54,13 @@ def _digest(part: str) -> str:
 # This script and this style run, and nothing that anybody manages to put into the page.
 HEADERS = {
     **PAGE_HEADERS,
-    "Cache-Control": "no-store",
     "Content-Security-Policy": (
         f"default-src 'none'; script-src '{_digest(PARTS['js'])}'; "
         f"style-src '{_digest(PARTS['css'])}'; connect-src 'self'; img-src data:; "
         f"{PAGE_POLICY}"
     ),
 }
-STREAM_HEADERS = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
+STREAM_HEADERS = {"X-Accel-Buffering": "no"}
 
 
 class Board:

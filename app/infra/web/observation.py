@@ -10,7 +10,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.infra.exchange import Exchange, exchange
 from app.infra.web.request_id import request_id_of
+from app.infra.web.security_headers import PRIVATE
 
+# Who may keep an answer is said by its route or by the response cache, or else it is nobody.
+NOT_KEPT = (b"cache-control", PRIVATE.encode())
 # What an observer adds to the answer, as it begins.
 Header = Callable[[Exchange], tuple[bytes, bytes]]
 # What an observer does when the answer is whole, or was broken off. It must not raise.
@@ -44,7 +47,10 @@ class ObservationMiddleware:
         def send_observed(message: Message) -> Awaitable[None]:
             if message["type"] == "http.response.start":
                 current.status = message["status"]
-                headers = message["headers"] = [*message.get("headers", ()), *self._fixed]
+                given = message.get("headers", ())
+                headers = message["headers"] = [*given, *self._fixed]
+                if not any(name == b"cache-control" for name, _ in given):
+                    headers.append(NOT_KEPT)
                 for header in self._headers:
                     headers.append(header(current))  # noqa: PERF401 - a comprehension is one more call
             return send(message)

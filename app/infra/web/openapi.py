@@ -10,8 +10,8 @@ from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 from starlette.responses import HTMLResponse
-from starlette.staticfiles import StaticFiles
 
+from app.infra.web.files import Files
 from app.infra.web.problems import MEDIA_TYPE, title
 from app.infra.web.security_headers import PAGE_HEADERS, PAGE_POLICY
 
@@ -56,7 +56,7 @@ def problems(*statuses: int) -> Responses:
 def add_documentation(app: FastAPI) -> None:
     """Serve `/docs`, and complete the document of `/openapi.json`."""
     app.openapi = lambda: _document(app)  # type: ignore[method-assign]
-    app.mount("/docs/assets", StaticFiles(packages=[("fastapi_swagger", "resources")]))
+    app.mount("/docs/assets", Files(packages=[("fastapi_swagger", "resources")]))
 
     @app.get("/docs", include_in_schema=False)
     async def docs() -> HTMLResponse:

@@ -26,6 +26,7 @@ from app.infra.database.failures import (
 )
 from app.infra.exchange import request_id
 from app.infra.web.retry import TryAgain, may_be_tried_again
+from app.infra.web.security_headers import PRIVATE
 
 logger = logging.getLogger(__name__)
 
@@ -46,14 +47,19 @@ CODES = {
     412: "stale",
     413: "too_large",
     415: "unsupported_media_type",
+    416: "range_not_satisfiable",
     422: "invalid_request",
     429: "rate_limited",
     503: "unavailable",
 }
 
 
-# The names of RFC 9110; Python's own for these two differ between its versions.
-RENAMED = {413: "Content Too Large", 422: "Unprocessable Content"}
+# The names of RFC 9110; Python's own for these differ between its versions.
+RENAMED = {
+    413: "Content Too Large",
+    416: "Range Not Satisfiable",
+    422: "Unprocessable Content",
+}
 
 
 def problem(
@@ -80,7 +86,7 @@ def problem(
     }
     if errors is not None:
         body["errors"] = errors
-    headers = {"Cache-Control": "no-store", **(headers or {})}
+    headers = {"Cache-Control": PRIVATE, **(headers or {})}
     return Response(orjson.dumps(body), status, headers, media_type=MEDIA_TYPE)
 
 

@@ -117,7 +117,7 @@ def read(value: bytes) -> Representation:
     headers = [(name.encode("latin-1"), text.encode("latin-1")) for name, text in head["headers"]]
     body, compressed = rest[: head["length"]], rest[head["length"] :]
     if head["status"] != 200:  # its body is made anew for each request: no length, no validator
-        plain = Variant(b"", [*headers, (b"cache-control", b"no-store")], [], body)
+        plain = Variant(b"", headers, [], body)
         return Representation(head["status"], head["route"], plain, None)
     etag: bytes = head["etag"].encode("latin-1")
     common = [(b"cache-control", head["cache_control"].encode()), (b"vary", b"accept-encoding")]

@@ -111,7 +111,7 @@ class ResponseCacheMiddleware:
             if response.status == 200:
                 logger.error(
                     "GET %s is public and cannot be cached: %s",
-                    asking["path"],
+                    _declared(asking)[0],
                     response.obstacle or "it names nothing that it shows",
                 )
             raise NotStored(response)

@@ -4,6 +4,8 @@ from app.sections import ServerSettings
 
 # For pages of our own: nobody shows them in a frame, or takes parts of them for a page elsewhere.
 PAGE_POLICY = "base-uri 'none'; form-action 'none'; frame-ancestors 'none'; object-src 'none'"
+# Of every answer that says nothing else of who may keep it.
+PRIVATE = "private, no-store"
 PAGE_HEADERS = {"Cross-Origin-Resource-Policy": "same-origin"}
 
 

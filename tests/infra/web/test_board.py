@@ -125,7 +125,7 @@ async def test_the_page_runs_its_own_script_and_style_alone(client: Client) -> N
 
 async def test_the_page_is_kept_by_nobody(client: Client) -> None:
     response = await client.get("/")
-    assert response.headers["cache-control"] == "no-store"
+    assert response.headers.get_list("cache-control") == ["private, no-store"]
     assert "x-cache" not in response.headers
 
 

@@ -207,7 +207,7 @@ async def test_what_is_not_there_is_remembered(client: Client, service: FastAPI)
             assert response.json()["request_id"] == f"request-{where}"
             assert response.json()["instance"] == url
             assert response.headers["x-request-id"] == f"request-{where}"
-            assert response.headers.get_list("cache-control") == ["no-store"]
+            assert response.headers.get_list("cache-control") == ["private, no-store"]
             assert response.headers["content-type"] == "application/problem+json"
             assert response.headers.get_list("content-length") == [str(len(response.content))]
             assert "etag" not in response.headers

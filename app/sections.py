@@ -4,7 +4,7 @@
 """
 
 import re
-from ipaddress import ip_network
+from ipaddress import ip_address, ip_network
 from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
@@ -17,6 +17,7 @@ MINIMUM_SECRET_BYTES = 32  # RFC 7518 §3.2: an HS256 key is at least as long as
 CLOSING_SECONDS = 5  # the last of the graceful timeout, for the lifespan to close everything
 
 HOST_PATTERN = re.compile(r"(\*\.)?[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*|\[[0-9A-Fa-f:.]+\]")
+HOST_NAME = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
 ORIGIN = re.compile(r"https?://[a-z0-9.-]+(:\d+)?")
 
 Positive = Annotated[int, Field(gt=0)]
@@ -121,6 +122,18 @@ class ServerSettings(Section):
     body_seconds: Seconds = 20
     write_seconds: Seconds = 30
     hsts_seconds: Annotated[int, Field(ge=0)] = 0
+
+    @field_validator("host")
+    @classmethod
+    def _is_an_address(cls, host: str) -> str:
+        host = host.strip().removeprefix("[").removesuffix("]")
+        try:
+            is_right = bool(ip_address(host) if ":" in host else HOST_NAME.fullmatch(host))
+        except ValueError:
+            is_right = False
+        if not is_right:
+            raise ValueError("an address of this machine, without a port: 0.0.0.0 or ::1")
+        return host
 
     @field_validator("trusted_proxies")
     @classmethod

@@ -109,7 +109,7 @@ def keep_bytes(server: Server, case: Case, file: Path) -> None:
         with urllib.request.urlopen(server.url + case.path) as response:  # noqa: S310 - our own
             body = response.read().decode()
     headers = [pair for pair in response.getheaders() if pair[0] not in ("date", "connection")]
-    file.write_text(json.dumps([headers, body]))
+    file.write_text(json.dumps([headers, body]), encoding="utf-8")
 
 
 def rows(case: Case, samples: dict[str, Sample]) -> Iterator[str]:
@@ -147,8 +147,8 @@ def main() -> None:
                     measure(server.url, server.process_id, FILL_SECONDS, EACH_POST)
             with serving(backing, {"BENCHMARK_BYTES": str(folder / "bytes.json")}, RAW) as raw:
                 lines += rows(case, measure_case(case, {"raw ASGI": raw, **services}))
-    REPORT.write_text(HEAD.format(cores=os.cpu_count()) + "\n".join(lines) + "\n")
-    say(f"{REPORT.read_text()}\nWritten to {REPORT.relative_to(Path.cwd())}")
+    REPORT.write_text(HEAD.format(cores=os.cpu_count()) + "\n".join(lines) + "\n", encoding="utf-8")
+    say(f"{REPORT.read_text(encoding='utf-8')}\nWritten to {REPORT.relative_to(Path.cwd())}")
 
 
 HEAD = """# Cached answers beside a raw ASGI application

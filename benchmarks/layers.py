@@ -141,8 +141,10 @@ def main() -> None:
     rows += [f"| {name} | {costs[name] - costs[outer]:.1f} |" for outer, name in pairwise(costs)]
     together = costs[OBSERVING[-1]] - costs["none"]
     rows += [f"| {' + '.join(OBSERVING)} | {together:.1f} |"]
-    REPORT.write_text(HEAD.format(rounds=ROUNDS, requests=REQUESTS) + "\n".join(rows) + "\n")
-    say(f"{REPORT.read_text()}\nWritten to {REPORT.relative_to(Path.cwd())}")
+    REPORT.write_text(
+        HEAD.format(rounds=ROUNDS, requests=REQUESTS) + "\n".join(rows) + "\n", encoding="utf-8"
+    )
+    say(f"{REPORT.read_text(encoding='utf-8')}\nWritten to {REPORT.relative_to(Path.cwd())}")
 
 
 HEAD = """# What each layer costs

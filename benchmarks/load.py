@@ -42,6 +42,7 @@ def measure(url: str, process_id: int, seconds: int, script: Path | None = None)
         capture_output=True,
         text=True,
         check=True,
+        encoding="utf-8",
     )
     used = _cpu_seconds(process_id) - before
     if failed := re.search(r"(Non-2xx|Socket errors).*", run.stdout):
@@ -73,7 +74,7 @@ def _cpu_seconds(process_id: int) -> float:
     seconds: dict[int, float] = {}
     for stat in Path("/proc").glob("[0-9]*/stat"):
         with suppress(FileNotFoundError, ProcessLookupError):
-            fields = stat.read_text().rpartition(")")[2].split()
+            fields = stat.read_text(encoding="utf-8").rpartition(")")[2].split()
             number = int(stat.parent.name)
             parents[number] = int(fields[1])
             seconds[number] = (int(fields[11]) + int(fields[12])) / TICKS

@@ -7,7 +7,7 @@ from pathlib import Path
 from starlette.types import Receive, Scope, Send
 
 # The variable names a file: [[[name, value], …], body].
-_headers, _body = json.loads(Path(os.environ["BENCHMARK_BYTES"]).read_text())
+_headers, _body = json.loads(Path(os.environ["BENCHMARK_BYTES"]).read_text(encoding="utf-8"))
 HEADERS = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in _headers]
 BODY = _body.encode()
 

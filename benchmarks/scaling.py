@@ -117,7 +117,7 @@ async def main() -> None:
     ):
         found = [row async for row in rows(servers.valkey_url)]
     lines = "".join(f"| {what} | {figure} |\n" for what, figure in found)
-    REPORT.write_text(HEAD.format(cores=os.cpu_count()) + lines)
+    REPORT.write_text(HEAD.format(cores=os.cpu_count()) + lines, encoding="utf-8")
 
 
 if __name__ == "__main__":

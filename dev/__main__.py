@@ -9,6 +9,7 @@ import shutil
 import sys
 from collections.abc import Callable
 
+from app.setting_sources import Unreadable, ignore_libpq_variables
 from dev.backing import DATA, open_backing
 from dev.database import DEMO_POSTS, flush_cache, seed, upgrade, write_migration
 from dev.inspection import PROFILE_SECONDS, show_connections, show_memory, write_profile
@@ -24,10 +25,11 @@ Arguments = argparse.Namespace
 def main() -> int:
     """Run the command that the command line names."""
     arguments = _parser().parse_args()
+    ignore_libpq_variables()
     command: Callable[[Arguments], None] = arguments.command
     try:
         command(arguments)
-    except CommandError as error:
+    except (CommandError, Unreadable) as error:
         return _fail(str(error))
     except OSError as error:
         return _fail(f"{error}: make that possible, then run the command again.")

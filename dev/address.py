@@ -4,10 +4,12 @@ import errno
 import socket
 from dataclasses import dataclass
 
-from dev.backing import configured
+from app.sections import ServerSettings
 from dev.terminal import CommandError, say
 
 _PORTS_TRIED = 100
+# What stands for all addresses of this machine, and where one of them answers.
+_ALL_ADDRESSES = {"0.0.0.0": "127.0.0.1", "::": "::1"}  # noqa: S104 - only compared
 
 
 @dataclass(frozen=True)
@@ -20,17 +22,20 @@ class Address:
     @property
     def reachable_host(self) -> str:
         """A host to connect to, which "all addresses" is not."""
-        return "127.0.0.1" if self.host == "0.0.0.0" else self.host  # noqa: S104 - only compared
+        return _ALL_ADDRESSES.get(self.host, self.host)
 
     @property
     def url(self) -> str:
         """What a browser on this machine opens."""
-        return f"http://{self.reachable_host}:{self.port}"
+        host = self.reachable_host
+        return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
 
 
-def choose_address() -> Address:
+def choose_address(settings: ServerSettings) -> Address:
     """Take SERVER_HOST and SERVER_PORT, or the first free port above."""
-    host, wanted = configured("SERVER_HOST") or "127.0.0.1", _configured_port()
+    host, wanted = settings.host, settings.port
+    if wanted == 0:
+        raise CommandError("SERVER_PORT is 0: set it to a number from 1 to 65535.")
     for port in range(wanted, min(wanted + _PORTS_TRIED, 65536)):
         if _is_free(host, port):
             if port != wanted:
@@ -39,23 +44,18 @@ def choose_address() -> Address:
     raise CommandError(f"No port from {wanted} upwards is free: set SERVER_PORT to another.")
 
 
-def _configured_port() -> int:
-    text = configured("SERVER_PORT") or "8000"
-    if not text.isdecimal() or not 0 < int(text) < 65536:
-        raise CommandError(f"SERVER_PORT is {text!r}: set it to a number from 1 to 65535.")
-    return int(text)
-
-
 def _is_free(host: str, port: int) -> bool:
-    with socket.socket() as candidate:
-        # As the server does it: what still lingers of an earlier run's connections is no obstacle.
-        candidate.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    try:
+        with socket.socket(family) as candidate:
+            # The server sets this too: old connections in TIME_WAIT do not keep it from listening.
+            candidate.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             candidate.bind((host, port))
-        except OSError as error:
-            if error.errno == errno.EADDRINUSE:
-                return False
-            raise CommandError(
-                f"Cannot listen on {host}:{port} ({error.strerror}): set SERVER_HOST, SERVER_PORT."
-            ) from error
+    except OSError as error:
+        if error.errno == errno.EADDRINUSE:
+            return False
+        raise CommandError(
+            f"Cannot listen on {host}, port {port} ({error.strerror}): "
+            "set SERVER_HOST or SERVER_PORT to another."
+        ) from error
     return True

@@ -9,8 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from dotenv import dotenv_values
-
+from app.setting_sources import read_dotenv
 from dev.servers import ROOT, FolderInUse, embedded_servers, running_servers
 
 DATA = ROOT / ".data"
@@ -49,4 +48,4 @@ def open_backing(*, exclusive: bool = False) -> Iterator[Backing]:
 
 def configured(name: str) -> str | None:
     """Read a setting from the environment, else from .env; empty counts as not set."""
-    return os.environ.get(name) or dotenv_values(ROOT / ".env").get(name) or None
+    return os.environ.get(name, "").strip() or read_dotenv(ROOT / ".env").get(name)

@@ -54,10 +54,11 @@ def _alembic(backing: Backing, *arguments: str) -> str:
         [sys.executable, "-m", "alembic", *arguments],
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
-        text=True,
         cwd=ROOT,
         env=backing.environment,
         check=False,
+        encoding="utf-8",
+        errors="replace",
     )
     if result.returncode:
         raise _failure(result.stdout)

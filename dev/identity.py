@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
+from app.setting_sources import LIBPQ_VARIABLE
+
 _NAMESPACE = ("unshare", "--user", "--map-user=65534", "--map-group=65534", "--")
 
 
@@ -53,12 +55,18 @@ def spawn(
         stdout=output,
         stderr=subprocess.STDOUT,
         cwd="/",  # the only folder that every identity may enter everywhere
-        env=os.environ | {"LC_ALL": "C"},  # messages and locales as on every other machine
+        env=_environment(),
         pass_fds=inherit,
         user=identity.user,
         group=identity.group,
         extra_groups=None if identity.group is None else [],
     )
+
+
+def _environment() -> dict[str, str]:
+    """Leave out what changes PostgreSQL's programs: they behave as on every other machine."""
+    kept = {name: text for name, text in os.environ.items() if not LIBPQ_VARIABLE.fullmatch(name)}
+    return kept | {"LC_ALL": "C"}
 
 
 def _namespaces_work() -> bool:

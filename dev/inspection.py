@@ -44,8 +44,9 @@ def write_profile(seconds: int) -> None:
     result = subprocess.run(
         [*command, "--duration", str(seconds), "--pid", str(worker.process_id)],
         capture_output=True,
-        text=True,
         check=False,
+        encoding="utf-8",
+        errors="replace",
     )
     if result.returncode:
         raise CommandError(
@@ -100,24 +101,31 @@ def _processes() -> Iterator[tuple[int, str]]:
     for folder in Path("/proc").glob("[0-9]*"):
         try:
             if folder.joinpath("cwd").resolve() == ROOT:
-                yield int(folder.name), folder.joinpath("cmdline").read_text().replace("\0", " ")
+                command = folder.joinpath("cmdline").read_text(encoding="utf-8", errors="replace")
+                yield int(folder.name), command.replace("\0", " ")
         except OSError:
             continue
 
 
 def _parent(process_id: int) -> int:
-    return int(Path(f"/proc/{process_id}/stat").read_text().rpartition(")")[2].split()[1])
+    return int(_stat(process_id)[1])
+
+
+def _stat(process_id: int) -> list[str]:
+    """Return the fields behind the name of the process."""
+    text = Path(f"/proc/{process_id}/stat").read_text(encoding="utf-8", errors="replace")
+    return text.rpartition(")")[2].split()
 
 
 def _cpu_ticks(process_id: int) -> int:
-    fields = Path(f"/proc/{process_id}/stat").read_text().rpartition(")")[2].split()
+    fields = _stat(process_id)
     return int(fields[11]) + int(fields[12])
 
 
 def _memory(process_id: int) -> tuple[float, float]:
     """Return what is resident, and what no other process shares, in MiB."""
     found = dict.fromkeys(("Rss", "Private_Clean", "Private_Dirty"), 0)
-    for line in Path(f"/proc/{process_id}/smaps_rollup").read_text().splitlines():
+    for line in Path(f"/proc/{process_id}/smaps_rollup").read_text(encoding="utf-8").splitlines():
         name, _, rest = line.partition(":")
         if name in found:
             found[name] = int(rest.split()[0])

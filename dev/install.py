@@ -43,7 +43,9 @@ CURES = (
 def main(stamp: str) -> None:
     """Bring .venv to the state that the stamp (its path and the lock's checksum) describes."""
     with _turn() as waited:
-        marked = STAMP.read_text() if STAMP.exists() else ""
+        marked = (
+            STAMP.read_text(encoding="utf-8", errors="surrogateescape") if STAMP.exists() else ""
+        )
         if waited and marked == stamp:
             return
         STAMP.unlink(missing_ok=True)
@@ -51,7 +53,7 @@ def main(stamp: str) -> None:
         if not (same_place and _runs()):
             _create_environment()
         _install_packages()
-        STAMP.write_text(stamp)
+        STAMP.write_text(stamp, encoding="utf-8", errors="surrogateescape")
 
 
 def _runs() -> bool:
@@ -90,7 +92,9 @@ def _create_environment() -> None:
         raise CommandError("The disk is full: free 500 MB, then run the same command again.")
     say(f"Creating .venv with Python {sys.version.split()[0]} (half a minute, once)")
     command = [sys.executable, "-m", "venv", "--clear", str(VENV)]
-    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    result = subprocess.run(
+        command, capture_output=True, encoding="utf-8", errors="replace", check=False
+    )
     if result.returncode:
         raise _failure(result.stdout + result.stderr)
 
@@ -103,7 +107,7 @@ def _install_packages() -> None:
             time.sleep(0.2)
     if pip.returncode:
         line.finish(f"pip failed; the end of its log, {LOG}:")
-        raise _failure(LOG.read_text(errors="replace"))
+        raise _failure(LOG.read_text(encoding="utf-8", errors="replace"))
     line.finish(f"Packages installed: {_installed_since(started)}")
 
 
@@ -117,10 +121,11 @@ def _pip() -> list[str]:
 
 
 def _progress(started: float) -> str:
-    log = LOG.read_text(errors="replace")
+    log = LOG.read_text(encoding="utf-8", errors="replace")
     if found := re.search(r"^Installing collected packages: (.*)$", log, re.MULTILINE):
         return f"Installing packages {_installed_since(started)}/{found[1].count(',') + 1}"
-    locked = len(re.findall(r"^[\w.-]+(?:\[.*\])?==", REQUIREMENTS.read_text(), re.MULTILINE))
+    requirements = REQUIREMENTS.read_text(encoding="utf-8")
+    locked = len(re.findall(r"^[\w.-]+(?:\[.*\])?==", requirements, re.MULTILINE))
     ignored = len(re.findall(r"^Ignoring ", log, re.MULTILINE))
     seen = len(re.findall(r"^(?:Collecting|Processing|Requirement already) ", log, re.MULTILINE))
     return f"Fetching packages {seen}/{locked - ignored}"

@@ -42,7 +42,7 @@ def start_postgres(
     base = [installation.program("postgres"), "-D", str(data), *options(durable)]
     program = postgres_program(folder, installation.identity)
     server = start_on_free_port(program, lambda port: [*base, "-p", str(port)], is_ready_in(data))
-    password = _password_path(installation).read_text()
+    password = _password_path(installation).read_text(encoding="utf-8")
     return server, f"postgresql://app:{password}@127.0.0.1:{server.port}/app"
 
 
@@ -57,7 +57,7 @@ def is_ready_in(data: Path) -> Callable[[Server], bool]:
 
     def is_ready(server: Server) -> bool:
         try:
-            lines = (data / "postmaster.pid").read_text().splitlines()
+            lines = (data / "postmaster.pid").read_text(encoding="utf-8").splitlines()
         except FileNotFoundError:
             return False
         process_id, state = str(server.process.pid), [line.strip() for line in lines[7:8]]
@@ -74,7 +74,7 @@ def _initialise(installation: Installation, data: Path) -> None:
     password = _password_path(installation)
     password.unlink(missing_ok=True)
     password.touch(mode=0o600)
-    password.write_text(secrets.token_hex(24))
+    password.write_text(secrets.token_hex(24), encoding="utf-8")
     for path in (unfinished, password):
         installation.identity.hand_over(path)
     _run(installation, _initdb(unfinished, password))

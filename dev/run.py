@@ -3,6 +3,7 @@
 import math
 import signal
 
+from app.settings import load_settings, misspelt_variables
 from dev.address import Address, choose_address
 from dev.backing import Backing, configured, open_backing
 from dev.banner import banner
@@ -17,8 +18,12 @@ def run(*, reload: bool) -> None:
     """Serve until Ctrl-C or SIGTERM, which are the ordinary end and no error."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
+        settings = load_settings()  # what is wrong with them is said before anything starts
+        if reload:  # Gunicorn says it otherwise
+            for sentence in misspelt_variables():
+                say(f"In the environment: {sentence}")
         with open_backing(exclusive=True) as backing:
-            address = choose_address()
+            address = choose_address(settings.server)
             say("Bringing the schema up to date")
             upgrade(backing)
             seed_if_empty(backing)

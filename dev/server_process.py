@@ -84,14 +84,14 @@ def start_on_free_port(
         server = Server(program, _launch(program, command(port), configuration(port)), port)
         if _becomes_ready(server, is_ready):
             return server
-    tail = program.log_path.read_text(errors="replace").splitlines()[-10:]
+    tail = program.log_path.read_text(errors="replace", encoding="utf-8").splitlines()[-10:]
     sentence = f"{program.title} does not start; its log is {program.log_path}."
     raise CommandError("\n".join([*tail, sentence]))
 
 
 def stop_leftover(program: Program) -> bool:
     """End the server that outlived a killed keeper; tell whether there was one."""
-    with program.lock_path.open("a+") as lock:
+    with program.lock_path.open("a+", encoding="utf-8") as lock:
         if _acquire(lock.fileno()):
             return False
         lock.seek(0)
@@ -105,7 +105,7 @@ def stop_leftover(program: Program) -> bool:
 
 
 def _launch(program: Program, command: Sequence[str], text: str) -> subprocess.Popen[bytes]:
-    with program.lock_path.open("w") as lock, program.log_path.open("wb") as log:
+    with program.lock_path.open("w", encoding="utf-8") as lock, program.log_path.open("wb") as log:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         process = spawn(program.identity, command, output=log, inherit=[lock.fileno()])
         lock.write(str(process.pid))

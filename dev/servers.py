@@ -73,7 +73,7 @@ def running_servers(folder: Path) -> Servers | None:
 def claim(folder: Path, *, shared: bool = False) -> Iterator[IO[str]]:
     """Hold the file in which the owner of `folder` says where its servers are."""
     descriptor = os.open(folder / "servers.json", os.O_RDWR | os.O_CREAT, 0o600)
-    with os.fdopen(descriptor, "r+") as state:
+    with os.fdopen(descriptor, "r+", encoding="utf-8") as state:
         try:
             fcntl.flock(state, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except BlockingIOError:
@@ -98,6 +98,7 @@ def _keeper(folder: Path, durable: bool) -> Iterator[subprocess.Popen[str]]:
         text=True,
         cwd=ROOT,
         start_new_session=True,  # Ctrl-C must not reach the servers before the service has drained
+        encoding="utf-8",
     )
     assert keeper.stdin is not None
     assert keeper.stdout is not None

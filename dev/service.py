@@ -20,6 +20,7 @@ UVICORN = (
     *("uvicorn", "app.main:app", "--reload", "--reload-dir=app"),
     "--http=app.infra.server.protocol:LimitedProtocol",
     "--ws=none",
+    "--workers=1",  # or it reads WEB_CONCURRENCY, and knows no `auto`
     "--timeout-graceful-shutdown=3",  # a browser's open stream would hold up every reload
 )
 

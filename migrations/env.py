@@ -5,7 +5,9 @@ import sys
 from typing import Any
 
 from alembic import context
+from asyncpg import PostgresError
 from sqlalchemy import Connection, pool, text
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from app.addresses import asyncpg_arguments
@@ -53,8 +55,15 @@ async def main() -> None:
             **statement_arguments(settings.database),
         },
     )
-    async with engine.connect() as connection:
+    try:
+        connection = await engine.connect()
+    except (OSError, TimeoutError, DBAPIError, PostgresError) as error:
+        reason = f"{type(error).__name__}: {error}"
+        raise SystemExit(f"DATABASE_URL leads to no database that lets us in. {reason}") from None
+    try:
         is_changed = await connection.run_sync(migrate)
+    finally:
+        await connection.close()
     await engine.dispose()
     if is_changed and settings.cache.enabled:
         try:

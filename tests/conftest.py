@@ -19,6 +19,7 @@ from sqlalchemy import text
 from app.infra.cache import invalidation
 from app.infra.findings import listeners
 from app.infra.resources import Resources
+from app.setting_sources import ignore_libpq_variables
 from app.settings import Settings
 from dev.servers import embedded_servers
 from tests.application import client_of, recorded_statements, running
@@ -31,6 +32,7 @@ SERVERS = pytest.StashKey[ExitStack]()
 
 def pytest_configure(config: pytest.Config) -> None:
     """Start the servers once, in the process that the others are children of."""
+    ignore_libpq_variables()
     if "TEST_DATABASE_URL" in os.environ:
         return
     stack = config.stash[SERVERS] = ExitStack()

@@ -42,7 +42,9 @@ class Standby:
         if self.server.process.poll() is not None:
             return
         parent = self.server.process.pid
-        children = Path(f"/proc/{parent}/task/{parent}/children").read_text().split()
+        children = (
+            Path(f"/proc/{parent}/task/{parent}/children").read_text(encoding="utf-8").split()
+        )
         for process_id in (parent, *map(int, children)):
             with suppress(ProcessLookupError):
                 os.kill(process_id, number)

@@ -40,6 +40,6 @@ async def _largest_lag() -> float:
 
 def _resident_bytes() -> int:
     if STATM.exists():
-        return int(STATM.read_text().split()[1]) * PAGE_BYTES
+        return int(STATM.read_text(encoding="utf-8").split()[1]) * PAGE_BYTES
     scale = 1 if os.uname().sysname == "Darwin" else 1024
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * scale

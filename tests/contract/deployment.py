@@ -20,14 +20,14 @@ Yaml = dict[str, Any]
 def text(path: str) -> str:
     """Return a file of the project without its comments."""
     mark = "--" if path.endswith(".sql") else "#"
-    lines = (PROJECT / path).read_text().splitlines()
+    lines = (PROJECT / path).read_text(encoding="utf-8").splitlines()
     return "\n".join(line for line in lines if not line.lstrip().startswith(mark))
 
 
 @cache
 def compose() -> Yaml:
     """Return what docker-compose.yml defines."""
-    content: Yaml = yaml.safe_load((PROJECT / "docker-compose.yml").read_text())
+    content: Yaml = yaml.safe_load((PROJECT / "docker-compose.yml").read_text(encoding="utf-8"))
     return content
 
 
@@ -48,7 +48,7 @@ def manifests() -> dict[str, Yaml]:
 
 def documents(path: Path) -> list[Yaml]:
     """Return the documents of a YAML file."""
-    return list(yaml.safe_load_all(path.read_text()))
+    return list(yaml.safe_load_all(path.read_text(encoding="utf-8")))
 
 
 def kustomization(folder: Path) -> Yaml:

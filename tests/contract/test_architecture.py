@@ -34,13 +34,15 @@ def copy(tmp_path: Path) -> Path:
 def lint(folder: Path) -> str:
     """Check the contracts in `folder`."""
     command = [sys.executable, "-c", LINT, "--no-cache"]
-    return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False).stdout
+    return subprocess.run(
+        command, cwd=folder, capture_output=True, text=True, check=False, encoding="utf-8"
+    ).stdout
 
 
 def test_every_contract_breaks_when_it_is_violated(copy: Path) -> None:
     assert "0 broken" in lint(copy)
     for path, line in VIOLATIONS.items():
-        with (copy / path).open("a") as file:
+        with (copy / path).open("a", encoding="utf-8") as file:
             file.write(f"\n{line}\n")
     output = lint(copy)
     assert len(re.findall(r"BROKEN$", output, re.MULTILINE)) == len(VIOLATIONS), output
@@ -57,4 +59,4 @@ def test_a_module_without_a_place_is_named(copy: Path) -> None:
 
 def test_no_file_of_the_service_is_long() -> None:
     for file in (PROJECT / "app").rglob("*.py"):
-        assert len(file.read_text().splitlines()) <= 250, file
+        assert len(file.read_text(encoding="utf-8").splitlines()) <= 250, file

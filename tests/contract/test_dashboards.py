@@ -37,10 +37,12 @@ def names_of(metric: MetricWrapperBase) -> list[str]:
 
 def queries() -> Iterator[str]:
     """Yield what the dashboard and the alerts ask for."""
-    dashboard = json.loads((DEPLOY / "grafana/service.json").read_text())
+    dashboard = json.loads((DEPLOY / "grafana/service.json").read_text(encoding="utf-8"))
     for panel in dashboard["panels"]:
         yield from (target["expr"] for target in panel["targets"])
-    for group in yaml.safe_load((DEPLOY / "prometheus/alerts.yml").read_text())["groups"]:
+    for group in yaml.safe_load((DEPLOY / "prometheus/alerts.yml").read_text(encoding="utf-8"))[
+        "groups"
+    ]:
         yield from (rule["expr"] for rule in group["rules"])
 
 

@@ -43,7 +43,7 @@ def make_secrets(folder: Path) -> None:
 
 def contents(folder: Path) -> dict[str, str]:
     files = (path for path in folder.rglob("*") if path.is_file())
-    return {str(path.relative_to(folder)): path.read_text() for path in files}
+    return {str(path.relative_to(folder)): path.read_text(encoding="utf-8") for path in files}
 
 
 @pytest.mark.parametrize("where", DEPLOYMENTS)
@@ -65,7 +65,7 @@ def test_production_accepts_the_settings_and_the_secrets(
     monkeypatch.setenv("SECRETS_DIR", str(secrets / reader))
     settings = Settings(_env_file=None)
     role = {"app": "app", "migrate": "migrations"}[reader]
-    password = (secrets / "database" / f"{role}_password").read_text()
+    password = (secrets / "database" / f"{role}_password").read_text(encoding="utf-8")
     url = settings.database.url.get_secret_value()
     assert url == f"postgresql+asyncpg://{role}:{password}@database:5432/app"
 
@@ -117,7 +117,9 @@ def test_the_image_holds_what_is_locked_and_nothing_for_development() -> None:
     dockerfile = text("Dockerfile")
     assert "--require-hashes" in dockerfile
     assert "dev.txt" not in dockerfile
-    assert not re.search(r"^# *syntax=", (PROJECT / "Dockerfile").read_text(), re.MULTILINE)
+    assert not re.search(
+        r"^# *syntax=", (PROJECT / "Dockerfile").read_text(encoding="utf-8"), re.MULTILINE
+    )
     assert (
         re.findall(r"^CMD (.*)$", dockerfile, re.MULTILINE)[-1] == '["python", "-m", "app.serve"]'
     )
@@ -177,9 +179,11 @@ def test_the_program_accepts_its_configuration(command: list[str]) -> None:
 
 
 def test_nginx_accepts_its_configuration(tmp_path: Path) -> None:
-    configuration = (DEPLOY / "nginx/nginx.conf").read_text()
+    configuration = (DEPLOY / "nginx/nginx.conf").read_text(encoding="utf-8")
     file = tmp_path / "nginx.conf"
-    file.write_text(configuration.replace("server app:8000", "server 127.0.0.1:8000"))
+    file.write_text(
+        configuration.replace("server app:8000", "server 127.0.0.1:8000"), encoding="utf-8"
+    )
     check(["nginx", "-t", "-c", str(file)])
 
 
@@ -187,6 +191,12 @@ def check(command: list[str]) -> None:
     if shutil.which(command[0]) is None:
         pytest.skip(f"{command[0]} is not installed")
     result = subprocess.run(
-        command, cwd=PROJECT, capture_output=True, text=True, timeout=30, check=False
+        command,
+        cwd=PROJECT,
+        capture_output=True,
+        text=True,
+        timeout=30,
+        check=False,
+        encoding="utf-8",
     )
     assert result.returncode == 0, result.stdout + result.stderr

@@ -74,7 +74,9 @@ def test_grafana_finds_prometheus_and_the_dashboard() -> None:
     assert any(f":{dashboard}:ro" in volume for volume in service("grafana")["volumes"])
     home = service("grafana")["environment"]["GF_DASHBOARDS_DEFAULT_HOME_DASHBOARD_PATH"]
     assert home == dashboard
-    [variable] = json.loads((DEPLOY / "grafana/service.json").read_text())["templating"]["list"]
+    [variable] = json.loads((DEPLOY / "grafana/service.json").read_text(encoding="utf-8"))[
+        "templating"
+    ]["list"]
     assert variable["query"] == source["type"]
 
 

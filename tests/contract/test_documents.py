@@ -37,15 +37,17 @@ def plain(value: object) -> str:
 
 
 def test_the_example_names_every_setting_with_its_default() -> None:
-    text = (PROJECT / ".env.example").read_text()
+    text = (PROJECT / ".env.example").read_text(encoding="utf-8")
     found = dict(re.findall(r"^#?([A-Z0-9_]+)=(.*)$", text, re.MULTILINE))
     assert found == {name: plain(value) for name, value in setting_names().items()}
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_every_path_and_target_that_a_document_names_exists(document: str) -> None:
-    text = (PROJECT / document).read_text()
-    targets = set(re.findall(r"^([a-z-]+):", (PROJECT / "Makefile").read_text(), re.MULTILINE))
+    text = (PROJECT / document).read_text(encoding="utf-8")
+    targets = set(
+        re.findall(r"^([a-z-]+):", (PROJECT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE)
+    )
     for target in re.findall(r"`make ([a-z-]+)", text):
         assert target in targets, target
     for path in re.findall(
@@ -58,7 +60,7 @@ def test_every_path_and_target_that_a_document_names_exists(document: str) -> No
 
 @pytest.mark.parametrize("document", DOCUMENTS)
 def test_every_setting_that_a_document_names_exists(document: str) -> None:
-    text = (PROJECT / document).read_text()
+    text = (PROJECT / document).read_text(encoding="utf-8")
     sections = "|".join(name.upper() for name in Settings.model_fields)
     for name in re.findall(rf"`((?:{sections})_[A-Z0-9_]+)", text):
         assert name in setting_names(), name
@@ -66,4 +68,4 @@ def test_every_setting_that_a_document_names_exists(document: str) -> None:
 
 def test_decision_records_are_short() -> None:
     for record in (PROJECT / "docs" / "decisions").glob("*.md"):
-        assert len(record.read_text().splitlines()) <= 40, record
+        assert len(record.read_text(encoding="utf-8").splitlines()) <= 40, record

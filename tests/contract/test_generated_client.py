@@ -22,12 +22,14 @@ GENERATE = "from openapi_python_client.cli import app; app()"
 @pytest.fixture
 def generated(served: Served, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Any]:
     """A function that imports a module of the generated client."""
-    (tmp_path / "openapi.json").write_text(json.dumps(served.app.openapi()))
-    (tmp_path / "configuration.json").write_text(json.dumps(CONFIGURATION))
+    (tmp_path / "openapi.json").write_text(json.dumps(served.app.openapi()), encoding="utf-8")
+    (tmp_path / "configuration.json").write_text(json.dumps(CONFIGURATION), encoding="utf-8")
     command = [sys.executable, "-c", GENERATE, "generate", "--meta", "none", "--fail-on-warning"]
     command += ["--path", "openapi.json", "--config", "configuration.json"]
     command += ["--output-path", PACKAGE]
-    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        command, cwd=tmp_path, capture_output=True, text=True, check=False, encoding="utf-8"
+    )
     assert done.returncode == 0, done.stdout + done.stderr
     monkeypatch.syspath_prepend(tmp_path)
     yield lambda name: importlib.import_module(f"{PACKAGE}.{name}")

@@ -23,7 +23,7 @@ PUBLIC_TITLES = {"User", "PublicUser", "Author", "Post", "Comment", "Token", "Pr
 
 
 def test_the_document_is_the_one_that_was_agreed_on() -> None:
-    assert json.loads(AGREED.read_text()) == DOCUMENT, __doc__
+    assert json.loads(AGREED.read_text(encoding="utf-8")) == DOCUMENT, __doc__
 
 
 async def test_the_document_that_is_served_is_this_one(client: Client) -> None:
@@ -100,4 +100,4 @@ def test_every_resource_that_is_written_has_an_example() -> None:
 
 
 if __name__ == "__main__":
-    AGREED.write_text(json.dumps(DOCUMENT, indent=2) + "\n")
+    AGREED.write_text(json.dumps(DOCUMENT, indent=2) + "\n", encoding="utf-8")

@@ -67,6 +67,7 @@ async def test_servers_end_with_an_owner_that_is_killed(tmp_path: Path) -> None:
         env={**os.environ, "PYTHONPATH": str(PROJECT)},
         stdout=subprocess.PIPE,
         text=True,
+        encoding="utf-8",
     )
     assert owner.stdout is not None
     with owner:

@@ -46,7 +46,7 @@ def balancing(instances: Sequence[Address], folder: Path) -> Iterator[Address]:
         for number, instance in enumerate(instances)
     ]
     configuration = folder / "haproxy.cfg"
-    configuration.write_text(CONFIGURATION.format(front=front) + "".join(servers))
+    configuration.write_text(CONFIGURATION.format(front=front) + "".join(servers), encoding="utf-8")
     process = subprocess.Popen([HAPROXY, "-db", "-f", str(configuration)])
     try:
         yield front
@@ -60,14 +60,14 @@ def deployed_nginx(instances: Sequence[Address], folder: Path) -> Iterator[Addre
     """Run nginx with the configuration in `deploy`, for these instances."""
     assert NGINX is not None
     front = Address("127.0.0.1", free_port())
-    text = (DEPLOYED / "nginx/nginx.conf").read_text()
+    text = (DEPLOYED / "nginx/nginx.conf").read_text(encoding="utf-8")
     servers = "\n".join(f"server {instance.host}:{instance.port} \\1;" for instance in instances)
     text, found = re.subn(r"server app:8000 (.*);", servers, text)
     assert found == 1
     text = text.replace("listen 8080;", f"listen {front.host}:{front.port};")
     text = text.replace("/tmp/", f"{folder}/")
     configuration = folder / "nginx.conf"
-    configuration.write_text(text)
+    configuration.write_text(text, encoding="utf-8")
     yield from _running([NGINX, "-c", str(configuration), "-g", "daemon off;"], front)
 
 
@@ -76,7 +76,7 @@ def deployed_haproxy(instances: Sequence[Address], folder: Path) -> Iterator[Add
     """Run HAProxy with the configuration in `deploy`, for these instances."""
     assert HAPROXY is not None
     front, health = (Address("127.0.0.1", free_port()) for _ in range(2))
-    text = (DEPLOYED / "haproxy/haproxy.cfg").read_text()
+    text = (DEPLOYED / "haproxy/haproxy.cfg").read_text(encoding="utf-8")
     servers = "\n".join(
         f"    server app{number} {instance.host}:{instance.port} check"
         for number, instance in enumerate(instances)
@@ -86,7 +86,7 @@ def deployed_haproxy(instances: Sequence[Address], folder: Path) -> Iterator[Add
     text = text.replace("bind :8080", f"bind {front.host}:{front.port}")
     text = text.replace("bind 127.0.0.1:8404", f"bind {health.host}:{health.port}")
     configuration = folder / "haproxy.cfg"
-    configuration.write_text(text)
+    configuration.write_text(text, encoding="utf-8")
     yield from _running([HAPROXY, "-db", "-f", str(configuration)], front)
 
 

@@ -44,7 +44,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     page: Path | None = session.config.getoption("fault_table", default=None)
     if page is not None:
         seconds = time.monotonic() - session.config.stash[STARTED]
-        page.write_text(session.config.stash[VERDICTS].table(seconds))
+        page.write_text(session.config.stash[VERDICTS].table(seconds), encoding="utf-8")
 
 
 @pytest.fixture

@@ -17,4 +17,4 @@ PATCHES: dict[str, tuple[str, Callable[..., None]]] = {
 
 if control := PATCHES.get(os.environ["FAULTS_CONTROL"]):
     setattr(metrics_files, *control)
-exec(Path("gunicorn_config.py").read_text())
+exec(Path("gunicorn_config.py").read_text(encoding="utf-8"))

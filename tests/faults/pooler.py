@@ -43,7 +43,7 @@ def open_pooler(backend: Backend, folder: Path) -> Iterator[Backend]:
     url, port = urlsplit(backend.database_url), free_port()
     folder.mkdir(mode=0o755)
     backend.identity.hand_over(folder)
-    (folder / "users.txt").write_text(f'"{url.username}" "{url.password}"\n')
+    (folder / "users.txt").write_text(f'"{url.username}" "{url.password}"\n', encoding="utf-8")
     (folder / "pgbouncer.ini").write_text(
         CONFIGURATION.format(
             deployed=ROOT / "deploy/pgbouncer/pgbouncer.ini",
@@ -51,7 +51,8 @@ def open_pooler(backend: Backend, folder: Path) -> Iterator[Backend]:
             folder=folder,
             port=port,
             server_port=url.port,
-        )
+        ),
+        encoding="utf-8",
     )
     with (folder / "log").open("wb") as log:
         command = [PGBOUNCER, str(folder / "pgbouncer.ini")]

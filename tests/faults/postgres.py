@@ -81,7 +81,11 @@ class Backend:
 
     def _signal(self, number: signal.Signals) -> None:
         postmaster = self.process.pid
-        children = Path(f"/proc/{postmaster}/task/{postmaster}/children").read_text().split()
+        children = (
+            Path(f"/proc/{postmaster}/task/{postmaster}/children")
+            .read_text(encoding="utf-8")
+            .split()
+        )
         for process_id in (postmaster, *map(int, children)):
             with suppress(ProcessLookupError):
                 os.kill(process_id, number)

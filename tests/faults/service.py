@@ -115,12 +115,14 @@ async def serving(
 
 def master_of(worker: int) -> int:
     """Return the process id of Gunicorn's master."""
-    return int(Path(f"/proc/{worker}/stat").read_text().rpartition(")")[2].split()[1])
+    return int(
+        Path(f"/proc/{worker}/stat").read_text(encoding="utf-8").rpartition(")")[2].split()[1]
+    )
 
 
 def resident_mib(process_id: int, field: str) -> float:
     """Read `VmRSS`, or `VmHWM`, which is the most that it ever was."""
-    for line in Path(f"/proc/{process_id}/status").read_text().splitlines():
+    for line in Path(f"/proc/{process_id}/status").read_text(encoding="utf-8").splitlines():
         if line.startswith(f"{field}:"):
             return int(line.split()[1]) / 1024
     raise AssertionError(f"{field} is missing")

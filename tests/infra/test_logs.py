@@ -195,7 +195,7 @@ async def test_a_person_reads_what_became_of_a_request(
         await client.get("/v1/posts?limit=3")
         await client.get("/livez")
     log.writer.close()
-    posts, livez = (tmp_path / "log").read_text().splitlines()
+    posts, livez = (tmp_path / "log").read_text(encoding="utf-8").splitlines()
     assert "] 200 GET /v1/posts, " in posts
     assert ", 1 statements, MISS" in posts
     assert ("slow because of" in posts) == (slow_seconds == 0)

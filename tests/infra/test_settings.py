@@ -127,8 +127,8 @@ def test_a_drain_that_leaves_no_time_is_refused(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_secrets_come_from_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    (tmp_path / "auth_secret").write_text(SECRET + "\n")
-    (tmp_path / "database_url").write_text("postgres://u:p@h/d\n")
+    (tmp_path / "auth_secret").write_text(SECRET + "\n", encoding="utf-8")
+    (tmp_path / "database_url").write_text("postgres://u:p@h/d\n", encoding="utf-8")
     monkeypatch.setenv("SECRETS_DIR", str(tmp_path))
     settings = Settings()
     assert settings.auth.secret.get_secret_value() == SECRET
@@ -158,6 +158,7 @@ def test_a_server_that_may_not_start_says_why_in_a_sentence() -> None:
         capture_output=True,
         text=True,
         check=False,
+        encoding="utf-8",
     )
     assert started.returncode != 0
     assert "AUTH_SECRET is the development default" in started.stderr

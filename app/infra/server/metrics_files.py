@@ -76,7 +76,7 @@ def _archive(process_id: int) -> None:
 @contextmanager
 def metrics_lock(*, exclusive: bool) -> Iterator[None]:
     """Keep the archive from changing while it is read, and from being read while it changes."""
-    with (Path(os.environ[FOLDER]) / LOCK).open("a") as lock:
+    with (Path(os.environ[FOLDER]) / LOCK).open("a", encoding="utf-8") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH)
         yield
 

@@ -51,6 +51,9 @@ class LimitedProtocol(HttpToolsProtocol):
     def connection_made(self, transport: Any) -> None:
         """Close a connection that is not used at all as one that is idle."""
         super().connection_made(transport)
+        # A socket for :: accepts IPv4 too, and has 10.0.0.5 as ::ffff:10.0.0.5.
+        if self.client and self.client[0].startswith("::ffff:"):
+            self.client = (self.client[0].removeprefix("::ffff:"), self.client[1])
         self._expect_a_request()
 
     def connection_lost(self, exc: Exception | None) -> None:

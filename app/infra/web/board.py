@@ -35,11 +35,14 @@ FRESH_SECONDS = 0.5
 # A worker that is replaced ends its streams: browsers would wait three seconds.
 RECONNECT = b"retry: 1000\n\n"
 
-PARTS = {part: Path(__file__).with_name(f"board.{part}").read_text() for part in ("css", "js")}
+PARTS = {
+    part: Path(__file__).with_name(f"board.{part}").read_text(encoding="utf-8")
+    for part in ("css", "js")
+}
 PAGE = (
     Path(__file__)
     .with_name("board.html")
-    .read_text()
+    .read_text(encoding="utf-8")
     .replace("/* board.css */", PARTS["css"])
     .replace("/* board.js */", PARTS["js"])
 )

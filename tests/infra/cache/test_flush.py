@@ -79,6 +79,7 @@ async def run(settings: Settings, **values: str) -> subprocess.CompletedProcess[
             text=True,
             timeout=60,
             check=False,
+            encoding="utf-8",
         )
 
     return await run_sync(run_it)

@@ -17,13 +17,13 @@ def groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setattr(os, "sched_getaffinity", lambda _process: set(range(THERE_ARE)))
     monkeypatch.setattr(cores, "CONTROL_GROUPS", tmp_path)
     monkeypatch.setattr(cores, "OWN_GROUPS", tmp_path / "own")
-    (tmp_path / "own").write_text("9:cpu:/\n0::/system.slice/app.service\n")
+    (tmp_path / "own").write_text("9:cpu:/\n0::/system.slice/app.service\n", encoding="utf-8")
     return tmp_path
 
 
 def limit(group: Path, text: str, name: str = "cpu.max") -> None:
     group.mkdir(parents=True, exist_ok=True)
-    (group / name).write_text(text)
+    (group / name).write_text(text, encoding="utf-8")
 
 
 def test_without_a_limit_the_affinity_counts(groups: Path) -> None:

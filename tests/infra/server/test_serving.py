@@ -113,14 +113,14 @@ async def test_a_reload_with_a_setting_that_is_refused_changes_nothing(
 ) -> None:
     process, url = master
     old = workers_of(process)
-    (secrets / "limits_running").write_text("many")
+    (secrets / "limits_running").write_text("many", encoding="utf-8")
     process.send_signal(signal.SIGHUP)
     async with asyncio.timeout(PATIENCE_SECONDS):
-        while "LIMITS_RUNNING" not in (told := log.read_text()):
+        while "LIMITS_RUNNING" not in (told := log.read_text(encoding="utf-8")):
             await asyncio.sleep(0.05)
     assert "Not reloaded" in told
     assert (workers_of(process), await ask(url, "/readyz")) == (old, 200)
-    (secrets / "limits_running").write_text("10")
+    (secrets / "limits_running").write_text("10", encoding="utf-8")
     process.send_signal(signal.SIGHUP)
     async with asyncio.timeout(PATIENCE_SECONDS):
         while set(old) & set(workers_of(process)):
@@ -130,5 +130,5 @@ async def test_a_reload_with_a_setting_that_is_refused_changes_nothing(
 
 def workers_of(master: subprocess.Popen[bytes]) -> list[int]:
     """Return the process ids of the children."""
-    children = Path(f"/proc/{master.pid}/task/{master.pid}/children").read_text()
+    children = Path(f"/proc/{master.pid}/task/{master.pid}/children").read_text(encoding="utf-8")
     return [int(child) for child in children.split()]

@@ -12,7 +12,7 @@ from app.infra.cache.tags import SHOWN
 from app.infra.database.pagination import PageRequest
 from app.infra.inputs import Limit
 from app.infra.metrics import REPLICA_READS
-from app.infra.precondition import Precondition
+from app.infra.precondition import Precondition, joined
 from app.infra.resources import Resources as ResourcesValue
 from app.infra.web.retry import TryAgain, may_be_tried_again
 
@@ -71,12 +71,18 @@ async def page_query(
 
 
 async def precondition(
-    if_match: Annotated[str | None, Header(description="The ETag of what you mean to change.")] = (
-        None
-    ),
+    request: Request,
+    _if_match: Annotated[
+        str | None, Header(alias="if-match", description="The ETag of what you mean to change.")
+    ] = None,
+    _if_none_match: Annotated[
+        str | None,
+        Header(alias="if-none-match", description="With * or its ETag, nothing is changed: 412."),
+    ] = None,
 ) -> Precondition:
-    """Read which version the caller means."""
-    return Precondition(if_match)
+    """Read the conditions of the caller; the arguments document the headers, which are lists."""
+    lines = request.headers.getlist
+    return Precondition(joined(lines("if-match")), joined(lines("if-none-match")))
 
 
 # Scope "function": the session has been committed or rolled back, and its connection returned,
@@ -85,4 +91,4 @@ ReadSession = Annotated[AsyncSession, Depends(read_session, scope="function")]
 LaggingSession = Annotated[AsyncSession, Depends(lagging_session, scope="function")]
 WriteSession = Annotated[AsyncSession, Depends(write_session, scope="function")]
 PageQuery = Annotated[PageRequest, Depends(page_query)]
-IfMatch = Annotated[Precondition, Depends(precondition)]
+Conditions = Annotated[Precondition, Depends(precondition)]

@@ -1,27 +1,58 @@
-"""What a caller says of the version that they mean to change: lost updates become impossible."""
+"""Conditions of a request that changes something (RFC 9110, §13): lost updates become impossible.
+
+An entity tag begins with the version of what it shows. The rest of it is a digest of how the thing
+is shown, which changes without anybody's edit: whoever writes is asked for the version alone.
+"""
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from app.errors import Stale
 
-ENTITY_TAG = re.compile(r'(W/)?("[^"]*")')
+ANY = "*"
+# An element of a list, which may be empty (§5.6.1), with the comma after it (§8.8.3).
+ELEMENT = re.compile(r'[ \t]*(?:(?P<weak>W/)?"(?P<tag>[\x21\x23-\x7e\x80-\xff]*)")?[ \t]*(?:,|$)')
+# As entity tags of this service are: version, digest, and the form that was sent.
+OWN_TAG = re.compile(r"(?P<version>0|[1-9][0-9]*)-[0-9a-f]{16}(?:-gzip)?")
 
 
 @dataclass(frozen=True, slots=True)
 class Precondition:
-    """The header If-Match (RFC 9110, §13.1.1), or its absence, which allows any change."""
+    """If-Match and If-None-Match, each None when it was not sent."""
 
-    if_match: str | None
+    if_match: str | None = None
+    if_none_match: str | None = None
 
-    def require(self, version: int) -> None:
-        """Raise `Stale` unless an entity tag, which begins with the version, is of this one.
+    def require(self, version: int | None = None) -> None:
+        """Raise `Stale` unless a thing that exists, and has this version, meets the conditions.
 
-        The rest of a tag tells how the thing is shown, which changes without anybody's edit. A weak
-        tag matches nothing.
+        What has no version has no entity tags: it is met by "*" alone. A weak tag is compared for
+        If-None-Match only (§13.1.2).
         """
-        if self.if_match is None or self.if_match.strip() == "*":
-            return
-        tags = ENTITY_TAG.findall(self.if_match)
-        if not any(not weak and tag.startswith(f'"{version}-') for weak, tag in tags):
+        if self.if_match is not None and not _lists(self.if_match, version, weak=False):
             raise Stale("It was changed since you read it: read it again.")
+        if self.if_none_match is not None and _lists(self.if_none_match, version, weak=True):
+            raise Stale("It exists as it was not meant to: see If-None-Match.")
+
+
+def joined(lines: Sequence[str]) -> str | None:
+    """Return the value of a header that was sent in several lines, or None if there is none."""
+    return ", ".join(lines) if lines else None
+
+
+def _lists(header: str, version: int | None, *, weak: bool) -> bool:
+    """Whether a list has an entity tag of this version. Raise `Stale` if it is not a list."""
+    if header.strip(" \t") == ANY:
+        return True
+    found, position = False, 0
+    while position < len(header):
+        element = ELEMENT.match(header, position)
+        if element is None:
+            raise Stale("The condition is neither * nor a list of entity tags.")
+        own = OWN_TAG.fullmatch(element["tag"] or "")
+        found = found or bool(
+            own and own["version"] == f"{version}" and (weak or not element["weak"])
+        )
+        position = element.end()
+    return found

@@ -9,7 +9,7 @@ from app.features.comments.models import Comment
 from app.features.comments.schemas import CommentCreate, CommentPage, CommentRead
 from app.features.users.dependencies import CurrentUser
 from app.infra.database.pagination import Page
-from app.infra.dependencies import PageQuery, ReadSession, WriteSession
+from app.infra.dependencies import Conditions, PageQuery, ReadSession, WriteSession
 from app.infra.inputs import Id
 from app.infra.web.openapi import PUBLIC, problems
 from app.infra.web.pages import link_neighbours
@@ -55,10 +55,13 @@ async def create_comment(
     "/comments/{comment_id}",
     status_code=204,
     response_class=Response,
-    responses=problems(401, 403, 404, 422),
+    responses=problems(401, 403, 404, 412, 422),
 )
 async def delete_comment(
-    comment_id: Annotated[Id, Path()], user: CurrentUser, session: WriteSession
+    comment_id: Annotated[Id, Path()],
+    user: CurrentUser,
+    session: WriteSession,
+    precondition: Conditions,
 ) -> None:
-    """Delete one's own comment."""
-    await service.delete_comment(session, user, comment_id)
+    """Delete one's own comment. 412 when a condition is not met."""
+    await service.delete_comment(session, user, comment_id, precondition)

@@ -12,6 +12,7 @@ from app.features.users import tags as users
 from app.features.users.models import User
 from app.infra.cache.tags import invalidate, shows
 from app.infra.database.pagination import Page, PageRequest
+from app.infra.precondition import Precondition
 
 
 async def list_comments(session: AsyncSession, post_id: int, query: PageRequest) -> Page[Comment]:
@@ -36,13 +37,16 @@ async def create_comment(
     return comment
 
 
-async def delete_comment(session: AsyncSession, author: User, comment_id: int) -> None:
+async def delete_comment(
+    session: AsyncSession, author: User, comment_id: int, precondition: Precondition
+) -> None:
     """Delete one's own comment."""
     comment = await queries.get_comment(session, comment_id)
     if comment is None:
         raise NotFound("There is no such comment.")
     if comment.author_id != author.id:
         raise Forbidden("Only its author may delete a comment.")
+    precondition.require()
     # The post's row first, as everywhere: two transactions that lock in one order cannot deadlock.
     await queries.change_count(session, comment.post_id, -1)
     if not await queries.delete_comment(session, comment_id):

@@ -9,7 +9,7 @@ from app.features.posts.models import Post
 from app.features.posts.schemas import PostCreate, PostPage, PostRead, PostUpdate
 from app.features.users.dependencies import CurrentUser
 from app.infra.database.pagination import Page
-from app.infra.dependencies import IfMatch, PageQuery, ReadSession, WriteSession
+from app.infra.dependencies import Conditions, PageQuery, ReadSession, WriteSession
 from app.infra.inputs import Id
 from app.infra.web.openapi import PUBLIC, problems
 from app.infra.web.pages import link_neighbours
@@ -65,10 +65,10 @@ async def update_post(
     data: PostUpdate,
     user: CurrentUser,
     session: WriteSession,
-    precondition: IfMatch,
+    precondition: Conditions,
     response: Response,
 ) -> Post:
-    """Change the title or the body of one's own post. With If-Match, 412 when it has moved."""
+    """Change the title or the body of one's own post. 412 when a condition is not met."""
     post = await service.update_post(session, user, post_id, data, precondition)
     response.headers["ETag"] = _entity_tag(post)
     return post
@@ -81,9 +81,9 @@ async def update_post(
     responses=problems(401, 403, 404, 412, 422),
 )
 async def delete_post(
-    post_id: PostId, user: CurrentUser, session: WriteSession, precondition: IfMatch
+    post_id: PostId, user: CurrentUser, session: WriteSession, precondition: Conditions
 ) -> None:
-    """Delete one's own post and its comments. With If-Match, 412 when it has moved."""
+    """Delete one's own post and its comments. 412 when a condition is not met."""
     await service.delete_post(session, user, post_id, precondition)
 
 

@@ -8,7 +8,7 @@ from app.features.users import service
 from app.features.users.dependencies import FreshUser
 from app.features.users.models import User
 from app.features.users.schemas import PublicUserRead, UserCreate, UserRead, UserUpdate
-from app.infra.dependencies import ReadSession, Resources, WriteSession
+from app.infra.dependencies import Conditions, ReadSession, Resources, WriteSession
 from app.infra.inputs import Id
 from app.infra.web.openapi import PUBLIC, problems
 from app.infra.web.public import public
@@ -33,17 +33,23 @@ async def read_me(user: FreshUser) -> User:
     return user
 
 
-@router.patch("/me", response_model=UserRead, responses=problems(401, 403, 409, 415, 422))
+@router.patch("/me", response_model=UserRead, responses=problems(401, 403, 409, 412, 415, 422))
 async def update_me(
-    data: UserUpdate, user: FreshUser, session: WriteSession, held: Resources
+    data: UserUpdate,
+    user: FreshUser,
+    session: WriteSession,
+    held: Resources,
+    precondition: Conditions,
 ) -> User:
     """Change the account of the caller. 403 `invalid_credentials` for a wrong current password."""
+    precondition.require()
     return await service.update_user(session, held.passwords, user, data)
 
 
-@router.delete("/me", status_code=204, response_class=Response, responses=problems(401))
-async def delete_me(user: FreshUser, session: WriteSession) -> None:
+@router.delete("/me", status_code=204, response_class=Response, responses=problems(401, 412, 422))
+async def delete_me(user: FreshUser, session: WriteSession, precondition: Conditions) -> None:
     """Delete the account of the caller. Their posts and comments stay, as those of nobody."""
+    precondition.require()
     await service.delete_user(session, user)
 
 

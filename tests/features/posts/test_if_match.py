@@ -160,8 +160,26 @@ async def test_a_stale_deletion_deletes_nothing(
     assert (await client.get(url)).status_code == 404
 
 
-MATCHES = ["{etag}", "*", " * ", '"other", {etag}', '"9-x",{etag}', "{gzip}", '"1-anything"']
-DIFFERS = ["W/{etag}", "", '"other"', '"1"', '"11-x"', '"2-{digest}"', "{bare}", '"*"', 'W/"*"']
+ANOTHER = "0123456789abcdef"  # a digest of another moment: a comment came since
+MATCHES = [
+    *("{etag}", "*", " * ", '"other", {etag}', '"9-x",{etag}', "{gzip}", f'"1-{ANOTHER}"'),
+    *(",{etag}", " , ,{etag} , ", "\t{etag}\t", 'W/"1-{digest}", {etag}', '"a,b" , {etag}'),
+]
+DIFFERS = [
+    *("W/{etag}", "", '"other"', '"1"', '"11-{digest}"', '"2-{digest}"', "{bare}", '"*"', 'W/"*"'),
+    *('"1-"', '"1-x"', '"1-anything"', '"1-{digest}0"', '"1-{digest}-br"', '"01-{digest}"'),
+    *(
+        '"a, b", {etag}',
+        '"1 -{digest}"',
+        '" 1-{digest}"',
+        '"+1-{digest}"',
+        "{etag}x",
+        "{etag} {etag}",
+        "*, {etag}",
+    ),
+    *("*, *", "w/{etag}", "W/ {etag}", '"1-{digest}', "'1-{digest}'", "x, {etag}", "{etag}; a=b"),
+    *('"1-{upper}"', '"-{digest}"', f'"{"1" * 5_000}-{ANOTHER}"'),
+]
 
 
 @pytest.mark.parametrize("form", MATCHES)
@@ -169,7 +187,7 @@ async def test_a_validator_matches(
     client: Client, url: str, headers: dict[str, str], form: str
 ) -> None:
     seen = await etag(client, url)
-    condition = form.format(etag=seen, gzip=seen[:-1] + '-gzip"')
+    condition = form.format(etag=seen, gzip=seen[:-1] + '-gzip"', digest=seen[3:-1])
     headers = headers | {"If-Match": condition}
     assert (await edit(client, url, "A title", headers)).status_code == 200
     assert (await client.delete(url, headers=headers)).status_code == 204
@@ -180,7 +198,8 @@ async def test_a_validator_does_not_match(
     client: Client, url: str, headers: dict[str, str], form: str
 ) -> None:
     seen = await etag(client, url)
-    condition = form.format(etag=seen, bare=seen[1:-1], digest=seen[3:-1])
+    digest = seen[3:-1]
+    condition = form.format(etag=seen, bare=seen[1:-1], digest=digest, upper=f"{digest[:-1]}F")
     headers = headers | {"If-Match": condition}
     assert (await edit(client, url, "New", headers)).status_code == 412
     assert (await client.delete(url, headers=headers)).status_code == 412
@@ -239,7 +258,68 @@ async def test_a_stranger_learns_nothing_from_a_condition(
 ) -> None:
     stranger = make.headers(await make.user())
     for condition in (await etag(client, url), '"9-x"', "*"):
-        answer = await edit(client, url, "Mine", stranger | {"If-Match": condition})
-        assert answer.status_code == 403
+        for name in ("If-Match", "If-None-Match"):
+            answer = await edit(client, url, "Mine", stranger | {name: condition})
+            assert answer.status_code == 403
     nobody = await edit(client, url, "Mine", {"If-Match": '"9-x"'})
     assert nobody.status_code == 401
+
+
+async def test_the_lines_of_a_condition_are_one_list(
+    client: Client, url: str, headers: dict[str, str]
+) -> None:
+    seen = await etag(client, url)
+    for lines, status in (
+        (['"9-x"', seen], 200),
+        ([seen, '"9-x"'], 200),
+        (['"8-x"', '"9-x"'], 412),
+        ([seen, "garbage"], 412),
+    ):
+        sent = [*headers.items(), *(("If-Match", line) for line in lines)]
+        answer = await client.patch(url, json={"title": "A title"}, headers=sent)
+        assert answer.status_code == status, lines
+
+
+NONE_MATCH_HOLDS = ['"other"', '"2-{digest}"', '"1-"', "", ",", 'W/"2-{digest}"', '"*"', '"1-x"']
+NONE_MATCH_FAILS = [
+    *("*", " * ", "{etag}", "W/{etag}", '"other", {etag}', "{gzip}", "garbage", "*, *", "{etag}x"),
+]
+
+
+@pytest.mark.parametrize("form", NONE_MATCH_FAILS)
+async def test_what_exists_is_not_changed_if_none_may_match(
+    client: Client, url: str, headers: dict[str, str], form: str
+) -> None:
+    seen = await etag(client, url)
+    headers = headers | {"If-None-Match": form.format(etag=seen, gzip=seen[:-1] + '-gzip"')}
+    for answer in (
+        await edit(client, url, "New", headers),
+        await client.delete(url, headers=headers),
+        await edit(client, url, "New", headers | {"If-Match": seen}),
+    ):
+        assert (answer.status_code, answer.json()["code"]) == (412, "stale")
+    assert await etag(client, url) == seen
+
+
+@pytest.mark.parametrize("form", NONE_MATCH_HOLDS)
+async def test_what_differs_is_changed_if_none_may_match(
+    client: Client, url: str, headers: dict[str, str], form: str
+) -> None:
+    digest = (await etag(client, url))[3:-1]
+    headers = headers | {"If-None-Match": form.format(digest=digest)}
+    assert (await edit(client, url, "A title", headers)).status_code == 200
+    assert (await client.delete(url, headers=headers)).status_code == 204
+
+
+async def test_the_lines_of_if_none_match_are_one_list(
+    client: Client, url: str, headers: dict[str, str]
+) -> None:
+    lines = [("If-None-Match", '"9-x"'), ("If-None-Match", await etag(client, url))]
+    sent = [*headers.items(), *lines]
+    assert (await client.patch(url, json={"title": "New"}, headers=sent)).status_code == 412
+
+
+async def test_nothing_is_changed_where_nothing_is(client: Client, headers: dict[str, str]) -> None:
+    headers = headers | {"If-None-Match": "*"}
+    assert (await edit(client, "/v1/posts/999", "New", headers)).status_code == 404
+    assert (await client.delete("/v1/posts/999", headers=headers)).status_code == 404

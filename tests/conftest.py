@@ -30,6 +30,19 @@ TABLES = "users, posts, comments, refresh_tokens, cache_outbox"
 SERVERS = pytest.StashKey[ExitStack]()
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--faults", action="store_true", help="run the long fault cases as well")
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leave the fault cases out unless `--faults` asks for them, whichever folder was named."""
+    if config.getoption("faults"):
+        return
+    long = [item for item in items if item.get_closest_marker("faults")]
+    items[:] = [item for item in items if item not in long]
+    config.hook.pytest_deselected(items=long)
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Start the servers once, in the process that the others are children of."""
     ignore_libpq_variables()

@@ -1,4 +1,4 @@
-"""Runs what takes long, or is judged by its times, only when `--faults` asks for it."""
+"""Collects the verdicts of the fault cases, and provides the servers that they break."""
 
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
@@ -24,20 +24,11 @@ Judge = Callable[..., None]
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
-    parser.addoption("--faults", action="store_true", help="run the long fault cases as well")
     parser.addoption("--fault-table", type=Path, help="write the verdicts to this page")
 
 
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[VERDICTS], config.stash[STARTED] = Verdicts(), time.monotonic()
-
-
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if config.getoption("faults", default=False):
-        return
-    long = [item for item in items if item.get_closest_marker("faults")]
-    items[:] = [item for item in items if item not in long]
-    config.hook.pytest_deselected(items=long)
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

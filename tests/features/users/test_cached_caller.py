@@ -70,6 +70,22 @@ def headers(make: Factory, user: User) -> dict[str, str]:
     return make.headers(user)
 
 
+async def publish(client: Client, headers: dict[str, str]) -> httpx2.Response:
+    """Publish a post. Its author is whom `CurrentUser` takes the caller for."""
+    return await client.post("/v1/posts", json={"title": "T", "body": "B"}, headers=headers)
+
+
+async def author(client: Client, headers: dict[str, str]) -> dict[str, object]:
+    """Return the author of a post that the caller publishes now."""
+    shown: dict[str, object] = (await publish(client, headers)).raise_for_status().json()["author"]
+    return shown
+
+
+def author_of(user: User) -> dict[str, object]:
+    """Return how a user is shown as an author."""
+    return {"id": user.id, "name": user.name, "avatar_url": user.avatar_url}
+
+
 async def everything(store: Store) -> bytes:
     """Return all that is in Valkey, keys and values, whatever its type."""
     found = []
@@ -81,17 +97,22 @@ async def everything(store: Store) -> bytes:
 
 
 async def test_a_caller_is_read_from_the_database_once(
-    client: Client, service: FastAPI, headers: dict[str, str]
+    client: Client, service: FastAPI, headers: dict[str, str], user: User
 ) -> None:
-    content = {"title": "T", "body": "B"}
-    await client.post("/v1/posts", json=content, headers=headers)
+    await publish(client, headers)
     with recorded_statements(service.state.resources) as statements:
-        response = await client.post("/v1/posts", json=content, headers=headers)
-    assert response.json()["author"]["name"] == "Ann"
+        assert await author(client, headers) == author_of(user)
     assert not [statement for statement in statements if "FROM users" in statement]
 
 
 async def test_a_cached_caller_is_shown_as_one_who_was_read(
+    client: Client, other: Client, headers: dict[str, str], user: User
+) -> None:
+    for process in (client, client, other):  # read from the database, then from the cache twice
+        assert await author(process, headers) == author_of(user)
+
+
+async def test_the_account_of_a_caller_is_not_kept_by_others(
     client: Client, headers: dict[str, str], user: User
 ) -> None:
     first, second = [await client.get("/v1/users/me", headers=headers) for _ in range(2)]
@@ -113,7 +134,7 @@ async def test_no_credential_is_in_valkey(
     assert (await client.patch("/v1/users/me", json=change, headers=headers)).status_code == 200
     for url in ("/v1/users/me", f"/v1/users/{user.id}", "/v1/posts"):
         await client.get(url, headers=headers)
-    await client.post("/v1/posts", json={"title": "T", "body": "B"}, headers=headers)
+    await publish(client, headers)
     async with make.resources.database.read() as session:
         kept = await session.get_one(User, user.id)
     content = await everything(store)
@@ -128,12 +149,13 @@ async def test_an_address_is_in_nothing_that_everybody_is_shown(
     client: Client, service: FastAPI, make: Factory, headers: dict[str, str], user: User
 ) -> None:
     post = await make.post(user)
+    await publish(client, headers)
     await client.get("/v1/users/me", headers=headers)
     for url in ("/v1/posts", f"/v1/posts/{post.id}", f"/v1/users/{user.id}"):
         assert user.email not in (await client.get(url, headers=headers)).text
-    store = cache_of(service).store
-    async for key in store._valkey.scan_iter(store._entry("/*")):
-        assert user.email.encode() not in (await store._valkey.get(key) or b"")
+    content = await everything(cache_of(service).store)
+    assert user.name.encode() in content  # the pages, the profile and the caller are there
+    assert user.email.encode() not in content
 
 
 async def test_a_cached_caller_has_no_credential_to_be_read(
@@ -152,16 +174,23 @@ async def test_a_cached_caller_has_no_credential_to_be_read(
 async def test_a_deleted_account_is_refused_everywhere_at_once(
     client: Client, other: Client, headers: dict[str, str]
 ) -> None:
-    new = {"title": "T", "body": "B"}
     for process in (client, other):
-        assert (await process.get("/v1/users/me", headers=headers)).status_code == 200
-        assert (await process.post("/v1/posts", json=new, headers=headers)).status_code == 201
+        published = await publish(process, headers)
+        assert published.status_code == 201
+    post = published.headers["location"]
+    comment = await client.post(f"{post}/comments", json={"body": "B"}, headers=headers)
     assert (await client.delete("/v1/users/me", headers=headers)).status_code == 204
     for process in (other, client):
-        for method, url in (("GET", "/v1/users/me"), ("POST", "/v1/posts")):
-            answer = await process.request(method, url, json=new, headers=headers)
-            assert answer.status_code == 401
-            assert answer.json()["code"] == "unauthenticated"
+        for method, url, body in (
+            ("GET", "/v1/users/me", None),
+            ("POST", "/v1/posts", {"title": "T", "body": "B"}),
+            ("PATCH", post, {"title": "Mine"}),
+            ("POST", f"{post}/comments", {"body": "B"}),
+            ("DELETE", f"/v1/comments/{comment.json()['id']}", None),
+            ("DELETE", post, None),
+        ):
+            answer = await process.request(method, url, json=body, headers=headers)
+            assert (answer.status_code, answer.json()["code"]) == (401, "unauthenticated"), url
 
 
 async def test_a_change_is_shown_everywhere_at_once(
@@ -175,7 +204,7 @@ async def test_a_change_is_shown_everywhere_at_once(
         )
         for process in (reader, writer):
             assert (await process.get("/v1/users/me", headers=headers)).json() == change.json()
-        created = await reader.post("/v1/posts", json={"title": "T", "body": "B"}, headers=headers)
+        created = await publish(reader, headers)
         assert created.json()["author"]["name"] == name
         url = f"{created.headers['location']}/comments"
         comment = await reader.post(url, json={"body": "B"}, headers=headers)
@@ -187,10 +216,10 @@ async def test_somebody_who_is_not_there_is_refused_until_they_are(
 ) -> None:
     headers = make.headers(User(id=user.id + 1))
     for _ in range(2):
-        assert (await client.get("/v1/users/me", headers=headers)).status_code == 401
+        assert (await publish(client, headers)).status_code == 401
     new = {"email": "new@example.com", "name": "New", "password": PASSWORD}
     assert (await client.post("/v1/users", json=new)).json()["id"] == user.id + 1
-    assert (await client.get("/v1/users/me", headers=headers)).json()["name"] == "New"
+    assert (await author(client, headers))["name"] == "New"
 
 
 async def test_a_password_is_checked_against_the_database(
@@ -204,8 +233,29 @@ async def test_a_password_is_checked_against_the_database(
     assert (again.status_code, again.json()["code"]) == (403, "invalid_credentials")
 
 
+@pytest.mark.parametrize("first", ["owner", "stranger"])
+async def test_whoever_was_cached_first_only_the_author_changes_a_post(
+    client: Client, make: Factory, headers: dict[str, str], user: User, first: str
+) -> None:
+    post = await make.post(user)
+    comment = await make.comment(post, user)
+    stranger = make.headers(await make.user(name="Ben"))
+    calls: list[tuple[str, str, object]] = [
+        ("PATCH", f"/v1/posts/{post.id}", {"title": "Mine"}),
+        ("DELETE", f"/v1/comments/{comment.id}", None),
+        ("DELETE", f"/v1/posts/{post.id}", None),
+    ]
+    await publish(client, headers if first == "owner" else stranger)
+    for method, url, body in calls:
+        refused = await client.request(method, url, json=body, headers=stranger)
+        assert (refused.status_code, refused.json()["code"]) == (403, "forbidden"), url
+    for method, url, body in calls:
+        answer = await client.request(method, url, json=body, headers=headers)
+        assert answer.is_success, url
+
+
 async def read_pairs(clients: list[Client], make: Factory, users: int, pairs: int) -> None:
-    """Let random pairs of users ask for themselves and for each other, all at once."""
+    """Let random pairs of users act, and ask for themselves and for each other, all at once."""
     accounts = [await make.user(name=f"Name {number}") for number in range(users)]
     headers = {user.id: make.headers(user) for user in accounts}
     chance = random.Random(pairs)
@@ -215,15 +265,14 @@ async def read_pairs(clients: list[Client], make: Factory, users: int, pairs: in
         first, second = chance.sample(clients, 2)
         url, shown = ("/v1/users/me", two) if number % 2 else (f"/v1/users/{one.id}", one)
         control = chance.choice(CONTROLS)
-        answers = await asyncio.gather(
-            first.get("/v1/users/me", headers=headers[one.id]),
+        acts_as, answer = await asyncio.gather(
+            author(first, headers[one.id]),
             second.get(url, headers=headers[two.id] | control),
         )
-        for answer, user in zip(answers, (one, shown), strict=True):
-            seen = answer.json()
-            assert (seen["id"], seen["name"]) == (user.id, user.name)
-            is_own = answer.url.path == "/v1/users/me"
-            assert seen.get("email") == (user.email if is_own else None)
+        assert acts_as == author_of(one)
+        seen = answer.json()
+        assert (seen.get("id"), seen.get("name")) == (shown.id, shown.name), seen
+        assert seen.get("email") == (shown.email if url == "/v1/users/me" else None)
 
     for at in range(0, pairs, 100):
         await asyncio.gather(*(ask(number) for number in range(at, min(at + 100, pairs))))
@@ -244,7 +293,7 @@ async def test_the_address_of_a_deleted_account_is_not_in_valkey(
     client: Client, service: FastAPI, make: Factory
 ) -> None:
     headers = make.headers(await make.user(email="to-be-forgotten@example.com"))
+    await publish(client, headers)
     await client.get("/v1/users/me", headers=headers)
-    await client.post("/v1/posts", json={"title": "T", "body": "B"}, headers=headers)
     assert (await client.delete("/v1/users/me", headers=headers)).status_code == 204
     assert b"to-be-forgotten" not in await everything(cache_of(service).store)

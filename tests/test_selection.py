@@ -1,0 +1,25 @@
+"""Fault cases run only when `--faults` asks for them, whatever else selects tests."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+PROJECT = Path(__file__).parents[1]
+FOLDER = "tests/features/users"
+CASE = f"{FOLDER}/test_cached_caller.py::test_nobody_is_shown_another_in_ten_thousand_pairs"
+
+
+def collected(*arguments: str) -> list[str]:
+    """Return the tests that pytest would run."""
+    command = [sys.executable, "-m", "pytest", "--collect-only", "-q", *arguments]
+    listed = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False)
+    assert listed.returncode in (0, 5), listed.stdout + listed.stderr  # 5: none was selected
+    return [line for line in listed.stdout.splitlines() if "::" in line]
+
+
+def test_a_fault_case_runs_only_with_the_option() -> None:
+    assert CASE in collected(FOLDER, "--faults")
+    without = collected(FOLDER)
+    assert without
+    assert CASE not in without
+    assert not collected(CASE)

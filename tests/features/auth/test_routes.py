@@ -2,9 +2,11 @@
 
 from datetime import UTC, datetime, timedelta
 
+import argon2
 import httpx2
 import jwt
 import pytest
+from argon2 import PasswordHasher
 
 from app.infra.resources import Resources
 from app.settings import Settings
@@ -42,6 +44,27 @@ async def test_an_unknown_account_answers_like_a_wrong_password(
     assert {k: v for k, v in wrong.json().items() if k not in ignored} == {
         k: v for k, v in unknown.json().items() if k not in ignored
     }
+
+
+async def test_an_unknown_account_costs_as_many_hashes_as_a_known_one(
+    client: Client, make: Factory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    user = await make.user()
+    hashed: list[str] = []
+    verify = PasswordHasher.verify
+
+    def counted(hasher: PasswordHasher, encoded: str, password: str) -> bool:
+        hashed.append(encoded)
+        return verify(hasher, encoded, password)
+
+    monkeypatch.setattr(PasswordHasher, "verify", counted)
+    costs = []
+    for email in (user.email, "nobody@example.com", "no address"):
+        hashed.clear()
+        assert (await log_in(client, email, "not the password")).status_code == 401
+        costs.append([argon2.extract_parameters(encoded) for encoded in hashed])
+    assert costs[0]
+    assert costs == costs[:1] * 3
 
 
 @pytest.mark.parametrize("form", [{}, {"username": "a@example.com"}, {"password": "x"}])

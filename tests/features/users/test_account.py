@@ -4,7 +4,9 @@ import asyncio
 
 import httpx2
 import pytest
+from sqlalchemy import text
 
+from app.infra.resources import Resources
 from tests.factories import PASSWORD, Factory
 
 Client = httpx2.AsyncClient
@@ -100,6 +102,20 @@ async def test_a_deleted_account_is_anonymous_and_its_posts_stay(
     assert (profile["name"], profile["bio"]) == ("Deleted user", "")
 
 
+async def test_nothing_personal_of_a_deleted_account_is_kept(
+    client: Client, make: Factory, resources: Resources
+) -> None:
+    user = await make.user(
+        email="forget-me@example.com", name="Forget Me", bio="Forget me.", avatar_url="/forget-me"
+    )
+    await client.delete("/v1/users/me", headers=make.headers(user))
+    async with resources.database.read() as session:
+        [row] = (await session.execute(text("SELECT users::text FROM users"))).scalars()
+    assert "forget" not in row.lower()
+    assert user.password_hash not in row
+    assert "argon2" not in row
+
+
 async def test_a_deleted_account_opens_nothing(client: Client, make: Factory) -> None:
     user = await make.user()
     token = (await log_in(client, user.email, PASSWORD)).json()
@@ -122,16 +138,26 @@ async def test_the_address_of_a_deleted_account_is_free_again(
         assert (await client.delete("/v1/users/me", headers=make.headers(user))).status_code == 204
 
 
-async def test_of_two_changes_with_one_password_the_second_is_refused(
-    client: Client, make: Factory
+async def test_of_many_changes_with_one_password_at_once_one_succeeds(
+    client: Client, make: Factory, resources: Resources, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     user = await make.user()
+    everybody = asyncio.Barrier(5)
+    verify = resources.passwords.verify
+
+    async def verify_together(password: str, encoded: str | None) -> bool:
+        matches = await verify(password, encoded)
+        await asyncio.wait_for(
+            everybody.wait(), 60
+        )  # all of them have read the account, and none has changed it
+        return matches
+
+    monkeypatch.setattr(resources.passwords, "verify", verify_together)
     changes = [{"password": f"password {i}", "current_password": PASSWORD} for i in range(5)]
     responses = await asyncio.gather(
         *(client.patch("/v1/users/me", json=c, headers=make.headers(user)) for c in changes)
     )
-    statuses = sorted(response.status_code for response in responses)
-    assert statuses[0] == 200
-    assert set(statuses[1:]) <= {403, 409}
+    monkeypatch.undo()
+    assert sorted(response.status_code for response in responses) == [200] + [409] * 4
     kept = [c for c, r in zip(changes, responses, strict=True) if r.status_code == 200]
     assert (await log_in(client, user.email, kept[0]["password"])).status_code == 200

@@ -1,12 +1,13 @@
-"""Who is calling: read once a request, and anew only where that is meant."""
+"""Who is calling: looked up once a request, and read anew wherever that is asked for."""
 
 from collections.abc import AsyncIterator
-from typing import Annotated
+from typing import Annotated, Any
 
 import pytest
 from fastapi import Depends, FastAPI
 
 from app.features.users.dependencies import CurrentUser, FreshUser
+from app.infra.cache.read_through import Answer, ReadThrough
 from app.settings import Settings
 from tests.application import client_of, recorded_statements, running
 from tests.factories import Factory
@@ -16,8 +17,8 @@ async def name(user: CurrentUser) -> str:
     return user.name
 
 
-async def bio(user: CurrentUser) -> str:
-    return user.bio
+async def email(user: FreshUser) -> str:
+    return user.email
 
 
 @pytest.fixture
@@ -26,28 +27,47 @@ async def app_of_the_test(settings: Settings) -> AsyncIterator[FastAPI]:
     async with running(settings) as app:
 
         @app.get("/shared")
-        async def shared(
-            user: CurrentUser,
-            name: Annotated[str, Depends(name)],
-            bio: Annotated[str, Depends(bio)],
-        ) -> int:
-            return user.id
+        async def shared(user: CurrentUser, name: Annotated[str, Depends(name)]) -> list[str]:
+            return [user.name, name]
 
         @app.get("/fresh")
-        async def fresh(user: CurrentUser, again: FreshUser) -> bool:
-            return user is again
+        async def fresh(user: FreshUser, email: Annotated[str, Depends(email)]) -> list[str]:
+            return [user.email, email]
 
         yield app
 
 
-@pytest.mark.parametrize(("path", "reads"), [("/shared", 1), ("/fresh", 2)])
-async def test_the_caller_is_read_once_unless_a_fresh_one_is_asked_for(
-    app_of_the_test: FastAPI, make: Factory, path: str, reads: int
+@pytest.fixture
+def looked_up(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The keys for which the cache is asked."""
+    keys: list[str] = []
+    read = ReadThrough.read
+
+    async def recorded(reader: ReadThrough, key: str, *rest: Any, **options: Any) -> Answer:
+        keys.append(key)
+        return await read(reader, key, *rest, **options)
+
+    monkeypatch.setattr(ReadThrough, "read", recorded)
+    return keys
+
+
+async def test_the_cached_caller_is_looked_up_once_whoever_asks(
+    app_of_the_test: FastAPI, make: Factory, looked_up: list[str]
 ) -> None:
-    headers = make.headers(await make.user())
+    user = await make.user()
+    async with client_of(app_of_the_test) as client:
+        response = await client.get("/shared", headers=make.headers(user))
+    assert response.json() == [user.name, user.name]
+    assert len(looked_up) == 1
+
+
+async def test_a_fresh_caller_is_read_from_the_database_by_each_who_asks(
+    app_of_the_test: FastAPI, make: Factory, looked_up: list[str]
+) -> None:
+    user = await make.user()
     async with client_of(app_of_the_test) as client:
         with recorded_statements(app_of_the_test.state.resources) as statements:
-            response = await client.get(path, headers=headers)
-    assert response.status_code == 200
-    assert response.json() is not True
-    assert len(statements) == reads, statements
+            response = await client.get("/fresh", headers=make.headers(user))
+    assert response.json() == [user.email, user.email]
+    assert len(statements) == 2, statements
+    assert not looked_up

@@ -63,6 +63,8 @@ async def test_of_many_who_register_at_once_one_gets_the_address(
         *(client.post("/v1/users", json={**ANN, "email": email}) for email in variants)
     )
     assert sorted(response.status_code for response in responses) == [201] + [409] * 19
+    codes = {response.json()["code"] for response in responses if response.is_error}
+    assert codes == {"email_taken"}
     async with resources.database.read() as session:
         assert await session.scalar(select(func.count()).select_from(User)) == 1
 

@@ -10,7 +10,7 @@ import httpx2
 import pytest
 from fastapi import FastAPI
 
-from app.infra.cache import channel, memory
+from app.infra.cache import channel, memory, read_through
 from app.infra.cache.cache import Cache
 from app.infra.web import representation, response_cache
 from app.settings import Settings
@@ -37,9 +37,10 @@ def patient(settings: Settings, **cache: object) -> Settings:
 
 @asynccontextmanager
 async def patient_app(settings: Settings) -> AsyncIterator[FastAPI]:
-    """Run an application whose memory stays trusted while the loop of the tests stands still."""
+    """Run an application that trusts its memory, and waits for a load, on a busy machine too."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(channel, "LIVE_SECONDS", 3_600)
+        patch.setattr(read_through, "LOAD_SECONDS", 30)
         async with running(patient(settings)) as app:
             yield app
 

@@ -1,8 +1,10 @@
 """`/v1/posts`: the feature to copy."""
 
+from collections.abc import Mapping
 from typing import Annotated
 
 from fastapi import Path, Query, Request, Response
+from pydantic import TypeAdapter
 
 from app.features.posts import service
 from app.features.posts.models import Post
@@ -14,12 +16,13 @@ from app.infra.inputs import Id
 from app.infra.web.openapi import PUBLIC, problems
 from app.infra.web.pages import link_neighbours
 from app.infra.web.public import public
-from app.infra.web.representation import entity_tag
+from app.infra.web.representation import tagged_response
 from app.infra.web.routing import feature_router
 
 router = feature_router("/v1/posts")
 
 PostId = Annotated[Id, Path()]
+POST_READ = TypeAdapter(PostRead)
 
 
 @router.get("", response_model=PostPage, responses=PUBLIC | problems(422))
@@ -38,23 +41,17 @@ async def list_posts(
 
 
 @router.post("", status_code=201, response_model=PostRead, responses=problems(401, 415, 422))
-async def create_post(
-    data: PostCreate, user: CurrentUser, session: WriteSession, response: Response
-) -> Post:
+async def create_post(data: PostCreate, user: CurrentUser, session: WriteSession) -> Response:
     """Publish a post."""
     post = await service.create_post(session, user, data)
-    response.headers["Location"] = f"/v1/posts/{post.id}"
-    response.headers["ETag"] = _entity_tag(post)
-    return post
+    return _shown(post, 201, {"Location": f"/v1/posts/{post.id}"})
 
 
 @router.get("/{post_id}", response_model=PostRead, responses=PUBLIC | problems(404, 422))
 @public()
-async def read_post(post_id: PostId, session: ReadSession, response: Response) -> Post:
+async def read_post(post_id: PostId, session: ReadSession) -> Response:
     """Return a post with its author."""
-    post = await service.read_post(session, post_id)
-    response.headers["ETag"] = _entity_tag(post)
-    return post
+    return _shown(await service.read_post(session, post_id))
 
 
 @router.patch(
@@ -66,12 +63,9 @@ async def update_post(
     user: CurrentUser,
     session: WriteSession,
     precondition: Conditions,
-    response: Response,
-) -> Post:
+) -> Response:
     """Change the title or the body of one's own post. 412 when a condition is not met."""
-    post = await service.update_post(session, user, post_id, data, precondition)
-    response.headers["ETag"] = _entity_tag(post)
-    return post
+    return _shown(await service.update_post(session, user, post_id, data, precondition))
 
 
 @router.delete(
@@ -87,7 +81,6 @@ async def delete_post(
     await service.delete_post(session, user, post_id, precondition)
 
 
-def _entity_tag(post: Post) -> str:
-    """Return the validator of how a post is shown: its version, and a digest of all the rest."""
-    shown = PostRead.model_validate(post, from_attributes=True)
-    return entity_tag(shown.model_dump_json().encode(), post.version)
+def _shown(post: Post, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    """Answer with a post, and with the validator that its version and its bytes make."""
+    return tagged_response(POST_READ, post, post.version, status, headers)

@@ -4,6 +4,7 @@ An entry's value is one line of JSON (status, headers), the body, and the body c
 """
 
 import gzip
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from hashlib import blake2b
@@ -11,6 +12,8 @@ from typing import Any, NamedTuple
 
 import orjson
 from anyio.to_thread import run_sync
+from pydantic import TypeAdapter
+from starlette.responses import Response
 
 from app.infra.web.problems import MEDIA_TYPE as PROBLEM
 
@@ -141,6 +144,23 @@ def entity_tag(body: bytes, version: int | None = None) -> str:
     """
     digest = blake2b(body, digest_size=8).hexdigest()
     return f'"{digest}"' if version is None else f'"{version}-{digest}"'
+
+
+def tagged_response(
+    schema: TypeAdapter[Any],
+    value: object,
+    version: int,
+    status: int = 200,
+    headers: Mapping[str, str] | None = None,
+) -> Response:
+    """Answer with `value` as JSON and its entity tag.
+
+    It is validated and serialised here, once. Returned as a model, the framework would do both
+    again after the entity tag was computed.
+    """
+    body = schema.dump_json(schema.validate_python(value, from_attributes=True))
+    etag = {"ETag": entity_tag(body, version)}
+    return Response(body, status, {**etag, **(headers or {})}, media_type="application/json")
 
 
 async def _compress(body: bytes) -> bytes:

@@ -1,0 +1,74 @@
+"""A post is validated and serialised once for each response."""
+
+import json
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import httpx2
+import pytest
+from pydantic_core import SchemaSerializer, SchemaValidator
+
+from app.infra.web.representation import entity_tag
+from tests.factories import Factory
+from tests.infra.web.test_response_cache import NO_STORE
+
+Client = httpx2.AsyncClient
+
+
+@contextmanager
+def counting() -> Iterator[dict[str, int]]:
+    """Count what Pydantic does meanwhile: validations of a post, and serialisations to JSON."""
+    counted = {"validated": 0, "serialised": 0}
+
+    def count(_frame: object, event: str, function: Any) -> None:
+        owner = getattr(function, "__self__", None)
+        to_json = event == "c_call" and function.__name__ == "to_json"
+        if to_json and isinstance(owner, SchemaSerializer):
+            counted["serialised"] += 1
+        if event == "c_call" and isinstance(owner, SchemaValidator) and owner.title == "Post":
+            counted["validated"] += 1
+
+    before = sys.getprofile()
+    sys.setprofile(count)
+    try:
+        yield counted
+    finally:
+        sys.setprofile(before)
+
+
+@pytest.mark.parametrize("method", ["POST", "PATCH", "GET"])
+async def test_a_post_is_validated_and_serialised_once(
+    client: Client, make: Factory, method: str
+) -> None:
+    author = await make.user()
+    post = await make.post(author)
+    url = "/v1/posts" if method == "POST" else f"/v1/posts/{post.id}"
+    content = None if method == "GET" else {"title": "T", "body": "B"}
+    headers = NO_STORE | make.headers(author)
+    await client.request(method, url, json=content, headers=headers)  # what is made at first use
+    with counting() as counted:
+        response = await client.request(method, url, json=content, headers=headers)
+    assert response.is_success
+    assert counted == {"validated": 1, "serialised": 1}
+
+
+async def test_the_counting_sees_what_is_counted(client: Client, make: Factory) -> None:
+    await make.posts(2)
+    with counting() as counted:
+        await client.get("/v1/users/1", headers=NO_STORE)
+    assert counted["serialised"] == 1
+
+
+async def test_the_entity_tag_is_of_the_bytes_that_are_sent(client: Client, make: Factory) -> None:
+    author = await make.user()
+    new = {"title": "Übung", "body": "\N{PILE OF POO}"}
+    created = await client.post("/v1/posts", json=new, headers=make.headers(author))
+    url = created.headers["location"]
+    edited = await client.patch(url, json={"body": "B"}, headers=make.headers(author))
+    read = await client.get(url)
+    for response, version in ((created, 1), (edited, 2), (read, 2)):
+        assert response.headers["etag"] == entity_tag(response.content, version)
+        assert response.headers["content-type"] == "application/json"
+    assert json.loads(read.content) == (await client.get("/v1/posts")).json()["items"][0]

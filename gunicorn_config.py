@@ -9,6 +9,7 @@ from gunicorn.arbiter import Arbiter
 from gunicorn.workers.base import Worker
 
 from app.infra.database.capacity import read_capacity
+from app.infra.server.boots import Boots
 from app.infra.server.cores import available_cores
 from app.infra.server.load_table import TABLE
 from app.infra.server.master import reload_only_what_starts, tell_workers_of_the_end
@@ -48,9 +49,13 @@ def on_starting(server: Arbiter) -> None:
 
 
 def when_ready(server: Arbiter) -> None:
-    """Let workers know the end of the service from their own, and no reload be the end of it."""
+    """Let workers know the end of the service from their own.
+
+    Neither a reload nor a worker that cannot boot ends the instance.
+    """
     tell_workers_of_the_end(server)
     reload_only_what_starts(server)
+    server.boots = Boots(server)
 
 
 def pre_fork(_server: Arbiter, worker: Worker) -> None:
@@ -68,9 +73,10 @@ def post_worker_init(_worker: Worker) -> None:
     gc.set_threshold(50_000, 20, 50)
 
 
-def child_exit(_server: Arbiter, worker: Worker) -> None:
+def child_exit(server: Arbiter, worker: Worker) -> None:
     """Keep what the worker counted, and nothing else of it."""
     archive_worker(worker.pid)
+    server.boots.note_exit(worker.row)
     worker.row.leave()
 
 

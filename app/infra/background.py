@@ -33,13 +33,13 @@ def failing() -> list[str]:
     return sorted(name for name, at in _failed_at.items() if now - at < HEALTHY_SECONDS)
 
 
-def detached(coroutine: Coroutine[Any, Any, T]) -> asyncio.Task[T]:
+def detached(coroutine: Coroutine[Any, Any, T], name: str | None = None) -> asyncio.Task[T]:
     """Create a task with an empty context, for work that may outlive the request that starts it.
 
     `asyncio.create_task` copies the context of its caller. The work would then be counted as part
     of that request, for example the database connection that it holds.
     """
-    return asyncio.create_task(coroutine, context=Context())
+    return asyncio.create_task(coroutine, name=name, context=Context())
 
 
 @asynccontextmanager
@@ -53,7 +53,7 @@ async def in_background(
     3.12) and the shutdown would wait for ever.
     """
     leaving = asyncio.Event()
-    task = detached(_supervise(work, _Restarts(name), leaving))
+    task = detached(_supervise(work, _Restarts(name), leaving), name)
     try:
         yield
     finally:

@@ -21,7 +21,7 @@ def observing(histogram: Histogram) -> Callable[[float], None]:
     From then on it is observed in no other way, and from one thread.
     """
     total, buckets = histogram._sum, histogram._buckets
-    if not _is_mapped(total):
+    if not all(map(_is_mapped, [total, *buckets])):
         return histogram.observe
     numbers, bounds = _numbers(total), histogram._upper_bounds
     sum_at, buckets_at = _place(total), [_place(bucket) for bucket in buckets]
@@ -47,12 +47,15 @@ def counting(counter: Counter) -> Callable[[], None]:
 
 
 def _is_mapped(value: Any) -> bool:
-    return bool(value._multiprocess)
+    """Whether the value is in a file, which has no room for it when the disk is full."""
+    if not value._multiprocess:
+        return False
+    value.get()  # in a process that was forked, the library takes files of its own now
+    return value._key in value._file._positions
 
 
 def _numbers(value: Any) -> "memoryview[float]":
     """Return the file as numbers. It may grow and be mapped anew: this part of it stays."""
-    value.get()  # in a process that was forked, the library takes files of its own now
     return memoryview(value._file._m).cast("d")
 
 

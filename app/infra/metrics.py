@@ -5,7 +5,11 @@ adds them up (prometheus_client's multiprocess mode). Every label has few values
 send.
 """
 
-from prometheus_client import Counter, Gauge, Histogram
+from prometheus_client import Counter, Gauge, Histogram, values
+
+from app.infra.mapped_file import MappedFile
+
+values.MmapedDict = MappedFile  # type: ignore[attr-defined, assignment]  # before the first metric is made
 
 TICKS_PER_SECOND = 2**20
 
@@ -85,6 +89,11 @@ RESIDENT = Gauge(
     "worker_resident_memory_bytes", "Memory of all workers.", multiprocess_mode="livesum"
 )
 WORKERS = Gauge("workers", "Workers that live.", multiprocess_mode="livesum")
+BOOTS_FAILED = Gauge(
+    "worker_boots_failed",
+    "Boots of workers that failed one after the other; 0 when the last one succeeded.",
+    multiprocess_mode="livemax",
+)
 LOG_DROPPED = Counter("log_lines_dropped", "Log lines that nobody read in time.")
 BACKGROUND_RESTARTS = Counter(
     "background_task_restarts",

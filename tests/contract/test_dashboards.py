@@ -11,9 +11,11 @@ from prometheus_client import Histogram
 from prometheus_client.metrics import MetricWrapperBase
 
 from app.infra import metrics
+from app.infra.web.metrics_endpoint import LostCollector
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
-WORDS = {"sum", "rate", "increase", "by", "le", "topk", "max", "absent", "or", "histogram_quantile"}
+WORDS = {"sum", "rate", "increase", "by", "le", "topk", "max", "absent", "histogram_quantile"}
+WORDS |= {"or", "unless"}
 
 
 def exposed() -> dict[str, set[str]]:
@@ -25,6 +27,8 @@ def exposed() -> dict[str, set[str]]:
                 found[name] = set(metric._labelnames) | (
                     {"le"} if name.endswith("bucket") else set()
                 )
+    for family in LostCollector().collect():
+        found |= {sample.name: set() for sample in family.samples}
     return found
 
 

@@ -8,12 +8,15 @@ little worse.
 
 import mmap
 import time
+from collections.abc import Collection
 from enum import IntEnum
 
 STALE_SECONDS = 1.0
+# A worker that dies sooner after its boot has failed to start.
+SETTLED_SECONDS = 2.0
 CELL_BYTES = 8  # written at once: no reader sees half a number
-END, ROWS_USED, HEADER = range(3)
-TAKEN, HEARTBEAT, ACCEPTING, CONNECTIONS, WIDTH = range(5)
+END, ROWS_USED, STARTED, FAILURES, FAILED_AT, HEADER = range(6)
+TAKEN, HEARTBEAT, ACCEPTING, CONNECTIONS, BOOTED_AT, ENDED, MISSING, LOST, WIDTH = range(9)
 MOST_ROWS = 1024  # for several generations of the most workers that there may be
 
 
@@ -30,6 +33,10 @@ class Row:
 
     def __init__(self, cells: "memoryview[float]") -> None:
         self._cells = cells
+
+    def boot(self) -> None:
+        """Say that this worker serves."""
+        self._cells[BOOTED_AT] = time.monotonic()
 
     def beat(self, connections: int) -> None:
         """Say that this worker lives, and what it has."""
@@ -52,18 +59,54 @@ class Row:
         self._cells[ACCEPTING] = accepting
 
     @property
+    def booted(self) -> bool:
+        """Whether this worker has ever served."""
+        return bool(self._cells[BOOTED_AT])
+
+    @property
+    def ended_early(self) -> bool:
+        """Whether this worker, which is dead, failed before it had settled."""
+        return not self._cells[ENDED] and not self.settled_since(float("-inf"))
+
+    def settled_since(self, moment: float) -> bool:
+        """Whether this worker has booted after that moment, and served for a while."""
+        booted_at = self._cells[BOOTED_AT]
+        return moment < booted_at < time.monotonic() - SETTLED_SECONDS and self.booted
+
+    def note_missing(self, metrics: int) -> None:
+        """Say how many metrics of this worker have found no room so far."""
+        self._cells[LOST] += metrics - self._cells[MISSING]
+        self._cells[MISSING] = metrics
+
+    @property
+    def missing(self) -> int:
+        """How many metrics of this worker have found no room."""
+        return int(self._cells[MISSING])
+
+    @property
+    def lost(self) -> int:
+        """The same of every worker that ever had this row."""
+        return int(self._cells[LOST])
+
+    def end(self) -> None:
+        """Say that this worker ends as it should."""
+        self._cells[ENDED] = 1
+
+    @property
     def taken(self) -> bool:
         """Whether it is some worker's."""
         return bool(self._cells[TAKEN])
 
     def take(self) -> None:
         """Make it a new worker's."""
-        self._cells[HEARTBEAT] = self._cells[ACCEPTING] = self._cells[CONNECTIONS] = 0
+        for cell in range(LOST):  # that one is a total since the start
+            self._cells[cell] = 0
         self._cells[TAKEN] = 1
 
     def leave(self) -> None:
         """Forget a worker that is no more."""
-        self._cells[ACCEPTING] = self._cells[TAKEN] = 0
+        for cell in (TAKEN, ACCEPTING, BOOTED_AT, MISSING):
+            self._cells[cell] = 0
 
 
 class LoadTable:
@@ -84,6 +127,44 @@ class LoadTable:
     def end(self, end: End) -> None:
         self._cells[END] = end
 
+    @property
+    def started(self) -> bool:
+        """Whether any worker of this instance has ever served."""
+        return bool(self._cells[STARTED])
+
+    def note_boot(self, row: Row) -> None:
+        """Note that a worker serves. It does this itself."""
+        row.boot()
+        self._cells[STARTED] = 1
+
+    @property
+    def failed_boots(self) -> int:
+        """How many boots have failed since the last worker that booted and settled."""
+        failures, failed_at = int(self._cells[FAILURES]), self._cells[FAILED_AT]
+        return 0 if any(row.settled_since(failed_at) for row in self._used()) else failures
+
+    def note_failed_boot(self) -> int:
+        """Count one more, in the master. Return `failed_boots`."""
+        self._cells[FAILURES] = failures = self.failed_boots + 1
+        self._cells[FAILED_AT] = time.monotonic()
+        return failures
+
+    @property
+    def missing_metrics(self) -> int:
+        """How many metrics of the living workers found no room in their files."""
+        return sum(row.missing for row in self._used())
+
+    @property
+    def lost_metrics(self) -> int:
+        """How many found none in any worker since the start."""
+        return sum(row.lost for row in self._used())
+
+    def keep_rows(self, rows: Collection[Row]) -> None:
+        """Free every row but these."""
+        for row in self._used():
+            if row.taken and row not in rows:
+                row.leave()
+
     def take_row(self) -> Row:
         """Return the first row that is free."""
         number, row = next((at, row) for at, row in enumerate(self._rows) if not row.taken)
@@ -93,8 +174,10 @@ class LoadTable:
 
     def others(self, own: Row) -> list[Row]:
         """Return the rows of all other workers that accept."""
-        used = self._rows[: int(self._cells[ROWS_USED])]
-        return [row for row in used if row is not own and row.accepting]
+        return [row for row in self._used() if row is not own and row.accepting]
+
+    def _used(self) -> list[Row]:
+        return self._rows[: int(self._cells[ROWS_USED])]
 
 
 # Made in the master, which imports this before it forks, and once: a reload keeps it.

@@ -13,12 +13,14 @@ import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from errno import ENOSPC
 from pathlib import Path
 
 FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 MASTER = "METRICS_MASTER"  # for itself: which process has begun
 ARCHIVE = "archive"
 LOCK = "lock"
+NOTHING = 0.0, 0.0
 
 logger = logging.getLogger(__name__)
 
@@ -57,14 +59,14 @@ def archive_worker(process_id: int) -> None:
     try:
         _archive(process_id)
     except Exception:
-        logger.exception("The counters of worker %s are lost", process_id)
+        logger.exception("The counters of worker %s are not in the archive", process_id)
 
 
 def _archive(process_id: int) -> None:
     from prometheus_client.multiprocess import mark_process_dead
 
     with metrics_lock(exclusive=True):
-        mark_process_dead(process_id)
+        mark_process_dead(process_id, path=os.environ[FOLDER])
         for file in Path(os.environ[FOLDER]).glob(f"*_{process_id}.db"):
             kind = file.name.removesuffix(f"_{process_id}.db")
             begun = file.stat().st_size > 0  # it may have been killed before
@@ -76,15 +78,31 @@ def _archive(process_id: int) -> None:
 @contextmanager
 def metrics_lock(*, exclusive: bool) -> Iterator[None]:
     """Keep the archive from changing while it is read, and from being read while it changes."""
-    with (Path(os.environ[FOLDER]) / LOCK).open("a", encoding="utf-8") as lock:
+    folder = Path(os.environ[FOLDER])
+    folder.mkdir(parents=True, exist_ok=True)  # programs that tidy up may have removed it
+    with (folder / LOCK).open("a", encoding="utf-8") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX if exclusive else fcntl.LOCK_SH)
         yield
 
 
 def _add(source: Path, archive: Path) -> None:
-    from prometheus_client.mmap_dict import MmapedDict
+    """Write the sum of both to a new file, which takes the place of the archive when it is whole.
 
-    total = MmapedDict(str(archive))
-    for key, value, timestamp, _ in MmapedDict.read_all_values_from_file(str(source)):
-        total.write_value(key, total.read_value(key)[0] + value, timestamp)
-    total.close()
+    It raises OSError when there is no room. Then the source stays, and is part of every scrape.
+    """
+    from app.infra.mapped_file import MappedFile
+
+    totals: dict[str, tuple[float, float]] = {}
+    for file in filter(Path.exists, (archive, source)):
+        for key, value, timestamp, _ in MappedFile.read_all_values_from_file(str(file)):
+            totals[key] = totals.get(key, NOTHING)[0] + value, timestamp
+    new = archive.with_suffix(".new")
+    new.unlink(missing_ok=True)
+    written = MappedFile(str(new))
+    for key, (value, timestamp) in totals.items():
+        written.write_value(key, value, timestamp)
+    written.close()
+    if not written.is_complete:
+        new.unlink(missing_ok=True)
+        raise OSError(ENOSPC, "No room for the archive of the metrics")
+    new.replace(archive)

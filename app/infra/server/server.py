@@ -11,6 +11,7 @@ import uvicorn
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from app.infra.background import detached
+from app.infra.mapped_file import MappedFile
 from app.infra.server.acceptor import Acceptor
 from app.infra.server.departure import Departure
 from app.infra.server.farewell import bid_farewell, is_leaving
@@ -43,8 +44,10 @@ class Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Accept as soon as the application has started."""
         await super().startup(sockets)
-        self._beat()
-        self._acceptor.start()
+        if self.started:
+            self._beat()
+            self._acceptor.start()
+            self._table.note_boot(self._row)
 
     async def on_tick(self, counter: int) -> bool:
         """Do what is to be done ten times a second. Return whether the process may end."""
@@ -84,6 +87,7 @@ class Server(uvicorn.Server):
 
     def _beat(self) -> None:
         self._row.beat(len(self.server_state.connections) + len(self._opening))
+        self._row.note_missing(MappedFile.lost)
 
     def _shed(self) -> None:
         """Let some connections find another worker: one that has just started has none."""

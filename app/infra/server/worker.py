@@ -9,6 +9,7 @@ from gunicorn.arbiter import Arbiter
 from uvicorn_worker import UvicornWorker
 
 from app.infra.ending import the_end
+from app.infra.server.boots import BOOT_FAILED
 from app.infra.server.departure import Departure
 from app.infra.server.load_table import TABLE, Row
 from app.infra.server.server import Server
@@ -32,6 +33,17 @@ class Worker(UvicornWorker):  # type: ignore[misc]
     row: Row  # both from the master, before the fork
     settings: ServerSettings
 
+    def init_process(self) -> None:
+        """Boot and serve. Once the instance has started, a failed boot ends this worker alone."""
+        try:
+            super().init_process()
+        except (Exception, SystemExit) as error:
+            is_success = isinstance(error, SystemExit) and not error.code
+            if self.row.booted or not TABLE.started or is_success:
+                raise
+            self.log.exception("This worker cannot boot: %s", error)  # noqa: TRY401 - a SystemExit says why
+            sys.exit(BOOT_FAILED)
+
     async def _serve(self) -> None:
         the_end.is_announced = True
         self.config.app = self.wsgi
@@ -42,3 +54,4 @@ class Worker(UvicornWorker):  # type: ignore[misc]
         await server.serve_shared([listener.sock for listener in self.sockets])
         if not server.started:
             sys.exit(Arbiter.WORKER_BOOT_ERROR)
+        self.row.end()

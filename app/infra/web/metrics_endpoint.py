@@ -1,21 +1,25 @@
 """`/metrics`, for Prometheus: on a port of its own, or for the networks that may see it."""
 
+import logging
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 
 from anyio.to_thread import run_sync
 from fastapi import APIRouter, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, generate_latest
-from prometheus_client.metrics_core import Metric
+from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
 from app.errors import NotFound
+from app.infra.server.load_table import TABLE
 from app.infra.server.metrics_files import FOLDER, metrics_lock
 from app.sections import MetricsSettings
+
+logger = logging.getLogger(__name__)
 
 router = APIRouter(include_in_schema=False)
 
@@ -29,6 +33,16 @@ class FilesCollector(Collector):
         made = [str(file) for file in files if file.stat().st_size]
         sums: Iterable[Metric] = MultiProcessCollector.merge(made)
         return sums
+
+
+class LostCollector(Collector):
+    """Tells how many metrics found no room. It is counted in memory, since there is no file."""
+
+    def collect(self) -> Iterable[Metric]:
+        """Return the numbers of all workers."""
+        lost, missing = TABLE.lost_metrics, TABLE.missing_metrics
+        yield CounterMetricFamily("metrics_lost", "Series that found no room.", value=lost)
+        yield GaugeMetricFamily("metrics_missing", "Series that are missing now.", value=missing)
 
 
 @router.get("/metrics")
@@ -69,6 +83,11 @@ def registry_of_all() -> Iterator[CollectorRegistry]:
         yield REGISTRY
         return
     registry = CollectorRegistry()
-    registry.register(FilesCollector())
-    with metrics_lock(exclusive=False):
+    registry.register(LostCollector())
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(metrics_lock(exclusive=False))
+            registry.register(FilesCollector())
+        except OSError:
+            logger.exception("The folder of the metrics cannot be read")
         yield registry

@@ -1,14 +1,17 @@
 """Workers come and go; what they counted stays, and their files do not."""
 
 import math
+import os
 import random
 import subprocess
 import sys
+from errno import ENOSPC
 from pathlib import Path
 
 import pytest
 
 from app.infra.metrics import exact
+from app.infra.server.load_table import LoadTable
 from app.infra.server.metrics_files import (
     FOLDER,
     MASTER,
@@ -116,5 +119,46 @@ def test_numbers_that_cannot_be_kept_do_not_take_the_master_along(
     folder: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     folder.rename(folder.with_name("gone"))
+    folder.touch()
     archive_worker(1)
-    assert "The counters of worker 1 are lost" in caplog.text
+    assert "The counters of worker 1 are not in the archive" in caplog.text
+
+
+def test_without_room_for_the_archive_a_dead_workers_files_stay(
+    folder: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, second = run_a_worker(), run_a_worker()
+    archive_worker(first)
+
+    def refuse(descriptor: int, offset: int, size: int) -> None:
+        raise OSError(ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "posix_fallocate", refuse)
+        archive_worker(second)
+    assert f"The counters of worker {second} are not in the archive" in caplog.text
+    assert value("database_pool_refused_total") == 6
+    assert not list(folder.glob("*.new"))
+    archive_worker(second)
+    assert value("database_pool_refused_total") == 6
+    assert not list(folder.glob(f"*_{second}.db"))
+
+
+def test_a_scrape_tells_what_found_no_room(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    table = LoadTable()
+    monkeypatch.setattr("app.infra.web.metrics_endpoint.TABLE", table)
+    row = table.take_row()
+    row.note_missing(3)
+    row.note_missing(5)
+    assert (value("metrics_lost_total"), value("metrics_missing")) == (5, 5)
+    row.leave()
+    assert (value("metrics_lost_total"), value("metrics_missing")) == (5, 0)
+    table.take_row().note_missing(2)
+    assert (value("metrics_lost_total"), value("metrics_missing")) == (7, 2)
+
+
+def test_a_scrape_without_a_folder_tells_what_it_can(folder: Path) -> None:
+    folder.rmdir()
+    folder.touch()
+    assert value("metrics_lost_total") == 0
+    assert value("workers") is None

@@ -19,7 +19,6 @@ from app.infra.server.load_table import LoadTable, Row
 from app.settings import Settings
 from tests.infra.server.test_serving import PATIENCE_SECONDS, PROJECT, ask, until, workers_of
 
-
 BREAKABLE = """
 from pathlib import Path
 

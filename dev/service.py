@@ -21,6 +21,7 @@ UVICORN = (
     "--http=app.infra.server.protocol:LimitedProtocol",
     "--ws=none",
     "--workers=1",  # or it reads WEB_CONCURRENCY, and knows no `auto`
+    "--no-access-log",  # the service logs each request itself
     "--timeout-graceful-shutdown=3",  # a browser's open stream would hold up every reload
 )
 

@@ -48,7 +48,8 @@ class Acceptor:
     def stop(self, *, take_rest: bool) -> None:
         """Leave what comes to others. `take_rest`, if there are none, what is there already."""
         self._row.accepting = False
-        for listener in self._listeners:
+        listeners, self._listeners = self._listeners, ()  # there may be a second call
+        for listener in listeners:
             self._loop.remove_reader(listener)
             while take_rest and self._accept(listener):
                 pass

@@ -1,6 +1,7 @@
 """Uvicorn's server as one worker among others: it takes its part of the connections and no more."""
 
 import asyncio
+import logging
 import socket
 from functools import partial
 from math import ceil
@@ -16,6 +17,9 @@ from app.infra.server.acceptor import Acceptor
 from app.infra.server.departure import Departure
 from app.infra.server.farewell import bid_farewell, is_leaving
 from app.infra.server.load_table import End, LoadTable, Row
+from app.sections import CLOSING_SECONDS
+
+logger = logging.getLogger(__name__)
 
 TICKS_A_SECOND = 10
 # A worker is far above the mean with so much more than it, and sheds a part of that a second.
@@ -35,6 +39,7 @@ class Server(uvicorn.Server):
         self._max_requests = config.limit_max_requests
         config.limit_max_requests = None  # Uvicorn would not wait for another worker
         self._opening: set[asyncio.Task[object]] = set()
+        self._ends_at_once = False
 
     async def serve_shared(self, listeners: list[socket.socket]) -> None:
         """Serve what comes to sockets that other processes accept from as well."""
@@ -68,8 +73,22 @@ class Server(uvicorn.Server):
         self._departure.ask(replaced=True)
 
     def quit(self) -> None:
-        """End at once, whatever runs."""
-        self.should_exit = self.force_exit = True
+        """End without waiting for the requests that are running."""
+        self.should_exit = self._ends_at_once = True
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Close connections, then the lifespan. If there is no time to wait, cancel requests."""
+        if not self._ends_at_once:
+            await super().shutdown(sockets)
+            return
+        self._acceptor.stop(take_rest=False)
+        for task in self.server_state.tasks:
+            task.cancel()
+        try:
+            async with asyncio.timeout(CLOSING_SECONDS):
+                await super().shutdown(sockets)
+        except TimeoutError:
+            logger.warning("The lifespan did not end within %d s.", CLOSING_SECONDS)
 
     def _open(self, connection: socket.socket) -> None:
         protocol: Any = self.config.http_protocol_class

@@ -21,6 +21,16 @@ logger = logging.getLogger(__name__)
 CLIENT_LEFT = 499  # nobody is sent it: what logs and metrics call a request that was broken off
 
 
+def _is_not_cancelled(record: logging.LogRecord) -> bool:
+    error = record.exc_info[1] if record.exc_info else None
+    return not isinstance(error, asyncio.CancelledError)
+
+
+# Uvicorn logs a traceback for each request that is cancelled because the server ends. Such a
+# request has been answered below.
+logging.getLogger("uvicorn.error").addFilter(_is_not_cancelled)
+
+
 class CatchAllMiddleware:
     """Pure ASGI, next to the request id, which it needs, and inside of those who count."""
 

@@ -20,7 +20,7 @@ PATIENCE_SECONDS = 60
 
 @pytest.fixture
 def log(tmp_path: Path) -> Path:
-    """Where the master says what it does."""
+    """Where the master and its worker say what they do."""
     return tmp_path / "log"
 
 
@@ -51,7 +51,7 @@ async def master(
             [sys.executable, "-m", "app.serve"],
             cwd=PROJECT,
             env=os.environ | environment,
-            stdout=subprocess.DEVNULL,
+            stdout=errors,
             stderr=errors,
         )
     try:
@@ -132,3 +132,37 @@ def workers_of(master: subprocess.Popen[bytes]) -> list[int]:
     """Return the process ids of the children."""
     children = Path(f"/proc/{master.pid}/task/{master.pid}/children").read_text(encoding="utf-8")
     return [int(child) for child in children.split()]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGQUIT])
+async def test_an_end_at_once_answers_what_runs_and_leaves_no_traceback(
+    master: tuple[subprocess.Popen[bytes], str], log: Path, number: signal.Signals
+) -> None:
+    process, url = master
+    place = httpx2.URL(url)
+    stream, stream_writer = await opened(place, b"GET /board/events HTTP/1.1\r\nHost: test\r\n\r\n")
+    assert (await stream.readline()).split()[1] == b"200"
+    head = b"POST /v1/users HTTP/1.1\r\nHost: test\r\nContent-Type: application/json\r\n"
+    unfinished, unfinished_writer = await opened(place, head + b"Content-Length: 100\r\n\r\n{")
+    await until(url, "/livez", 200)  # a worker that has answered this has read the other requests
+    process.send_signal(number)
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        answer = await unfinished.read()
+        await stream.read()
+    stream_writer.close()
+    unfinished_writer.close()
+    assert answer.startswith(b"HTTP/1.1 503 ")
+    assert b"application/problem+json" in answer
+    assert await asyncio.to_thread(process.wait, PATIENCE_SECONDS) == 0
+    told = log.read_text()
+    assert "Application shutdown complete" in told
+    assert "Traceback" not in told
+
+
+async def opened(
+    place: httpx2.URL, content: bytes
+) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """Send something on a new connection."""
+    reader, writer = await asyncio.open_connection(place.host, place.port)
+    writer.write(content)
+    return reader, writer

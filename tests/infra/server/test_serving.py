@@ -154,7 +154,7 @@ async def test_an_end_at_once_answers_what_runs_and_leaves_no_traceback(
     assert answer.startswith(b"HTTP/1.1 503 ")
     assert b"application/problem+json" in answer
     assert await asyncio.to_thread(process.wait, PATIENCE_SECONDS) == 0
-    told = log.read_text()
+    told = log.read_text(encoding="utf-8")
     assert "Application shutdown complete" in told
     assert "Traceback" not in told
 

@@ -1,14 +1,18 @@
 """URLs of PostgreSQL and Valkey, as people write them and as the drivers take them.
 
+The prefix under which clients reach this service is here as well.
 Nothing that is ambiguous is guessed: a URL whose password has an unescaped character is refused.
 """
 
 import re
 import ssl
 from collections.abc import Collection, Mapping
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 from urllib.parse import parse_qsl, quote, unquote, urlencode
 
+from pydantic import AfterValidator
+
+LONGEST_ROOT_PATH = 100  # it is in the headers of responses
 SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
 POSTGRESQL_SCHEMES = ("postgres", "postgresql", "postgresql+asyncpg")
 POSTGRESQL_PARTS = ("user", "password", "host", "port", "dbname")
@@ -50,6 +54,7 @@ AUTHORITY = re.compile(
 UNESCAPED = re.compile(r"%(?![0-9a-f]{2})|[\s\0#\\]", re.IGNORECASE)
 HOST = re.compile(r"[\w.-]+|[0-9a-f:.]+|/[^\0]+", re.IGNORECASE)
 ESCAPES = "write @ as %40, : as %3A, / as %2F, ? as %3F, # as %23, % as %25"
+ROOT_PATH = re.compile(r"(/(?!\.{1,2}(/|$))[A-Za-z0-9._~-]+)*")
 
 
 class Parts(NamedTuple):
@@ -215,3 +220,12 @@ def _load_certificates(root: str | None, own: str | None, key: str | None) -> ss
             f"its certificates cannot be read ({reason}): name PEM files that this user may read"
         ) from None
     return context
+
+
+def _root_path(text: str) -> str:
+    if not ROOT_PATH.fullmatch(text) or len(text) > LONGEST_ROOT_PATH:
+        raise ValueError("a short path with a slash before it and none behind: /api")
+    return text
+
+
+RootPath = Annotated[str, AfterValidator(_root_path)]

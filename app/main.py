@@ -32,6 +32,7 @@ from app.infra.web.query import StrictRoute
 from app.infra.web.request_id import request_id_header
 from app.infra.web.request_span import RequestSpanMiddleware
 from app.infra.web.response_cache import ResponseCacheMiddleware
+from app.infra.web.root_path import RootPathMiddleware
 from app.infra.web.security_headers import security_headers
 from app.infra.web.timing import process_time, server_timing
 from app.settings import Settings, load_settings
@@ -46,7 +47,7 @@ Layer = Callable[[ASGIApp], ASGIApp]
 
 def layers(settings: Settings, log: Log | None) -> tuple[Layer, ...]:
     """Return what stands around the routes, outermost first. All of them are pure ASGI."""
-    limits, origins = settings.limits, settings.cors.origins
+    limits, root_path = settings.limits, settings.server.root_path
     return (
         partial(
             ObservationMiddleware,
@@ -59,8 +60,9 @@ def layers(settings: Settings, log: Log | None) -> tuple[Layer, ...]:
             observers=observers(settings, log),
         ),
         *([RequestSpanMiddleware] if traces() else []),
-        *([partial(cors, origins=origins)] if origins else []),
+        *([partial(cors, settings=settings.cors)] if settings.cors.origins else []),
         CatchAllMiddleware,
+        *([partial(RootPathMiddleware, root_path=root_path)] if root_path else []),
         *([partial(HostsMiddleware, hosts=limits.hosts)] if limits.hosts else []),
         HeadMiddleware,
         ResponseCacheMiddleware,
@@ -136,7 +138,7 @@ def create_app(settings: Settings, log: Log | None = None) -> FastAPI:
     add_routes(app)
     add_problem_handlers(app)
     if settings.shows_docs:
-        add_documentation(app)
+        add_documentation(app, settings.server.root_path)
     return app
 
 

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 
-from app.addresses import postgresql_url, valkey_url
+from app.addresses import RootPath, postgresql_url, valkey_url
 
 DEVELOPMENT_SECRET = "a-secret-for-development-only-never-in-production"
 MINIMUM_SECRET_BYTES = 32  # RFC 7518 §3.2: an HS256 key is at least as long as its digest
@@ -18,6 +18,7 @@ CLOSING_SECONDS = 5  # the last of the graceful timeout, for the lifespan to clo
 
 HOST_PATTERN = re.compile(r"(\*\.)?[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*|\[[0-9A-Fa-f:.]+\]")
 HOST_NAME = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
+HEADER_NAME = re.compile(r"[A-Za-z0-9-]+")
 ORIGIN = re.compile(r"https?://[a-z0-9.-]+(:\d+)?")
 
 Positive = Annotated[int, Field(gt=0)]
@@ -103,12 +104,14 @@ class ServerSettings(Section):
 
     Told to end, the service is unready and accepts for `drain_seconds`; what still runs is cut off
     CLOSING_SECONDS before the graceful timeout. 0 for `max_requests` means that workers stay.
+    `root_path` is the prefix that the proxy before it strips from requests.
     `header_` and `body_` are what a client may send, and how long it may take for it; `write_` is
     how long it may leave unread what it is sent.
     """
 
     host: str = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65_535)] = 8000
+    root_path: RootPath = ""
     trusted_proxies: str = "127.0.0.1,::1"
     threads: Positive = 8
     keep_alive_seconds: Positive = 75
@@ -170,9 +173,13 @@ class LimitsSettings(Section):
 
 
 class CorsSettings(Section):
-    """Which origins' scripts may read answers: none, `*` for all, or a list separated by commas."""
+    """Which origins' scripts may read answers: none, `*` for all, or a list separated by commas.
+
+    `headers` are those that scripts may send beside what the API itself uses.
+    """
 
     origins: str = ""
+    headers: Annotated[str, Field(max_length=500)] = ""
 
     @field_validator("origins")
     @classmethod
@@ -180,6 +187,13 @@ class CorsSettings(Section):
         if origins not in ("", "*") and not all(map(ORIGIN.fullmatch, origins.split(","))):
             raise ValueError("origins without a path, separated by commas: https://example.com")
         return origins
+
+    @field_validator("headers")
+    @classmethod
+    def _are_names(cls, headers: str) -> str:
+        if headers and not all(map(HEADER_NAME.fullmatch, headers.split(","))):
+            raise ValueError("names of headers, separated by commas, and not *: X-Client-Version")
+        return headers
 
 
 class DocsSettings(Section):

@@ -10,9 +10,15 @@ from starlette.types import ASGIApp
 
 from app.infra.exchange import exchange
 from app.infra.web.problems import code_of, problem
+from app.sections import CorsSettings
 
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
-SENT = ("Authorization", "Cache-Control", "If-Match", "If-None-Match", "Last-Event-ID")
+SENT = (
+    *("Authorization", "Cache-Control", "If-Match", "If-None-Match", "Last-Event-ID"),
+    "X-Request-ID",
+    # Without these, a page whose requests are traced could not call the API at all.
+    *("traceparent", "tracestate", "baggage", "sentry-trace"),
+)
 SHOWN = ("Age", "ETag", "Link", "Location", "Retry-After", "X-Cache", "X-Request-ID")
 
 
@@ -30,12 +36,13 @@ class CorsWithProblemsMiddleware(CORSMiddleware):
         return problem(scope, response.status_code, code_of(response.status_code), detail)
 
 
-def cors(app: ASGIApp, origins: str) -> ASGIApp:
+def cors(app: ASGIApp, settings: CorsSettings) -> ASGIApp:
     """Stand outside of the response cache, so that a hit has the headers of whoever asks for it."""
+    more = settings.headers.split(",") if settings.headers else []
     return CorsWithProblemsMiddleware(
         app,
-        allow_origins=origins.split(","),
+        allow_origins=settings.origins.split(","),
         allow_methods=METHODS,
-        allow_headers=(*SENT, "X-Request-ID"),
+        allow_headers=(*SENT, *more),
         expose_headers=SHOWN,
     )

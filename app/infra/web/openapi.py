@@ -53,9 +53,12 @@ def problems(*statuses: int) -> Responses:
     }
 
 
-def add_documentation(app: FastAPI) -> None:
-    """Serve `/docs`, and complete the document of `/openapi.json`."""
-    app.openapi = lambda: _document(app)  # type: ignore[method-assign]
+def add_documentation(app: FastAPI, root_path: str) -> None:
+    """Serve `/docs`, and complete the document of `/openapi.json`.
+
+    `root_path` is the prefix under which clients reach the service.
+    """
+    app.openapi = lambda: _document(app, root_path)  # type: ignore[method-assign]
     app.mount("/docs/assets", Files(packages=[("fastapi_swagger", "resources")]))
 
     @app.get("/docs", include_in_schema=False)
@@ -73,18 +76,29 @@ def add_documentation(app: FastAPI) -> None:
         return page
 
 
-def _document(app: FastAPI) -> dict[str, Any]:
+def _document(app: FastAPI, root_path: str) -> dict[str, Any]:
     if app.openapi_schema is None:
         document = get_openapi(
             title=app.title,
             version=app.version,
             description=app.description,
             routes=app.routes,
+            servers=[{"url": root_path}] if root_path else None,
         )
         schemas = document["components"]["schemas"]
         for unused in ("HTTPValidationError", "ValidationError"):
             schemas.pop(unused, None)
         problem = Problem.model_json_schema(ref_template=SCHEMA_PATH + "{model}")
         schemas |= {**problem.pop("$defs"), "Problem": problem}
+        _prefix_addresses(document["components"].get("securitySchemes", {}), root_path)
         app.openapi_schema = document
     return app.openapi_schema
+
+
+def _prefix_addresses(schemes: dict[str, Any], root_path: str) -> None:
+    """Put the prefix before the addresses of OAuth2: tools do not look for these at `servers`."""
+    for scheme in schemes.values():
+        for flow in scheme.get("flows", {}).values():
+            for name in flow.keys() & {"authorizationUrl", "refreshUrl", "tokenUrl"}:
+                if flow[name].startswith("/"):
+                    flow[name] = root_path + flow[name]

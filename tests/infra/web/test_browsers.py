@@ -120,6 +120,30 @@ async def test_a_preflight_says_what_may_be_sent(settings: Settings) -> None:
     assert response.json() | told | {"instance": "/v1/posts/1"} == response.json()
 
 
+TRACING = ("traceparent", "tracestate", "baggage", "sentry-trace")
+
+
+@pytest.mark.parametrize("origins", [OURS, "*"])
+async def test_headers_of_tracing_may_be_sent(settings: Settings, origins: str) -> None:
+    asked = {"Origin": OURS, "Access-Control-Request-Method": "GET"}
+    async with client_with(settings, cors={"origins": origins}) as client:
+        for names in (*TRACING, ",".join(TRACING), "Traceparent, Baggage"):
+            headers = asked | {"Access-Control-Request-Headers": names}
+            response = await client.options("/v1/posts/1", headers=headers)
+            assert response.status_code == 200, names
+            allowed = response.headers["access-control-allow-headers"].lower().split(", ")
+            assert set(TRACING) <= set(allowed)
+
+
+async def test_more_headers_may_be_sent_if_the_setting_names_them(settings: Settings) -> None:
+    asked = {"Origin": OURS, "Access-Control-Request-Method": "GET"}
+    asked["Access-Control-Request-Headers"] = "x-client-version,traceparent"
+    for headers, status in (("X-Client-Version,X-Other", 200), ("", 400), ("X-Other", 400)):
+        async with client_with(settings, cors={"origins": OURS, "headers": headers}) as client:
+            response = await client.options("/v1/posts/1", headers=asked)
+        assert response.status_code == status
+
+
 async def test_everybody_may_be_allowed(settings: Settings) -> None:
     async with client_with(settings, cors={"origins": "*"}) as client:
         response = await client.get("/livez", headers={"Origin": THEIRS})
@@ -142,6 +166,11 @@ async def test_nothing_is_said_of_origins_unless_it_is_set(client: Client) -> No
         ("CORS_ORIGINS", "example.com"),
         ("CORS_ORIGINS", "https://example.com/"),
         ("CORS_ORIGINS", "https://a.com,*"),
+        ("CORS_HEADERS", "*"),
+        ("CORS_HEADERS", "X-A,"),
+        ("CORS_HEADERS", "X A"),
+        ("CORS_HEADERS", "X-A\r\nX-B: 1"),
+        ("CORS_HEADERS", "x" * 501),
     ],
 )
 def test_what_cannot_be_meant_is_refused_at_the_start(

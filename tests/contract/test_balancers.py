@@ -1,0 +1,124 @@
+"""nginx and HAProxy as they are deployed, before a service that notes what reaches it."""
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Iterator
+from contextlib import AbstractContextManager, ExitStack
+from pathlib import Path
+
+import pytest
+
+from dev.address import Address
+from tests.faults.balancer import HAPROXY, NGINX, deployed_haproxy, deployed_nginx
+
+PATIENCE_SECONDS = 20
+HOST = b"Host: test\r\n"
+NOBODY = Address("127.0.0.1", 1)  # nothing listens there
+OWN_ERRORS = {
+    "no HTTP": (400, b"\x16\x03\x01 no HTTP at all\r\n\r\n"),
+    "no host": (400, b"GET / HTTP/1.1\r\n\r\n"),
+    "bad field": (400, b"GET / HTTP/1.1\r\nHost : test\r\n\r\n"),
+    "two lengths": (400, b"POST / HTTP/1.1\r\n" + HOST + 2 * b"Content-Length: 3\r\n" + b"\r\nabc"),
+    "outside of the root": (400, b"GET /../x HTTP/1.1\r\n" + HOST + b"\r\n"),
+    "another page of its own": (404, b"GET /.nginx/problem HTTP/1.1\r\n" + HOST + b"\r\n"),
+    "TRACE": (405, b"TRACE / HTTP/1.1\r\n" + HOST + b"\r\n"),
+    "long address": (414, b"GET /" + 20_000 * b"x" + b" HTTP/1.1\r\n" + HOST + b"\r\n"),
+    "long field": (431, b"GET / HTTP/1.1\r\n" + HOST + b"X: " + 20_000 * b"x" + b"\r\n\r\n"),
+    "coding": (501, b"POST / HTTP/1.1\r\n" + HOST + b"Transfer-Encoding: gzip, chunked\r\n\r\n"),
+    "version": (505, b"GET / HTTP/3.0\r\n" + HOST + b"\r\n"),
+    "nobody behind it": (503, b"GET / HTTP/1.1\r\n" + HOST + b"\r\n"),
+}
+
+
+async def head_and_body(address: Address, content: bytes) -> tuple[bytes, bytes]:
+    """Send a request, and read an answer whose length is known."""
+    reader, writer = await asyncio.open_connection(address.host, address.port)
+    writer.write(content)
+    try:
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            head = (await reader.readuntil(b"\r\n\r\n")).lower()
+            length = int(head.split(b"content-length:")[1].split(b"\r\n")[0])
+            return head, await reader.readexactly(length)
+    finally:
+        writer.close()
+
+
+@pytest.fixture
+def nginx(tmp_path: Path) -> Iterator[Address]:
+    """nginx, with nobody to send requests to."""
+    if NGINX is None:
+        pytest.skip("nginx is not installed")
+    with ExitStack() as stack:
+        yield stack.enter_context(deployed_nginx([NOBODY], tmp_path))
+
+
+async def test_what_nginx_answers_itself_is_a_problem(nginx: Address) -> None:
+    for name, (status, content) in OWN_ERRORS.items():
+        head, body = await head_and_body(nginx, content)
+        assert head.startswith(b"http/1.1 %d " % status), name
+        assert b"content-type: application/problem+json\r\n" in head, name
+        problem = json.loads(body)
+        assert problem.keys() == {"type", "title", "status", "code", "detail"}, name
+        assert problem["status"] == status, name
+        assert (b"\r\nretry-after:" in head) == (status == 503), name
+        assert (b"\r\nallow:" in head) == (status == 405), name
+
+
+class Service:
+    """Answers every request, with an error of its own."""
+
+    def __init__(self) -> None:
+        self.heads: list[bytes] = []
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = (await reader.readuntil(b"\r\n\r\n")).lower()
+        if not head.startswith(b"get /readyz"):
+            self.heads.append(head)
+        if b"content-length: 2" in head:
+            await reader.readexactly(2)
+        status = b"200 OK" if head.startswith(b"get /readyz") else b"405 No"
+        writer.write(b"HTTP/1.1 %s\r\nContent-Length: 3\r\nConnection: close\r\n\r\nown" % status)
+        writer.close()
+
+
+@pytest.fixture(params=["nginx", "haproxy"])
+async def balanced(
+    request: pytest.FixtureRequest, tmp_path: Path
+) -> AsyncIterator[tuple[Address, Service]]:
+    """A balancer before a service that is ready."""
+    program, deployed = {
+        "nginx": (NGINX, deployed_nginx),
+        "haproxy": (HAPROXY, deployed_haproxy),
+    }[request.param]
+    if program is None:
+        pytest.skip(f"{request.param} is not installed")
+    service = Service()
+    async with await asyncio.start_server(service.serve, "127.0.0.1", 0) as server:
+        instance = Address("127.0.0.1", server.sockets[0].getsockname()[1])
+        running: AbstractContextManager[Address] = deployed([instance], tmp_path)
+        # It starts and stops in a thread: it may ask the service whether it is ready meanwhile.
+        front = await asyncio.to_thread(running.__enter__)
+        try:
+            yield front, service
+        finally:
+            await asyncio.to_thread(running.__exit__, None, None, None)
+
+
+async def test_balancers_do_not_pass_an_upgrade_on(balanced: tuple[Address, Service]) -> None:
+    front, service = balanced
+    for upgrade in (b"h2c", b"websocket", b"foo/2"):
+        fields = HOST + b"Connection: Upgrade\r\nUpgrade: %s\r\n" % upgrade
+        if upgrade == b"websocket":
+            fields += (
+                b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+            )
+        await head_and_body(front, b"GET / HTTP/1.1\r\n" + fields + b"\r\n")
+        await head_and_body(front, b"POST / HTTP/1.1\r\n" + fields + b"Content-Length: 2\r\n\r\nab")
+    assert len(service.heads) == 6
+    assert not [head for head in service.heads if b"\r\nupgrade:" in head]
+
+
+async def test_an_error_of_the_service_passes_unchanged(balanced: tuple[Address, Service]) -> None:
+    front, _ = balanced
+    head, body = await head_and_body(front, b"GET / HTTP/1.1\r\n" + HOST + b"\r\n")
+    assert (head.split()[1], body) == (b"405", b"own")

@@ -66,7 +66,7 @@ def layers(settings: Settings, log: Log | None) -> tuple[Layer, ...]:
         *([partial(HostsMiddleware, hosts=limits.hosts)] if limits.hosts else []),
         HeadMiddleware,
         ResponseCacheMiddleware,
-        partial(BodyLimitMiddleware, limit_bytes=limits.body_bytes),
+        partial(BodyLimitMiddleware, limit_bytes=limits.body_bytes, most_values=limits.body_values),
         InFlightMiddleware,
         partial(DeadlineMiddleware, seconds=limits.request_seconds),
     )

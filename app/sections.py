@@ -95,6 +95,7 @@ class AuthSettings(Section):
     refresh_token_seconds: Annotated[int, Field(gt=0, le=366 * 86_400)] = 30 * 86_400
     hashing_threads: Positive = 2
     hashing_queue: Positive = 32
+    hashing_queue_seconds: Seconds = 0.6
     argon2_memory_kib: Annotated[int, Field(ge=32)] = 65_536
     argon2_time_cost: Positive = 3
 
@@ -157,6 +158,7 @@ class LimitsSettings(Section):
     """What a worker takes on at a time, how large a body is, and under which names it answers."""
 
     body_bytes: Positive = 1_048_576
+    body_values: Positive = 1_000
     running: Positive = 64
     queued: Annotated[int, Field(ge=0)] = 64
     queue_seconds: Seconds = 0.1

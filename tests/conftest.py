@@ -117,7 +117,7 @@ def settings(database_url: str, worker_id: str) -> Settings:
             # Tests ask more at once than they want answered at once.
             "limits": {"queued": 10_000, "queue_seconds": 60, "request_seconds": 60},
             "server": {"graceful_timeout_seconds": 90},
-            "auth": {"argon2_memory_kib": 64, "argon2_time_cost": 1},
+            "auth": {"argon2_memory_kib": 64, "argon2_time_cost": 1, "hashing_queue_seconds": 60},
         }
     )
 

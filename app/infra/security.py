@@ -1,11 +1,13 @@
 """Cryptography: passwords are hashed with Argon2id off the event loop, access tokens are JWTs."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from enum import IntEnum
 from threading import BoundedSemaphore
-from typing import TypeVar
+from typing import ParamSpec, TypeVar
 
 import jwt
 from argon2 import PasswordHasher
@@ -13,24 +15,35 @@ from argon2.exceptions import InvalidHashError, VerificationError
 from cachetools import LRUCache
 
 from app.errors import Unauthenticated, Unavailable
-from app.infra.inputs import MAX_ID
+from app.infra.inputs import MAX_ID, normalise_password
+from app.infra.metrics import REFUSED
 from app.sections import AuthSettings
 
+P = ParamSpec("P")
 T = TypeVar("T")
 
 ALGORITHM = "HS256"
 TOKEN_TYPE = "access"
 REQUIRED_CLAIMS = ["aud", "exp", "iat", "iss", "sub", "typ"]
 LONGEST_TOKEN = 1024
-CLOCK_LEEWAY_SECONDS = 5  # between the clocks of replicas; expiry is checked without it
+CLOCK_LEEWAY_SECONDS = 10  # between the clocks of replicas, for iat; exp is checked without it
 REMEMBERED_TOKENS = 10_000
+
+
+class Match(IntEnum):
+    """What the check of a password found. NONE is false, the others are true."""
+
+    NONE = 0
+    AS_TYPED = 1  # the hash is of the password as it was typed: it was made before normalisation
+    NORMALISED = 2
 
 
 class Passwords:
     """Argon2id in threads of its own, so that hashing can neither block the loop nor eat memory.
 
-    At most `hashing_threads` hashes run (each takes `argon2_memory_kib`) and `hashing_queue` wait;
-    whoever comes on top of that gets `Unavailable` at once.
+    At most `hashing_threads` hashes run (each takes `argon2_memory_kib`) and `hashing_queue` wait.
+    A call raises `Unavailable` when the queue is full, and when no thread has begun its hash within
+    `hashing_queue_seconds`.
     """
 
     def __init__(self, settings: AuthSettings) -> None:
@@ -41,19 +54,22 @@ class Passwords:
         )
         self._threads = ThreadPoolExecutor(settings.hashing_threads, "argon2")
         self._places = BoundedSemaphore(settings.hashing_threads + settings.hashing_queue)
+        self._queue_seconds = settings.hashing_queue_seconds
         self._dummy = self._hasher.hash("the password of nobody")
 
     async def hash(self, password: str) -> str:
         """Return the encoded hash of a new password, with its parameters and a random salt."""
-        return await self._run(self._hasher.hash, password)
+        return await self._run(self._hasher.hash, normalise_password(password) or password)
 
-    async def verify(self, password: str, encoded: str | None) -> bool:
-        """Whether `password` has the hash `encoded`.
+    async def verify(self, password: str, encoded: str | None) -> Match:
+        """Whether `password`, normalised or as it was typed, has the hash `encoded`.
 
         No hash takes as long as one with the parameters in force, and never matches.
         """
-        matches = await self._run(self._matches, password, encoded or self._dummy)
-        return matches and bool(encoded)
+        forms = {normalise_password(password) or password: Match.NORMALISED}
+        forms.setdefault(password, Match.AS_TYPED)
+        match = await self._run(self._match, forms, encoded or self._dummy)
+        return match if encoded else Match.NONE
 
     def is_outdated(self, encoded: str) -> bool:
         """Whether `encoded` was made with other parameters than those in force."""
@@ -63,19 +79,32 @@ class Passwords:
         """Drop what waits, and let running hashes end."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    def _matches(self, password: str, encoded: str) -> bool:
-        try:
-            return self._hasher.verify(encoded, password)
-        except (VerificationError, InvalidHashError):
-            return False
+    def _match(self, forms: Mapping[str, Match], encoded: str) -> Match:
+        for form, match in forms.items():
+            with suppress(VerificationError, InvalidHashError):
+                self._hasher.verify(encoded, form)
+                return match
+        return Match.NONE
 
-    async def _run(self, function: Callable[..., T], *arguments: str) -> T:
+    async def _run(self, function: Callable[P, T], *arguments: P.args, **options: P.kwargs) -> T:
         if not self._places.acquire(blocking=False):
-            raise Unavailable("Too many people are signing in at this moment.")
-        future = self._threads.submit(function, *arguments)
+            raise self._refused()
+        future = self._threads.submit(function, *arguments, **options)
         # The place is free again when the thread is, even if the caller has left meanwhile.
         future.add_done_callback(lambda _: self._places.release())
-        return await asyncio.wrap_future(future)
+        outcome = asyncio.wrap_future(future)
+        try:
+            await asyncio.wait((outcome,), timeout=self._queue_seconds)
+        except asyncio.CancelledError:
+            future.cancel()
+            raise
+        if future.cancel():  # no thread has begun it
+            raise self._refused()
+        return await outcome
+
+    def _refused(self) -> Unavailable:
+        REFUSED.labels("hashing").inc()
+        return Unavailable("Too many people are signing in at this moment.")
 
 
 class AccessTokens:

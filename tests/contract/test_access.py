@@ -31,7 +31,7 @@ TABLE = {
     "DELETE /v1/users/me": (204, 204, 401, 401),
     "GET /v1/users/{user_id}": (200, 200, 200, 200),
     # Of these a caller owns the credentials that are in the body.
-    "POST /v1/auth/token": (200, 200, 401, 401),
+    "POST /v1/auth/token": (200, 200, 400, 400),
     "POST /v1/auth/refresh": (200, 200, 401, 401),
     "POST /v1/auth/logout": (204, 204, 204, 204),
     "GET /livez": (200, 200, 200, 200),

@@ -79,11 +79,13 @@ def judge(case: Case, response: Response, arguments: dict[str, Any]) -> None:
 
 
 def is_beyond_a_schema(response: Response) -> bool:
-    """Whether it was refused as a version that is gone, a cursor that we never gave out, or an
-    address without mail.
+    """Whether it was refused as a version that is gone, a cursor that we never gave out, an
+    address without mail, or credentials that are not those of an account.
     """
     if response.status_code == 412:
         return True
+    if response.status_code == 400:
+        return bool(response.json().get("error") == "invalid_grant")
     if response.status_code != 422:
         return False
     problem = response.json()

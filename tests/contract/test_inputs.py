@@ -159,8 +159,11 @@ async def test_no_value_in_any_place_is_an_error_of_ours(sender: Sender, place: 
 
 def refused(response: httpx2.Response) -> list[list[str]]:
     """Return where the parts are that were refused, before the database could do so."""
-    assert response.status_code == 422
-    return [error["loc"] for error in response.json().get("errors", [])]
+    problem = response.json()
+    assert response.status_code == (400 if "error" in problem else 422)  # RFC 6749, section 5.2
+    if problem["code"] == "unsupported_grant_type":
+        return [["body", "grant_type"]]
+    return [error["loc"] for error in problem.get("errors", [])]
 
 
 @pytest.mark.parametrize("place", [place for place in PLACES if place.is_number], ids=str)

@@ -15,6 +15,7 @@ from urllib.parse import urlencode
 
 from fastapi import Request, Response
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
+from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
@@ -31,7 +32,7 @@ from app.infra.database.session import Database
 from app.infra.ending import ServerEnd
 from app.infra.in_flight import InFlight
 from app.infra.log_writer import LogWriter
-from app.infra.security import Passwords
+from app.infra.security import Match, Passwords
 from app.infra.server import protocol
 from app.infra.web import problems
 from app.infra.web.body_limit import BodyLimitMiddleware
@@ -61,8 +62,8 @@ async def _transaction_that_ends_on_success(self: Database) -> AsyncIterator[Asy
     await session.close()
 
 
-async def _verify_if_known(self: Passwords, password: str, encoded: str | None) -> bool:
-    return encoded is not None and await _verify(self, password, encoded)
+async def _verify_if_known(self: Passwords, password: str, encoded: str | None) -> Match:
+    return await _verify(self, password, encoded) if encoded else Match.NONE
 
 
 async def _run_in_default_threads(
@@ -121,7 +122,10 @@ PATCHES: dict[str, tuple[tuple[Any, str, Any], ...]] = {
     "no_relay": ((Relay, "_relay", _do_nothing),),
     # Uvicorn is told of its protocol by name, after this.
     "stock_protocol": ((protocol, "LimitedProtocol", HttpToolsProtocol),),
-    "no_body_limit": ((BodyLimitMiddleware, "__call__", _pass_on),),
+    "no_body_limit": (
+        (BodyLimitMiddleware, "__call__", _pass_on),
+        (RequestBodyLimitMiddleware, "__call__", _pass_on),  # FastAPI's own, of each route
+    ),
     "no_in_flight_limit": ((InFlight, "enter", _enter_always),),
     "deaf_memory": ((Channel, "_hear_change", lambda _self, _tags: None),),
     "deaf_streams": ((ServerEnd, "announce", lambda _self: None),),

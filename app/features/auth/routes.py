@@ -2,36 +2,60 @@
 
 from typing import Annotated
 
-from fastapi import Form, Response
+from fastapi import Depends, Form, Response
 
 from app.features.auth import service
+from app.features.auth.dependencies import check_form
 from app.features.auth.schemas import Credentials, RefreshTokenWrite, TokenRead
 from app.infra.dependencies import Resources, WriteSession
+from app.infra.inputs import KIB
+from app.infra.web.oauth2 import NOT_STORED, token_endpoint
 from app.infra.web.openapi import problems
 from app.infra.web.routing import feature_router
 
 router = feature_router("/v1/auth")
 
-NOT_STORED = {"Cache-Control": "no-store"}  # RFC 6749, §5.1
 
-
-@router.post("/token", response_model=TokenRead, responses=problems(401, 415, 422))
+@router.post(
+    "/token",
+    response_model=TokenRead,
+    responses=problems(400, 413, 415, schema="TokenProblem"),
+    dependencies=[Depends(check_form)],
+    max_body_size=8 * KIB,
+)
+@token_endpoint
 async def log_in(
-    credentials: Annotated[Credentials, Form()], held: Resources, response: Response
+    form: Annotated[Credentials, Form()], held: Resources, response: Response
 ) -> TokenRead:
-    """Exchange an e-mail address (as `username`) and a password for tokens."""
+    """Exchange an e-mail address (as `username`) and a password, or a refresh token, for tokens.
+
+    Errors have the `error` of RFC 6749, section 5.2, beside the members of a problem.
+    """
     response.headers.update(NOT_STORED)
-    return await service.log_in(held, credentials.username, credentials.password)
+    if form.grant_type == "refresh_token":
+        return await service.refresh(held, form.refresh_token)
+    return await service.log_in(held, form.username, form.password)
 
 
-@router.post("/refresh", response_model=TokenRead, responses=problems(401, 415, 422))
+@router.post(
+    "/refresh",
+    response_model=TokenRead,
+    responses=problems(401, 413, 415, 422),
+    max_body_size=8 * KIB,
+)
 async def refresh(data: RefreshTokenWrite, held: Resources, response: Response) -> TokenRead:
     """Exchange a refresh token, which works once, for new tokens."""
     response.headers.update(NOT_STORED)
     return await service.refresh(held, data.refresh_token)
 
 
-@router.post("/logout", status_code=204, response_class=Response, responses=problems(415, 422))
+@router.post(
+    "/logout",
+    status_code=204,
+    response_class=Response,
+    responses=problems(413, 415, 422),
+    max_body_size=8 * KIB,
+)
 async def log_out(data: RefreshTokenWrite, session: WriteSession) -> None:
     """Give up a refresh token and all that it was exchanged for."""
     await service.revoke(session, data.refresh_token)

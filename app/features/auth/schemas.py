@@ -1,32 +1,57 @@
 """What comes in and goes out of `/v1/auth`."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic_core import PydanticCustomError
 
-from app.infra.inputs import LONGEST_EMAIL, Input, Text
+from app.infra.inputs import LONGEST_EMAIL, Input, PasswordAsTyped, Text
+
+Token = Annotated[Text, Field(max_length=128)]
+
+# The grant types of the token endpoint, and the fields that each of them needs.
+GRANTS = {"password": ("username", "password"), "refresh_token": ("refresh_token",)}
+
+
+def _describe(schema: dict[str, Any]) -> None:
+    """Say which fields belong together. That a field may be left out is no default."""
+    for name, field in schema["properties"].items():
+        if name != "grant_type":
+            del field["default"]
+    schema["if"] = {
+        "properties": {"grant_type": {"const": "refresh_token"}},
+        "required": ["grant_type"],
+    }
+    schema["then"] = {"required": list(GRANTS["refresh_token"])}
+    schema["else"] = {"required": list(GRANTS["password"])}
+    schema["examples"] = [{"username": "demo@example.com", "password": "demo-password"}]
 
 
 class Credentials(BaseModel):
-    """The OAuth2 password form (RFC 6749, §4.3.2). `username` is the e-mail address."""
+    """The OAuth2 forms of RFC 6749, sections 4.3.2 and 6. `username` is the e-mail address."""
 
-    # OAuth2 clients send more fields, which servers ignore (RFC 6749, §3.2).
-    model_config = ConfigDict(
-        extra="ignore",
-        json_schema_extra={
-            "examples": [{"username": "demo@example.com", "password": "demo-password"}]
-        },
-    )
+    # OAuth2 clients send more fields, which servers ignore (RFC 6749, section 3.2).
+    model_config = ConfigDict(extra="ignore", json_schema_extra=_describe)
 
-    username: Annotated[Text, Field(max_length=LONGEST_EMAIL)]
-    password: Annotated[Text, Field(max_length=128)]
-    grant_type: Literal["password"] = "password"
+    grant_type: Literal["password", "refresh_token"] = "password"
+    username: Annotated[Text, Field(min_length=1, max_length=LONGEST_EMAIL)] = ""
+    password: Annotated[PasswordAsTyped, Field(min_length=1)] = ""
+    refresh_token: Annotated[Token, Field(min_length=1)] = ""
+
+    @model_validator(mode="after")
+    def _has_what_its_grant_needs(self) -> Self:
+        needed = GRANTS[self.grant_type]
+        if not all(getattr(self, name) for name in needed):
+            raise PydanticCustomError(
+                "missing", "The grant type needs {fields}", {"fields": " and ".join(needed)}
+            )
+        return self
 
 
 class RefreshTokenWrite(Input):
     """A refresh token, by whoever holds it."""
 
-    refresh_token: Annotated[Text, Field(max_length=128)]
+    refresh_token: Token
 
 
 class TokenRead(BaseModel):

@@ -12,10 +12,10 @@ from app.errors import Unauthenticated, Unavailable
 from app.features.auth import queries
 from app.features.auth.queries import Family
 from app.features.auth.schemas import TokenRead
-from app.features.users.models import User
 from app.features.users.queries import get_user_by_email, set_password_hash
 from app.infra.inputs import normalise_email
 from app.infra.resources import Resources
+from app.infra.security import Match
 
 
 async def log_in(held: Resources, email: str, password: str) -> TokenRead:
@@ -26,12 +26,13 @@ async def log_in(held: Resources, email: str, password: str) -> TokenRead:
     """
     async with held.database.read() as session:
         user = await get_user_by_email(session, normalise_email(email) or email)
-    matches = await held.passwords.verify(password, user.password_hash if user else None)
-    if user is None or not matches:
+    match = await held.passwords.verify(password, user.password_hash if user else None)
+    if user is None or not match:
         raise Unauthenticated(
             "The e-mail address or the password is wrong.", code="invalid_credentials"
         )
-    new_hash = await _stronger_hash(held, user, password)
+    outdated = match is Match.AS_TYPED or held.passwords.is_outdated(user.password_hash)
+    new_hash = await _new_hash(held, password) if outdated else None
     async with held.database.transaction() as session:
         if new_hash is not None:
             await set_password_hash(session, user, new_hash)
@@ -59,11 +60,9 @@ async def revoke(session: AsyncSession, token: str) -> None:
         await queries.delete_family(session, family_id)
 
 
-async def _stronger_hash(held: Resources, user: User, password: str) -> str | None:
-    """Hash a password that is known at this moment alone, if its hash is of older parameters."""
-    if not held.passwords.is_outdated(user.password_hash):
-        return None
-    with suppress(Unavailable):  # no place for it now: the next login will do
+async def _new_hash(held: Resources, password: str) -> str | None:
+    """Hash a password again while it is known, or return None when the hashing queue is full."""
+    with suppress(Unavailable):  # the next login will do it
         return await held.passwords.hash(password)
     return None
 

@@ -10,7 +10,7 @@ from app.features.comments.schemas import CommentCreate, CommentPage, CommentRea
 from app.features.users.dependencies import CurrentUser
 from app.infra.database.pagination import Page
 from app.infra.dependencies import Conditions, PageQuery, ReadSession, WriteSession
-from app.infra.inputs import Id
+from app.infra.inputs import KIB, Id
 from app.infra.web.openapi import PUBLIC, problems
 from app.infra.web.pages import link_neighbours
 from app.infra.web.public import public
@@ -42,7 +42,8 @@ async def list_comments(
     "/posts/{post_id}/comments",
     status_code=201,
     response_model=CommentRead,
-    responses=problems(401, 404, 415, 422),
+    responses=problems(401, 404, 413, 415, 422),
+    max_body_size=64 * KIB,
 )
 async def create_comment(
     post_id: PostId, data: CommentCreate, user: CurrentUser, session: WriteSession

@@ -12,7 +12,7 @@ from app.features.posts.schemas import PostCreate, PostPage, PostRead, PostUpdat
 from app.features.users.dependencies import CurrentUser
 from app.infra.database.pagination import Page
 from app.infra.dependencies import Conditions, PageQuery, ReadSession, WriteSession
-from app.infra.inputs import Id
+from app.infra.inputs import KIB, Id
 from app.infra.web.openapi import PUBLIC, problems
 from app.infra.web.pages import link_neighbours
 from app.infra.web.public import public
@@ -21,6 +21,7 @@ from app.infra.web.routing import feature_router
 
 router = feature_router("/v1/posts")
 
+LARGEST_POST = 256 * KIB  # 20,200 characters, each escaped as two surrogates
 PostId = Annotated[Id, Path()]
 POST_READ = TypeAdapter(PostRead)
 
@@ -40,7 +41,13 @@ async def list_posts(
     return page
 
 
-@router.post("", status_code=201, response_model=PostRead, responses=problems(401, 415, 422))
+@router.post(
+    "",
+    status_code=201,
+    response_model=PostRead,
+    responses=problems(401, 413, 415, 422),
+    max_body_size=LARGEST_POST,
+)
 async def create_post(data: PostCreate, user: CurrentUser, session: WriteSession) -> Response:
     """Publish a post."""
     post = await service.create_post(session, user, data)
@@ -55,7 +62,10 @@ async def read_post(post_id: PostId, session: ReadSession) -> Response:
 
 
 @router.patch(
-    "/{post_id}", response_model=PostRead, responses=problems(401, 403, 404, 412, 415, 422)
+    "/{post_id}",
+    response_model=PostRead,
+    responses=problems(401, 403, 404, 412, 413, 415, 422),
+    max_body_size=LARGEST_POST,
 )
 async def update_post(
     post_id: PostId,

@@ -9,7 +9,7 @@ from app.features.users.dependencies import FreshUser
 from app.features.users.models import User
 from app.features.users.schemas import PublicUserRead, UserCreate, UserRead, UserUpdate
 from app.infra.dependencies import Conditions, ReadSession, Resources, WriteSession
-from app.infra.inputs import Id
+from app.infra.inputs import KIB, Id
 from app.infra.web.openapi import PUBLIC, problems
 from app.infra.web.public import public
 from app.infra.web.routing import feature_router
@@ -17,7 +17,13 @@ from app.infra.web.routing import feature_router
 router = feature_router("/v1/users")
 
 
-@router.post("", status_code=201, response_model=UserRead, responses=problems(409, 415, 422))
+@router.post(
+    "",
+    status_code=201,
+    response_model=UserRead,
+    responses=problems(409, 413, 415, 422),
+    max_body_size=8 * KIB,
+)
 async def create_user(
     data: UserCreate, session: WriteSession, held: Resources, response: Response
 ) -> User:
@@ -33,7 +39,12 @@ async def read_me(user: FreshUser) -> User:
     return user
 
 
-@router.patch("/me", response_model=UserRead, responses=problems(401, 403, 409, 412, 415, 422))
+@router.patch(
+    "/me",
+    response_model=UserRead,
+    responses=problems(401, 403, 409, 412, 413, 415, 422),
+    max_body_size=32 * KIB,
+)
 async def update_me(
     data: UserUpdate,
     user: FreshUser,

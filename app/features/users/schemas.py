@@ -6,10 +6,9 @@ from typing import Annotated, Self
 from pydantic import MISSING, BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from app.infra.inputs import Email, Input, Text
+from app.infra.inputs import Email, Input, NewPassword, PasswordAsTyped, Text
 
 Name = Annotated[Text, Field(min_length=1, max_length=100)]
-Password = Annotated[Text, Field(min_length=8, max_length=128)]
 
 
 class UserCreate(Input):
@@ -25,7 +24,7 @@ class UserCreate(Input):
 
     email: Email
     name: Name
-    password: Password
+    password: NewPassword
 
 
 class UserUpdate(Input):
@@ -47,8 +46,8 @@ class UserUpdate(Input):
     name: Name | MISSING = MISSING
     bio: Annotated[Text, Field(max_length=500)] | MISSING = MISSING
     email: Email | MISSING = MISSING
-    password: Password | MISSING = MISSING
-    current_password: Annotated[Text, Field(max_length=128)] | MISSING = MISSING
+    password: NewPassword | MISSING = MISSING
+    current_password: PasswordAsTyped | MISSING = MISSING
 
     @model_validator(mode="after")
     def _prove_who_you_are(self) -> Self:

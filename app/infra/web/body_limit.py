@@ -1,59 +1,85 @@
-"""Takes a body in, whole and no larger than allowed, before anything inside is run.
+"""Takes a body in, whole and no larger than its route allows, before anything inside is run.
 
 So a client that sends slowly holds a connection of the server and nothing else: no place among the
 requests that run, no connection to the database. The server has a deadline for it.
 """
 
 from starlette.requests import ClientDisconnect
+from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from app.errors import InvalidRequest
 from app.infra.metrics import REFUSED
-from app.infra.web.problems import code_of, problem
+from app.infra.web.body_shape import check_shape
+from app.infra.web.problems import code_of, problem, problem_of
 
 
 class TooLarge(Exception):
     """More has come than a body may have."""
 
+    def __init__(self, limit_bytes: int) -> None:
+        super().__init__()
+        self.limit_bytes = limit_bytes
+
 
 class BodyLimitMiddleware:
-    """Pure ASGI. A length that is declared is refused before the body is read."""
+    """Pure ASGI. A length that is declared is refused before the body is read.
 
-    def __init__(self, app: ASGIApp, limit_bytes: int) -> None:
+    A route declares what it needs as `max_body_size`; no body is larger than `limit_bytes` or holds
+    more than `most_values`.
+    """
+
+    def __init__(self, app: ASGIApp, limit_bytes: int, most_values: int) -> None:
         self.app = app
         self._limit_bytes = limit_bytes
+        self._most_values = most_values
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         length = _declared(scope) if scope["type"] == "http" else 0
         if length == 0:
             await self.app(scope, receive, send)
             return
+        route, found = scope["app"].state.route_table.find(scope)
+        limit_bytes = self._limit_of(route)
         try:
-            if length is not None and length > self._limit_bytes:
-                raise TooLarge
-            body = await self._read(receive)
-        except TooLarge:
-            await self._refuse(scope, receive, send)
+            if length is not None and length > limit_bytes:
+                raise TooLarge(limit_bytes)
+            body = await self._read(receive, limit_bytes)
+            check_shape(scope, body, self._most_values)
+        except TooLarge as too_large:
+            scope.update(found)  # the refusal is this route's
+            await self._refuse(too_large, scope, receive, send)
+        except InvalidRequest as invalid:
+            REFUSED.labels("body_shape").inc()
+            scope.update(found)
+            await problem_of(scope, invalid)(scope, receive, send)
         else:
             await self.app(scope, _received(body, receive), send)
 
-    async def _read(self, receive: Receive) -> bytes:
+    def _limit_of(self, route: BaseRoute | None) -> int:
+        declared: int | None = getattr(route, "max_body_size", None)
+        return self._limit_bytes if declared is None else min(declared, self._limit_bytes)
+
+    async def _read(self, receive: Receive, limit_bytes: int) -> bytes:
         body, more = b"", True
         while more:
             message = await receive()
             if message["type"] == "http.disconnect":
                 raise ClientDisconnect
             body += message.get("body", b"")
-            if len(body) > self._limit_bytes:
-                raise TooLarge
+            if len(body) > limit_bytes:
+                raise TooLarge(limit_bytes)
             more = message.get("more_body", False)
         return body
 
-    async def _refuse(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _refuse(
+        self, too_large: TooLarge, scope: Scope, receive: Receive, send: Send
+    ) -> None:
         REFUSED.labels("body_size").inc()
         # Whoever waits to be asked for a body might send it or not: the connection has to end.
         expects = any(name == b"expect" for name, _ in scope["headers"])
         headers = {"Connection": "close"} if expects else {}
-        detail = f"A body may have {self._limit_bytes} bytes."
+        detail = f"A body may have {too_large.limit_bytes} bytes."
         await problem(scope, 413, code_of(413), detail, headers=headers)(scope, receive, send)
 
 

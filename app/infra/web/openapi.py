@@ -3,7 +3,7 @@
 The page and its scripts come from this process: it works without the internet.
 """
 
-from typing import Any
+from typing import Any, Literal
 
 from fastapi import FastAPI
 from fastapi.openapi.docs import get_swagger_ui_html
@@ -40,17 +40,24 @@ class Problem(BaseModel):
     errors: list[FieldError] | None = None
 
 
+class TokenProblem(Problem):
+    """An error of the token endpoint, with the `error` of RFC 6749, section 5.2."""
+
+    error: Literal["invalid_grant", "invalid_request", "unsupported_grant_type"]
+
+
 # What every route that is declared `public` may answer beside its own.
 PUBLIC: Responses = {304: {"description": "The client has it: see If-None-Match and ETag"}}
 
 
-def problems(*statuses: int) -> Responses:
+def problems(*statuses: int, schema: str = "Problem") -> Responses:
     """Document that a route may answer these problems, and 503, which any may."""
-    schema = {"schema": {"$ref": f"{SCHEMA_PATH}Problem"}}
-    return {
-        status: {"description": title(status), "content": {MEDIA_TYPE: schema}}
-        for status in (*statuses, 503)
-    }
+    return {**{status: _problem(status, schema) for status in statuses}, 503: _problem(503)}
+
+
+def _problem(status: int, schema: str = "Problem") -> dict[str, Any]:
+    content = {MEDIA_TYPE: {"schema": {"$ref": f"{SCHEMA_PATH}{schema}"}}}
+    return {"description": title(status), "content": content}
 
 
 def add_documentation(app: FastAPI, root_path: str) -> None:
@@ -85,11 +92,16 @@ def _document(app: FastAPI, root_path: str) -> dict[str, Any]:
             routes=app.routes,
             servers=[{"url": root_path}] if root_path else None,
         )
+        for operation in (o for path in document["paths"].values() for o in path.values()):
+            answers = operation["responses"]
+            if "400" in answers:  # the framework adds a 422 of its own
+                answers.pop("422", None)
         schemas = document["components"]["schemas"]
         for unused in ("HTTPValidationError", "ValidationError"):
             schemas.pop(unused, None)
-        problem = Problem.model_json_schema(ref_template=SCHEMA_PATH + "{model}")
-        schemas |= {**problem.pop("$defs"), "Problem": problem}
+        for model in (Problem, TokenProblem):
+            schema = model.model_json_schema(ref_template=SCHEMA_PATH + "{model}")
+            schemas |= {**schema.pop("$defs"), model.__name__: schema}
         _prefix_addresses(document["components"].get("securitySchemes", {}), root_path)
         app.openapi_schema = document
     return app.openapi_schema

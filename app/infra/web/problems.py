@@ -18,13 +18,14 @@ from starlette.responses import Response
 from starlette.routing import Match
 from starlette.types import Scope
 
-from app.errors import AppError, Unauthenticated
+from app.errors import AppError
 from app.infra.database.failures import (
     expected_failure,
     left_nothing_behind,
     violated_constraint,
 )
 from app.infra.exchange import request_id
+from app.infra.web.oauth2 import NOT_STORED, STATUSES, error_of, is_for_oauth2
 from app.infra.web.retry import TryAgain, may_be_tried_again
 from app.infra.web.security_headers import PRIVATE
 
@@ -75,6 +76,14 @@ def problem(
 
     Nobody keeps it: without a word, others may keep a 404 (RFC 9111, §4.2.2).
     """
+    headers = {"Cache-Control": PRIVATE, **(headers or {})}
+    members = {}
+    if status < 500 and is_for_oauth2(scope):
+        status = STATUSES.get(status, status)
+        members["error"] = error_of(code)
+        headers |= NOT_STORED
+    if status == 401:
+        headers["WWW-Authenticate"] = "Bearer"
     body: dict[str, Any] = {
         "type": "about:blank",
         "title": title(status),
@@ -83,10 +92,10 @@ def problem(
         "code": code,
         "instance": quote(scope["path"][:MOST_INSTANCE]),
         "request_id": request_id(),
+        **members,
     }
     if errors is not None:
         body["errors"] = errors
-    headers = {"Cache-Control": PRIVATE, **(headers or {})}
     return Response(orjson.dumps(body), status, headers, media_type=MEDIA_TYPE)
 
 
@@ -113,8 +122,6 @@ def problem_of(scope: Scope, error: AppError) -> Response:
     headers = {}
     if error.retry_after_seconds is not None:
         headers["Retry-After"] = str(error.retry_after_seconds)
-    if isinstance(error, Unauthenticated):
-        headers["WWW-Authenticate"] = "Bearer"
     return problem(scope, error.status, error.code, error.detail, headers=headers)
 
 

@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 from fastapi import APIRouter
-from starlette.routing import BaseRoute
+from starlette.routing import BaseRoute, Match
 from starlette.types import Receive, Scope, Send
 
 from app.infra.web.public import is_public
@@ -55,6 +55,14 @@ class RouteTable:
         if scope["type"] != "http" or scope.get("root_path"):
             return self._all
         return self._table.get(_key(scope["path"]), self._others)
+
+    def find(self, scope: Scope) -> tuple[BaseRoute | None, Scope]:
+        """Return the route that a request goes to, and what that adds to its scope."""
+        for route in self.near(scope).router.routes:
+            match, found = route.matches(scope)
+            if match is Match.FULL:
+                return route, found
+        return None, {}
 
     def _index(self) -> None:
         routes = list(self._router.routes)

@@ -38,8 +38,9 @@ async def test_an_unknown_account_answers_like_a_wrong_password(
     user = await make.user()
     wrong = await log_in(client, user.email, "not the password")
     unknown = await log_in(client, "nobody@example.com", PASSWORD)
-    assert wrong.status_code == unknown.status_code == 401
+    assert wrong.status_code == unknown.status_code == 400
     assert wrong.json()["code"] == "invalid_credentials"
+    assert wrong.json()["error"] == "invalid_grant"
     ignored = {"request_id"}
     assert {k: v for k, v in wrong.json().items() if k not in ignored} == {
         k: v for k, v in unknown.json().items() if k not in ignored
@@ -61,15 +62,100 @@ async def test_an_unknown_account_costs_as_many_hashes_as_a_known_one(
     costs = []
     for email in (user.email, "nobody@example.com", "no address"):
         hashed.clear()
-        assert (await log_in(client, email, "not the password")).status_code == 401
+        assert (await log_in(client, email, "not the password")).status_code == 400
         costs.append([argon2.extract_parameters(encoded) for encoded in hashed])
     assert costs[0]
     assert costs == costs[:1] * 3
 
 
-@pytest.mark.parametrize("form", [{}, {"username": "a@example.com"}, {"password": "x"}])
-async def test_an_incomplete_form_is_refused(client: Client, form: dict[str, str]) -> None:
-    assert (await client.post("/v1/auth/token", data=form)).status_code == 422
+REFRESH = {"grant_type": "refresh_token"}
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        {},
+        {"username": "a@example.com"},
+        {"password": "x"},
+        {"username": "", "password": "x"},
+        {"username": "a@example.com\0", "password": "x"},
+        {"username": "a@example.com", "password": "x", **REFRESH},
+        REFRESH,
+        {"refresh_token": "x"},
+        {"refresh_token": "x" * 129, **REFRESH},
+    ],
+)
+async def test_an_incomplete_form_is_an_invalid_request(
+    client: Client, form: dict[str, str]
+) -> None:
+    response = await client.post("/v1/auth/token", data=form)
+    assert (response.status_code, response.json()["error"]) == (400, "invalid_request")
+    assert response.json()["errors"]
+
+
+@pytest.mark.parametrize("grant_type", ["client_credentials", "Password", "password "])
+async def test_another_grant_type_is_unsupported(client: Client, grant_type: str) -> None:
+    form = {"username": "a@example.com", "password": "x", "grant_type": grant_type}
+    response = await client.post("/v1/auth/token", data=form)
+    assert (response.status_code, response.json()["error"]) == (400, "unsupported_grant_type")
+
+
+async def test_a_field_that_is_sent_twice_is_an_invalid_request(
+    client: Client, make: Factory
+) -> None:
+    user = await make.user()
+    for name in ("username", "password", "grant_type", "scope"):
+        form = {"grant_type": "password", "username": user.email, "password": PASSWORD}
+        twice = {**form, name: [form.get(name, "a")] * 2}
+        response = await client.post("/v1/auth/token", data=twice)
+        assert (response.status_code, response.json()["error"]) == (400, "invalid_request"), name
+
+
+@pytest.mark.parametrize(
+    ("content", "media_type", "status"),
+    [
+        (b"x", "text/plain", 415),
+        (b"{}", "application/json", 400),
+        (b"a" * 9_000, "application/x-www-form-urlencoded", 413),
+        (b"a=b&" * 20, "application/x-www-form-urlencoded", 400),
+        (b"--a", "multipart/form-data", 400),
+    ],
+)
+async def test_every_error_of_the_token_endpoint_is_one_for_oauth2(
+    client: Client, content: bytes, media_type: str, status: int
+) -> None:
+    headers = {"Content-Type": media_type}
+    response = await client.post("/v1/auth/token", content=content, headers=headers)
+    assert (response.status_code, response.json()["error"]) == (status, "invalid_request")
+    assert response.json()["status"] == status
+    assert response.headers["content-type"] == "application/problem+json"
+    assert (response.headers["cache-control"], response.headers["pragma"]) == (
+        "no-store",
+        "no-cache",
+    )
+
+
+async def test_a_refresh_token_works_once_at_the_token_endpoint(
+    client: Client, make: Factory
+) -> None:
+    user = await make.user()
+    token = (await log_in(client, user.email, PASSWORD)).json()["refresh_token"]
+    form = {"grant_type": "refresh_token", "refresh_token": token}
+    first = await client.post("/v1/auth/token", data=form)
+    assert first.status_code == 200
+    assert first.json()["refresh_token"] != token
+    again = await client.post("/v1/auth/token", data=form)
+    assert (again.status_code, again.json()["error"]) == (400, "invalid_grant")
+    # The family is revoked.
+    form["refresh_token"] = first.json()["refresh_token"]
+    assert (await client.post("/v1/auth/token", data=form)).status_code == 400
+
+
+async def test_the_other_endpoints_say_nothing_of_oauth2(client: Client) -> None:
+    response = await client.post("/v1/auth/refresh", json={"refresh_token": "x"})
+    assert response.status_code == 401
+    assert "error" not in response.json()
+    assert response.headers["www-authenticate"] == "Bearer"
 
 
 def forged(settings: Settings, user_id: int, **changes: object) -> str:
@@ -134,7 +220,7 @@ async def test_a_token_with_another_signature_is_401(
     for token in (
         f"{head}.{body}.{'A' if signature[0] != 'A' else 'B'}{signature[1:]}",
         f"{head}.{body}.",
-        jwt.encode(claims, None, "none"),
+        jwt.encode(claims, "", "none"),
         jwt.encode(claims, secret, "HS384"),
         jwt.encode(claims, "x" * 64, "HS256"),
         "not-a-token",
@@ -179,3 +265,4 @@ async def test_every_spelling_of_an_address_logs_in(
         response = await log_in(client, email, PASSWORD)
         assert response.status_code == 200
         assert response.headers["cache-control"] == "no-store"
+        assert response.headers["pragma"] == "no-cache"

@@ -1,0 +1,134 @@
+"""What a body may hold is counted before it is parsed."""
+
+import json
+
+import httpx2
+import pytest
+from starlette.requests import Request
+
+from app.errors import InvalidRequest
+from app.infra.web.body_shape import DEEPEST, LONGEST_NUMBER, check_shape
+from tests.contract.document import APPLICATION, OPERATIONS, Json, Operation, api_routes
+from tests.factories import PASSWORD, Factory
+
+Client = httpx2.AsyncClient
+JSON, FORM = "application/json", "application/x-www-form-urlencoded"
+MOST = 10
+
+TAKEN = [
+    *(b"", b"1", b"[]", b'{"a": 1}', b"[1,2,3,4,5,6,7,8,9]", b"\xef\xbb\xbf{}"),
+    b'{"a": "' + b",[{:" * 1_000 + b'"}',
+    b'{"a": "' + rb"\"\\,[{\\" * 1_000 + b'"}',
+    b'["\\\\", "\\\\\\"", ",,,,,,,,,,,,,,,"]',
+    '["é", "😀"]'.encode(),
+    b"9" * (LONGEST_NUMBER - 1),
+    # Malformed: the parser says so.
+    *(b"{", b"]", b'"', b"{]", b'{"a"', b"\\"),
+]
+REFUSED = [
+    b"[" + b"1," * MOST + b"1]",
+    b"[" + b"{}," * MOST + b"{}]",
+    b"[" * (MOST + 1),
+    b"{" + b",".join(b'"%d": 1' % n for n in range(MOST + 2)) + b"}",
+    b'["\\\\",' + b"1," * MOST + b"1]",
+    b'["\\"",' + b"1," * MOST + b"1]",
+    b'""' * MOST * 3,
+    b"9" * LONGEST_NUMBER,
+    b"1." + b"01" * LONGEST_NUMBER,
+    '{"a": 1}'.encode("utf-16"),
+    '{"a": 1}'.encode("utf-16-le"),
+    '{"a": 1}'.encode("utf-32-be"),
+    *(b"\xff\xfe[]", b'["\xed\xa0\x80"]', b'["\xe9"]'),
+]
+
+
+@pytest.mark.parametrize("body", TAKEN)
+def test_what_may_be_parsed_is_let_through(body: bytes) -> None:
+    check_shape(scope(JSON), body, MOST)
+
+
+@pytest.mark.parametrize("body", REFUSED)
+@pytest.mark.parametrize("media_type", [JSON, "Application/JSON ; charset=utf-16", "a/b+json"])
+def test_what_holds_too_much_is_refused(body: bytes, media_type: str) -> None:
+    with pytest.raises(InvalidRequest):
+        check_shape(scope(media_type), body, MOST)
+
+
+@pytest.mark.parametrize(("depth", "refused"), [(DEEPEST, False), (DEEPEST + 1, True)])
+def test_a_body_may_be_nested_this_deep(depth: int, refused: bool) -> None:
+    for opening, closing in (("[", "]"), ('{"a":', "}")):
+        # Beside other containers, which are not below one another.
+        body = f'["[[[", {"[]," * 50} {opening * (depth - 1)}1{closing * (depth - 1)}]'.encode()
+        if refused:
+            with pytest.raises(InvalidRequest, match="nested"):
+                check_shape(scope(JSON), body, 1_000)
+        else:
+            check_shape(scope(JSON), body, 1_000)
+
+
+@pytest.mark.parametrize("separator", [b"&", b";", b"a=b&"])
+def test_a_form_has_a_number_of_fields(separator: bytes) -> None:
+    check_shape(scope(FORM), separator * (MOST - 1), MOST)
+    with pytest.raises(InvalidRequest, match="fields"):
+        check_shape(scope(FORM), separator * MOST, MOST)
+
+
+def scope(media_type: str) -> Json:
+    return {"type": "http", "headers": [(b"content-type", media_type.encode())]}
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-be", "utf-32", "utf-32-le"])
+async def test_json_is_in_utf_8(client: Client, encoding: str) -> None:
+    account = {"email": "ada@example.com", "name": "Ada", "password": PASSWORD}
+    for name, status in (("utf-8", 201), (encoding, 422)):
+        content = json.dumps(account).encode(name)
+        headers = {"Content-Type": JSON}
+        response = await client.post("/v1/users", content=content, headers=headers)
+        assert response.status_code == status
+    assert response.json()["code"] == "invalid_request"
+
+
+async def test_many_unknown_keys_are_refused_before_they_are_reported(
+    client: Client, make: Factory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Request, "json", None)
+    headers = make.headers(await make.user())
+    body = {f"k{number}": 1 for number in range(8_000)}
+    response = await client.post("/v1/posts", json=body, headers=headers)
+    assert response.status_code == 422
+    assert "1000 values" in response.json()["detail"]
+
+
+WITH_BODY = [operation for operation in OPERATIONS if operation.media_type]
+
+
+@pytest.mark.parametrize("operation", WITH_BODY, ids=str)
+def test_a_route_takes_the_largest_body_of_its_schema_and_not_much_more(
+    operation: Operation,
+) -> None:
+    [limit] = [
+        route.max_body_size
+        for route in api_routes(APPLICATION)
+        if route.path_format == operation.path and operation.method in (route.methods or ())
+    ]
+    assert limit is not None, "Declare max_body_size: what the body needs, and no more."
+    needed = largest(operation)
+    assert needed <= limit <= max(2 * needed, 8_192)
+
+
+def largest(operation: Operation) -> int:
+    """Return the bytes of the largest body.
+
+    A character takes 12 of them: in JSON as two escaped surrogates, in a form as four escaped
+    bytes. Fields of different branches are not sent together.
+    """
+    fields = operation.body["properties"]
+    branches = [operation.body[name] for name in ("then", "else") if name in operation.body]
+    return max(
+        sum(len(name) + 8 + 12 * length(fields[name]) for name in branch["required"])
+        for branch in branches or [{"required": list(fields)}]
+    )
+
+
+def length(field: Json) -> int:
+    return int(field.get("maxLength") or max(len(value) for value in field["enum"]))

@@ -5,11 +5,9 @@ number. This module reads it first, as a setting, and leaves them a number or no
 """
 
 import os
+import signal
 import sys
 from pathlib import Path
-
-from app.infra.server.cores import available_cores
-from app.settings import load_settings
 
 CONFIGURATION = Path(__file__).parents[1] / "gunicorn_config.py"
 WORKERS = "WEB_CONCURRENCY"
@@ -17,6 +15,11 @@ WORKERS = "WEB_CONCURRENCY"
 
 def main() -> None:
     """Check the settings, then run Gunicorn in this process until it ends."""
+    # Until Gunicorn handles it, Ctrl-C ends the process without a traceback.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    from app.infra.server.cores import available_cores
+    from app.settings import load_settings
+
     settings = load_settings()
     if os.environ.pop(WORKERS, "").strip():
         os.environ[WORKERS] = str(settings.web_concurrency or available_cores())

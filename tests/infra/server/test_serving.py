@@ -7,6 +7,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import AsyncIterator
+from contextlib import suppress
 from pathlib import Path
 
 import httpx2
@@ -157,6 +158,39 @@ async def test_an_end_at_once_answers_what_runs_and_leaves_no_traceback(
     told = log.read_text(encoding="utf-8")
     assert "Application shutdown complete" in told
     assert "Traceback" not in told
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGQUIT, signal.SIGTERM])
+async def test_a_start_that_is_interrupted_leaves_no_traceback(
+    settings: Settings, number: signal.Signals
+) -> None:
+    connected = asyncio.Event()
+
+    async def stay_silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        connected.set()
+        with suppress(ConnectionError):
+            await reader.read()
+        writer.close()
+
+    async with await asyncio.start_server(stay_silent, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        environment = {
+            "DATABASE_URL": f"postgresql://app@127.0.0.1:{port}/app",
+            "VALKEY_URL": settings.valkey.url.get_secret_value(),
+        }
+        process = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "app.serve"),
+            cwd=PROJECT,
+            env=os.environ | environment,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+        )
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            await connected.wait()  # the master asks the database before it listens
+            process.send_signal(number)
+            told, _ = await process.communicate()
+    assert process.returncode == -number
+    assert b"Traceback" not in told
 
 
 async def opened(

@@ -27,13 +27,13 @@ class Precondition:
     def require(self, version: int | None = None) -> None:
         """Raise `Stale` unless a thing that exists, and has this version, meets the conditions.
 
-        What has no version has no entity tags: it is met by "*" alone. A weak tag is compared for
-        If-None-Match only (§13.1.2).
+        A thing without a version has no entity tags, so that only "*" matches it. A weak tag can
+        match for If-None-Match alone (§13.1.2).
         """
         if self.if_match is not None and not _lists(self.if_match, version, weak=False):
             raise Stale("It was changed since you read it: read it again.")
         if self.if_none_match is not None and _lists(self.if_none_match, version, weak=True):
-            raise Stale("It exists as it was not meant to: see If-None-Match.")
+            raise Stale("It exists, and If-None-Match says that it must not.")
 
 
 def joined(lines: Sequence[str]) -> str | None:

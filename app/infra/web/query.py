@@ -50,13 +50,21 @@ def query_parameters(dependant: Dependant) -> Iterator[tuple[str, bool]]:
     """Yield the name of each query parameter of an endpoint, and whether it takes many values."""
     for parameter in dependant.query_params:
         annotation = parameter.field_info.annotation
-        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-            for name, field in annotation.model_fields.items():
+        if (model := _model_in(annotation)) is not None:
+            for name, field in model.model_fields.items():
                 yield field.alias or name, _takes_many(field.annotation)
         else:
             yield parameter.alias, _takes_many(annotation)
     for dependency in dependant.dependencies:
         yield from query_parameters(dependency)
+
+
+def _model_in(annotation: object) -> type[BaseModel] | None:
+    """Return the model whose fields are the parameters, also of a model that may be left out."""
+    for kind in (annotation, *get_args(annotation)):
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            return kind
+    return None
 
 
 def _takes_many(annotation: object) -> bool:

@@ -210,6 +210,7 @@ class LogSettings(Section):
     level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     format: Literal["auto", "json", "text"] = "auto"
     access: bool = True
+    client_address: bool = True
     slow_seconds: Seconds = 1
 
 

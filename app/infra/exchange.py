@@ -11,6 +11,7 @@ class Exchange:
     __slots__ = (
         "_started",
         "cache",
+        "client",
         "connections",
         "database_seconds",
         "method",
@@ -27,10 +28,11 @@ class Exchange:
         "waited_seconds",
     )
 
-    def __init__(self, request_id: str, method: str, path: str) -> None:
+    def __init__(self, request_id: str, method: str, path: str, client: str | None = None) -> None:
         self.request_id = request_id
         self.method = method
         self.path = path
+        self.client = client  # its address, as the trusted proxies tell it
         self.status = 500  # of whoever never answers
         self.route: str | None = None  # its template
         self.cache: str | None = None

@@ -1,8 +1,8 @@
 """Every log line of the process: JSON in production, readable in development, off requests' time.
 
 A line is rendered where it is said, which takes about a microsecond; a thread writes it. One line a
-request, and what the code has to say, each with the id of the request it belongs to. No
-header, no query, no body and no parameter of a statement is ever in one.
+request, and what the code has to say, each with the id of the request it belongs to and with what
+was passed as `extra`. No header, no query, no body and no parameter of a statement is ever in one.
 """
 
 import atexit
@@ -15,6 +15,7 @@ from typing import Any
 import orjson
 
 from app.infra.exchange import Exchange, exchange, request_id
+from app.infra.log_extra import extra_of
 from app.infra.log_writer import LogWriter
 from app.sections import LogSettings
 from app.settings import Settings
@@ -22,6 +23,8 @@ from app.settings import Settings
 STANDARD_OUTPUT = 1
 MOST_PATH, MOST_STATEMENT = 512, 1_000
 LEFT_TO_ROOT = ("uvicorn", "uvicorn.error")
+# The names in a line of what the code says; others in it are of `extra`.
+OF_RECORDS = ("time", "level", "event", "logger", "request_id", "trace_id", "exception")
 
 Line = dict[str, Any]
 Render = Callable[[Line], bytes]
@@ -36,10 +39,13 @@ class Log:
         self.writer = LogWriter(descriptor)
         self._render = render
         self._slow_seconds = settings.slow_seconds
+        self._shows_client = settings.client_address
 
     def request(self, current: Exchange) -> None:
         """Note that a request was answered."""
         line = _request_line(current, self._slow_seconds)
+        if self._shows_client:
+            line["client"] = current.client
         self.writer.write(self._render(line))
 
     def record(self, record: logging.LogRecord) -> None:
@@ -121,6 +127,8 @@ def _record_line(record: logging.LogRecord) -> Line:
         "request_id": request_id(),
         "trace_id": None if current is None else current.trace_id,
     }
+    for name, value in extra_of(record).items():
+        line[f"extra_{name}" if name in OF_RECORDS else name] = value
     if record.exc_info:
         line["exception"] = logging.Formatter().formatException(record.exc_info)
     return line
@@ -137,14 +145,17 @@ def as_json(line: Line) -> bytes:
 
 def as_text(line: Line) -> bytes:
     """Render a line for a person."""
-    if line["event"] == "request":
+    if "logger" not in line:
         path = line["path"] if line["path"].isprintable() else ascii(line["path"])
         parts: list[Any] = [f"{line['status']} {line['method']} {path}"]
         parts += [f"{line['seconds'] * 1e3:.1f} ms", f"{line['statements']} statements"]
         parts += [line["cache"], "slow" in line and f"slow because of {line['slow']}"]
+        parts += [line.get("client") and f"from {line['client']}"]
         detail = ", ".join(part for part in parts if part)
     else:
         detail = f"{line['level']} {line['logger']}: {line['event']}"
+        extra = [f"{ascii(name)[1:-1]}={line[name]!a}" for name in line if name not in OF_RECORDS]
+        detail = " ".join([detail, *extra])
     text = f"{line['time']:%H:%M:%S} [{line['request_id'][:8]}] {detail}\n"
     if "exception" in line:
         text += f"{line['exception']}\n"

@@ -14,6 +14,7 @@ from typing import Any
 
 import httpx2
 import pytest
+from pydantic import SecretStr
 from sqlalchemy import text
 
 from app.infra import log_writer
@@ -23,7 +24,7 @@ from app.infra.logs import Log, LogHandler, as_json, as_text
 from app.sections import LogSettings
 from app.settings import Settings
 from tests.application import client_of, running
-from tests.factories import Factory
+from tests.factories import MORNING, Factory
 
 Client = httpx2.AsyncClient
 Lines = Callable[[], list[dict[str, Any]]]
@@ -236,3 +237,75 @@ def test_lines_that_nobody_reads_are_counted_and_nobody_waits(
     with suppress(BlockingIOError):
         while os.read(reader, 65_536):
             pass
+
+
+class Unshowable:
+    def __repr__(self) -> str:
+        raise RuntimeError("no")
+
+
+EXTRA = {
+    "order_id": 7,
+    "items": [{"sku": "a", "left": 0.5}, None],
+    "level": "mine",
+    "exception": "mine",
+    "when": MORNING,
+    "broken": Unshowable(),
+    "huge": 10**5_000,
+    "long": "x" * 100_000,
+    "many": list(range(10_000)),
+    "password": "hunter2",
+    "headers": {"Authorization": "hunter2", "X-Api-Key": "hunter2"},
+    "secret_value": SecretStr("hunter2"),
+    "setting": SecretStr("hunter2"),
+    "account": SimpleNamespace(name="Ada", password="hunter2", key=b"k"),
+    "deep": [[[[[{"password": "hunter2"}]]]]],
+    "url": "postgresql://app:hunter2@db/app",
+    "line\nbreak": "a\nb",
+}
+
+
+def test_what_is_passed_as_extra_is_in_the_line(log: Log, lines: Lines) -> None:
+    logger = logging.getLogger("app.test.of_extra")
+    logger.addHandler(LogHandler(log))
+    logger.warning("request", extra=EXTRA)
+    [line] = lines()
+    assert (line["event"], line["level"], line["order_id"]) == ("request", "WARNING", 7)
+    assert line["items"] == [{"sku": "a", "left": 0.5}, None]
+    assert (line["extra_level"], line["extra_exception"]) == ("mine", "mine")
+    assert line["when"] == repr(MORNING)
+    assert "Unshowable" in line["broken"]
+    assert len(line["many"]) <= 50
+    written = json.dumps(line)
+    assert len(written) < 10_000
+    assert "hunter2" not in written
+
+
+def test_a_person_reads_what_is_passed_as_extra() -> None:
+    log = Log(LogSettings(), as_text)
+    written: list[bytes] = []
+    log.writer.write = lambda line: written.append(line)  # type: ignore[method-assign]
+    log.record(logging.makeLogRecord({"name": "app.x", "msg": "request", **EXTRA}))
+    log.record(logging.makeLogRecord({"name": "app.x", "msg": "Plain"}))
+    [line, plain] = (line.decode() for line in written)
+    assert " app.x: request " in line
+    assert "order_id=7" in line
+    assert "extra_level='mine'" in line
+    assert line.count("\n") == 1
+    assert "hunter2" not in line
+    assert plain.endswith("app.x: Plain\n")
+
+
+@pytest.mark.parametrize("shown", [True, False])
+@pytest.mark.parametrize("render", [as_json, as_text])
+async def test_a_request_line_has_the_clients_address_unless_it_is_left_out(
+    settings: Settings, tmp_path: Path, shown: bool, render: Callable[[Any], bytes]
+) -> None:
+    descriptor = os.open(tmp_path / "log", os.O_WRONLY | os.O_CREAT)
+    log = Log(LogSettings(client_address=shown), render, descriptor)
+    async with running(settings, log) as app:
+        transport = httpx2.ASGITransport(app, client=("203.0.113.9", 1234))
+        async with httpx2.AsyncClient(transport=transport, base_url="http://test") as client:
+            await client.get("/livez")
+    log.writer.close()
+    assert (b"203.0.113.9" in (tmp_path / "log").read_bytes()) == shown

@@ -40,7 +40,8 @@ class ObservationMiddleware:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        current = Exchange(request_id_of(scope), scope["method"], scope["path"])
+        client, _ = scope.get("client") or (None, None)
+        current = Exchange(request_id_of(scope), scope["method"], scope["path"], client)
         exchange.set(current)  # the server runs each request in a context of its own
 
         # Not `async`: a coroutine that only hands on is a quarter of what this layer costs.

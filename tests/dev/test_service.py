@@ -1,6 +1,7 @@
 """The service as the developer's commands start it."""
 
 import urllib.request
+from pathlib import Path
 
 import pytest
 
@@ -12,8 +13,8 @@ from dev.service import GUNICORN, UVICORN, open_service, wait_until_ready
 
 
 @pytest.mark.parametrize("module", [GUNICORN, UVICORN], ids=["run", "dev"])
-def test_the_service_listens_where_it_was_told(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch, module: tuple[str, ...]
+def test_the_service_listens_where_it_was_told_and_logs_a_request_once(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, module: tuple[str, ...]
 ) -> None:
     monkeypatch.setenv("WEB_CONCURRENCY", "1")
     database, valkey = settings.database.url, settings.valkey.url
@@ -21,7 +22,9 @@ def test_the_service_listens_where_it_was_told(
         database.get_secret_value(), valkey.get_secret_value(), embedded_database=True
     )
     address = Address("127.0.0.1", free_port())
-    with open_service(module, backing, address) as process:
+    log = tmp_path / "log"
+    with log.open("wb") as output, open_service(module, backing, address, output=output) as process:
         wait_until_ready(process, address, 60)
-        with urllib.request.urlopen(f"{address.url}/livez") as response:
+        with urllib.request.urlopen(f"{address.url}/v1/posts") as response:
             assert response.status == 200
+    assert log.read_text(encoding="utf-8").count("/v1/posts") == 1

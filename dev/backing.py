@@ -9,8 +9,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
+from app.addresses import postgresql_url
 from app.setting_sources import read_dotenv
 from dev.servers import ROOT, FolderInUse, embedded_servers, running_servers
+from dev.terminal import CommandError
 
 DATA = ROOT / ".data"
 
@@ -33,6 +35,11 @@ class Backing:
 def open_backing(*, exclusive: bool = False) -> Iterator[Backing]:
     """Start the embedded servers if needed; `exclusive` refuses those of another command."""
     database_url, valkey_url = configured("DATABASE_URL"), configured("VALKEY_URL")
+    if database_url:
+        try:
+            postgresql_url(database_url)
+        except ValueError as error:
+            raise CommandError(f"DATABASE_URL: {error}.") from None
     if database_url and valkey_url:
         yield Backing(database_url, valkey_url, embedded_database=False)
         return

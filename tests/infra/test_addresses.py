@@ -2,28 +2,11 @@
 
 import re
 import ssl
-import subprocess
 from pathlib import Path
 
 import pytest
 
 from app.addresses import asyncpg_arguments, postgresql_url, valkey_url
-
-
-@pytest.fixture(scope="session")
-def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A self-signed certificate for localhost; its key is beside it."""
-    folder = tmp_path_factory.mktemp("tls")
-    subprocess.run(
-        [
-            *("openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2"),
-            *("-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost"),
-            *("-keyout", str(folder / "key.pem"), "-out", str(folder / "certificate.pem")),
-        ],
-        capture_output=True,
-        check=True,
-    )
-    return folder / "certificate.pem"
 
 
 @pytest.mark.parametrize(

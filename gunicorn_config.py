@@ -3,6 +3,7 @@
 `python -m app.serve` runs Gunicorn with this file.
 """
 
+import errno
 import gc
 
 from gunicorn.arbiter import Arbiter
@@ -11,6 +12,7 @@ from gunicorn.workers.base import Worker
 from app.infra.database.capacity import read_capacity
 from app.infra.server.boots import Boots
 from app.infra.server.cores import available_cores
+from app.infra.server.listening import error_of_listening
 from app.infra.server.load_table import TABLE
 from app.infra.server.master import reload_only_what_starts, tell_workers_of_the_end
 from app.infra.server.metrics_files import archive_worker, begin_metrics, end_metrics
@@ -36,7 +38,14 @@ control_socket_disable = True
 
 
 def on_starting(server: Arbiter) -> None:
-    """Ask the database for what would else be found missing when the load is highest."""
+    """Say what is wrong with the settings here, before a worker starts or the load is high."""
+    for port in _ports:
+        error = error_of_listening(_settings.server.host, port)
+        if error and error.errno != errno.EADDRINUSE:  # for that one Gunicorn waits a few seconds
+            raise SystemExit(
+                f"The service cannot start. SERVER_HOST: it cannot listen there on port {port} "
+                f"({error.strerror}). Set it to an address of this machine, or change the port."
+            )
     for sentence in misspelt_variables():
         server.log.warning("In the environment: %s", sentence)
     found = read_capacity(_settings, workers)

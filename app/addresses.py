@@ -1,16 +1,18 @@
-"""URLs of PostgreSQL and Valkey, as people write them and as the drivers take them.
+"""Addresses: URLs of PostgreSQL and Valkey as people write them and as the drivers take them.
 
-The prefix under which clients reach this service is here as well.
 Nothing that is ambiguous is guessed: a URL whose password has an unescaped character is refused.
+Where the service listens, and the prefix under which clients reach it, are here as well.
 """
 
 import re
-import ssl
 from collections.abc import Collection, Mapping
+from ipaddress import ip_address
 from typing import Annotated, Any, NamedTuple
 from urllib.parse import parse_qsl, quote, unquote, urlencode
 
 from pydantic import AfterValidator
+
+from app.certificates import load_certificates, postgresql_tls
 
 LONGEST_ROOT_PATH = 100  # it is in the headers of responses
 SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
@@ -52,6 +54,7 @@ AUTHORITY = re.compile(
     r"(?:([^@:]*)(?::([^@]*))?@)?(\[[0-9a-f:.]+\]|[^@:\[\]]*)(?::(\d*))?", re.IGNORECASE
 )
 UNESCAPED = re.compile(r"%(?![0-9a-f]{2})|[\s\0#\\]", re.IGNORECASE)
+HOST_NAME = re.compile(r"[a-z0-9_-]{1,63}(\.[a-z0-9_-]{1,63})*", re.IGNORECASE)
 HOST = re.compile(r"[\w.-]+|[0-9a-f:.]+|/[^\0]+", re.IGNORECASE)
 ESCAPES = "write @ as %40, : as %3A, / as %2F, ? as %3F, # as %23, % as %25"
 ROOT_PATH = re.compile(r"(/(?!\.{1,2}(/|$))[A-Za-z0-9._~-]+)*")
@@ -103,7 +106,7 @@ def asyncpg_arguments(url: str) -> dict[str, Any]:
         "user": parts.user,
         "password": parts.password or None,
         "database": parts.path,
-        "ssl": _postgresql_tls(parts.query),
+        "ssl": postgresql_tls(parts.query),
         "direct_tls": False,
         "target_session_attrs": "any",
         "gsslib": "gssapi",
@@ -126,7 +129,7 @@ def valkey_url(text: str) -> str:
             raise ValueError(f"{name} is one of {VALKEY_PARAMETERS[name].replace('|', ', ')}")
     if parts.query and scheme != "rediss":
         raise ValueError("what begins with ssl_ is for TLS: the URL begins with rediss://")
-    _load_certificates(*map(parts.query.get, ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")))
+    load_certificates(*map(parts.query.get, ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")))
     return f"{scheme}://{text.strip().partition('://')[2]}"
 
 
@@ -185,41 +188,18 @@ def _settle_tls(query: dict[str, str]) -> None:
         raise ValueError("channel_binding=require needs sslmode=require, or verify-full")
     if mode:
         query["ssl"] = mode
-    _postgresql_tls(query)
+    postgresql_tls(query)
 
 
-def _postgresql_tls(query: Mapping[str, str]) -> ssl.SSLContext | str:
-    """Return what asyncpg takes for the mode: up to `prefer`, TLS is an attempt of its own."""
-    mode = query.get("ssl", "prefer")
-    if mode in ("disable", "allow", "prefer"):
-        return mode
-    root = query.get("sslrootcert")
-    is_system = root == "system" or (root is None and mode != "require")
-    context = _load_certificates(
-        None if is_system else root, query.get("sslcert"), query.get("sslkey")
-    )
-    if is_system:
-        context.load_default_certs()
-    context.check_hostname = mode == "verify-full"
-    if mode == "require" and root is None:
-        context.verify_mode = ssl.CERT_NONE
-    return context
-
-
-def _load_certificates(root: str | None, own: str | None, key: str | None) -> ssl.SSLContext:
-    """Read the files that a URL names, so that start-up says which of them is no certificate."""
-    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+def _listening_host(text: str) -> str:
+    host = text.strip().removeprefix("[").removesuffix("]")
     try:
-        if root:
-            context.load_verify_locations(cafile=root)
-        if own:
-            context.load_cert_chain(own, key)
-    except OSError as error:
-        reason = "not PEM" if isinstance(error, ssl.SSLError) else error.strerror
-        raise ValueError(
-            f"its certificates cannot be read ({reason}): name PEM files that this user may read"
-        ) from None
-    return context
+        is_host = bool(ip_address(host) if ":" in host else HOST_NAME.fullmatch(host))
+    except ValueError:
+        is_host = False
+    if not is_host:
+        raise ValueError("an address of this machine, without a port: 0.0.0.0 or ::1")
+    return host
 
 
 def _root_path(text: str) -> str:
@@ -228,4 +208,5 @@ def _root_path(text: str) -> str:
     return text
 
 
+ListeningHost = Annotated[str, AfterValidator(_listening_host)]
 RootPath = Annotated[str, AfterValidator(_root_path)]

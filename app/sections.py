@@ -4,20 +4,19 @@
 """
 
 import re
-from ipaddress import ip_address, ip_network
+from ipaddress import ip_network
 from typing import Annotated, Literal, Self
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, field_validator, model_validator
 
-from app.addresses import RootPath, postgresql_url, valkey_url
+from app.addresses import ListeningHost, RootPath, postgresql_url, valkey_url
 
 DEVELOPMENT_SECRET = "a-secret-for-development-only-never-in-production"
 MINIMUM_SECRET_BYTES = 32  # RFC 7518 §3.2: an HS256 key is at least as long as its digest
 CLOSING_SECONDS = 5  # the last of the graceful timeout, for the lifespan to close everything
 
 HOST_PATTERN = re.compile(r"(\*\.)?[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*|\[[0-9A-Fa-f:.]+\]")
-HOST_NAME = re.compile(r"[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*")
 HEADER_NAME = re.compile(r"[A-Za-z0-9-]+")
 ORIGIN = re.compile(r"https?://[a-z0-9.-]+(:\d+)?")
 
@@ -110,7 +109,7 @@ class ServerSettings(Section):
     how long it may leave unread what it is sent.
     """
 
-    host: str = "127.0.0.1"
+    host: ListeningHost = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65_535)] = 8000
     root_path: RootPath = ""
     trusted_proxies: str = "127.0.0.1,::1"
@@ -126,18 +125,6 @@ class ServerSettings(Section):
     body_seconds: Seconds = 20
     write_seconds: Seconds = 30
     hsts_seconds: Annotated[int, Field(ge=0)] = 0
-
-    @field_validator("host")
-    @classmethod
-    def _is_an_address(cls, host: str) -> str:
-        host = host.strip().removeprefix("[").removesuffix("]")
-        try:
-            is_right = bool(ip_address(host) if ":" in host else HOST_NAME.fullmatch(host))
-        except ValueError:
-            is_right = False
-        if not is_right:
-            raise ValueError("an address of this machine, without a port: 0.0.0.0 or ::1")
-        return host
 
     @field_validator("trusted_proxies")
     @classmethod

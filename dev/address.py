@@ -1,9 +1,9 @@
 """Where the service listens: the configured address, or the next free port when that is taken."""
 
 import errno
-import socket
 from dataclasses import dataclass
 
+from app.infra.server.listening import error_of_listening
 from app.sections import ServerSettings
 from dev.terminal import CommandError, say
 
@@ -45,17 +45,10 @@ def choose_address(settings: ServerSettings) -> Address:
 
 
 def _is_free(host: str, port: int) -> bool:
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    try:
-        with socket.socket(family) as candidate:
-            # The server sets this too: old connections in TIME_WAIT do not keep it from listening.
-            candidate.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            candidate.bind((host, port))
-    except OSError as error:
-        if error.errno == errno.EADDRINUSE:
-            return False
+    error = error_of_listening(host, port)
+    if error and error.errno != errno.EADDRINUSE:
         raise CommandError(
             f"Cannot listen on {host}, port {port} ({error.strerror}): "
             "set SERVER_HOST or SERVER_PORT to another."
-        ) from error
-    return True
+        )
+    return error is None

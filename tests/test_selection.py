@@ -12,7 +12,9 @@ CASE = f"{FOLDER}/test_cached_caller.py::test_nobody_is_shown_another_in_ten_tho
 def collected(*arguments: str) -> list[str]:
     """Return the tests that pytest would run."""
     command = [sys.executable, "-m", "pytest", "--collect-only", "-q", *arguments]
-    listed = subprocess.run(command, cwd=PROJECT, capture_output=True, text=True, check=False)
+    listed = subprocess.run(
+        command, cwd=PROJECT, capture_output=True, text=True, check=False, encoding="utf-8"
+    )
     assert listed.returncode in (0, 5), listed.stdout + listed.stderr  # 5: none was selected
     return [line for line in listed.stdout.splitlines() if "::" in line]
 

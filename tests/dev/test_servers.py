@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 
 import asyncpg
@@ -49,6 +50,16 @@ async def test_servers_are_real_shared_and_keep_their_data(tmp_path: Path) -> No
         connection = await asyncpg.connect(servers.database_url)
         assert await connection.fetch("SELECT * FROM kept") == []
         await connection.close()
+
+
+async def test_the_variables_of_libpq_do_not_reach_the_servers(tmp_path: Path) -> None:
+    names = ("PGSSLMODE", "PGDATESTYLE", "PGPORT", "PGDATA", "PGUSER", "PGCLIENTENCODING")
+    with pytest.MonkeyPatch.context() as patch, ExitStack() as stack:
+        for name in names:
+            patch.setenv(name, "wrong")
+        servers = stack.enter_context(embedded_servers(tmp_path, durable=False, say=lambda _: None))
+        patch.undo()
+        assert await answer(servers.database_url) == 1
 
 
 async def test_nobody_enters_without_the_password(tmp_path: Path) -> None:

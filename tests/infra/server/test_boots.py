@@ -197,7 +197,7 @@ async def start(
     """Start two workers of the service. Its log is in `log`; a file named `broken` breaks it."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    (tmp_path / "breakable.py").write_text(BREAKABLE)
+    (tmp_path / "breakable.py").write_text(BREAKABLE, encoding="utf-8")
     environment = {
         "WEB_CONCURRENCY": "2",
         "SERVER_PORT": str(port),
@@ -212,7 +212,7 @@ async def start(
     def begin() -> tuple[subprocess.Popen[bytes], str]:
         with (tmp_path / "log").open("wb") as log:
             process = subprocess.Popen(
-                [sys.executable, "-m", "gunicorn", "-c", "gunicorn_config.py", "breakable:app"],
+                [sys.executable, "-m", "app.serve", "breakable:app"],
                 cwd=PROJECT,
                 env=os.environ | environment,
                 stdout=log,
@@ -238,17 +238,22 @@ async def test_the_other_worker_goes_on_until_the_boot_is_healed(
 ) -> None:
     process, url = start()
     log = tmp_path / "log"
-    await until_true(lambda: log.read_text().count("startup complete") == 2)
+    await until_true(lambda: log.read_text(encoding="utf-8").count("startup complete") == 2)
     await until(url, "/readyz", 200)
     (tmp_path / "broken").touch()
     victim, other = workers_of(process)
     os.kill(victim, signal.SIGKILL)
-    await until_true(lambda: "could not boot" in log.read_text() and "3 times" in log.read_text())
-    assert "This was raised on purpose" in log.read_text()
+    await until_true(
+        lambda: (
+            "could not boot" in log.read_text(encoding="utf-8")
+            and "3 times" in log.read_text(encoding="utf-8")
+        )
+    )
+    assert "This was raised on purpose" in log.read_text(encoding="utf-8")
     assert process.poll() is None
     assert await ask(url, "/v1/posts") == 200
     (tmp_path / "broken").unlink()
-    await until_true(lambda: log.read_text().count("startup complete") == 3)
+    await until_true(lambda: log.read_text(encoding="utf-8").count("startup complete") == 3)
     assert other in workers_of(process)
     assert await ask(url, "/v1/posts") == 200
 
@@ -259,4 +264,4 @@ async def test_a_first_start_that_fails_ends_the_instance(
     (tmp_path / "broken").touch()
     process, _ = start()
     assert await asyncio.to_thread(process.wait, PATIENCE_SECONDS) != 0
-    assert "This was raised on purpose" in (tmp_path / "log").read_text()
+    assert "This was raised on purpose" in (tmp_path / "log").read_text(encoding="utf-8")

@@ -89,11 +89,6 @@ RESIDENT = Gauge(
     "worker_resident_memory_bytes", "Memory of all workers.", multiprocess_mode="livesum"
 )
 WORKERS = Gauge("workers", "Workers that live.", multiprocess_mode="livesum")
-BOOTS_FAILED = Gauge(
-    "worker_boots_failed",
-    "Boots of workers that failed one after the other; 0 when the last one succeeded.",
-    multiprocess_mode="livemax",
-)
 LOG_DROPPED = Counter("log_lines_dropped", "Log lines that nobody read in time.")
 BACKGROUND_RESTARTS = Counter(
     "background_task_restarts",

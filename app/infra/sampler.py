@@ -8,7 +8,6 @@ from collections.abc import Callable
 from pathlib import Path
 
 from app.infra import metrics
-from app.infra.server.load_table import TABLE
 
 SAMPLES = 20
 SAMPLE_SECONDS = 0.05
@@ -22,7 +21,6 @@ async def sample(*gauges: Gauge) -> None:
     """Sample until cancelled; each of `gauges` sets its own."""
     metrics.WORKERS.set(1)
     while True:
-        metrics.BOOTS_FAILED.set(TABLE.failed_boots)
         for gauge in gauges:
             gauge()
         # This opens a file, so it is last: it fails while the process has no free descriptor.

@@ -11,7 +11,7 @@ from prometheus_client import Histogram
 from prometheus_client.metrics import MetricWrapperBase
 
 from app.infra import metrics
-from app.infra.web.metrics_endpoint import LostCollector
+from app.infra.web.metrics_endpoint import TableCollector
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 WORDS = {"sum", "rate", "increase", "by", "le", "topk", "max", "absent", "histogram_quantile"}
@@ -27,7 +27,7 @@ def exposed() -> dict[str, set[str]]:
                 found[name] = set(metric._labelnames) | (
                     {"le"} if name.endswith("bucket") else set()
                 )
-    for family in LostCollector().collect():
+    for family in TableCollector().collect():
         found |= {sample.name: set() for sample in family.samples}
     return found
 

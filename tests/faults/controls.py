@@ -7,7 +7,7 @@ Each replaces a guard of the service with what an ordinary application does in i
 import asyncio
 import logging
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 from unittest.mock import patch
@@ -21,7 +21,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from app.features.comments import routes as comments
 from app.features.posts import routes as posts
-from app.infra import resources
+from app.infra import background, resources
 from app.infra.cache.channel import Channel
 from app.infra.cache.failover import ClusterStore
 from app.infra.cache.invalidation import Relay
@@ -105,6 +105,10 @@ async def _enter_always(self: InFlight) -> None:
     self.running += 1
 
 
+async def _run_once(work: Callable[[], Awaitable[None]], _restarts: Any, _leaving: Any) -> None:
+    await work()
+
+
 PATCHES: dict[str, tuple[tuple[Any, str, Any], ...]] = {
     "plain_engine": ((resources, "open_engine", _plain_engine),),
     "no_retry": ((problems, "may_be_tried_again", lambda _scope: False),),
@@ -140,6 +144,7 @@ PATCHES: dict[str, tuple[tuple[Any, str, Any], ...]] = {
         (comments, "link_neighbours", _link_with_whole_query),
         (posts, "link_neighbours", _link_with_whole_query),
     ),
+    "no_restarts": ((background, "_supervise", _run_once),),
     "plain_log": ((LogWriter, "write", _write_at_once),),
 }
 

@@ -5,16 +5,22 @@ It is read by its path and imports nothing of the tests, whose package hides the
 """
 
 import os
-from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+from unittest.mock import patch
 
-from app.infra.server import metrics_files
-
-PATCHES: dict[str, tuple[str, Callable[..., None]]] = {
-    "no_archive": ("_add", lambda _source, _archive: None),  # and the files are removed
-    "files_left": ("archive_worker", lambda _process_id: None),
+FILES, TABLE = "app.infra.server.metrics_files", "app.infra.server.load_table.LoadTable"
+# The modules are imported by the control that needs them: some must not be imported before the
+# folder of the metrics is there.
+PATCHES: dict[str, tuple[str, Any]] = {
+    # The files are removed all the same.
+    "no_archive": (f"{FILES}._add", lambda _source, _archive: None),
+    "files_left": (f"{FILES}.archive_worker", lambda _process_id: None),
+    "sparse_files": ("app.infra.mapped_file._allocate", lambda _descriptor, _size: None),
+    # Gunicorn ends the instance for each boot that fails, as it does at the first start.
+    "halting": (f"{TABLE}.started", False),
 }
 
 if control := PATCHES.get(os.environ["FAULTS_CONTROL"]):
-    setattr(metrics_files, *control)
+    patch(*control).start()
 exec(Path("gunicorn_config.py").read_text(encoding="utf-8"))

@@ -4,8 +4,10 @@ routes that make trouble or look inside.
 
 import asyncio
 import os
+import resource
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, suppress
+from pathlib import Path
 from unittest.mock import patch
 
 from fastapi import Request
@@ -18,7 +20,10 @@ from app.infra.logs import open_log
 from app.main import create_app
 from app.settings import Settings
 from tests.faults.controls import CONTROL, PATCHES, SETTINGS
-from tests.faults.troubles import LOADS, TROUBLE, TROUBLES
+from tests.faults.troubles import BROKEN, LOADS, TROUBLE, TROUBLES
+
+if Path(os.environ.get(BROKEN, "/nowhere")).exists():
+    raise ImportError("This was raised on purpose.")
 
 # Not the environment's own: the package of the tests hides those from everybody.
 settings = Settings.model_validate_json(os.environ[SETTINGS])
@@ -28,6 +33,9 @@ for replacement in PATCHES.get(os.environ[CONTROL], ()):
     patch.object(*replacement).start()
 for owner, name, wrap in TROUBLES[os.environ.get(TROUBLE, "")]:
     patch.object(owner, name, wrap(getattr(owner, name))).start()
+
+
+EXHAUSTING: set[asyncio.Task[None]] = set()
 
 
 @app.get("/faults/hold/{seconds}")
@@ -79,6 +87,30 @@ async def stream(seconds: int) -> StreamingResponse:
     return StreamingResponse(pieces())
 
 
+@app.get("/faults/descriptors/{seconds}")
+async def exhaust_descriptors(seconds: float) -> dict[str, int]:
+    """Leave this worker without file descriptors for a while."""
+    before = resource.getrlimit(resource.RLIMIT_NOFILE)
+    used = len(os.listdir("/proc/self/fd"))  # noqa: PTH208
+    resource.setrlimit(resource.RLIMIT_NOFILE, (used + 20, before[1]))
+    loop = asyncio.get_running_loop()
+
+    async def hold_all() -> None:
+        held: list[int] = []
+        until = loop.time() + seconds
+        while loop.time() < until:
+            with suppress(OSError):
+                while True:  # what others give back is taken as well
+                    held.append(os.open(os.devnull, os.O_RDONLY))
+            await asyncio.sleep(0.005)
+        resource.setrlimit(resource.RLIMIT_NOFILE, before)
+        for descriptor in held:
+            os.close(descriptor)
+
+    EXHAUSTING.add(loop.create_task(hold_all()))
+    return {"process_id": os.getpid()}
+
+
 @app.get("/faults/fail")
 async def fail() -> None:
     """Raise what nobody expects."""
@@ -94,6 +126,7 @@ async def vitals(held: Resources) -> dict[str, object]:
         "process_id": os.getpid(),
         "ready": ready,
         "tasks": len(asyncio.all_tasks()),
+        "names": [task.get_name() for task in asyncio.all_tasks()],
         "checked_out": pool.checkedout(),  # type: ignore[attr-defined]
         "loads": dict(LOADS),
     }

@@ -15,14 +15,17 @@ from typing import Any
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.errors import Conflict
-from app.infra.cache.invalidation import Invalidation
+from app.infra.cache.channel import Channel
+from app.infra.cache.invalidation import Invalidation, Relay
 from app.infra.cache.tags import invalidated
 from app.infra.database.session import Database
+from app.infra.watchdog import Watchdog
 from app.infra.web.response_cache import ResponseCacheMiddleware
 
 # How the test tells the workers what troubles them, beside the control.
 TROUBLE = "FAULTS_TROUBLE"
 CLOSED = "FAULTS_CLOSED"  # a folder
+BROKEN = "FAULTS_BROKEN"  # a file: while it exists, no worker can boot
 SLOW_SHARE, SLOWEST_SECONDS = 0.3, 0.03
 COLD_SECONDS = 0.2
 FAILURE_SHARE = 0.2
@@ -99,6 +102,19 @@ def note_closing(close: Any) -> Any:
     return close_and_note
 
 
+def fail_at_first(work: Any) -> Any:
+    """Raise what nobody expects in a background task, once in each process."""
+    failed: list[bool] = []
+
+    async def fail_or_work(self: object) -> None:
+        if not failed:
+            failed.append(True)
+            raise RuntimeError("This was raised on purpose.")
+        await work(self)
+
+    return fail_or_work
+
+
 _COUNTED = (ResponseCacheMiddleware, "_load", count_loads)
 _SLOW_FILLS = (ResponseCacheMiddleware, "_load", tarry)
 TROUBLES: dict[str, tuple[tuple[type, str, Wrap], ...]] = {
@@ -107,5 +123,10 @@ TROUBLES: dict[str, tuple[tuple[type, str, Wrap], ...]] = {
     "slow_loads": (_COUNTED, (ResponseCacheMiddleware, "_load", take_long)),
     "crashes": ((Invalidation, "after_commit", die_after_commit),),
     "notes": ((Database, "close", note_closing),),
+    "tasks_fail": (
+        (Channel, "_listen", fail_at_first),
+        (Relay, "_sweep", fail_at_first),
+        (Watchdog, "turn", fail_at_first),
+    ),
     "failures": (_SLOW_FILLS, (Invalidation, "before_commit", fail_after_noting)),
 }

@@ -13,6 +13,7 @@ import pytest
 from app.infra import mapped_file
 from app.infra.mapped_file import FIRST_BYTES, MappedFile
 from app.infra.server.metrics_files import FOLDER
+from tests.disks import small_file_system
 
 # One child for each label: many more than the file has room for at first.
 WORK = """
@@ -133,13 +134,8 @@ def test_a_worker_counts_what_it_lost_itself(monkeypatch: pytest.MonkeyPatch) ->
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
     """A file system with room for three files of metrics."""
-    place = tmp_path / "disk"
-    place.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", f"size={3 * FIRST_BYTES}", "tmpfs", str(place)]
-    if os.geteuid() != 0 or subprocess.run(mount, capture_output=True, check=False).returncode:
-        pytest.skip("Only root may mount a small file system.")
-    yield place
-    subprocess.run(["umount", str(place)], check=True)
+    with small_file_system(tmp_path / "disk", 3 * FIRST_BYTES) as place:
+        yield place
 
 
 def test_a_process_outlives_a_full_disk(small_disk: Path) -> None:

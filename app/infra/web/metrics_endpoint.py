@@ -35,14 +35,19 @@ class FilesCollector(Collector):
         return sums
 
 
-class LostCollector(Collector):
-    """Tells how many metrics found no room. It is counted in memory, since there is no file."""
+class TableCollector(Collector):
+    """Tells what is counted in shared memory, because it has to be known without any file."""
 
     def collect(self) -> Iterable[Metric]:
         """Return the numbers of all workers."""
         lost, missing = TABLE.lost_metrics, TABLE.missing_metrics
         yield CounterMetricFamily("metrics_lost", "Series that found no room.", value=lost)
         yield GaugeMetricFamily("metrics_missing", "Series that are missing now.", value=missing)
+        yield GaugeMetricFamily(
+            "worker_boots_failed",
+            "Boots of workers that failed in a row; 0 when the last one succeeded.",
+            value=TABLE.failed_boots,
+        )
 
 
 @router.get("/metrics")
@@ -83,7 +88,7 @@ def registry_of_all() -> Iterator[CollectorRegistry]:
         yield REGISTRY
         return
     registry = CollectorRegistry()
-    registry.register(LostCollector())
+    registry.register(TableCollector())
     with ExitStack() as stack:
         try:
             stack.enter_context(metrics_lock(exclusive=False))

@@ -153,6 +153,9 @@ def test_a_scrape_tells_what_found_no_room(folder: Path, monkeypatch: pytest.Mon
     assert (value("metrics_lost_total"), value("metrics_missing")) == (5, 5)
     row.leave()
     assert (value("metrics_lost_total"), value("metrics_missing")) == (5, 0)
+    assert value("worker_boots_failed") == 0
+    table.note_failed_boot()
+    assert value("worker_boots_failed") == 1
     table.take_row().note_missing(2)
     assert (value("metrics_lost_total"), value("metrics_missing")) == (7, 2)
 

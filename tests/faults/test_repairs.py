@@ -1,0 +1,193 @@
+"""What breaks inside of an instance is repaired there: it neither ends nor goes blind."""
+
+import asyncio
+import os
+import re
+import shutil
+import signal
+from collections import Counter
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import httpx2
+import pytest
+
+from app.infra.server.metrics_files import FOLDER
+from tests.disks import fill, small_file_system
+from tests.faults.conftest import Judge, Serve
+from tests.faults.load import Answer, constantly, late, timed
+from tests.faults.service import WORKERS, Service, master_of
+from tests.faults.troubles import BROKEN
+from tests.faults.verdicts import GUARDED
+
+pytestmark = pytest.mark.faults
+
+RATE = 40
+DYING_SECONDS = 0.2  # around a kill, for requests that were cut by it
+FULL_SECONDS, BROKEN_SECONDS, HEALED_SECONDS = 10.0, 10.0, 25.0
+MOST_BOOTS, LEAST_BOOTS = 8, 2
+EXHAUSTED_SECONDS, BACK_SECONDS, LOOKS = 4.0, 5.0, 10
+DISK_BYTES = 4 * 2**20
+TASKS = {"sampler", "watchdog", "cache channel", "cache relay"}
+METHODS = ("GET", "PUT", "POST", "PATCH", "DELETE", "OPTIONS")
+PATHS = ("/v1/posts", "/v1/posts/1", "/v1/users/me", "/v1/users/1", "/v1/posts/1/comments")
+
+
+@dataclass
+class Family:
+    """The master, and every worker that it was seen with."""
+
+    master: int
+    seen: set[int] = field(default_factory=set)
+
+    def look(self) -> list[int]:
+        """Return the workers of now."""
+        with suppress(OSError):
+            children = Path(f"/proc/{self.master}/task/{self.master}/children").read_text("utf-8")
+            workers = [int(child) for child in children.split()]
+            self.seen |= {*workers}
+            return workers
+        return []
+
+    @asynccontextmanager
+    async def watched(self) -> AsyncIterator[None]:
+        """Look all the time."""
+
+        async def watch() -> None:
+            while True:
+                self.look()
+                await asyncio.sleep(0.02)
+
+        task = asyncio.create_task(watch())
+        try:
+            yield
+        finally:
+            task.cancel()
+
+
+async def metric(service: Service, name: str) -> float:
+    """Return the sum of a metric's series, 0 when nobody tells."""
+    found = 0.0
+    async with httpx2.AsyncClient(base_url=service.address.url, timeout=5) as client:
+        with suppress(httpx2.HTTPError):
+            text = (await client.get("/metrics")).text
+            numbers = re.findall(rf"^{name}(?:\{{.*\}})? (\S+)$", text, re.MULTILINE)
+            found = sum(map(float, numbers))
+    return found
+
+
+async def ask(service: Service, method: str = "GET", path: str = "/v1/posts") -> Answer:
+    """Ask on a new connection, so that any worker may answer."""
+    async with httpx2.AsyncClient(base_url=service.address.url, timeout=5) as client:
+        return await timed(client, method, path)
+
+
+def failures(answers: list[Answer], kills: list[float]) -> list[str]:
+    """Name what went wrong with requests that no kill can have cut."""
+    statuses = Counter(
+        answer.status
+        for answer in answers
+        if not any(
+            answer.sent_at - DYING_SECONDS <= at <= answer.sent_at + answer.seconds + DYING_SECONDS
+            for at in kills
+        )
+    )
+    del statuses[200]
+    return [f"{number} × {status or 'no answer'}" for status, number in statuses.items()]
+
+
+@pytest.mark.parametrize("control", [GUARDED, "sparse_files"])
+async def test_workers_go_on_when_the_disk_of_the_metrics_is_full(
+    serve: Serve, judge: Judge, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, control: str
+) -> None:
+    loop, answers, kills = asyncio.get_running_loop(), list[Answer](), list[float]()
+    with small_file_system(tmp_path / "disk", DISK_BYTES) as disk:
+        monkeypatch.setenv(FOLDER, str(disk / "metrics"))
+        async with serve(control) as service:
+            old = await service.processes()
+            family = Family(master_of(min(old)))
+            fill(disk)
+            async with family.watched(), constantly(RATE, lambda _: ask(service), answers):
+                for method in METHODS:
+                    for path in PATHS:  # each adds to the files
+                        await ask(service, method, path)
+                for worker in old & {*family.look()}:
+                    kills.append(loop.time())
+                    os.kill(worker, signal.SIGKILL)
+                    await asyncio.sleep(FULL_SECONDS / WORKERS)
+            missing = await metric(service, "metrics_lost_total")
+    died = len(family.seen) - 2 * WORKERS
+    broken = [f"{died} workers died"] * (died > 0) + failures(answers, kills)
+    broken += ["nothing was counted as missing"] * (not missing)
+    answered = sum(answer.status == 200 for answer in answers)
+    figure = f"{answered} requests answered, {len(kills)} workers replaced on the full disk; "
+    judge("M1 metrics-full", control, f"{figure}{missing:.0f} series counted as lost", broken)
+
+
+@pytest.mark.parametrize("control", [GUARDED, "halting"])
+async def test_a_worker_that_cannot_boot_does_not_end_the_others(
+    serve: Serve, judge: Judge, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, control: str
+) -> None:
+    loop, answers = asyncio.get_running_loop(), list[Answer]()
+    broken_file, folder = tmp_path / "broken", tmp_path / "metrics"
+    monkeypatch.setenv(FOLDER, str(folder))
+    monkeypatch.setenv(BROKEN, str(broken_file))
+    async with serve(control) as service:
+        old = await service.processes()
+        family = Family(master_of(min(old)))
+        async with family.watched(), constantly(RATE, lambda _: ask(service), answers):
+            broken_file.touch()
+            shutil.rmtree(folder)
+            killed_at = loop.time()
+            os.kill(min(old), signal.SIGKILL)
+            await asyncio.sleep(BROKEN_SECONDS)
+            boots, told = len(family.seen - old), await metric(service, "worker_boots_failed")
+            broken_file.unlink()
+            healed_at = loop.time()
+            with suppress(TimeoutError):
+                async with asyncio.timeout(HEALED_SECONDS):
+                    while len(await _processes(service)) < WORKERS:
+                        await asyncio.sleep(0.2)
+            back = loop.time() - healed_at
+    broken = failures(answers, [killed_at])
+    broken += [f"{boots} boots in {BROKEN_SECONDS:.0f} s"] * (
+        not LEAST_BOOTS <= boots <= MOST_BOOTS
+    )
+    broken += ["no metric told of it"] * (told < LEAST_BOOTS)
+    broken += late("two workers were back", back, HEALED_SECONDS)
+    answered = sum(answer.status == 200 for answer in answers)
+    figure = f"{answered} requests answered, {boots} boots failed in {BROKEN_SECONDS:.0f} s; "
+    judge("N2 boot-fails", control, f"{figure}two workers {back:.1f} s after the cure", broken)
+
+
+async def _processes(service: Service) -> set[int]:
+    """Return the workers that answer, as far as any does."""
+    with suppress(httpx2.HTTPError, AssertionError):
+        return await service.processes()
+    return set()
+
+
+@pytest.mark.parametrize("control", [GUARDED, "no_restarts"])
+async def test_background_tasks_are_started_again(
+    serve_cached: Serve, judge: Judge, control: str
+) -> None:
+    async with serve_cached(control, trouble="tasks_fail") as service:
+        await service.each_worker(f"/faults/descriptors/{EXHAUSTED_SECONDS}")
+        await asyncio.sleep(EXHAUSTED_SECONDS + BACK_SECONDS)
+        restarts = await metric(service, "background_task_restarts_total")
+        dead = [
+            name
+            for worker in await service.each_worker("/faults/vitals")
+            for name in TASKS - {*worker["names"]}
+        ]
+        lags = set()
+        for _ in range(LOOKS):
+            lags.add(await metric(service, "event_loop_lag_seconds"))
+            await asyncio.sleep(BACK_SECONDS / LOOKS)
+    broken = [f"{len(dead)} tasks are dead, such as {min(dead, default='')}"] * bool(dead)
+    broken += ["the gauges stand still"] * (len(lags) == 1)
+    broken += [f"{restarts:.0f} restarts counted"] * (restarts < WORKERS * len(TASKS))
+    figure = f"{WORKERS * len(TASKS)} tasks run {BACK_SECONDS:.0f} s later; "
+    judge("N3 task-dies", control, f"{figure}{restarts:.0f} restarts counted", broken)

@@ -53,12 +53,17 @@ class DatabaseSettings(Section):
 
 
 class ValkeySettings(Section):
-    """Valkey, or anything that speaks its protocol. Of a cluster, `url` is any node's."""
+    """Valkey, or anything that speaks its protocol. Of a cluster, `url` is any node's.
+
+    `timeout_seconds` limits one command, and all commands of one read together. A look-up that
+    takes longer than `slow_seconds` is slow: reads go past a cache whose look-ups stay slow.
+    """
 
     url: SecretStr = SecretStr("redis://127.0.0.1:6379/0")
     cluster: bool = False
     max_connections: Positive = 32
     timeout_seconds: Seconds = 0.1
+    slow_seconds: Seconds = 0.02
 
     @field_validator("url")
     @classmethod

@@ -109,7 +109,7 @@ def settings(database_url: str, worker_id: str) -> Settings:
     return Settings.model_validate(
         {
             "database": {"url": database_url},
-            "valkey": {"url": os.environ["TEST_VALKEY_URL"]},
+            "valkey": {"url": os.environ["TEST_VALKEY_URL"], "slow_seconds": 30},
             "cache": {"namespace": worker_id},
             # Tests themselves hold the loop up, when they start a process for example.
             "guards": {"blocked_seconds": 3_600},

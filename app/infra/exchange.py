@@ -53,6 +53,20 @@ class Exchange:
         if seconds > self.slowest_seconds:
             self.slowest_statement, self.slowest_seconds = statement, seconds
 
+    def part(self) -> "Exchange":
+        """Return an account for work that may go on after this request was answered."""
+        part = Exchange(self.request_id, self.method, self.path)
+        part.span, part.trace_id = self.span, self.trace_id
+        return part
+
+    def add(self, part: "Exchange") -> None:
+        """Take over what such work has done."""
+        self.statements += part.statements
+        self.connections += part.connections
+        self.waited_seconds += part.waited_seconds
+        self.spent(part.slowest_statement, part.slowest_seconds)
+        self.database_seconds += part.database_seconds - part.slowest_seconds
+
     def elapsed(self) -> float:
         """How many seconds it has taken so far."""
         return perf_counter() - self._started

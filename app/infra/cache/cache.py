@@ -27,11 +27,15 @@ class Cache:
     def __init__(self, settings: Settings, valkey: Valkey) -> None:
         memory = Memory(settings.cache.memory_bytes, settings.cache.memory_ttl_seconds)
         self.memory = memory
-        self.store = _store(valkey, settings.cache.namespace)
+        self.store = _store(valkey, settings)
         listener = ClusterChannel if isinstance(valkey, ValkeyCluster) else Channel
         self.channel = listener(valkey, self.store.channel, memory)
         self.reader = ReadThrough(
-            self.store, memory, self.channel, bypass=max(1, settings.database.pool_size // 2)
+            self.store,
+            memory,
+            self.channel,
+            bypass=max(1, settings.database.pool_size // 2),
+            cache_seconds=settings.valkey.timeout_seconds,
         )
         self.invalidation = Invalidation(self.store, memory)
         self._relay_seconds = settings.cache.relay_seconds
@@ -64,10 +68,12 @@ class Cache:
             yield
 
 
-def _store(valkey: Valkey, namespace: str) -> Store:
+def _store(valkey: Valkey, settings: Settings) -> Store:
+    namespace, slow_seconds = settings.cache.namespace, settings.valkey.slow_seconds
     if isinstance(valkey, ValkeyCluster):
-        return (TracedClusterStore if traces() else ClusterStore)(valkey, namespace, release())
-    return (TracedStore if traces() else Store)(valkey, namespace, release())
+        kind = TracedClusterStore if traces() else ClusterStore
+        return kind(valkey, namespace, release(), slow_seconds)
+    return (TracedStore if traces() else Store)(valkey, namespace, release(), slow_seconds)
 
 
 class NoCache:

@@ -12,6 +12,7 @@ from typing import Any
 
 from redis.exceptions import RedisError, SlotNotCoveredError
 
+from app.infra.cache.breaker import NEVER
 from app.infra.cache.channel import Channel
 from app.infra.cache.cluster import ValkeyCluster
 from app.infra.cache.entry import Entry
@@ -25,8 +26,10 @@ class OwnerChanged(RedisError):
 class ClusterStore(Store):
     """One namespace, in one slot of a cluster."""
 
-    def __init__(self, valkey: ValkeyCluster, namespace: str, release: str) -> None:
-        super().__init__(valkey, namespace, release)
+    def __init__(
+        self, valkey: ValkeyCluster, namespace: str, release: str, slow_seconds: float = NEVER
+    ) -> None:
+        super().__init__(valkey, namespace, release, slow_seconds)
         self._cluster = valkey
         self._marker = f"{self.prefix}owner"
         self._known = ""

@@ -14,6 +14,8 @@ from typing import NamedTuple
 
 from app.errors import Unavailable
 from app.infra.background import detached
+from app.infra.cache.breaker import NEVER
+from app.infra.cache.budget import Budget
 from app.infra.cache.channel import Channel
 from app.infra.cache.entry import Entry
 from app.infra.cache.memory import Memory
@@ -25,7 +27,6 @@ Load = Callable[[], Awaitable[Entry]]
 LONGEST_WAIT_SECONDS = 0.5
 SHORTEST_LOOK, LONGEST_LOOK = 0.005, 0.015
 BYPASS_SECONDS = 1.0
-LOAD_SECONDS = 2.0  # below the life of a lease: it does not end under its load
 
 
 class Source(StrEnum):
@@ -51,8 +52,16 @@ class ReadThrough:
     soon as the channel has brought the message.
     """
 
-    def __init__(self, store: Store, memory: Memory, channel: Channel, bypass: int) -> None:
+    def __init__(
+        self,
+        store: Store,
+        memory: Memory,
+        channel: Channel,
+        bypass: int,
+        cache_seconds: float = NEVER,
+    ) -> None:
         self._store = store
+        self._cache_seconds = cache_seconds
         self._memory = memory
         self._channel = channel
         self._bypass = asyncio.Semaphore(bypass)
@@ -71,97 +80,115 @@ class ReadThrough:
         """Return the entry, loading it if need be. What `load` raises is raised, and not stored.
 
         A load serves everyone who came before it began, stored or not; whoever comes later looks
-        again. So at most one is running and one is waiting, for each key. A load that takes longer
-        than LOAD_SECONDS, or finds no place while Valkey is away, is `Unavailable`.
+        again. So at most one is running and one is waiting, for each key. A read that takes longer
+        than READ_SECONDS, with all that it waits for, or finds no place to load past the cache, is
+        `Unavailable`.
         """
         if not skip_memory and (entry := self.remembered(key)) is not None:
             return Answer(entry, Source.MEMORY)
-        miss: Miss | None = None
+        budget, miss = self._new_budget(), None
         if key not in self._waiting:
-            found = await self._look_up(key)
+            found = await self._look_up(key, budget)
             if isinstance(found, Entry):
                 return Answer(found, Source.VALKEY)
             miss = found
         task = self._waiting.get(key)
         if task is None:
             # The load is shared, so nothing of the first caller's request may reach the others.
-            task = detached(self._run(key, load, miss))
+            task = detached(self._run(key, load, miss, budget))
             task.add_done_callback(_note_error)
             self._waiting[key] = task
-        return await asyncio.shield(task)  # one who leaves does not take the load along
+        # One who leaves does not take the load along.
+        return await budget.until_deadline(asyncio.shield(task))
 
-    async def _look_up(self, key: str) -> Entry | Miss | None:
+    def _new_budget(self) -> Budget:
+        return Budget(self._cache_seconds, self._store.breaker.slow_seconds)
+
+    async def _look_up(self, key: str, budget: Budget) -> Entry | Miss | None:
         """Look up at Valkey, and remember what is found. None when it cannot be asked."""
         if not self._store.breaker.allows():
             return None
         began = self._memory.begin()
         try:
-            copy = self._memory.copy(key)
-            if copy is not None and await self._store.is_valid(copy):
-                found: Entry | Miss = copy
-            else:
-                self._memory.forget(key)
-                found = await self._store.look_up(key)
+            found = await budget.cache_step(self._find(key))
         except CACHE_ERRORS:
             return None
         if isinstance(found, Entry):
             self._memory.put(found, began)
         return found
 
-    async def _run(self, key: str, load: Load, miss: Miss | None) -> Answer:
+    async def _find(self, key: str) -> Entry | Miss:
+        copy = self._memory.copy(key)
+        if copy is not None and await self._store.is_valid(copy):
+            return copy
+        self._memory.forget(key)
+        return await self._store.look_up(key)
+
+    async def _run(self, key: str, load: Load, miss: Miss | None, budget: Budget) -> Answer:
         if (before := self._running.get(key)) is not None:
             await asyncio.wait({before})
         task = self._running[key] = self._waiting.pop(key)
         try:
-            if before is not None:  # it has stored something, perhaps
-                return await self._open(key, load, await self._look_up(key))
-            return await self._open(key, load, miss)
+            if before is None:
+                return await self._open(key, load, miss, budget)
+            # It has stored something, perhaps. Whoever came last still has all of their time.
+            budget = self._new_budget()
+            return await self._open(key, load, await self._look_up(key, budget), budget)
         finally:
             if self._running.get(key) is task:
                 del self._running[key]
 
-    async def _open(self, key: str, load: Load, found: Entry | Miss | None) -> Answer:
-        """Load, and be the only one who does; or find what somebody else has loaded."""
+    async def _open(
+        self, key: str, load: Load, found: Entry | Miss | None, budget: Budget
+    ) -> Answer:
+        """Load, and be the only one who does; or find what somebody else has loaded.
+
+        No lease is asked of a slow cache: nobody could say in time that it was not used.
+        """
         token = new_lease_token()
         patience = time.monotonic() + LONGEST_WAIT_SECONDS
-        while isinstance(found, Miss):
+        while isinstance(found, Miss) and not (budget.is_cache_slow or self._store.breaker.is_open):
             began = self._memory.begin()
             anyway = time.monotonic() > patience
             try:
-                answer = await self._store.lease(key, token, found.judged, anyway=anyway)
+                answer = await budget.cache_step(
+                    self._store.lease(key, token, found.judged, anyway=anyway)
+                )
             except CACHE_ERRORS:
                 break
             if isinstance(answer, Lease):
-                return await self._load_and_fill(key, load, answer, began)
+                return await self._load_and_fill(key, load, answer, began, budget)
             if isinstance(answer, Wait):
                 await asyncio.sleep(random.uniform(SHORTEST_LOOK, LONGEST_LOOK))  # noqa: S311
-            found = await self._look_up(key)
+            found = await self._look_up(key, budget)
         if isinstance(found, Entry):
             return Answer(found, Source.VALKEY)
-        return await self._load_past(load)
+        return await self._load_past(load, budget)
 
-    async def _load_and_fill(self, key: str, load: Load, lease: Lease, began: int) -> Answer:
+    async def _load_and_fill(
+        self, key: str, load: Load, lease: Lease, began: int, budget: Budget
+    ) -> Answer:
         try:
-            entry = await _in_time(load)
+            entry = await budget.until_deadline(load())
         except BaseException:
-            await asyncio.shield(self._release(key, lease))
+            await asyncio.shield(self._release(key, lease, budget))
             raise
         try:
-            stored = await self._store.fill(entry, lease)
+            stored = await budget.cache_step(self._store.fill(entry, lease))
         except CACHE_ERRORS:
             stored = False
         if stored:
             self._memory.put(entry, began)
         else:
             CACHE_REFUSED.inc()
-            await self._release(key, lease)
+            await self._release(key, lease, budget)
         return Answer(entry, Source.LOAD)
 
-    async def _release(self, key: str, lease: Lease) -> None:
+    async def _release(self, key: str, lease: Lease, budget: Budget) -> None:
         with suppress(*CACHE_ERRORS):  # it ends by itself
-            await self._store.release(key, lease)
+            await budget.cache_step(self._store.release(key, lease))
 
-    async def _load_past(self, load: Load) -> Answer:
+    async def _load_past(self, load: Load, budget: Budget) -> Answer:
         """Load without the cache: few at a time, so that a dead cache is not a dead database."""
         try:
             async with asyncio.timeout(BYPASS_SECONDS):
@@ -169,17 +196,9 @@ class ReadThrough:
         except TimeoutError:
             raise Unavailable("The cache is away, and the database is busy.") from None
         try:
-            return Answer(await _in_time(load), Source.PAST)
+            return Answer(await budget.until_deadline(load()), Source.PAST)
         finally:
             self._bypass.release()
-
-
-async def _in_time(load: Load) -> Entry:
-    try:
-        async with asyncio.timeout(LOAD_SECONDS):
-            return await load()
-    except TimeoutError:
-        raise Unavailable("The database took too long.") from None
 
 
 def _note_error(task: asyncio.Task[Answer]) -> None:

@@ -16,7 +16,7 @@ from redis.exceptions import RedisError, ResponseError
 
 from app.infra.background import detached
 from app.infra.cache import scripts
-from app.infra.cache.breaker import Breaker
+from app.infra.cache.breaker import NEVER, Breaker
 from app.infra.cache.client import Valkey
 from app.infra.cache.entry import FILL_ID, HEAD, SCHEMA, TOKEN_BYTES, Entry, read_stored
 
@@ -61,11 +61,13 @@ class Again:
 class Store:
     """One namespace of Valkey. One MGET is under way at a time: what is asked meanwhile is next."""
 
-    def __init__(self, valkey: Valkey, namespace: str, release: str) -> None:
+    def __init__(
+        self, valkey: Valkey, namespace: str, release: str, slow_seconds: float = NEVER
+    ) -> None:
         self._code = release
         self.prefix = f"{{{namespace}}}"  # a hash tag: all keys are in one slot of a cluster
         self.channel = f"{self.prefix}invalidations"
-        self.breaker = Breaker()
+        self.breaker = Breaker(slow_seconds)
         self._valkey = valkey
         self._log = f"{self.prefix}log"
         self._lease = valkey.register_script(scripts.LEASE)
@@ -179,16 +181,18 @@ class Store:
         wanted = {id(names): names for names, _ in asked}
         keys = list(dict.fromkeys(chain.from_iterable(wanted.values())))
         try:
-            found = dict(zip(keys, await self._ask(self._valkey.mget(keys)), strict=True))
+            with self.breaker.timing_look_up():
+                values = await self._ask(self._valkey.mget(keys))
         except Exception as error:
             for _, answer in asked:
                 if not answer.done():
                     answer.set_exception(error)
             return
-        values = {place: [found[name] for name in names] for place, names in wanted.items()}
+        found = dict(zip(keys, values, strict=True))
+        answers = {place: [found[name] for name in names] for place, names in wanted.items()}
         for names, answer in asked:
             if not answer.done():
-                answer.set_result(values[id(names)])
+                answer.set_result(answers[id(names)])
 
     async def _ask(self, command: Awaitable[Any]) -> Any:
         """Wait for one command, and tell the breaker. A refusal is an answer as well."""

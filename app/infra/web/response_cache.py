@@ -15,7 +15,8 @@ import orjson
 from fastapi.routing import APIRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.errors import AppError
+from app.errors import AppError, Unavailable
+from app.infra.cache.budget import Budget
 from app.infra.cache.entry import Entry
 from app.infra.cache.read_through import Source
 from app.infra.cache.tags import SHOWN
@@ -75,7 +76,7 @@ class ResponseCacheMiddleware:
         held: Resources = scope["app"].state.resources
         key = None if asked.bypasses or held.cache is None else canonical_key(route, scope)
         if key is None:
-            await self._go_past(scope, receive, send, asked)
+            await self._go_past(scope, receive, send, asked, Budget())
         else:
             await self._answer(key, scope, receive, send, asked)
 
@@ -84,6 +85,7 @@ class ResponseCacheMiddleware:
     ) -> None:
         held: Resources = scope["app"].state.resources
         load = partial(self._load, key, scope, exchange.get())
+        budget = Budget()
         try:
             answer = await held.reader.read(key, load, skip_memory=asked.skips_memory)
         except NotStored as found:
@@ -91,22 +93,26 @@ class ResponseCacheMiddleware:
                 _note(scope, Source.PAST)
                 await _send_captured(found.response, Source.PAST, send)
             else:
-                await self._go_past(scope, receive, send, asked)
+                await self._go_past(scope, receive, send, asked, budget)
         except AppError as error:
-            _note(scope, Source.PAST)
-            await problem_of(scope, error)(scope, receive, send)
+            await _refuse(error, scope, receive, send)
         else:
             await _send(answer.entry, answer.source, asked, send)
 
     async def _load(self, key: str, asking: Scope, first: Exchange | None) -> Entry:
         """Run the request that asks for this entry, as nobody in particular."""
-        exchange.set(first)  # who asked first has its statements on their account
         shown: set[str] = set()
         query = key.partition("?")[2].encode()
         scope = {name: asking[name] for name in KEPT if name in asking}
         scope |= {"scheme": "http", "headers": [], "query_string": query, SHOWN: shown}
         response = Captured()
-        await self.app(scope, _receive_nothing(), response.receive)
+        # Who asked first has the statements on their account, and may leave before they are done.
+        exchange.set(own := first and first.part())
+        try:
+            await self.app(scope, _receive_nothing(), response.receive)
+        finally:
+            if first is not None and own is not None:
+                first.add(own)
         if not response.may_be_stored or not shown:
             if response.status == 200:
                 logger.error(
@@ -120,10 +126,16 @@ class ResponseCacheMiddleware:
         value = await write_down(response, *_declared(asking))
         return Entry(key, tuple(sorted(shown)), value, ttl)
 
-    async def _go_past(self, scope: Scope, receive: Receive, send: Send, asked: Asked) -> None:
+    async def _go_past(
+        self, scope: Scope, receive: Receive, send: Send, asked: Asked, budget: Budget
+    ) -> None:
         """Answer from the route itself, with the validators and the form that a hit would have."""
         response = Captured()
-        await self.app(scope, receive, response.receive)
+        try:
+            await budget.until_deadline(self.app(scope, receive, response.receive))
+        except Unavailable as error:
+            await _refuse(error, scope, receive, send)
+            return
         if response.status != 200 or not response.may_be_stored:
             await _send_captured(response, Source.PAST, send)
             return
@@ -135,6 +147,11 @@ def _note(scope: Scope, source: Source) -> None:
     """Tell who observes what was asked for: no route has been looked for in this scope."""
     if (current := exchange.get()) is not None:
         current.route, current.cache = _declared(scope)[0], source
+
+
+async def _refuse(error: AppError, scope: Scope, receive: Receive, send: Send) -> None:
+    _note(scope, Source.PAST)
+    await problem_of(scope, error)(scope, receive, send)
 
 
 def _public_route(scope: Scope) -> APIRoute | None:

@@ -7,9 +7,10 @@ from typing import TypeVar
 import pytest
 from redis.asyncio import Redis
 
-from app.infra.cache import channel, read_through, store
+from app.infra.cache import budget, channel, read_through, store
 
 FEW_LOGGED_TAGS = 8  # so that the log is trimmed now and then
+LONG_SECONDS = 3_600
 TURNS = 12  # of the event loop: then whoever can go on has gone on
 
 T = TypeVar("T")
@@ -35,6 +36,7 @@ class Laboratory:
             patch.setattr(module, "time", self.clock)
         for name in ("SHORTEST_LOOK", "LONGEST_LOOK"):
             patch.setattr(read_through, name, 0)
+        patch.setattr(budget, "READ_SECONDS", LONG_SECONDS)
         patch.setattr(store, "MOST_LOGGED_TAGS", FEW_LOGGED_TAGS)
 
     def do(self, step: Awaitable[T]) -> T:

@@ -90,7 +90,7 @@ SAFEGUARDS = {
             ReadThrough,
             "_run",
             "task = self._running[key] = self._waiting.pop(key)",
-            "again = await self._look_up(key) if before else miss\n"
+            "again = await self._look_up(key, self._new_budget()) if before else miss\n"
             "    task = self._running[key] = self._waiting.pop(key)\n"
             "    if isinstance(again, Entry): return Answer(again, Source.VALKEY)",
         ),

@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import socket
+import time
 from collections.abc import AsyncIterator
 from functools import partial
 
@@ -10,10 +11,11 @@ import pytest
 from redis.asyncio import Redis
 
 from app.errors import Unavailable
-from app.infra.cache import breaker, read_through
+from app.infra.cache import breaker, budget, read_through
 from app.infra.cache.client import open_server
 from app.infra.cache.entry import Entry
 from app.infra.cache.read_through import Answer
+from app.infra.cache.read_through import Source as From
 from app.infra.cache.store import Store
 from app.sections import ValkeySettings
 from tests.infra.cache.worker import NAMES, Proxy, Source, Worker, eventually, make_worker
@@ -95,6 +97,37 @@ async def test_whoever_comes_late_gets_what_was_written_meanwhile(
     await asyncio.sleep(0)
     source.may_end.set()
     assert [(await early).entry.value, (await late).entry.value] == [b"1", b"2"]
+
+
+async def test_a_read_does_not_wait_for_another_load_and_then_its_own(
+    worker: Worker, source: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source.may_end.clear()
+    first = asyncio.create_task(worker.reader.read("key", source.load))
+    await source.begun.wait()
+    monkeypatch.setattr(budget, "READ_SECONDS", 0.01)
+    async with asyncio.timeout(20):
+        with pytest.raises(Unavailable):
+            await worker.reader.read("key", source.load)
+    assert source.loads == 1
+    source.may_end.set()
+    assert (await first).entry.value == b"1"
+
+
+async def test_a_load_that_takes_too_long_is_given_up_and_who_came_later_has_their_own_time(
+    worker: Worker, source: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source.may_end.clear()
+    monkeypatch.setattr(budget, "READ_SECONDS", 0.2)
+    first = asyncio.create_task(worker.reader.read("key", source.load))
+    await source.begun.wait()
+    monkeypatch.setattr(budget, "READ_SECONDS", 20)
+    second = asyncio.create_task(worker.reader.read("key", source.load))
+    with pytest.raises(Unavailable):
+        await first
+    source.may_end.set()
+    assert (await second).entry.value == b"1"
+    assert source.loads == 2
 
 
 async def test_a_reader_may_go_past_the_memory(worker: Worker, source: Source) -> None:
@@ -183,3 +216,59 @@ async def test_valkey_is_used_again_when_it_is_back(
     loads = source.loads
     await cut_off.reader.read("key", source.load, skip_memory=True)
     assert source.loads == loads
+
+
+# Valkey is slow
+
+SLOW_SECONDS, CACHE_SECONDS, DELAY_SECONDS = 0.03, 0.06, 0.15
+
+
+@pytest.fixture
+async def far(proxy: Proxy, valkey: Redis) -> AsyncIterator[Worker]:
+    """A worker whose every command takes long."""
+    await proxy.start()
+    proxy.delay_seconds = DELAY_SECONDS
+    async with open_server(proxy.settings()) as client:
+        yield make_worker(client, slow_seconds=SLOW_SECONDS, cache_seconds=CACHE_SECONDS)
+
+
+async def test_a_slow_valkey_is_not_waited_for(far: Worker, source: Source) -> None:
+    answer = await far.reader.read("key", source.load)
+    assert (answer.entry.value, answer.source) == (b"1", From.PAST)
+
+
+async def test_a_slow_valkey_is_avoided_and_used_again_when_it_is_quick(
+    far: Worker, proxy: Proxy, source: Source
+) -> None:
+    while not far.store.breaker.is_open:
+        assert (await far.reader.read("key", source.load)).source is From.PAST
+    await far.store.invalidate(["tag:key"])  # which is not asked of the breaker
+    assert far.store.breaker.is_open
+    proxy.delay_seconds = 0
+    async with asyncio.timeout(30):
+        while (await far.reader.read("key", source.load)).source is not From.VALKEY:
+            await asyncio.sleep(0.01)
+    assert not far.store.breaker.is_open
+
+
+async def test_a_read_that_meets_a_slow_answer_leaves_no_lease(
+    far: Worker, valkey: Redis, source: Source
+) -> None:
+    await far.reader.read("key", source.load)
+    assert not await valkey.keys(f"{far.store.prefix}e:*")
+
+
+async def test_a_busy_process_does_not_take_its_own_delay_for_valkeys(
+    valkey: Redis, source: Source
+) -> None:
+    worker = make_worker(valkey, slow_seconds=0.05, cache_seconds=0.1)
+    await worker.reader.read("key", source.load)
+    sources = []
+    for _ in range(2 * breaker.SLOW_LOOK_UPS):
+        reading = asyncio.create_task(worker.reader.read("key", source.load))
+        for _ in range(5):  # until the command has been sent
+            await asyncio.sleep(0)
+        time.sleep(0.15)  # noqa: ASYNC251 - this process is busy, longer than the cache may take
+        sources.append((await reading).source)
+    assert set(sources) == {From.VALKEY}
+    assert not worker.store.breaker.is_open

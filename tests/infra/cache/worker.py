@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 from redis.asyncio import Redis
 
+from app.infra.cache.breaker import NEVER
 from app.infra.cache.channel import Channel
 from app.infra.cache.entry import Entry
 from app.infra.cache.memory import Memory
@@ -28,11 +29,15 @@ class Worker:
     reader: ReadThrough
 
 
-def make_worker(valkey: Redis, bypass: int = 2) -> Worker:
+def make_worker(
+    valkey: Redis, bypass: int = 2, *, slow_seconds: float = NEVER, cache_seconds: float = NEVER
+) -> Worker:
     """Wire the parts together, as the application does."""
-    store, memory = Store(valkey, *NAMES), Memory(max_bytes=1_000_000, ttl_seconds=3_600)
+    store = Store(valkey, *NAMES, slow_seconds)
+    memory = Memory(max_bytes=1_000_000, ttl_seconds=3_600)
     channel = Channel(valkey, store.channel, memory)
-    return Worker(store, memory, channel, ReadThrough(store, memory, channel, bypass))
+    reader = ReadThrough(store, memory, channel, bypass, cache_seconds)
+    return Worker(store, memory, channel, reader)
 
 
 class Source:
@@ -61,10 +66,14 @@ class Source:
 
 
 class Proxy:
-    """Stands before Valkey on a port of its own. It can be away, or go silent."""
+    """Stands before Valkey on a port of its own. It can be away, go silent, or be slow.
+
+    Whatever Valkey answers is passed on `delay_seconds` later.
+    """
 
     def __init__(self, valkey: ValkeySettings, port: int = 0) -> None:
         self.port = port
+        self.delay_seconds = 0.0
         self._valkey = valkey
         self._valkey_port = urlsplit(valkey.url.get_secret_value()).port
         self._server: asyncio.Server | None = None
@@ -96,14 +105,24 @@ class Proxy:
     async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._valkey_port)
         self._writers += [writer, far_writer]
-        await asyncio.gather(self._copy(reader, far_writer), self._copy(far_reader, writer))
+        replies = self._copy(far_reader, writer, is_delayed=True)
+        await asyncio.gather(self._copy(reader, far_writer), replies)
 
-    async def _copy(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def _copy(
+        self,
+        reader: asyncio.StreamReader,
+        writer: asyncio.StreamWriter,
+        *,
+        is_delayed: bool = False,
+    ) -> None:
+        loop, due = asyncio.get_running_loop(), 0.0
         with suppress(OSError):
             while data := await reader.read(65_536):
                 if writer not in self._silent:
-                    writer.write(data)
-        writer.close()
+                    # Nothing overtakes what came before it.
+                    due = max(due, loop.time() + self.delay_seconds * is_delayed)
+                    loop.call_at(due, writer.write, data)
+        loop.call_at(due, writer.close)
 
 
 async def eventually(condition: Callable[[], object]) -> None:

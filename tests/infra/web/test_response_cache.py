@@ -10,7 +10,7 @@ import httpx2
 import pytest
 from fastapi import FastAPI
 
-from app.infra.cache import channel, memory, read_through
+from app.infra.cache import budget, channel, memory
 from app.infra.cache.cache import Cache
 from app.infra.web import representation, response_cache
 from app.settings import Settings
@@ -31,6 +31,7 @@ def patient(settings: Settings, **cache: object) -> Settings:
     """Return the settings of an application that a busy machine does not confuse."""
     values = settings.model_dump()
     values["valkey"]["timeout_seconds"] = values["database"]["pool_timeout_seconds"] = 30
+    values["valkey"]["slow_seconds"] = 30
     values["cache"] |= {"memory_ttl_seconds": 60, **cache}
     return Settings.model_validate(values)
 
@@ -40,7 +41,7 @@ async def patient_app(settings: Settings) -> AsyncIterator[FastAPI]:
     """Run an application that trusts its memory, and waits for a load, on a busy machine too."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(channel, "LIVE_SECONDS", 3_600)
-        patch.setattr(read_through, "LOAD_SECONDS", 30)
+        patch.setattr(budget, "READ_SECONDS", 30)
         async with running(patient(settings)) as app:
             yield app
 

@@ -7,8 +7,9 @@ Each replaces a guard of the service with what an ordinary application does in i
 import asyncio
 import logging
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from types import SimpleNamespace
 from typing import Any
 from unittest.mock import patch
 from urllib.parse import urlencode
@@ -22,6 +23,9 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from app.features.comments import routes as comments
 from app.features.posts import routes as posts
 from app.infra import background, resources
+from app.infra.cache import entry
+from app.infra.cache.breaker import Breaker
+from app.infra.cache.budget import Budget
 from app.infra.cache.channel import Channel
 from app.infra.cache.failover import ClusterStore
 from app.infra.cache.invalidation import Relay
@@ -97,6 +101,15 @@ def _link_with_whole_query(
     response.headers["Link"] = f'<{request.url.path}?{query}>; rel="next"'
 
 
+@contextmanager
+def _time_nothing(_self: Breaker) -> Iterator[None]:
+    yield
+
+
+async def _wait_for_ever(_self: Budget, step: Awaitable[Any]) -> Any:
+    return await step
+
+
 def _write_at_once(_self: LogWriter, line: bytes) -> None:
     _stream.handle(logging.makeLogRecord({"msg": line.decode().rstrip()}))
 
@@ -145,6 +158,9 @@ PATCHES: dict[str, tuple[tuple[Any, str, Any], ...]] = {
         (posts, "link_neighbours", _link_with_whole_query),
     ),
     "no_restarts": ((background, "_supervise", _run_once),),
+    "patient_breaker": ((Breaker, "timing_look_up", _time_nothing),),
+    "no_deadline": ((Budget, "until_deadline", _wait_for_ever),),
+    "no_checksum": ((entry, "zlib", SimpleNamespace(crc32=lambda *_: 0)),),
     "plain_log": ((LogWriter, "write", _write_at_once),),
 }
 

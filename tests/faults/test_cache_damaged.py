@@ -1,0 +1,72 @@
+"""What Valkey holds is damaged: it is never an answer, and the next read overwrites it."""
+
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+from redis.asyncio import Redis
+
+from tests.faults.conftest import Judge, Serve
+from tests.faults.load import sign_up
+from tests.faults.valkey import Valkey
+from tests.faults.verdicts import GUARDED
+from tests.faults.wire import Wire
+from tests.infra.cache.test_damage import KINDS, cut, flipped, make, replaced
+
+pytestmark = pytest.mark.faults
+EVERY = 5  # of all damages: each is a request or two
+# Workers keep no copies of their own, which would hide what is stored.
+NO_MEMORY = {"memory_bytes": 1}
+
+
+def damages(raw: Any) -> Iterator[tuple[str, bytes]]:
+    """Yield damaged values, with what was done to them."""
+    for damage in (flipped, cut, replaced):
+        for number, value in enumerate(damage(raw)):
+            if number % EVERY == 0 and value != raw:
+                yield damage.__name__, value
+
+
+@pytest.mark.parametrize("control", [GUARDED, "no_checksum"])
+async def test_what_valkey_holds_is_damaged(
+    valkey: Valkey, serve_cached: Serve, judge: Judge, control: str
+) -> None:
+    wrong, kept, tried = Counter[str](), Counter[str](), Counter[str]()
+    async with serve_cached(control, cache=NO_MEMORY) as service, Redis.from_url(valkey.url) as own:
+        author = await sign_up(service.client)
+        wire = Wire(service.address, patience_seconds=5)
+        truth = (await wire.get(author.post)).body
+        [entry] = [name async for name in own.scan_iter("{cache}e:*:/v1/posts/*")]
+        token, log = f"{{cache}}t:post:{author.post.rpartition('/')[2]}", "{cache}log"
+
+        async def read(kind: str, key: str, damaged: bytes | None) -> None:
+            """Read until the answer comes from Valkey: at the second time, or the third."""
+            tried[kind] += 1
+            sources = []
+            for _ in range(3):
+                reply = await wire.get(author.post)
+                wrong[kind] += reply.status != 200 or reply.body != truth
+                sources.append(reply.source)
+            kept[kind] += sources[-1] != "HIT" or (
+                damaged is not None and await own.get(key) == damaged
+            )
+
+        raw = await own.get(entry)
+        for kind, damaged in damages(raw):
+            await own.set(entry, damaged)
+            await read(f"entry {kind}", entry, damaged)
+        for kind, damaged in damages(await own.get(token)):
+            await own.set(token, damaged)
+            await read(f"token {kind}", token, None)
+        for name, key in (("entry", entry), ("token", token), ("log", log)):
+            for other in KINDS:
+                await make(own, key, other)
+                if key == log:
+                    await own.delete(entry)
+                await read(f"{name} of another type", key, None)
+        wire.close()
+    seen = ", ".join(f"{number} × {kind}" for kind, number in tried.items())
+    broken = [f"{number} wrong answers, {kind}" for kind, number in wrong.items() if number]
+    broken += [f"{number} not overwritten, {kind}" for kind, number in kept.items() if number]
+    judge("N7 value-corrupt", control, f"{seen}: all overwritten", broken)

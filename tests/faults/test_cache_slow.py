@@ -1,0 +1,133 @@
+"""Valkey answers late, and a table of the database is locked."""
+
+import asyncio
+from functools import partial
+
+import asyncpg
+import pytest
+
+from tests.faults.conftest import Judge, Serve
+from tests.faults.far_valkey import far_away
+from tests.faults.load import (
+    Answer,
+    Author,
+    constantly,
+    late,
+    percentile,
+    sign_up,
+    slowest,
+    timed,
+    unexpected,
+)
+from tests.faults.postgres import Backend
+from tests.faults.valkey import Valkey
+from tests.faults.verdicts import GUARDED
+
+pytestmark = pytest.mark.faults
+RATE = 80
+BEFORE, FAULT, AFTER = 4, 8, 5
+NOTICED, RECOVERED, SLOWER = 2, 2, 3
+LOCKED, ANSWERED, PROBED = 10, 2.5, 0.5
+PROBES = ("/livez", "/readyz")
+NO_STORE = {"Cache-Control": "no-store"}
+
+
+async def mixed(author: Author, lists: list[Answer], number: int) -> Answer:
+    """Send the next of the mix: of ten, six posts, three lists, and one post written."""
+    place = number % 10
+    if place == 5:
+        return await author.write()
+    if place in (1, 4, 8):
+        lists.append(await timed(author.client, "GET", "/v1/posts"))
+        return lists[-1]
+    return await timed(author.client, "GET", author.post)
+
+
+async def uncached(author: Author, lists: list[Answer], number: int) -> Answer:
+    """Send the same, but for the cache."""
+    if number % 10 == 5:
+        return await author.write()
+    path = "/v1/posts" if number % 10 in (1, 4, 8) else author.post
+    answer = await timed(author.client, "GET", path, headers=NO_STORE)
+    if path == "/v1/posts":
+        lists.append(answer)
+    return answer
+
+
+def p50(answers: list[Answer], since: float = 0.0, until: float = float("inf")) -> float:
+    """Return the median, in seconds, of what was sent meanwhile."""
+    return percentile([a for a in answers if since <= a.sent_at < until], 0.5)
+
+
+@pytest.mark.parametrize("control", [GUARDED, "patient_breaker"])
+@pytest.mark.parametrize("milliseconds", [30, 60, 90, 200])
+async def test_a_valkey_that_is_slow(
+    valkey: Valkey, serve_cached: Serve, judge: Judge, milliseconds: int, control: str
+) -> None:
+    loop, answers = asyncio.get_running_loop(), list[Answer]()
+    without, lists = list[Answer](), list[Answer]()
+    with far_away(valkey) as far:
+        async with serve_cached(control, valkey={"url": far.url}) as service:
+            author = await sign_up(service.client)
+            async with constantly(RATE, partial(uncached, author, without), answers):
+                await asyncio.sleep(BEFORE)
+            async with constantly(RATE, partial(mixed, author, lists), answers):
+                await asyncio.sleep(BEFORE)
+                slow_at = loop.time()
+                far.move(milliseconds / 1000)
+                await asyncio.sleep(FAULT)
+                quick_at = loop.time()
+                far.move(0)
+                await asyncio.sleep(AFTER)
+    normal = p50(lists, until=slow_at)
+    during, after = p50(lists, slow_at + NOTICED, quick_at), p50(lists, quick_at + RECOVERED)
+    past = p50(without)
+    broken = [
+        *unexpected(answers, (200, 201)),
+        *late("the median list with a slow Valkey", during, SLOWER * past),
+        *late("the median list after it", after, max(SLOWER * normal, past)),
+    ]
+    times = ", ".join(f"{seconds * 1000:.1f}" for seconds in (normal, past, during, after))
+    figure = f"{len(answers)} requests; median list, cached, uncached, slow, after: {times} ms"
+    judge(f"N4 valkey-slow, {milliseconds} ms", control, figure, broken)
+
+
+@pytest.mark.parametrize("control", [GUARDED, "no_deadline"])
+async def test_a_table_is_locked(
+    backend: Backend, serve_cached: Serve, judge: Judge, control: str
+) -> None:
+    reads, cached, probes = list[Answer](), list[Answer](), list[Answer]()
+    async with serve_cached(control) as service:
+        client = service.client
+        author = await sign_up(client)
+        hot = [author.post, "/v1/posts"]
+        for path in hot * 10:
+            await timed(client, "GET", path)
+        before = [await timed(client, "GET", path) for path in hot * 25]
+        holder = await asyncpg.connect(backend.database_url)
+        try:
+            async with holder.transaction():
+                await holder.execute("LOCK TABLE posts, users IN ACCESS EXCLUSIVE MODE")
+                async with (
+                    constantly(4, lambda _: timed(client, "GET", "/v1/posts?limit=7"), reads),
+                    constantly(20, lambda n: timed(client, "GET", hot[n % 2]), cached),
+                    constantly(10, lambda n: timed(client, "GET", PROBES[n % 2]), probes),
+                ):
+                    await asyncio.sleep(LOCKED)
+        finally:
+            await holder.close()
+        healed = await timed(client, "GET", "/v1/posts?limit=7")
+    broken = [
+        *unexpected(reads, (503,)),
+        *late("an answer", slowest(reads), ANSWERED),
+        *unexpected([*cached, healed], (200,)),
+        *late("p50 of cached reads", p50(cached), SLOWER * p50(before)),
+        *unexpected(probes, (200,)),
+        *late("a probe", slowest(probes), PROBED),
+    ]
+    figure = (
+        f"{len(reads)} × 503, slowest {slowest(reads):.2f} s; {len(cached)} cached reads, "
+        f"p50 {p50(before) * 1000:.1f} before, {p50(cached) * 1000:.1f} ms meanwhile; "
+        f"{len(probes)} probes, slowest {slowest(probes) * 1000:.0f} ms"
+    )
+    judge("N5 table-locked", control, figure, broken)

@@ -112,6 +112,7 @@ async def test_a_read_does_not_wait_for_another_load_and_then_its_own(
     assert source.loads == 1
     source.may_end.set()
     assert (await first).entry.value == b"1"
+    await eventually(lambda: not (worker.reader._waiting or worker.reader._running))
 
 
 async def test_a_load_that_takes_too_long_is_given_up_and_who_came_later_has_their_own_time(
@@ -229,7 +230,9 @@ async def far(proxy: Proxy, valkey: Redis) -> AsyncIterator[Worker]:
     await proxy.start()
     proxy.delay_seconds = DELAY_SECONDS
     async with open_server(proxy.settings()) as client:
-        yield make_worker(client, slow_seconds=SLOW_SECONDS, cache_seconds=CACHE_SECONDS)
+        worker = make_worker(client, slow_seconds=SLOW_SECONDS, cache_seconds=CACHE_SECONDS)
+        yield worker
+        await eventually(lambda: worker.store._asking is None)
 
 
 async def test_a_slow_valkey_is_not_waited_for(far: Worker, source: Source) -> None:

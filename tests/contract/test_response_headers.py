@@ -51,6 +51,7 @@ BOUNDS = {
     "last-modified": 40,
     "link": 400,
     "location": 40,
+    "pragma": 8,
     "referrer-policy": 20,
     "retry-after": 5,
     "server-timing": 100,

@@ -14,6 +14,7 @@ from app.settings import Settings, load_settings
 from tests.application import client_of, running
 from tests.contract.document import DOCUMENT
 from tests.factories import PASSWORD, Factory
+from tests.infra.web.test_response_cache import patient_app, settled
 
 Client = httpx2.AsyncClient
 
@@ -40,7 +41,7 @@ def with_prefix(settings: Settings, prefix: str = PREFIX) -> Settings:
 
 @pytest.fixture(scope="module")
 async def service(settings: Settings) -> AsyncIterator[FastAPI]:
-    async with running(with_prefix(settings)) as app:
+    async with patient_app(with_prefix(settings)) as app:
         yield app
 
 
@@ -94,11 +95,12 @@ async def test_every_link_of_every_list_leads_through_the_proxy(
 
 
 async def test_what_is_kept_does_not_depend_on_the_prefix(
-    client: Client, make: Factory, settings: Settings
+    client: Client, service: FastAPI, make: Factory, settings: Settings
 ) -> None:
     await make.posts(2)
+    await settled(service)
     there = await client.get(f"{PREFIX}/v1/posts?limit=1")
-    async with running(settings) as app, client_of(app) as direct:
+    async with patient_app(settings) as app, client_of(app) as direct:
         here = await direct.get("/v1/posts?limit=1", headers=NO_CACHE)
         assert here.headers["x-cache"] == "HIT"
         assert here.links["next"]["url"] == there.links["next"]["url"].removeprefix(PREFIX)

@@ -20,7 +20,11 @@ HOST_PATTERN = re.compile(r"(\*\.)?[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*|\[[0-9A-Fa-
 HEADER_NAME = re.compile(r"[A-Za-z0-9-]+")
 ORIGIN = re.compile(r"https?://[a-z0-9.-]+(:\d+)?")
 
-Positive = Annotated[int, Field(gt=0)]
+# Bounded, so that a digit too many is refused here and not by a library while it serves.
+Positive = Annotated[int, Field(gt=0, le=10**12)]
+Few = Annotated[int, Field(gt=0, le=10_000)]
+WholeSeconds = Annotated[int, Field(gt=0, le=366 * 86_400)]
+Count = Annotated[int, Field(ge=0, le=10**12)]
 Seconds = Annotated[float, Field(ge=0.001, le=86_400)]
 
 
@@ -37,9 +41,9 @@ class DatabaseSettings(Section):
     pooler: bool = False
     replica_url: SecretStr | None = None
     replica_lag_seconds: Annotated[float, Field(ge=2, le=3_600)] = 5
-    pool_size: Positive = 5
+    pool_size: Few = 5
     pool_timeout_seconds: Seconds = 1
-    pool_recycle_seconds: Positive = 1800
+    pool_recycle_seconds: WholeSeconds = 1800
     connect_timeout_seconds: Seconds = 3
     command_timeout_seconds: Seconds = 6
     statement_timeout_seconds: Seconds = 5
@@ -61,7 +65,7 @@ class ValkeySettings(Section):
 
     url: SecretStr = SecretStr("redis://127.0.0.1:6379/0")
     cluster: bool = False
-    max_connections: Positive = 32
+    max_connections: Few = 32
     timeout_seconds: Seconds = 0.1
     slow_seconds: Seconds = 0.02
 
@@ -97,11 +101,11 @@ class AuthSettings(Section):
     audience: str = "fastapi-reference-service"
     access_token_seconds: Annotated[int, Field(gt=0, le=86_400)] = 900
     refresh_token_seconds: Annotated[int, Field(gt=0, le=366 * 86_400)] = 30 * 86_400
-    hashing_threads: Positive = 2
+    hashing_threads: Few = 2
     hashing_queue: Positive = 32
     hashing_queue_seconds: Seconds = 0.6
-    argon2_memory_kib: Annotated[int, Field(ge=32)] = 65_536
-    argon2_time_cost: Positive = 3
+    argon2_memory_kib: Annotated[int, Field(ge=32, le=2**32 - 1)] = 65_536
+    argon2_time_cost: Few = 3
 
 
 class ServerSettings(Section):
@@ -118,18 +122,18 @@ class ServerSettings(Section):
     port: Annotated[int, Field(ge=0, le=65_535)] = 8000
     root_path: RootPath = ""
     trusted_proxies: str = "127.0.0.1,::1"
-    threads: Positive = 8
-    keep_alive_seconds: Positive = 75
+    threads: Few = 8
+    keep_alive_seconds: WholeSeconds = 75
     drain_seconds: Annotated[float, Field(ge=0, le=3_600)] = 8
     graceful_timeout_seconds: Annotated[int, Field(ge=15, le=86_400)] = 30
-    max_requests: Annotated[int, Field(ge=0)] = 0
-    max_requests_jitter: Annotated[int, Field(ge=0)] = 0
+    max_requests: Count = 0
+    max_requests_jitter: Count = 0
     header_seconds: Seconds = 5
     header_bytes: Annotated[int, Field(ge=1_024, le=1_048_576)] = 32_768
     header_fields: Annotated[int, Field(ge=16, le=10_000)] = 100
     body_seconds: Seconds = 20
     write_seconds: Seconds = 30
-    hsts_seconds: Annotated[int, Field(ge=0)] = 0
+    hsts_seconds: Count = 0
 
     @field_validator("trusted_proxies")
     @classmethod
@@ -152,7 +156,7 @@ class LimitsSettings(Section):
     body_bytes: Positive = 1_048_576
     body_values: Positive = 1_000
     running: Positive = 64
-    queued: Annotated[int, Field(ge=0)] = 64
+    queued: Count = 64
     queue_seconds: Seconds = 0.1
     streams: Positive = 256
     request_seconds: Seconds = 10

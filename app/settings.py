@@ -29,11 +29,11 @@ from app.sections import (
     CorsSettings,
     DatabaseSettings,
     DocsSettings,
+    Few,
     GuardsSettings,
     LimitsSettings,
     LogSettings,
     MetricsSettings,
-    Positive,
     ServerSettings,
     ValkeySettings,
 )
@@ -72,7 +72,7 @@ class Settings(BaseSettings):
 
     environment: Literal["development", "production"] = "development"
     web_concurrency: Workers = None
-    replicas: Positive = 1
+    replicas: Few = 1
     database: DatabaseSettings = DatabaseSettings()
     valkey: ValkeySettings = ValkeySettings()
     cache: CacheSettings = CacheSettings()

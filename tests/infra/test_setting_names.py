@@ -3,8 +3,9 @@
 from pathlib import Path
 
 import pytest
+from pydantic import BaseModel
 
-from app.settings import load_settings, misspelt_variables, names
+from app.settings import Settings, load_settings, misspelt_variables, names
 
 SECRET = "hunter2" * 7
 
@@ -218,3 +219,32 @@ def test_auto_is_a_worker_for_each_core(monkeypatch: pytest.MonkeyPatch, given: 
 def test_other_numbers_of_workers_are_refused(monkeypatch: pytest.MonkeyPatch, given: str) -> None:
     monkeypatch.setenv("WEB_CONCURRENCY", given)
     assert "WEB_CONCURRENCY: " in refusal()
+
+
+def numeric_settings() -> list[str]:
+    """Return the names of settings that are numbers."""
+    sections = {name: field.default for name, field in Settings.model_fields.items()}
+    values = {
+        f"{name}_{key}": value
+        for name, section in sections.items()
+        if isinstance(section, BaseModel)
+        for key, value in section
+    }
+    numbers = {name.upper() for name, value in values.items() if type(value) in (int, float)}
+    return sorted(numbers | {"REPLICAS", "WEB_CONCURRENCY"})
+
+
+@pytest.mark.parametrize("value", ["hunter2", "-1", "nan", "inf", "9" * 26, "9" * 5_000, "1;2"])
+@pytest.mark.parametrize("name", numeric_settings())
+def test_a_number_that_is_none_or_too_large_is_refused_by_name(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    assert f"  {name}: " in refusal()
+
+
+@pytest.mark.parametrize("name", ["CACHE_ENABLED", "DATABASE_POOLER", "LOG_ACCESS", "DOCS_ENABLED"])
+@pytest.mark.parametrize("value", ["hunter2", "2", "-1", "ja"])
+def test_a_switch_is_on_or_off(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+    monkeypatch.setenv(name, value)
+    assert f"  {name}: " in refusal()

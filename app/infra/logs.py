@@ -21,7 +21,7 @@ from app.sections import LogSettings
 from app.settings import Settings
 
 STANDARD_OUTPUT = 1
-MOST_PATH, MOST_STATEMENT = 512, 1_000
+MOST_PATH, MOST_STATEMENT, MOST_ADDRESS = 512, 1_000, 64
 LEFT_TO_ROOT = ("uvicorn", "uvicorn.error")
 # The names in a line of what the code says; others in it are of `extra`.
 OF_RECORDS = ("time", "level", "event", "logger", "request_id", "trace_id", "exception")
@@ -45,7 +45,8 @@ class Log:
         """Note that a request was answered."""
         line = _request_line(current, self._slow_seconds)
         if self._shows_client:
-            line["client"] = current.client
+            # A proxy's X-Forwarded-For can hold any text.
+            line["client"] = current.client and ascii(current.client[:MOST_ADDRESS])[1:-1]
         self.writer.write(self._render(line))
 
     def record(self, record: logging.LogRecord) -> None:

@@ -19,6 +19,7 @@ from sqlalchemy import text
 
 from app.infra import log_writer
 from app.infra.dependencies import WriteSession
+from app.infra.exchange import Exchange
 from app.infra.log_writer import LogWriter
 from app.infra.logs import Log, LogHandler, as_json, as_text
 from app.sections import LogSettings
@@ -124,6 +125,21 @@ async def test_a_path_writes_no_lines_of_its_own(settings: Settings, tmp_path: P
     assert written.count(b"\n") == 1
     assert b"\x1b" not in written
     assert b"\0" not in written
+
+
+@pytest.mark.parametrize("render", [as_json, as_text])
+def test_an_address_that_a_proxy_passes_on_is_short_and_printable(
+    monkeypatch: pytest.MonkeyPatch, render: Callable[[dict[str, Any]], bytes]
+) -> None:
+    written: list[bytes] = []
+    log = Log(LogSettings(), render)
+    monkeypatch.setattr(log.writer, "write", written.append)
+    log.request(Exchange("request-1", "GET", "/livez", "\x1b[31m\n" + "x" * 5_000))
+    log.request(Exchange("request-2", "GET", "/livez", "2001:db8::1"))
+    assert len(written[0]) < 700
+    assert b"\x1b" not in written[0]
+    assert written[0].count(b"\n") == 1
+    assert b"2001:db8::1" in written[1]
 
 
 async def test_a_line_has_a_bound_whatever_a_client_sends(client: Client, lines: Lines) -> None:

@@ -5,14 +5,19 @@ then must neither become unready nor turn anybody away.
 """
 
 import os
+import re
 import signal
 import subprocess
 import sys
 import tempfile
+from ast import literal_eval
+from collections.abc import Sequence
 from types import FrameType
 
 from gunicorn.arbiter import Arbiter
+from gunicorn.util import parse_address
 
+from app.infra.server.listening import error_of_listening
 from app.infra.server.load_table import TABLE, End
 from app.infra.server.metrics_files import FOLDER
 
@@ -41,7 +46,7 @@ def reload_only_what_starts(server: Arbiter) -> None:
     reload = server.reload
 
     def reload_what_starts() -> None:
-        reason = _why_it_does_not_start()
+        reason = _why_it_does_not_start(server.cfg.address)
         if reason is not None:
             server.log.error(
                 "Not reloaded. Correct this now: a worker that is replaced meets it too. %s", reason
@@ -52,18 +57,33 @@ def reload_only_what_starts(server: Arbiter) -> None:
     server.reload = reload_what_starts
 
 
-def _why_it_does_not_start() -> str | None:
-    """Load the configuration and the application in another process; return what is wrong."""
+def _why_it_does_not_start(own: Sequence[object]) -> str | None:
+    """Load the configuration and the application in another process; return what is wrong.
+
+    `own` are the addresses at which this instance listens.
+    """
     with tempfile.TemporaryDirectory() as folder:  # for the counters, which are the master's own
         try:
             tried = subprocess.run(  # noqa: S603 - as this process was started
-                [sys.executable, "-m", "app.serve", "--check-config", *sys.argv[1:]],
+                [sys.executable, "-m", "app.serve", "--print-config", *sys.argv[1:]],
                 env={**os.environ, FOLDER: folder},
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.PIPE,
+                capture_output=True,
                 timeout=CHECK_SECONDS,
             )
         except (OSError, subprocess.TimeoutExpired) as error:
             return str(error)
-    said = tried.stderr.decode(errors="replace").strip()
-    return (said or f"It ended with {tried.returncode}.") if tried.returncode else None
+    if tried.returncode:
+        said = tried.stderr.decode(errors="replace").strip()
+        return said or f"It ended with {tried.returncode}."
+    return _why_it_cannot_listen(tried.stdout.decode(errors="replace"), own)
+
+
+def _why_it_cannot_listen(printed: str, own: Sequence[object]) -> str | None:
+    """Try the addresses of a printed configuration that are not this instance's `own`."""
+    found = re.search(r"^bind\s*=\s*(\[.*\])$", printed, re.MULTILINE)
+    for address in literal_eval(found[1]) if found else []:
+        if (place := parse_address(address)) in own:
+            continue
+        if (error := error_of_listening(*place)) is not None:
+            return f"It cannot listen at {address}: {error.strerror}. Choose another port."
+    return None

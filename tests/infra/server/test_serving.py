@@ -129,6 +129,22 @@ async def test_a_reload_with_a_setting_that_is_refused_changes_nothing(
     assert await ask(url, "/readyz") == 200
 
 
+async def test_a_reload_with_a_port_that_is_taken_changes_nothing(
+    master: tuple[subprocess.Popen[bytes], str], log: Path, secrets: Path
+) -> None:
+    process, url = master
+    old = workers_of(process)
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        (secrets / "metrics_port").write_text(str(port))
+        process.send_signal(signal.SIGHUP)
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while f"cannot listen at 127.0.0.1:{port}" not in (told := log.read_text("utf-8")):
+                await asyncio.sleep(0.05)
+    assert "Not reloaded" in told
+    assert (workers_of(process), await ask(url, "/readyz")) == (old, 200)
+
+
 def workers_of(master: subprocess.Popen[bytes]) -> list[int]:
     """Return the process ids of the children."""
     children = Path(f"/proc/{master.pid}/task/{master.pid}/children").read_text(encoding="utf-8")

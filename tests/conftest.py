@@ -2,6 +2,7 @@
 every test that wrote to it.
 """
 
+import asyncio
 import os
 import subprocess
 import sys
@@ -16,7 +17,8 @@ import pytest
 from fastapi import FastAPI
 from sqlalchemy import text
 
-from app.infra.cache import invalidation
+from app.infra.cache import trust
+from app.infra.cache.relay import Relay
 from app.infra.findings import listeners
 from app.infra.resources import Resources
 from app.setting_sources import ignore_libpq_variables
@@ -73,11 +75,17 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def relays_at_rest() -> Iterator[None]:
-    """Keep relays from work: the loop of the tests stands still between them, and one that was in
-    the middle of a transaction would keep its locks.
+    """Let relays take their first turn alone, and let the trust that it grants last.
+
+    The loop of the tests stands still between them, which would end the trust.
     """
+
+    async def rest(_relay: Relay) -> None:
+        await asyncio.Event().wait()
+
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(invalidation, "SWEEP_SECONDS", 3_600)
+        patch.setattr(trust, "LEASE_SECONDS", float("inf"))
+        patch.setattr(Relay, "run", rest)
         yield
 
 

@@ -18,6 +18,7 @@ from sqlalchemy.exc import DBAPIError
 from app.errors import Unavailable
 from app.infra.background import detached, failing
 from app.infra.cache.client import Valkey
+from app.infra.cache.trust import Trust
 from app.infra.database.migrations import Revisions, read_revisions
 from app.infra.database.session import Database
 from app.infra.ending import the_end
@@ -37,9 +38,10 @@ class Readiness:
     a probe is answered in time when the pool is exhausted or a dependency hangs.
     """
 
-    def __init__(self, database: Database, valkey: Valkey | None) -> None:
+    def __init__(self, database: Database, valkey: Valkey | None, trust: Trust | None) -> None:
         self._database = database
         self._valkey = valkey
+        self._trust = trust
         self._revisions: Revisions = read_revisions()
         self._ready = False
         self._checks = {"database": "unknown", "valkey": "unknown"}
@@ -55,6 +57,7 @@ class Readiness:
         patience = LATER_ANSWER_SECONDS if self._ready else FIRST_ANSWER_SECONDS
         await asyncio.wait({self._running}, timeout=patience)
         checks = dict(self._checks)
+        checks["cache"] = "not used" if self._trust is None else str(self._trust)
         if failed := failing():
             checks["background tasks"] = f"failing: {', '.join(failed)}"
         return self._ready, checks

@@ -75,6 +75,16 @@ CACHE_INVALIDATIONS = Counter(
     "cache_invalidations", "Changes that were invalidated by their writer, or not.", ("result",)
 )
 CACHE_RELAYED = Counter("cache_invalidations_relayed", "Changes that a relay has invalidated.")
+CACHE_DISTRUSTED = Gauge(
+    "cache_distrusted",
+    "Workers that do not believe the cache: reads go to the database.",
+    multiprocess_mode="livesum",
+)
+CACHE_BEHIND = Gauge(
+    "cache_outbox_oldest_seconds",
+    "Age of the oldest change that is not invalidated yet, at the last look.",
+    multiprocess_mode="livemax",
+)
 CACHE_MEMORY = Gauge(
     "cache_memory_bytes", "What the entries in process take.", multiprocess_mode="livesum"
 )

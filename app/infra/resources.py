@@ -54,7 +54,7 @@ async def open_resources(settings: Settings, application_name: str) -> AsyncIter
         database = Database(open_engine(settings.database, application_name), *hooks)
         stack.push_async_callback(database.close)
         if cache is not None:
-            await stack.enter_async_context(cache.running(database))
+            await stack.enter_async_context(cache.running(application_name))
         replica = None
         if (url := settings.database.replica_url) is not None:
             replica = await stack.enter_async_context(
@@ -67,7 +67,7 @@ async def open_resources(settings: Settings, application_name: str) -> AsyncIter
         in_flight = InFlight(settings.limits)
         gauges = [in_flight.measure, *_gauges(database, replica, cache)]
         await stack.enter_async_context(in_background(partial(sample, *gauges), "sampler"))
-        readiness = Readiness(database, valkey)
+        readiness = Readiness(database, valkey, None if cache is None else cache.trust)
         stack.callback(readiness.close)
         yield Resources(
             settings=settings,

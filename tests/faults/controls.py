@@ -7,7 +7,7 @@ Each replaces a guard of the service with what an ordinary application does in i
 import asyncio
 import logging
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from types import SimpleNamespace
 from typing import Any
@@ -28,8 +28,10 @@ from app.infra.cache.breaker import Breaker
 from app.infra.cache.budget import Budget
 from app.infra.cache.channel import Channel
 from app.infra.cache.failover import ClusterStore
-from app.infra.cache.invalidation import Relay
+from app.infra.cache.outbox import Change
 from app.infra.cache.read_through import Answer, Load, ReadThrough, Source
+from app.infra.cache.relay import Relay
+from app.infra.cache.trust import Trust
 from app.infra.database.pagination import Page
 from app.infra.database.replica import Replica
 from app.infra.database.session import Database
@@ -80,8 +82,8 @@ async def _pass_on(self: Any, scope: Scope, receive: Receive, send: Send) -> Non
     await self.app(scope, receive, send)
 
 
-async def _do_nothing(_self: Relay) -> None:
-    pass
+async def _relay_nothing(_self: Relay, _changes: Sequence[Change]) -> set[int]:
+    return set()
 
 
 async def _believe(self: ClusterStore) -> None:
@@ -122,6 +124,7 @@ async def _run_once(work: Callable[[], Awaitable[None]], _restarts: Any, _leavin
     await work()
 
 
+_ALWAYS_TRUSTED = (Trust, "holds", property(lambda _self: True))
 PATCHES: dict[str, tuple[tuple[Any, str, Any], ...]] = {
     "plain_engine": ((resources, "open_engine", _plain_engine),),
     "no_retry": ((problems, "may_be_tried_again", lambda _scope: False),),
@@ -136,7 +139,8 @@ PATCHES: dict[str, tuple[tuple[Any, str, Any], ...]] = {
     "no_dummy_hash": ((Passwords, "verify", _verify_if_known),),
     "default_threads": ((Passwords, "_run", _run_in_default_threads),),
     "naive_cache": (*NAIVE_CACHE, (resources, "open_valkey", plain_client)),
-    "no_relay": ((Relay, "_relay", _do_nothing),),
+    "no_relay": ((Relay, "_relay", _relay_nothing), _ALWAYS_TRUSTED),
+    "no_trust": (_ALWAYS_TRUSTED,),
     # Uvicorn is told of its protocol by name, after this.
     "stock_protocol": ((protocol, "LimitedProtocol", HttpToolsProtocol),),
     "no_body_limit": (

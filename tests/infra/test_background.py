@@ -14,11 +14,11 @@ from prometheus_client import REGISTRY
 from app.infra import background, resources, watchdog
 from app.infra.background import detached, failing, in_background, in_thread
 from app.infra.cache.channel import Channel
-from app.infra.cache.invalidation import Relay
+from app.infra.cache.relay import Relay
 from app.infra.log_writer import LogWriter
 from app.infra.watchdog import Watchdog
 from app.settings import Settings
-from tests.application import client_of, running
+from tests.application import RUN_RELAY, client_of, running
 
 PATIENCE_SECONDS = 10.0
 Work = Callable[..., Awaitable[None]]
@@ -170,9 +170,9 @@ async def test_each_task_of_the_service_outlives_an_exception(
         "sampler": (resources, "sample"),
         "watchdog": (Watchdog, "turn"),
         "cache channel": (Channel, "_listen"),
-        "cache relay": (Relay, "_sweep"),
+        "cache relay": (Relay, "run"),
     }
-    monkeypatch.setattr("app.infra.cache.invalidation.SWEEP_SECONDS", 0.001)
+    monkeypatch.setattr(Relay, "run", RUN_RELAY)
     for name, (owner, method) in tasks.items():
         monkeypatch.setattr(owner, method, failing_once(getattr(owner, method), failed, name))
     before = {name: restarts(name) for name in tasks}

@@ -9,13 +9,15 @@ from app.infra.cache.client import Valkey
 from app.infra.cache.cluster import ValkeyCluster
 from app.infra.cache.entry import Entry
 from app.infra.cache.failover import ClusterChannel, ClusterStore
-from app.infra.cache.invalidation import Invalidation, Relay
+from app.infra.cache.invalidation import Invalidation
 from app.infra.cache.memory import Memory
+from app.infra.cache.outbox import open_outbox
 from app.infra.cache.read_through import Answer, Load, ReadThrough, Source
+from app.infra.cache.relay import Relay
 from app.infra.cache.release import release
 from app.infra.cache.store import Store
 from app.infra.cache.traced import TracedClusterStore, TracedStore
-from app.infra.database.session import Database
+from app.infra.cache.trust import Trust
 from app.infra.metrics import CACHE_BREAKER_OPEN, CACHE_MEMORY
 from app.infra.tracing import traces
 from app.settings import Settings
@@ -30,21 +32,24 @@ class Cache:
         self.store = _store(valkey, settings)
         listener = ClusterChannel if isinstance(valkey, ValkeyCluster) else Channel
         self.channel = listener(valkey, self.store.channel, memory)
+        self.trust = Trust(memory)
         self.reader = ReadThrough(
             self.store,
             memory,
             self.channel,
+            self.trust,
             bypass=max(1, settings.database.pool_size // 2),
             cache_seconds=settings.valkey.timeout_seconds,
         )
-        self.invalidation = Invalidation(self.store, memory)
-        self._relay_seconds = settings.cache.relay_seconds
-        self._has_memory = settings.cache.memory_ttl_seconds > 0
+        namespace = settings.cache.namespace
+        self.invalidation = Invalidation(self.store, memory, self.trust, namespace)
+        self._settings = settings
 
     def measure(self) -> None:
         """Set the gauges of this process."""
         CACHE_MEMORY.set(self.memory.bytes_held)
         CACHE_BREAKER_OPEN.set(self.store.breaker.is_open)
+        self.trust.measure()
 
     async def flush(self) -> None:
         """Forget everything: what was changed behind the service's back, by hand or by a restore.
@@ -55,15 +60,20 @@ class Cache:
         self.memory.clear()
 
     @asynccontextmanager
-    async def running(self, database: Database) -> AsyncIterator[None]:
-        """Hear of changes, and relay those that their writers could not invalidate.
+    async def running(self, application_name: str) -> AsyncIterator[None]:
+        """Hear of changes, relay those that their writers could not invalidate, and keep the trust.
 
         A memory that is never believed without asking Valkey need not hear of anything.
         """
-        relay = Relay(self.invalidation, database, self._relay_seconds)
+        settings = self._settings
         async with AsyncExitStack() as stack:
-            if self._has_memory:
+            if settings.cache.memory_ttl_seconds > 0:
                 await stack.enter_async_context(in_background(self.channel.run, "cache channel"))
+            outbox = await stack.enter_async_context(
+                open_outbox(settings.database, settings.cache.namespace, application_name)
+            )
+            relay = Relay(outbox, self.store, self.invalidation, self.trust, settings.cache)
+            await relay.first_turn()
             await stack.enter_async_context(in_background(relay.run, "cache relay"))
             yield
 

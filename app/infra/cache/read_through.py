@@ -20,6 +20,7 @@ from app.infra.cache.channel import Channel
 from app.infra.cache.entry import Entry
 from app.infra.cache.memory import Memory
 from app.infra.cache.store import CACHE_ERRORS, Lease, Miss, Store, Wait, new_lease_token
+from app.infra.cache.trust import Trust
 from app.infra.metrics import CACHE_REFUSED
 
 Load = Callable[[], Awaitable[Entry]]
@@ -57,10 +58,12 @@ class ReadThrough:
         store: Store,
         memory: Memory,
         channel: Channel,
+        trust: Trust,
         bypass: int,
         cache_seconds: float = NEVER,
     ) -> None:
         self._store = store
+        self._trust = trust
         self._cache_seconds = cache_seconds
         self._memory = memory
         self._channel = channel
@@ -69,8 +72,8 @@ class ReadThrough:
         self._running: dict[str, asyncio.Task[Answer]] = {}
 
     def remembered(self, key: str) -> Entry | None:
-        """Return the entry of the process's own memory, while the channel is live."""
-        return self._memory.get(key) if self._channel.is_live else None
+        """Return the entry of the process's own memory, while it may be believed."""
+        return self._memory.get(key) if self._trust.holds and self._channel.is_live else None
 
     def has_copy(self, key: str) -> bool:
         """Whether there is an entry in memory, be it fresh or not."""
@@ -105,8 +108,8 @@ class ReadThrough:
         return Budget(self._cache_seconds, self._store.breaker.slow_seconds)
 
     async def _look_up(self, key: str, budget: Budget) -> Entry | Miss | None:
-        """Look up at Valkey, and remember what is found. None when it cannot be asked."""
-        if not self._store.breaker.allows():
+        """Look up at Valkey, and remember what is found. None when it is not to be asked."""
+        if not self._trust.holds or not self._store.breaker.allows():
             return None
         began = self._memory.begin()
         try:
@@ -174,7 +177,7 @@ class ReadThrough:
             await asyncio.shield(self._release(key, lease, budget))
             raise
         try:
-            stored = await budget.cache_step(self._store.fill(entry, lease))
+            stored = self._trust.holds and await budget.cache_step(self._store.fill(entry, lease))
         except CACHE_ERRORS:
             stored = False
         if stored:

@@ -124,3 +124,9 @@ redis.call('PUBLISH', ARGV[3], ARGV[4])
 return n
 """
 )
+
+# KEYS any key of the namespace. It is refused when INVALIDATE is, and leaves nothing behind.
+PROBE = """#!lua flags=allow-oom
+redis.call('HSET', KEYS[1], 'probe', '')
+return redis.call('DEL', KEYS[1])
+"""

@@ -74,6 +74,7 @@ class Store:
         self._fill = valkey.register_script(scripts.FILL)
         self._release = valkey.register_script(scripts.RELEASE)
         self._invalidate = valkey.register_script(scripts.INVALIDATE)
+        self._probe = valkey.register_script(scripts.PROBE)
         self._tags: LRUCache[str, Names] = LRUCache(
             REMEMBERED_TAGS, getsizeof=lambda names: len(names) + 1
         )
@@ -143,6 +144,10 @@ class Store:
     async def invalidate(self, tags: Sequence[str]) -> None:
         """Make every entry with one of `tags` invalid, and tell all workers. May be repeated."""
         await self._ask(self._invalidation(tags))
+
+    async def probe(self) -> None:
+        """Write something and delete it. Raises what an invalidation would raise at this moment."""
+        await self._ask(self._probe(keys=[f"{self.prefix}probe"]))
 
     async def flush(self) -> int:
         """Forget everything, here and in every worker; return how many keys that were.

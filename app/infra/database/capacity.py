@@ -28,10 +28,14 @@ CAPACITY = """
 
 @dataclass(frozen=True, slots=True)
 class Capacity:
-    """What the service may take, and what the server has to give."""
+    """What the service may take, and what the server has to give.
+
+    A worker has its pool, and with a cache one connection more, over which it looks at the outbox.
+    """
 
     workers: int
     pool_size: int
+    of_cache: int
     replicas: int
     max_connections: int
     reserved: int
@@ -44,8 +48,8 @@ class Capacity:
 
     @property
     def needed(self) -> int:
-        """The connections of all pools when all are full."""
-        return self.workers * self.pool_size * self.replicas
+        """The connections of all workers when all pools are full."""
+        return self.workers * (self.pool_size + self.of_cache) * self.replicas
 
     @property
     def free(self) -> int:
@@ -55,7 +59,8 @@ class Capacity:
     def __str__(self) -> str:
         return (
             "Too many database connections: "
-            f"{self.workers} workers × {self.pool_size} connections × {self.replicas} replicas = "
+            f"{self.workers} workers × ({self.pool_size} connections + {self.of_cache} for the "
+            f"cache) × {self.replicas} replicas = "
             f"{self.needed} connections, and the database has {self.free} for this service: "
             f"{self.max_connections} in all, {self.reserved} reserved, "
             f"{self.held_by_others} held by others. Lower DATABASE_POOL_SIZE or WEB_CONCURRENCY, "
@@ -73,7 +78,8 @@ def read_capacity(settings: Settings, workers: int) -> Capacity | RoleTimeouts |
     rows = asyncio.run(_ask(database, CAPACITY, APPLICATION_NAME))
     if rows is None:
         return None
-    return Capacity(workers, database.pool_size, settings.replicas, *rows[0])
+    of_cache = int(settings.cache.enabled)
+    return Capacity(workers, database.pool_size, of_cache, settings.replicas, *rows[0])
 
 
 async def _ask(

@@ -3,7 +3,7 @@
 Each begins with an empty world. Process 0 reads; changes are acknowledged by process 1.
 """
 
-from tests.infra.cache.world import World
+from tests.infra.cache.world import WRITES, World
 
 
 def changed_before_the_fill(world: World) -> None:
@@ -187,3 +187,58 @@ def lease_asked_for_twice(world: World) -> None:
     world.read(0, "item:1")
     world.run(0, until="LEASE")
     world.send(world.pending(0)[0], times=2)
+
+
+def refused_behind_a_memory(world: World) -> None:
+    """The invalidation of what a process remembers is refused, for seconds."""
+    world.read(0, "item:1")
+    world.run(0)
+    world.refuse(*WRITES)
+    world.change(1)
+    world.wait(3)
+
+
+def refused_behind_an_entry(world: World) -> None:
+    """The same, and the process asks Valkey, which answers."""
+    refused_behind_a_memory(world)
+    world.read(0, "item:1")
+    world.run(0)
+
+
+def refused_though_other_writes_are_not(world: World) -> None:
+    """The process may not run the script: its own probe tells nothing."""
+    world.read(0, "item:1")
+    world.run(0)
+    world.refuse("INVALIDATE")
+    world.change(1)
+    world.wait(3)
+
+
+def refused_while_a_process_is_stopped(world: World) -> None:
+    """The same, and the process was stopped all the time: it reads before it has looked again."""
+    world.read(0, "item:1")
+    world.run(0)
+    world.refuse(*WRITES)
+    world.change(1)
+    world.wait(3, stopped=[0])
+    world.read(0, "item:1")
+    world.run(0)
+
+
+def refused_and_made_up_for(world: World) -> None:
+    """Writes are accepted again and relayed. The process has not heard of it yet."""
+    refused_behind_a_memory(world)
+    world.refuse()
+    world.wait(1)
+
+
+def given_up_during_a_load(world: World) -> None:
+    """A process is stopped in its load for longer than anybody repeats an invalidation."""
+    world.read(0, "item:1")
+    world.run(0, until="LOAD")
+    world.send(world.pending(0)[0])
+    world.refuse(*WRITES)
+    world.change(1)
+    world.skip(3_600, stopped=[0])
+    world.refuse()
+    world.run(0)

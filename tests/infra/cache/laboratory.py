@@ -7,7 +7,7 @@ from typing import TypeVar
 import pytest
 from redis.asyncio import Redis
 
-from app.infra.cache import budget, channel, read_through, store
+from app.infra.cache import budget, channel, read_through, relay, store, trust
 
 FEW_LOGGED_TAGS = 8  # so that the log is trimmed now and then
 LONG_SECONDS = 3_600
@@ -32,12 +32,13 @@ class Laboratory:
         self.valkey, self.clock = valkey, Clock()
         self._loop = asyncio.new_event_loop()
         self._loop.set_exception_handler(lambda *_: None)  # what a killed process has left
-        for module in (channel, read_through):
+        for module in (channel, read_through, relay, trust):
             patch.setattr(module, "time", self.clock)
         for name in ("SHORTEST_LOOK", "LONGEST_LOOK"):
             patch.setattr(read_through, name, 0)
         patch.setattr(budget, "READ_SECONDS", LONG_SECONDS)
         patch.setattr(store, "MOST_LOGGED_TAGS", FEW_LOGGED_TAGS)
+        patch.setattr(trust, "LEASE_SECONDS", 1.0)  # as in production: other tests stand still
 
     def do(self, step: Awaitable[T]) -> T:
         """Take a step, and let everyone go on as far as they can."""

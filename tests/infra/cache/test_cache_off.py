@@ -149,7 +149,7 @@ async def test_a_process_is_ready_without_valkey(client: Client) -> None:
     assert response.status_code == 200
     assert response.json() == {
         "status": "ready",
-        "checks": {"database": "ok", "valkey": "not used"},
+        "checks": {"database": "ok", "valkey": "not used", "cache": "not used"},
     }
 
 

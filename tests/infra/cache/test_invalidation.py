@@ -2,6 +2,7 @@
 
 import asyncio
 import socket
+import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 
@@ -11,25 +12,32 @@ from fastapi import FastAPI
 from redis.exceptions import ConnectionError as ConnectionLost
 from sqlalchemy import text
 
-from app.infra.cache import invalidation
+from app.infra.cache import relay as relay_module
 from app.infra.cache.cache import Cache
 from app.infra.cache.entry import Entry
-from app.infra.cache.invalidation import TAGS_AT_ONCE, Relay
+from app.infra.cache.invalidation import TAGS_AT_ONCE
+from app.infra.cache.outbox import open_outbox
+from app.infra.cache.relay import EXPIRED_MARGIN_SECONDS, Relay
 from app.infra.cache.store import Store
 from app.infra.cache.tags import invalidate
 from app.infra.database.session import Database, after_commit
 from app.infra.resources import Resources
 from app.settings import Settings
-from tests.application import client_of, running
+from tests.application import RUN_RELAY, client_of, running
 from tests.factories import Factory
 from tests.infra.cache.worker import Proxy, eventually
 from tests.infra.web.test_response_cache import NO_CACHE, cache_of, patient, patient_app, settled
 
 Client = httpx2.AsyncClient
 
-OLD = text("INSERT INTO cache_outbox (tags, created_at) VALUES (:tags, now() - interval '1 hour')")
+OLD = text(
+    "INSERT INTO cache_outbox (tags, namespace, created_at) "
+    "VALUES (:tags, :namespace, now() - interval '30 seconds')"
+)
+MADE_OLDER = text(
+    "UPDATE cache_outbox SET created_at = clock_timestamp() - make_interval(secs => :seconds)"
+)
 NOTED = text("SELECT tags FROM cache_outbox ORDER BY id")
-LOCK = text("SELECT id FROM cache_outbox ORDER BY id LIMIT 1 FOR UPDATE")
 
 
 class Died(BaseException):
@@ -47,6 +55,7 @@ async def cache(service: FastAPI, clean: None) -> Cache:
     await settled(service)
     cache = cache_of(service)
     cache.invalidation.done.clear()
+    cache.trust.looked(time.monotonic(), behind_seconds=0)  # whatever the test before has left
     return cache
 
 
@@ -67,8 +76,8 @@ def make(service: FastAPI, cache: Cache) -> Factory:
     return Factory(service.state.resources)
 
 
-async def noted(database: Database) -> list[list[str]]:
-    """Return the tags of each row that is not done, or not swept."""
+async def noted(database: Database) -> list[list[str | None]]:
+    """Return the tags of each row that is not deleted."""
     async with database.read() as session:
         return [list(tags) for tags in await session.scalars(NOTED)]
 
@@ -80,10 +89,14 @@ async def all_done(database: Database) -> None:
             await asyncio.sleep(0.01)
 
 
-async def leave_behind(database: Database, *tags: str) -> None:
+async def leave_behind(cache: Cache, database: Database, *tags: str | None) -> None:
     """Do what a writer does that dies between its commit and the invalidation."""
     async with database.transaction() as session:
-        await session.execute(OLD, {"tags": list(tags)})
+        await session.execute(OLD, {"tags": list(tags), "namespace": namespace_of(cache)})
+
+
+def namespace_of(cache: Cache) -> str:
+    return cache.store.prefix[1:-1]
 
 
 async def remember(cache: Cache, *tags: str, key: str = "key") -> None:
@@ -101,18 +114,24 @@ async def is_valid(cache: Cache, key: str = "key") -> bool:
     return isinstance(await cache.store.look_up(key), Entry)
 
 
-def relay_of(app: FastAPI) -> Relay:
-    """Return a relay that is not running: each step is for the test to take."""
-    held: Resources = app.state.resources
-    return Relay(cache_of(app).invalidation, held.database, 0.01)
+@asynccontextmanager
+async def open_relay(cache: Cache, settings: Settings) -> AsyncIterator[Relay]:
+    """Open another relay of the same process, which is not running: each turn is the test's."""
+    async with open_outbox(settings.database, namespace_of(cache), "app") as outbox:
+        yield Relay(outbox, cache.store, cache.invalidation, cache.trust, settings.cache)
+
+
+@pytest.fixture
+async def relay(cache: Cache, settings: Settings) -> AsyncIterator[Relay]:
+    async with open_relay(cache, settings) as relay:
+        yield relay
 
 
 @asynccontextmanager
 async def with_relay(settings: Settings) -> AsyncIterator[FastAPI]:
     """Run an application whose relay is at work."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(invalidation, "SWEEP_SECONDS", 0.01)
-        patch.setattr(invalidation, "AFTER_ERROR_SECONDS", 0.01)
+        patch.setattr(Relay, "run", RUN_RELAY)
         async with running(patient(settings, relay_seconds=0.01)) as app:
             yield app
 
@@ -142,7 +161,7 @@ async def test_what_was_rolled_back_invalidates_nothing(
     with pytest.raises(LookupError):
         async with database.transaction() as session:
             invalidate(session, "tag")
-            await session.execute(OLD, {"tags": ["a change"]})
+            await session.execute(OLD, {"tags": ["a change"], "namespace": namespace_of(cache)})
             raise LookupError
     assert await is_valid(cache)
     assert cache.memory.get("key") is not None
@@ -170,15 +189,15 @@ async def test_a_commit_that_fails_invalidates_nothing(cache: Cache, database: D
 
 
 async def test_a_refused_request_invalidates_nothing(
-    client: Client, cache: Cache, make: Factory, database: Database, service: FastAPI
+    client: Client, cache: Cache, make: Factory, database: Database, service: FastAPI, relay: Relay
 ) -> None:
     post = await make.post()
     await settled(service)
-    await relay_of(service)._sweep()
+    await relay.turn()
     url = f"/v1/posts/{post.id}"
     assert [(await client.get(url)).headers["x-cache"] for _ in range(2)] == ["MISS", "HIT-L1"]
     stranger = make.headers(await make.user())
-    await relay_of(service)._sweep()
+    await relay.turn()
     for headers, status in ((stranger, 403), ({}, 401)):
         edit = await client.patch(url, json={"title": "Mine"}, headers=headers)
         assert edit.status_code == status
@@ -188,7 +207,7 @@ async def test_a_refused_request_invalidates_nothing(
 
 
 async def test_the_tags_are_in_the_transaction(cache: Cache, database: Database) -> None:
-    seen: list[list[list[str]]] = []
+    seen: list[object] = []
 
     async def look() -> None:
         seen.append(await noted(database))
@@ -257,27 +276,17 @@ async def test_a_load_that_is_under_way_is_not_stored(cache: Cache, database: Da
 # Rows
 
 
-async def test_what_is_done_is_swept(cache: Cache, database: Database, service: FastAPI) -> None:
+async def test_a_turn_deletes_what_is_done(cache: Cache, database: Database, relay: Relay) -> None:
     for tag in ("one", "two"):
         async with database.transaction() as session:
             invalidate(session, tag)
     assert await noted(database) == [["one"], ["two"]]
-    await relay_of(service)._sweep()
+    await relay.turn()
     assert not await noted(database)
     assert not cache.invalidation.done
 
 
-async def test_a_sweep_leaves_what_is_not_done(
-    cache: Cache, database: Database, service: FastAPI
-) -> None:
-    await leave_behind(database, "not done")
-    async with database.transaction() as session:
-        invalidate(session, "done")
-    await relay_of(service)._sweep()
-    assert await noted(database) == [["not done"]]
-
-
-async def test_a_running_relay_sweeps(database: Database, settings: Settings) -> None:
+async def test_a_running_relay_deletes_what_is_done(database: Database, settings: Settings) -> None:
     async with with_relay(settings) as app:
         async with app.state.resources.database.transaction() as session:
             invalidate(session, "tag")
@@ -290,8 +299,8 @@ async def test_a_relay_does_what_a_writer_left_behind(
     await remember(cache, "tag", key="one")
     await remember(cache, "tag:2", key="two")
     await remember(cache, "other", key="other")
-    await leave_behind(database, "tag", "tag:1")
-    await leave_behind(database, "tag:2")
+    await leave_behind(cache, database, "tag", "tag:1")
+    await leave_behind(cache, database, "tag:2")
     assert await is_valid(cache, "one")
     async with with_relay(settings):
         await all_done(database)
@@ -304,7 +313,7 @@ async def test_a_relay_does_what_a_writer_left_behind(
 
 
 async def test_a_writer_that_dies_after_its_commit_is_seen_to(
-    cache: Cache, database: Database, service: FastAPI, monkeypatch: pytest.MonkeyPatch
+    cache: Cache, database: Database, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await remember(cache, "tag")
 
@@ -318,89 +327,151 @@ async def test_a_writer_that_dies_after_its_commit_is_seen_to(
     assert await noted(database) == [["tag"]]
     assert await is_valid(cache)
     assert cache.memory.get("key") is None  # its own memory it has dropped all the same
-    monkeypatch.setattr(invalidation, "RELAYED_AGE_SECONDS", 0)
-    await relay_of(service)._relay()
+    monkeypatch.setattr(relay_module, "GRACE_SECONDS", -1)
+    async with open_relay(cache, settings) as relay:
+        await relay.turn()
     assert not await is_valid(cache)
     assert not await noted(database)
 
 
 async def test_a_relay_leaves_a_writer_its_time(
-    cache: Cache, database: Database, service: FastAPI, monkeypatch: pytest.MonkeyPatch
+    cache: Cache, database: Database, settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(invalidation, "RELAYED_AGE_SECONDS", 600)
-    await remember(cache, "old")
-    await remember(cache, "young", key="young")
-    async with database.transaction() as session:
-        await session.execute(text("INSERT INTO cache_outbox (tags) VALUES ('{young}')"))
-    await leave_behind(database, "old")
-    await relay_of(service)._relay()
-    assert await noted(database) == [["young"]]
+    monkeypatch.setattr(relay_module, "GRACE_SECONDS", 600)
+    await remember(cache, "tag")
+    await leave_behind(cache, database, "tag")
+    async with open_relay(cache, settings) as relay:
+        await relay.turn()
+    assert await noted(database) == [["tag"]]
+    assert await is_valid(cache)
+
+
+async def test_relays_at_once_do_everything(
+    cache: Cache, database: Database, settings: Settings
+) -> None:
+    for number in range(20):
+        await remember(cache, f"tag:{number}", key=f"key:{number}")
+        await leave_behind(cache, database, f"tag:{number}")
+    async with open_relay(cache, settings) as one, open_relay(cache, settings) as other:
+        await asyncio.gather(one.turn(), other.turn())
+    assert not await noted(database)
+    assert not [n for n in range(20) if await is_valid(cache, f"key:{n}")]
+
+
+async def test_a_turn_takes_as_many_tags_as_one_command(
+    cache: Cache, database: Database, relay: Relay
+) -> None:
+    for row in range(5):
+        tags = [f"tag:{row}:{number}" for number in range(TAGS_AT_ONCE // 2)]
+        await leave_behind(cache, database, *tags)
+    assert [await relay.turn() for _ in range(3)] == [True, True, False]
+    assert not await noted(database)
+
+
+async def test_a_row_with_more_tags_than_that_is_relayed_as_well(
+    cache: Cache, database: Database, relay: Relay
+) -> None:
+    tags = [f"tag:{number}" for number in range(2 * TAGS_AT_ONCE + 1)]
+    await remember(cache, tags[-1])
+    await leave_behind(cache, database, *tags)
+    await relay.turn()
+    assert not await noted(database)
     assert not await is_valid(cache)
-    assert await is_valid(cache, "young")
-
-
-async def test_relays_do_not_wait_for_each_other(
-    cache: Cache, database: Database, service: FastAPI
-) -> None:
-    await leave_behind(database, "held")
-    await leave_behind(database, "free")
-    await remember(cache, "free")
-    async with database.transaction() as another_relay:
-        await another_relay.execute(LOCK)
-        await relay_of(service)._relay()
-        assert await noted(database) == [["held"]]
-        assert not await is_valid(cache)
-    await relay_of(service)._relay()
-    assert not await noted(database)
-
-
-async def test_two_relays_at_once_do_everything_once(
-    cache: Cache, database: Database, service: FastAPI, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(invalidation, "ROWS_AT_ONCE", 3)
-    dropped: list[str] = []
-    real = Store.invalidate
-
-    async def recorded(self: Store, tags: Sequence[str]) -> None:
-        dropped.extend(tags)
-        await real(self, tags)
-
-    monkeypatch.setattr(Store, "invalidate", recorded)
-    tags = [f"tag:{number}" for number in range(20)]
-    for tag in tags:
-        await leave_behind(database, tag)
-    await asyncio.gather(*(relay_of(service)._relay() for _ in range(2)))
-    while await noted(database):  # what both have skipped
-        await relay_of(service)._relay()
-    assert sorted(dropped) == sorted(tags)
-
-
-async def test_a_relay_does_more_rows_than_it_takes_at_once(
-    cache: Cache, database: Database, service: FastAPI, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(invalidation, "ROWS_AT_ONCE", 2)
-    for number in range(5):
-        await leave_behind(database, f"tag:{number}")
-    await relay_of(service)._relay()
-    assert not await noted(database)
 
 
 async def test_a_relay_that_fails_leaves_the_rows_to_the_next(
-    cache: Cache, database: Database, service: FastAPI, monkeypatch: pytest.MonkeyPatch
+    cache: Cache, database: Database, relay: Relay, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    await leave_behind(database, "tag")
+    await leave_behind(cache, database, "tag")
     await remember(cache, "tag")
 
     async def fail(self: Store, tags: Sequence[str]) -> None:
         raise ConnectionLost
 
-    with monkeypatch.context() as patch, pytest.raises(ConnectionLost):
+    with monkeypatch.context() as patch:
         patch.setattr(Store, "invalidate", fail)
-        await relay_of(service)._relay()
+        await relay.turn()
     assert await noted(database) == [["tag"]]
     assert await is_valid(cache)
-    await relay_of(service)._relay()
+    await relay.turn()
     assert not await is_valid(cache)
+    assert cache.trust.holds
+
+
+async def test_a_bad_row_does_not_hold_up_the_others(
+    cache: Cache, database: Database, relay: Relay
+) -> None:
+    for number in range(10):
+        await remember(cache, f"tag:{number}", key=f"key:{number}")
+        await leave_behind(cache, database, *([None] if number == 0 else []), f"tag:{number}")
+    await relay.turn()
+    assert await noted(database) == [[None, "tag:0"]]
+    assert [n for n in range(10) if await is_valid(cache, f"key:{n}")] == [0]
+    assert not cache.trust.holds
+
+
+async def test_what_was_never_invalidated_is_given_up_when_no_entry_can_be_so_old(
+    cache: Cache,
+    database: Database,
+    settings: Settings,
+    relay: Relay,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    await leave_behind(cache, database, None)
+    await relay.turn()
+    assert not cache.trust.holds
+    seconds = settings.cache.ttl_seconds + EXPIRED_MARGIN_SECONDS
+    for age, is_kept in ((seconds - 30, True), (seconds + 1, False)):
+        async with database.transaction() as session:
+            await session.execute(MADE_OLDER, {"seconds": age})
+        await relay.turn()
+        assert bool(await noted(database)) == is_kept
+    assert [record.levelname for record in caplog.records if "Deleted 1" in record.message] == [
+        "ERROR"
+    ]
+    await relay.turn()
+    assert cache.trust.holds
+
+
+async def test_rows_of_another_namespace_are_left_alone(
+    cache: Cache, database: Database, relay: Relay
+) -> None:
+    async with database.transaction() as session:
+        await session.execute(OLD, {"tags": ["tag"], "namespace": "another"})
+    await relay.turn()
+    assert await noted(database) == [["tag"]]
+    assert cache.trust.holds
+
+
+async def test_a_row_without_a_namespace_is_of_the_one_before_the_migration(
+    cache: Cache, database: Database, settings: Settings
+) -> None:
+    async with database.transaction() as session:
+        await session.execute(text("INSERT INTO cache_outbox (tags) VALUES ('{tag}')"))
+    async with open_outbox(settings.database, "cache", "app") as outbox:
+        assert [change.tags for change in (await outbox.look()).changes] == [["tag"]]
+
+
+async def test_a_row_from_the_future_is_old(
+    cache: Cache, database: Database, relay: Relay, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await leave_behind(cache, database, None)
+    async with database.transaction() as session:
+        await session.execute(MADE_OLDER, {"seconds": -3_600})
+    await relay.turn()
+    assert not cache.trust.holds
+
+
+async def test_a_turn_does_not_wait_for_the_pool_of_the_requests(
+    cache: Cache, database: Database, settings: Settings, relay: Relay
+) -> None:
+    await leave_behind(cache, database, "tag")
+    async with AsyncExitStack() as stack:
+        for _ in range(settings.database.pool_size):
+            session = await stack.enter_async_context(database.transaction())
+            await session.execute(text("SELECT 1"))
+        await relay.turn()
+    assert not await noted(database)
 
 
 # Valkey is away

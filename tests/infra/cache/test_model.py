@@ -23,7 +23,7 @@ from hypothesis.stateful import (
 
 from tests.infra.cache.database import ROWS
 from tests.infra.cache.laboratory import Laboratory
-from tests.infra.cache.world import World
+from tests.infra.cache.world import WRITES, World
 
 SEEDS = int(os.environ.get("MODEL_SEEDS", "6"))
 
@@ -118,7 +118,15 @@ class CacheMachine(RuleBasedStateMachine):
     def evict(self, name: str) -> None:
         self.world.evict(name)
 
-    @rule(mishap=st.sampled_from((World.expire_leases, World.flush, World.trim_log, World.wait)))
+    @rule(writes=st.sampled_from((WRITES, ("INVALIDATE",), ())))
+    def refuse(self, writes: tuple[str, ...]) -> None:
+        self.world.refuse(*writes)
+
+    @rule(seconds=st.sampled_from((0.5, 1, 3)), stopped=st.sampled_from(((), (0,), (1,), (0, 1))))
+    def wait(self, seconds: float, stopped: tuple[int, ...]) -> None:
+        self.world.wait(seconds, stopped)
+
+    @rule(mishap=st.sampled_from((World.expire_leases, World.flush, World.trim_log)))
     def have_a_mishap(self, mishap: Callable[[World], None]) -> None:
         mishap(self.world)
 

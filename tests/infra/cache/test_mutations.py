@@ -15,6 +15,7 @@ from app.infra.cache.channel import Channel
 from app.infra.cache.memory import Memory
 from app.infra.cache.read_through import ReadThrough
 from app.infra.cache.store import Store
+from app.infra.cache.trust import Trust
 from tests.infra.cache import histories
 from tests.infra.cache.laboratory import Laboratory
 from tests.infra.cache.mutation import Mutation
@@ -136,6 +137,33 @@ SAFEGUARDS = {
             "if string.sub(now, 2) ~= ARGV[1] then return {'WAIT'} end",
             "do return {'WAIT'} end",
         ),
+    ),
+}
+
+SAFEGUARDS |= {
+    "trust, memory": Safeguard(
+        histories.refused_behind_a_memory,
+        Mutation(ReadThrough, "remembered", "self._trust.holds and ", ""),
+    ),
+    "trust, look-up": Safeguard(
+        histories.refused_behind_an_entry,
+        Mutation(ReadThrough, "_look_up", "not self._trust.holds or ", ""),
+    ),
+    "trust, fill": Safeguard(
+        histories.given_up_during_a_load,
+        Mutation(ReadThrough, "_load_and_fill", "self._trust.holds and ", ""),
+    ),
+    "trust is a lease": Safeguard(
+        histories.refused_while_a_process_is_stopped,
+        Mutation(Trust, "_grant", "began + LEASE_SECONDS", "float('inf')"),
+    ),
+    "clear when trust returns": Safeguard(
+        histories.refused_and_made_up_for,
+        Mutation(Trust, "_grant", "self._memory.clear()", "pass"),
+    ),
+    "look at the outbox": Safeguard(
+        histories.refused_though_other_writes_are_not,
+        Mutation(Trust, "looked", "behind_seconds > BEHIND_SECONDS", "False"),
     ),
 }
 

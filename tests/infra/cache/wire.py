@@ -5,17 +5,23 @@ What runs between is the real Store, Memory, Channel and ReadThrough.
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from functools import partial
 from typing import Any
 
 from redis.asyncio import Redis
+from redis.exceptions import ReadOnlyError
 
 from app.infra.cache.channel import Channel
 from app.infra.cache.entry import Entry
+from app.infra.cache.invalidation import Invalidation
 from app.infra.cache.memory import Memory
+from app.infra.cache.outbox import Outbox
 from app.infra.cache.read_through import Answer, ReadThrough
+from app.infra.cache.relay import Relay
 from app.infra.cache.store import Store
+from app.infra.cache.trust import Trust
+from app.sections import CacheSettings
 from tests.infra.cache.database import Change, Seen
 from tests.infra.cache.worker import NAMES
 
@@ -34,15 +40,23 @@ class Command:
         self._reply: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
         self.is_sent = False
         self.answer: Any = None
+        self._refusal: ReadOnlyError | None = None
 
     async def send(self) -> Any:
-        """Do it, again perhaps, as a client does that has had no answer."""
+        """Do it, again perhaps, as a client does that has had no answer. It may be refused."""
         self.is_sent = True
-        self.answer = await self._run()
+        self.answer = self._refusal = None
+        try:
+            self.answer = await self._run()
+        except ReadOnlyError as refusal:
+            self._refusal = refusal
         return self.answer
 
     def receive(self) -> None:
-        self._reply.set_result(self.answer)
+        if self._refusal is not None:
+            self._reply.set_exception(self._refusal)
+        else:
+            self._reply.set_result(self.answer)
 
     def fail(self, error: Exception) -> None:
         if not self._reply.done():
@@ -52,11 +66,24 @@ class Command:
         return await self._reply
 
 
+class Mood:
+    """Which writes Valkey refuses. It answers reads in any case."""
+
+    def __init__(self) -> None:
+        self.refused: Collection[str] = ()
+
+    def accept(self, write: str) -> None:
+        """Raise what a replica answers to a write."""
+        if write in self.refused:
+            raise ReadOnlyError("You can't write against a read only replica.")
+
+
 class SteppedStore(Store):
     """The real store, whose commands wait in `pending`."""
 
-    def __init__(self, valkey: Redis) -> None:
+    def __init__(self, valkey: Redis, mood: Mood) -> None:
         super().__init__(valkey, *NAMES)
+        self._mood = mood
         self.pending: list[Command] = []
         self.is_dead = False
         for name in ("lease", "fill", "release"):
@@ -75,7 +102,14 @@ class SteppedStore(Store):
             self.pending.remove(command)
 
     async def _stepped(self, name: str, script: Any, keys: list[str], args: list[Any]) -> Any:
-        return await self.ask(name, partial(script, keys=keys, args=args))
+        async def run() -> Any:
+            self._mood.accept(name)
+            return await script(keys=keys, args=args)
+
+        return await self.ask(name, run)
+
+    async def probe(self) -> None:
+        self._mood.accept("PROBE")
 
     async def _mget(self, names: tuple[str, ...]) -> list[bytes | None]:
         if not names:
@@ -87,11 +121,14 @@ class SteppedStore(Store):
 class Process:
     """One worker: its memory, its channel with what is on the way to it, and its commands."""
 
-    def __init__(self, valkey: Redis) -> None:
-        self.store = SteppedStore(valkey)
+    def __init__(self, valkey: Redis, mood: Mood, outbox: Outbox) -> None:
+        self.store = SteppedStore(valkey, mood)
         self.memory = Memory(MEMORY_BYTES, LONG_SECONDS)
         self.channel = Channel(valkey, self.store.channel, self.memory)
-        self.reader = ReadThrough(self.store, self.memory, self.channel, bypass=1)
+        self.trust = Trust(self.memory)
+        self.reader = ReadThrough(self.store, self.memory, self.channel, self.trust, bypass=10)
+        invalidation = Invalidation(self.store, self.memory, self.trust, NAMES[0])
+        self.relay = Relay(outbox, self.store, invalidation, self.trust, CacheSettings())
         self.is_connected = True
         self.inbox: deque[tuple[bytes | None, Seen]] = deque([(None, Seen())])
         self.heard = Seen()

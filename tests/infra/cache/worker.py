@@ -1,6 +1,7 @@
 """What one worker process holds of the cache, and a way to lose Valkey."""
 
 import asyncio
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -14,6 +15,7 @@ from app.infra.cache.entry import Entry
 from app.infra.cache.memory import Memory
 from app.infra.cache.read_through import ReadThrough
 from app.infra.cache.store import Store
+from app.infra.cache.trust import Trust
 from app.sections import ValkeySettings
 
 NAMES = ("c", "r")  # the namespace, and the release
@@ -36,8 +38,15 @@ def make_worker(
     store = Store(valkey, *NAMES, slow_seconds)
     memory = Memory(max_bytes=1_000_000, ttl_seconds=3_600)
     channel = Channel(valkey, store.channel, memory)
-    reader = ReadThrough(store, memory, channel, bypass, cache_seconds)
+    reader = ReadThrough(store, memory, channel, trusting(memory), bypass, cache_seconds)
     return Worker(store, memory, channel, reader)
+
+
+def trusting(memory: Memory) -> Trust:
+    """Return the trust of a process that has looked at the outbox just now, and found nothing."""
+    trust = Trust(memory)
+    trust.looked(time.monotonic(), behind_seconds=0)
+    return trust
 
 
 class Source:

@@ -6,21 +6,30 @@ than was acknowledged.
 """
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
+from itertools import count
 from typing import Any
 
+from redis.exceptions import ReadOnlyError
+
+from app.infra.cache import outbox
 from app.infra.cache.entry import Entry
+from app.infra.cache.outbox import Look
 from app.infra.cache.read_through import Answer
 from app.infra.cache.store import Store
 from tests.infra.cache.database import KEYS, Change, Database, Seen
-from tests.infra.cache.laboratory import FEW_LOGGED_TAGS, Laboratory
-from tests.infra.cache.wire import Command, Process
+from tests.infra.cache.laboratory import FEW_LOGGED_TAGS, Clock, Laboratory
+from tests.infra.cache.wire import Command, Mood, Process
 from tests.infra.cache.worker import NAMES
 
 SCRIPTS = ("LEASE", "FILL", "RELEASE", "INVALIDATE")
+WRITES = (*SCRIPTS, "PROBE")
 MOST_STEPS = 30  # that a process takes when it runs alone
+LOOK_SECONDS = 0.5
+BOUND_SECONDS = 2  # between an acknowledgement and the reads that show it, if Valkey refused
 
 
 class Wrong(AssertionError):
@@ -40,22 +49,67 @@ class Read:
     least: Seen
 
 
+class Outbox(outbox.Outbox):
+    """The table of the outbox, by the clock of the laboratory."""
+
+    def __init__(self, clock: Clock, given_up: Callable[[Change], None]) -> None:
+        self._clock, self._given_up, self._ids = clock, given_up, count(1)
+        self.rows: dict[int, tuple[Change, float]] = {}
+
+    def note(self, change: Change) -> None:
+        """Write a row, which is committed with the change."""
+        self.rows[next(self._ids)] = change, self._clock.now
+
+    def done(self, change: Change) -> None:
+        """Delete the row of a change."""
+        self.rows = {id_: row for id_, row in self.rows.items() if row[0] != change}
+
+    async def look(self) -> Look:
+        now = self._clock.now
+        rows = self.rows.items()
+        return Look(now, [outbox.Change(id_, row.tags, now - at) for id_, (row, at) in rows])
+
+    async def delete(self, ids: Sequence[int]) -> None:
+        for id_ in ids:
+            self.rows.pop(id_, None)
+
+    async def delete_expired(self, age_seconds: float) -> int:
+        rows = self.rows.items()
+        expired = [id_ for id_, (_, at) in rows if at < self._clock.now - age_seconds]
+        for id_ in expired:
+            self._given_up(self.rows.pop(id_)[0])
+        return len(expired)
+
+
 class World:
-    """Begins with an empty Valkey, and two processes that have heard of everything."""
+    """Begins with an empty Valkey, and two processes that have heard of everything.
+
+    A read must show `acknowledged`, a valid entry `invalidated`. They are the same but for changes
+    whose invalidation was refused: a read must show those after BOUND_SECONDS, `overdue`.
+    """
 
     def __init__(self, laboratory: Laboratory) -> None:
         self._laboratory, self._do, self._valkey = laboratory, laboratory.do, laboratory.valkey
         self._do(self._valkey.flushdb())
         self.database = Database()
-        self.acknowledged = Seen()
+        self.acknowledged, self.invalidated, self.overdue = Seen(), Seen(), Seen()
         self.not_acknowledged: list[Change] = []
-        self.processes = [Process(self._valkey), Process(self._valkey)]
+        self.late: list[tuple[Change, float]] = []  # and when it has to be seen
+        self.mood = Mood()
+        self.outbox = Outbox(laboratory.clock, self.invalidated.add)
+        self.processes = [self._start(), self._start()]
         self.reads: list[Read] = []
         self.sent: list[Command] = []
         self._observer = Store(self._valkey, *NAMES)
         self._writer = Store(self._valkey, *NAMES)
         self._invalidate_script: Any = self._writer._invalidate
-        self._writer._invalidate = self._send_invalidate
+        for store in (self._writer, *(process.store for process in self.processes)):
+            store._invalidate = self._send_invalidate
+
+    def _start(self) -> Process:
+        process = Process(self._valkey, self.mood, self.outbox)
+        self._do(process.relay.turn())
+        return process
 
     # Readers
 
@@ -74,7 +128,7 @@ class World:
         answers = [self._do(command.send()) for _ in range(times)]
         if command.name in SCRIPTS:
             self.sent.append(command)
-        if command.name == "LEASE" and answers[0][0] != answers[-1][0]:
+        if command.name == "LEASE" and answers[0] and answers[0][0] != answers[-1][0]:
             raise Wrong(f"answers to one LEASE sent again and again: {answers}")
         self.check()
 
@@ -112,15 +166,23 @@ class World:
     def write(self, row: int, *, shown: bool = True) -> Change:
         """Commit a change. Its writer may die now: somebody else invalidates it, later."""
         change = self.database.write(row, shown=shown)
+        self.outbox.note(change)
         self.not_acknowledged.append(change)
         return change
 
     def invalidate(self, change: Change, process: int = 1) -> None:
-        """Run INVALIDATE, by which the change is acknowledged."""
+        """Run INVALIDATE, and acknowledge the change, whether it was refused or not."""
         self.not_acknowledged = [other for other in self.not_acknowledged if other != change]
-        self.acknowledged.add(change)
-        self._do(self._writer.invalidate(change.tags))
-        self.processes[process].drop_own(change)
+        try:
+            self._do(self._writer.invalidate(change.tags))
+        except ReadOnlyError as refusal:
+            self.late.append((change, self._laboratory.clock.now + BOUND_SECONDS))
+            self.processes[process].trust.note_failure(refusal)
+            self.processes[process].memory.drop([*change.tags])
+        else:
+            self.acknowledged.add(change)
+            self.outbox.done(change)
+            self.processes[process].drop_own(change)
         self.check()
 
     def change(self, row: int) -> None:
@@ -128,11 +190,18 @@ class World:
         self.invalidate(self.write(row))
 
     async def _send_invalidate(self, keys: list[str], args: list[Any]) -> None:
-        async def publish() -> None:
-            await self._invalidate_script(keys=keys, args=args)
-            for process in self.processes:
-                process.publish(args[3].encode(), self.acknowledged)
+        tags = set(args[3].split("\n"))
 
+        async def publish() -> None:
+            self.mood.accept("INVALIDATE")
+            await self._invalidate_script(keys=keys, args=args)
+            for change, _ in self.outbox.rows.values():
+                if tags.issuperset(change.tags):
+                    self.invalidated.add(change)
+            for process in self.processes:
+                process.publish(args[3].encode(), self.invalidated)
+
+        self.mood.accept("INVALIDATE")
         command = Command("INVALIDATE", publish)
         self.sent.append(command)
         await command.send()
@@ -181,8 +250,13 @@ class World:
 
     def trim_log(self) -> None:
         """Let others change so much that the log is trimmed."""
-        self._do(self._writer.invalidate([f"other:{n}" for n in range(FEW_LOGGED_TAGS)]))
+        with suppress(ReadOnlyError):
+            self._do(self._writer.invalidate([f"other:{n}" for n in range(FEW_LOGGED_TAGS)]))
         self.check()
+
+    def refuse(self, *writes: str) -> None:
+        """Let Valkey refuse these writes from now on, or none."""
+        self.mood.refused = writes
 
     def deliver(self, process: int) -> None:
         """Let a process hear its oldest message."""
@@ -191,20 +265,36 @@ class World:
 
     def subscribe(self, process: int) -> None:
         """Connect a process's channel again."""
-        self.processes[process].subscribe(self.acknowledged)
+        self.processes[process].subscribe(self.invalidated)
 
-    def wait(self) -> None:
-        """Let a second pass."""
-        self._laboratory.clock.now += 1
-        for process in self.processes:
-            process.pong()
-        self.check()
+    def wait(self, seconds: float = 1, stopped: Sequence[int] = ()) -> None:
+        """Let time pass. The processes that are not stopped look at the outbox meanwhile."""
+        until = self._laboratory.clock.now + seconds
+        while self._laboratory.clock.now < until:
+            self._pass_time(LOOK_SECONDS, stopped)
+
+    def skip(self, seconds: float, stopped: Sequence[int]) -> None:
+        """Let a long time pass in which there is one look alone."""
+        self._pass_time(seconds, stopped)
+
+    def _pass_time(self, seconds: float, stopped: Sequence[int]) -> None:
+        self._laboratory.clock.now += seconds
+        for change, due in [late for late in self.late if late[1] <= self._laboratory.clock.now]:
+            self.late.remove((change, due))
+            self.acknowledged.add(change)
+            self.overdue.add(change)
+        for number, process in enumerate(self.processes):
+            if number not in stopped:
+                process.pong()
+                self._do(process.relay.turn())
+            self.check()
 
     def kill(self, process: int) -> None:
         """End a process, and start another in its place."""
         self._at_once(self.processes[process].die)
-        self.processes[process] = Process(self._valkey)
-        self.processes[process].heard = self.acknowledged.copy()
+        self.processes[process] = self._start()
+        self.processes[process].store._invalidate = self._send_invalidate
+        self.processes[process].heard = self.invalidated.copy()
 
     def close(self) -> None:
         """End everything that is under way."""
@@ -230,18 +320,19 @@ class World:
                 raise Wrong(f"answered with {read.task.result()}, acknowledged was {read.least}")
 
     def check_memories(self) -> None:
-        """A memory shows all that its process has heard of."""
+        """A memory shows all that its process has heard of, and what was refused long ago."""
         for process in self.processes:
             for key in KEYS:
                 entry = process.reader.remembered(key)
-                if entry is not None and self.database.is_old(entry, process.heard):
-                    raise Wrong(f"remembered {entry}, heard was {process.heard}")
+                for least in (process.heard, self.overdue):
+                    if entry is not None and self.database.is_old(entry, least):
+                        raise Wrong(f"remembered {entry}, and not {least}")
 
     def check_valkey(self) -> None:
-        """A valid entry shows all that is acknowledged."""
+        """A valid entry shows all that is invalidated."""
         for entry in self._do(self._look_up_all()):
-            if isinstance(entry, Entry) and self.database.is_old(entry, self.acknowledged):
-                raise Wrong(f"stored is {entry}, acknowledged was {self.acknowledged}")
+            if isinstance(entry, Entry) and self.database.is_old(entry, self.invalidated):
+                raise Wrong(f"stored is {entry}, invalidated was {self.invalidated}")
 
     async def _look_up_all(self) -> list[Any]:
         return await asyncio.gather(*map(self._observer.look_up, KEYS))

@@ -4,28 +4,64 @@ import os
 import subprocess
 import sys
 import time
+from contextlib import AsyncExitStack
 from pathlib import Path
 
+from sqlalchemy import text
+
 from app.infra.database.capacity import Capacity, read_capacity
+from app.infra.resources import open_resources
 from app.settings import Settings
 
 PROJECT = Path(__file__).parents[3]
+TAKEN = text("SELECT count(*) FROM pg_stat_activity WHERE application_name = :name")
 
 
 def test_the_arithmetic_is_in_the_message() -> None:
     capacity = Capacity(
-        workers=4, pool_size=10, replicas=3, max_connections=100, reserved=3, held_by_others=7
+        workers=4,
+        pool_size=10,
+        of_cache=1,
+        replicas=3,
+        max_connections=100,
+        reserved=3,
+        held_by_others=7,
     )
-    assert (capacity.needed, capacity.free) == (120, 90)
-    for figure in ("4 workers", "10 connections", "3 replicas", "= 120", "100 in all", "has 90"):
+    assert (capacity.needed, capacity.free) == (132, 90)
+    for figure in (
+        "4 workers",
+        "10 connections",
+        "1 for the cache",
+        "3 replicas",
+        "= 132",
+        "100 in all",
+        "has 90",
+    ):
         assert figure in str(capacity)
 
 
 def test_the_server_is_asked(settings: Settings) -> None:
     capacity = read_capacity(settings, workers=2)
     assert isinstance(capacity, Capacity)
-    assert (capacity.max_connections, capacity.needed) == (100, 10)
+    assert (capacity.max_connections, capacity.needed) == (100, 12)
     assert 0 < capacity.free <= 97
+
+
+def test_a_service_without_a_cache_does_not_look_at_the_outbox(settings: Settings) -> None:
+    values = settings.model_dump()
+    values["cache"]["enabled"] = False
+    capacity = read_capacity(Settings.model_validate(values), workers=2)
+    assert isinstance(capacity, Capacity)
+    assert capacity.needed == 10
+
+
+async def test_a_worker_takes_no_more_connections_than_are_counted(settings: Settings) -> None:
+    name = "test_of_capacity"
+    async with open_resources(settings, name) as held, AsyncExitStack() as stack:
+        for _ in range(settings.database.pool_size):
+            session = await stack.enter_async_context(held.database.read())
+            taken = await session.scalar(TAKEN, {"name": name})
+    assert taken == settings.database.pool_size + 1
 
 
 def test_a_server_that_is_away_cannot_be_asked(settings: Settings) -> None:

@@ -23,15 +23,16 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from app.features.comments import routes as comments
 from app.features.posts import routes as posts
 from app.infra import background, resources
-from app.infra.cache import entry
+from app.infra.cache import cache, entry
 from app.infra.cache.breaker import Breaker
 from app.infra.cache.budget import Budget
 from app.infra.cache.channel import Channel
 from app.infra.cache.failover import ClusterStore
-from app.infra.cache.outbox import Change
+from app.infra.cache.outbox import Change, Outbox
 from app.infra.cache.read_through import Answer, Load, ReadThrough, Source
 from app.infra.cache.relay import Relay
 from app.infra.cache.trust import Trust
+from app.infra.database.engine import open_engine
 from app.infra.database.pagination import Page
 from app.infra.database.replica import Replica
 from app.infra.database.session import Database
@@ -50,6 +51,7 @@ from tests.faults.naive import NAIVE_CACHE, plain_client
 CONTROL, SETTINGS = "FAULTS_CONTROL", "FAULTS_SETTINGS"
 _verify = Passwords.verify
 _abandoned: list[AsyncSession] = []
+_engines: list[AsyncEngine] = []
 _stream = logging.StreamHandler(sys.stdout)
 
 
@@ -84,6 +86,19 @@ async def _pass_on(self: Any, scope: Scope, receive: Receive, send: Send) -> Non
 
 async def _relay_nothing(_self: Relay, _changes: Sequence[Change]) -> set[int]:
     return set()
+
+
+def _open_and_share(settings: DatabaseSettings, application_name: str) -> AsyncEngine:
+    _engines.append(open_engine(settings, application_name))
+    return _engines[0]
+
+
+@asynccontextmanager
+async def _outbox_in_pool(
+    _settings: DatabaseSettings, namespace: str, _application_name: str
+) -> AsyncIterator[Outbox]:
+    """Look at the outbox through the pool of the requests."""
+    yield Outbox(_engines[0].execution_options(isolation_level="AUTOCOMMIT"), namespace)
 
 
 async def _believe(self: ClusterStore) -> None:
@@ -141,6 +156,10 @@ PATCHES: dict[str, tuple[tuple[Any, str, Any], ...]] = {
     "naive_cache": (*NAIVE_CACHE, (resources, "open_valkey", plain_client)),
     "no_relay": ((Relay, "_relay", _relay_nothing), _ALWAYS_TRUSTED),
     "no_trust": (_ALWAYS_TRUSTED,),
+    "relay_in_request_pool": (
+        (resources, "open_engine", _open_and_share),
+        (cache, "open_outbox", _outbox_in_pool),
+    ),
     # Uvicorn is told of its protocol by name, after this.
     "stock_protocol": ((protocol, "LimitedProtocol", HttpToolsProtocol),),
     "no_body_limit": (

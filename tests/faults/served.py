@@ -121,10 +121,11 @@ async def fail() -> None:
 async def vitals(held: Resources) -> dict[str, object]:
     """Tell what this worker holds."""
     pool = held.database.engine.pool
-    ready, _ = await held.readiness.report()
+    ready, checks = await held.readiness.report()
     return {
         "process_id": os.getpid(),
         "ready": ready,
+        "cache": checks["cache"],
         "tasks": len(asyncio.all_tasks()),
         "names": [task.get_name() for task in asyncio.all_tasks()],
         "checked_out": pool.checkedout(),  # type: ignore[attr-defined]

@@ -1,0 +1,323 @@
+"""Valkey answers reads and refuses writes; and it is healthy, but the database is busy."""
+
+import asyncio
+import shutil
+import time
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pytest
+
+from app.sections import DatabaseSettings
+from tests.faults.conftest import Judge, Serve
+from tests.faults.history import end, run_history
+from tests.faults.load import Answer, constantly, late, register, sign_up, timed
+from tests.faults.postgres import Backend
+from tests.faults.service import WORKERS, Service
+from tests.faults.valkey import Valkey, open_own_valkey
+from tests.faults.verdicts import GUARDED
+from tests.faults.wire import Wire
+
+pytestmark = pytest.mark.faults
+BOUND_SECONDS = 2.0
+BEFORE, REFUSING, REFUSING_CONTROL, AFTER = 3.0, 12.0, 6.0, 5.0
+SAVES = "saves"
+
+Step = Callable[[Valkey], Coroutine[Any, Any, None]]
+
+
+@pytest.fixture(scope="module")
+def valkey() -> Iterator[Valkey]:
+    """A Valkey that saves to a folder of its own, which can be taken away."""
+    with TemporaryDirectory() as folder:
+        saves = Path(folder) / SAVES
+        saves.mkdir()
+        with open_own_valkey(Path(folder), more=f"dir {saves}\n") as valkey:
+            yield valkey
+
+
+# How it refuses, and the cure
+
+
+async def become_a_replica(valkey: Valkey) -> None:
+    await valkey.ask("REPLICAOF", "127.0.0.1", "1")
+
+
+async def become_a_primary(valkey: Valkey) -> None:
+    await valkey.ask("REPLICAOF", "NO", "ONE")
+
+
+async def fail_to_save(valkey: Valkey) -> None:
+    """Lose the folder to which it saves."""
+    [_, folder] = await valkey.ask("CONFIG", "GET", "dir")
+    shutil.rmtree(folder)
+    await valkey.ask("CONFIG", "SET", "save", "3600 1")
+    await valkey.ask("BGSAVE")
+    while (await valkey.ask("INFO", "persistence"))["rdb_last_bgsave_status"] == "ok":
+        await asyncio.sleep(0.01)
+
+
+async def do_not_save(valkey: Valkey) -> None:
+    await valkey.ask("CONFIG", "SET", "save", "")
+
+
+async def miss_a_replica(valkey: Valkey) -> None:
+    await valkey.ask("CONFIG", "SET", "min-replicas-to-write", "1")
+
+
+async def miss_no_replica(valkey: Valkey) -> None:
+    await valkey.ask("CONFIG", "SET", "min-replicas-to-write", "0")
+
+
+async def deny_scripts(valkey: Valkey) -> None:
+    await valkey.ask("ACL", "SETUSER", "default", "-@scripting")
+
+
+async def allow_scripts(valkey: Valkey) -> None:
+    await valkey.ask("ACL", "SETUSER", "default", "+@all")
+
+
+REFUSALS: dict[str, tuple[Step, Step]] = {
+    "READONLY": (become_a_replica, become_a_primary),
+    "NOREPLICAS": (miss_a_replica, miss_no_replica),
+    "NOPERM": (deny_scripts, allow_scripts),
+    "MISCONF": (fail_to_save, do_not_save),  # the last: its folder does not come back
+}
+
+
+@dataclass
+class Deletion:
+    """An account that is deleted while Valkey refuses, and what becomes of its token and name."""
+
+    service: Service
+    accepted_for: float = 0.0
+    shown_for: float = 0.0
+    headers: dict[str, str] = field(default_factory=dict)
+    profile: str = ""
+
+    async def sign_up(self) -> None:
+        """Register, and let every worker know the account."""
+        _, self.headers = await register(self.service.client)
+        shown = await self.service.client.patch(
+            "/v1/users/me", json={"name": "Doomed"}, headers=self.headers
+        )
+        self.profile = f"/v1/users/{shown.json()['id']}"
+        for _ in range(20):
+            await self._use()
+
+    async def delete_and_use(self) -> None:
+        """Delete the account, and go on as if it were there."""
+        gone = await self.service.client.delete("/v1/users/me", headers=self.headers)
+        assert gone.status_code == 204
+        deleted_at = time.monotonic()
+        while True:
+            asked_after = time.monotonic() - deleted_at
+            accepted, shown = await self._use()
+            self.accepted_for = max(self.accepted_for, asked_after * accepted)
+            self.shown_for = max(self.shown_for, asked_after * shown)
+            await asyncio.sleep(0.02)
+
+    async def _use(self) -> tuple[bool, bool]:
+        """Edit a post that does not exist: 404 for a caller who is known, and 401 for others."""
+        wire = Wire(self.service.address)  # a new connection leads to any worker
+        try:
+            path, edit = "/v1/posts/999999999", {"title": "T"}
+            edited = await wire.write("PATCH", path, self.headers, edit)
+            profile = await wire.get(self.profile)
+        finally:
+            wire.close()
+        return edited.status == 404, b"Doomed" in profile.body
+
+
+@dataclass
+class Refusal:
+    """Valkey refuses for a while. Then every worker has to trust the cache again."""
+
+    service: Service
+    valkey: Valkey
+    deletion: Deletion
+    seconds: float
+    trusted_after: float = float("inf")
+
+    @asynccontextmanager
+    async def meanwhile(self, refuse: Step, cure: Step) -> AsyncIterator[None]:
+        """Run it beside a history."""
+        task = asyncio.create_task(self._run(refuse, cure))
+        try:
+            yield
+        finally:
+            await end([task])
+
+    async def _run(self, refuse: Step, cure: Step) -> None:
+        await asyncio.sleep(BEFORE)
+        await refuse(self.valkey)
+        deletion = asyncio.create_task(self.deletion.delete_and_use())
+        try:
+            await asyncio.sleep(self.seconds)
+        finally:
+            await cure(self.valkey)
+            cured_at = time.monotonic()
+            await end([deletion])
+        while await distrusting(self.service):
+            await asyncio.sleep(0.05)
+        self.trusted_after = time.monotonic() - cured_at
+
+
+async def distrusting(service: Service) -> list[str]:
+    """Return why workers do not trust the cache."""
+    workers = await service.each_worker("/faults/vitals")
+    return [worker["cache"] for worker in workers if worker["cache"] != "trusted"]
+
+
+@pytest.mark.parametrize("control", [GUARDED, "no_trust"])
+@pytest.mark.parametrize("error", REFUSALS)
+async def test_valkey_answers_reads_and_refuses_writes(
+    backend: Backend, valkey: Valkey, serve_cached: Serve, judge: Judge, error: str, control: str
+) -> None:
+    refusing = REFUSING if control == GUARDED else REFUSING_CONTROL
+    if error == "MISCONF":
+        [_, folder] = await valkey.ask("CONFIG", "GET", "dir")
+        Path(folder).mkdir(exist_ok=True)
+        await valkey.ask("CONFIG", "SET", "dir", folder)
+    async with serve_cached(control) as service:
+        deletion = Deletion(service)
+        await deletion.sign_up()
+        refusal = Refusal(service, valkey, deletion, refusing)
+        fault = refusal.meanwhile(*REFUSALS[error])
+        history = await run_history(service, backend, BEFORE + refusing + AFTER, fault)
+    stale = [*history.stale(in_memory=True), *history.stale(in_memory=False)]
+    oldest = max((found.age for found in stale), default=0.0)
+    gone = max(deletion.accepted_for, deletion.shown_for)
+    broken = [
+        *late("a read stale", oldest, BOUND_SECONDS),
+        *late("a deleted account accepted or shown", gone, BOUND_SECONDS),
+        *late("trusted again", refusal.trusted_after, BOUND_SECONDS),
+    ]
+    figure = (
+        f"{history.acknowledged} writes; {len(stale)} of {history.seen.total} reads stale, by "
+        f"{oldest:.2f} s at most; a deleted account was accepted for {deletion.accepted_for:.2f} s "
+        f"and shown for {deletion.shown_for:.2f} s; trusted again after "
+        f"{refusal.trusted_after:.2f} s"
+    )
+    judge(f"V1 valkey-refuses, {error}", control, figure, broken)
+
+
+# A busy database, and one bad row
+
+BUSY_SECONDS, HOLD_SECONDS = 15.0, 0.4
+SATURATION = 4
+LEFT = (
+    "INSERT INTO cache_outbox (tags, created_at) "
+    "VALUES ('{left:behind}', clock_timestamp()) RETURNING id"
+)
+# An entry lives for a second in this case, so that a row is given up after 61.
+BRIEF = {"ttl_seconds": 1, "missing_ttl_seconds": 1}
+LIFE_OF_A_ROW_SECONDS, NEXT_LOOK_FOR_SUCH_ROWS_SECONDS = 61.0, 5.0
+POISON_LIVES_SECONDS = 6.0
+POISON = (
+    "INSERT INTO cache_outbox (tags, created_at) VALUES ('{NULL}', clock_timestamp() "
+    f"- interval '{LIFE_OF_A_ROW_SECONDS - POISON_LIVES_SECONDS} seconds') RETURNING id"
+)
+
+
+@dataclass
+class Watch:
+    """What the workers say of the cache, and how long rows wait that a dead writer has left."""
+
+    service: Service
+    backend: Backend
+    seen: list[bool] = field(default_factory=list)
+    waits: list[float] = field(default_factory=list)
+
+    @property
+    def distrusted(self) -> int:
+        """How often the cache was found distrusted."""
+        return sum(self.seen)
+
+    async def look(self) -> None:
+        """Ask the workers, again and again."""
+        while True:
+            self.seen.append(bool(await distrusting(self.service)))
+            await asyncio.sleep(0.1)
+
+    async def leave_rows(self) -> None:
+        """Leave a row, again and again, and wait until a relay has deleted it."""
+        while True:
+            [[row]] = await self.backend.rows(LEFT)
+            left_at = time.monotonic()
+            self.waits.append(0.0)
+            while await is_there(self.backend, row):
+                self.waits[-1] = time.monotonic() - left_at
+                await asyncio.sleep(0.05)
+
+
+async def is_there(backend: Backend, row: int) -> bool:
+    """Whether a row of the outbox is not deleted yet."""
+    return bool(await backend.rows(f"SELECT 1 FROM cache_outbox WHERE id = {row}"))
+
+
+@asynccontextmanager
+async def saturated(service: Service) -> AsyncIterator[None]:
+    """Keep so many clients asking for a connection as the pools would need to be four times."""
+
+    async def hold() -> None:
+        while True:
+            await timed(service.client, "GET", f"/faults/hold/{HOLD_SECONDS}")
+
+    clients = SATURATION * DatabaseSettings().pool_size * WORKERS
+    tasks = [asyncio.create_task(hold()) for _ in range(clients)]
+    try:
+        yield
+    finally:
+        await end(tasks)
+
+
+@pytest.mark.parametrize("control", [GUARDED, "relay_in_request_pool"])
+async def test_a_busy_pool_does_not_end_the_trust(
+    backend: Backend, serve_cached: Serve, judge: Judge, control: str
+) -> None:
+    answers: list[Answer] = []
+    async with serve_cached(control, cache=BRIEF) as service:
+        author = await sign_up(service.client)
+        busy, calm = Watch(service, backend), Watch(service, backend)
+        tasks = [asyncio.create_task(work) for work in (busy.look(), busy.leave_rows())]
+        async with saturated(service), constantly(10, lambda _: author.write(), answers):
+            await asyncio.sleep(BUSY_SECONDS)
+            await end(tasks)
+        poisoned_at = time.monotonic()
+        [[poison]] = await backend.rows(POISON)
+        tasks = [asyncio.create_task(calm.leave_rows())]
+        with suppress(TimeoutError):
+            async with asyncio.timeout(BOUND_SECONDS):
+                while not await distrusting(service):
+                    await asyncio.sleep(0.02)
+        distrusted_after = time.monotonic() - poisoned_at
+        while await is_there(backend, poison):
+            await asyncio.sleep(0.05)
+        lived = time.monotonic() - poisoned_at
+        await end(tasks)
+        deleted_at = time.monotonic()
+        while await distrusting(service) and time.monotonic() < deleted_at + 3 * BOUND_SECONDS:
+            await asyncio.sleep(0.02)
+        trusted_after = time.monotonic() - deleted_at
+    longest_life = POISON_LIVES_SECONDS + NEXT_LOOK_FOR_SUCH_ROWS_SECONDS + 1
+    broken = [
+        *[f"distrusted at {busy.distrusted} of {len(busy.seen)} looks"] * bool(busy.distrusted),
+        *late("a row of a dead writer was relayed", max(busy.waits), BOUND_SECONDS),
+        *late("distrusted with a bad row", distrusted_after, BOUND_SECONDS),
+        *late("a good row beside it was relayed", max(calm.waits), BOUND_SECONDS),
+        *late("the bad row was deleted", lived, longest_life),
+        *late("trusted again", trusted_after, BOUND_SECONDS),
+    ]
+    figure = (
+        f"distrusted at {busy.distrusted} of {len(busy.seen)} looks, {len(busy.waits)} rows "
+        f"relayed after {max(busy.waits):.2f} s at most; a bad row: distrusted after "
+        f"{distrusted_after:.2f} s, {len(calm.waits)} good ones relayed after "
+        f"{max(calm.waits):.2f} s at most, deleted after {lived:.1f} s, trusted "
+        f"{trusted_after:.2f} s later"
+    )
+    judge("V2 false-distrust", control, figure, broken)

@@ -16,7 +16,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.errors import Conflict
 from app.infra.cache.channel import Channel
-from app.infra.cache.invalidation import Invalidation, Relay
+from app.infra.cache.invalidation import Invalidation
+from app.infra.cache.relay import Relay
 from app.infra.cache.tags import invalidated
 from app.infra.database.session import Database
 from app.infra.watchdog import Watchdog
@@ -125,7 +126,7 @@ TROUBLES: dict[str, tuple[tuple[type, str, Wrap], ...]] = {
     "notes": ((Database, "close", note_closing),),
     "tasks_fail": (
         (Channel, "_listen", fail_at_first),
-        (Relay, "_sweep", fail_at_first),
+        (Relay, "run", fail_at_first),
         (Watchdog, "turn", fail_at_first),
     ),
     "failures": (_SLOW_FILLS, (Invalidation, "before_commit", fail_after_noting)),

@@ -243,8 +243,9 @@ async def test_a_slow_valkey_is_not_waited_for(far: Worker, source: Source) -> N
 async def test_a_slow_valkey_is_avoided_and_used_again_when_it_is_quick(
     far: Worker, proxy: Proxy, source: Source
 ) -> None:
-    while not far.store.breaker.is_open:
-        assert (await far.reader.read("key", source.load)).source is From.PAST
+    async with asyncio.timeout(30):
+        while not far.store.breaker.is_open:
+            assert (await far.reader.read("key", source.load)).source is From.PAST
     await far.store.invalidate(["tag:key"])  # which is not asked of the breaker
     assert far.store.breaker.is_open
     proxy.delay_seconds = 0

@@ -12,6 +12,7 @@ from redis.asyncio import Redis
 
 from app.errors import Unavailable
 from app.infra.cache import breaker, budget, read_through
+from app.infra.cache.breaker import NEVER
 from app.infra.cache.client import open_server
 from app.infra.cache.entry import Entry
 from app.infra.cache.read_through import Answer
@@ -258,7 +259,8 @@ async def test_a_slow_valkey_is_avoided_and_used_again_when_it_is_quick(
 async def test_a_read_that_meets_a_slow_answer_leaves_no_lease(
     far: Worker, valkey: Redis, source: Source
 ) -> None:
-    await far.reader.read("key", source.load)
+    far.reader._cache_seconds = NEVER  # there would be time enough for one
+    assert (await far.reader.read("key", source.load)).source is From.PAST
     assert not await valkey.keys(f"{far.store.prefix}e:*")
 
 

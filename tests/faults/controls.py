@@ -6,6 +6,7 @@ Each replaces a guard of the service with what an ordinary application does in i
 
 import asyncio
 import logging
+import re
 import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
@@ -32,6 +33,7 @@ from app.infra.cache.outbox import Change, Outbox
 from app.infra.cache.read_through import Answer, Load, ReadThrough, Source
 from app.infra.cache.relay import Relay
 from app.infra.cache.trust import Trust
+from app.infra.database import failures
 from app.infra.database.engine import open_engine
 from app.infra.database.pagination import Page
 from app.infra.database.replica import Replica
@@ -41,7 +43,7 @@ from app.infra.in_flight import InFlight
 from app.infra.log_writer import LogWriter
 from app.infra.security import Match, Passwords
 from app.infra.server import protocol
-from app.infra.web import problems
+from app.infra.web import body_limit, problems
 from app.infra.web.body_limit import BodyLimitMiddleware
 from app.infra.web.catch_all import CatchAllMiddleware
 from app.sections import DatabaseSettings
@@ -72,6 +74,12 @@ async def _transaction_that_ends_on_success(self: Database) -> AsyncIterator[Asy
 
 async def _verify_if_known(self: Passwords, password: str, encoded: str | None) -> Match:
     return await _verify(self, password, encoded) if encoded else Match.NONE
+
+
+async def _run_when_it_is_its_turn(
+    self: Passwords, function: Callable[..., Any], *arguments: str
+) -> Any:
+    return await asyncio.wrap_future(self._threads.submit(function, *arguments))
 
 
 async def _run_in_default_threads(
@@ -184,6 +192,16 @@ PATCHES: dict[str, tuple[tuple[Any, str, Any], ...]] = {
     "patient_breaker": ((Breaker, "timing_look_up", _time_nothing),),
     "no_deadline": ((Budget, "until_deadline", _wait_for_ever),),
     "no_checksum": ((entry, "zlib", SimpleNamespace(crc32=lambda *_: 0)),),
+    "unbounded_bodies": (
+        (body_limit, "check_shape", lambda *_: None),
+        (BodyLimitMiddleware, "_limit_of", lambda self, _route: self._limit_bytes),
+        (RequestBodyLimitMiddleware, "__call__", _pass_on),
+    ),
+    "operators_fault_is_the_clients": (
+        (failures, "PRIMARY_KEY", re.compile("(?!)")),
+        (failures, "UNSTORABLE", (*failures.UNSTORABLE, "2200H")),
+    ),
+    "patient_hashing": ((Passwords, "_run", _run_when_it_is_its_turn),),
     "plain_log": ((LogWriter, "write", _write_at_once),),
 }
 

@@ -5,8 +5,10 @@ routes that make trouble or look inside.
 import asyncio
 import os
 import resource
+import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, suppress
+from contextvars import Context
 from pathlib import Path
 from unittest.mock import patch
 
@@ -131,6 +133,31 @@ async def vitals(held: Resources) -> dict[str, object]:
         "checked_out": pool.checkedout(),  # type: ignore[attr-defined]
         "loads": dict(LOADS),
     }
+
+
+HELD: list[float] = []  # the longest seconds of CPU that passed between two looks
+LOOK_SECONDS = 0.005
+
+
+@app.get("/faults/held")
+async def held_loop() -> dict[str, object]:
+    """Tell for how long the loop was held up since the last call."""
+    if not HELD:
+        HELD.append(0.0)
+        LOOKING.add(asyncio.get_running_loop().create_task(look(), context=Context()))
+    held, HELD[0] = HELD[0], 0.0
+    return {"process_id": os.getpid(), "held": held}
+
+
+async def look() -> None:
+    """Look how much CPU was used since the last time, as what holds a loop up does."""
+    while True:
+        used = time.thread_time()
+        await asyncio.sleep(LOOK_SECONDS)
+        HELD[0] = max(HELD[0], time.thread_time() - used)
+
+
+LOOKING: set[asyncio.Task[None]] = set()
 
 
 @app.get("/faults/pool")

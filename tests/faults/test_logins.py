@@ -1,6 +1,7 @@
 """Passwords: what their time tells, and what many at once cost."""
 
 import asyncio
+import json
 from collections.abc import Sequence
 from itertools import chain
 
@@ -8,13 +9,17 @@ import pytest
 
 from tests.factories import PASSWORD
 from tests.faults.conftest import Judge, Serve
-from tests.faults.load import Answer, constantly, sign_up, slowest, timed, unexpected
+from tests.faults.load import Answer, constantly, late, sign_up, slowest, timed, unexpected
 from tests.faults.service import resident_mib
+from tests.faults.test_bodies import request_bytes, send
+from tests.faults.test_limits import Load, not_served, share
 from tests.faults.verdicts import GUARDED
 
 pytestmark = pytest.mark.faults
 # With 400 logins chance alone leaves 0.45–0.55 in 8 of 100 runs; with 1,200, in 3 of 1,000.
 PAIRS = 600
+FLOOD, GOOD_RATE = 200, 50
+REFUSED_WITHIN_SECONDS, NO_TROUBLE_SECONDS = 1.0, 0.1
 # Two threads with 64 MiB each, and what requests take meanwhile.
 LIMIT_MIB = 2 * 64 + 48
 
@@ -46,6 +51,51 @@ async def test_the_time_of_a_login_does_not_tell_whether_the_account_exists(
     told = [f"AUC {area:.3f}"] * (not 0.45 <= area <= 0.55)
     figure = f"AUC {area:.3f} of {2 * PAIRS} interleaved logins"
     judge("Login, time", control, figure, [*told, *unexpected(answers, (400,))])
+
+
+@pytest.mark.parametrize("control", [GUARDED, "patient_hashing"])
+async def test_who_waits_in_vain_for_a_hash_is_told_soon(
+    serve: Serve, judge: Judge, control: str
+) -> None:
+    async with serve(control, auth={}) as service:  # passwords as dear as in production
+        author = await sign_up(service.client)
+        workers = [worker["process_id"] for worker in await service.each_worker("/faults/vitals")]
+        before = [resident_mib(worker, "VmRSS") for worker in workers]
+        login = f"username={author.email}&password=a+wrong+password".encode()
+        requests = [
+            request_bytes("POST /v1/auth/token", "application/x-www-form-urlencoded", login, {})
+        ] * FLOOD
+        for number in range(FLOOD):
+            account = {"email": f"n{number}@example.com", "name": "N", "password": PASSWORD}
+            content = json.dumps(account).encode()
+            requests.append(request_bytes("POST /v1/users", "application/json", content, {}))
+        load = Load(service.address, author.post, {})
+        calm = await load.run(GOOD_RATE, 3)
+        flood = asyncio.gather(*(send(service, request) for request in requests))
+        meanwhile = await load.run(GOOD_RATE, 3)
+        replies = await flood
+        load.close()
+        grown = max(
+            resident_mib(worker, "VmHWM") - rss for worker, rss in zip(workers, before, strict=True)
+        )
+    refused = [reply for reply in replies if reply.status == 503]
+    last = max((reply.seconds for reply in refused), default=0.0)
+    p99_before, p99 = share(calm, 0.99), share(meanwhile, 0.99)
+    wrong = sorted({reply.status for reply in replies} - {201, 400, 503})
+    broken = [
+        *late("the last refusal", last, REFUSED_WITHIN_SECONDS),
+        *[f"a worker grew by {grown:.0f} MiB"] * (grown > LIMIT_MIB),
+        *[f"other requests' p99 {p99 * 1000:.0f} ms, {p99_before * 1000:.0f} before"]
+        * (p99 > max(2 * p99_before, NO_TROUBLE_SECONDS)),
+        *[f"answers {wrong}"] * bool(wrong),
+        *not_served(meanwhile),
+    ]
+    figure = (
+        f"{len(replies) - len(refused)} served, {len(refused)} refused within {last:.2f} s; a "
+        f"worker grew by {grown:.0f} MiB; other requests' p99 {p99_before * 1000:.0f} → "
+        f"{p99 * 1000:.0f} ms"
+    )
+    judge("N6 login-flood", control, figure, broken)
 
 
 @pytest.mark.parametrize("control", [GUARDED, "default_threads"])

@@ -113,11 +113,17 @@ async def database_url(worker_id: str) -> str:
 
 @pytest.fixture(scope="session")
 def settings(database_url: str, worker_id: str) -> Settings:
-    """Production's settings, but for addresses and the cost of a password."""
+    """Production's settings, but for addresses, the cost of a password, and the patience that tests
+    need on a busy machine. A test of a timeout sets that timeout itself.
+    """
     return Settings.model_validate(
         {
-            "database": {"url": database_url},
-            "valkey": {"url": os.environ["TEST_VALKEY_URL"], "slow_seconds": 30},
+            "database": {"url": database_url, "pool_timeout_seconds": 60},
+            "valkey": {
+                "url": os.environ["TEST_VALKEY_URL"],
+                "timeout_seconds": 5,
+                "slow_seconds": 30,
+            },
             "cache": {"namespace": worker_id},
             # Tests themselves hold the loop up, when they start a process for example.
             "guards": {"blocked_seconds": 3_600},

@@ -96,7 +96,7 @@ def _copy(installation: Installation, primary_url: str, data: Path) -> None:
     assert process.returncode == 0, output.decode()
 
 
-async def until(condition: Callable[[], bool], seconds: float = 20) -> None:
+async def until(condition: Callable[[], bool], seconds: float = 60) -> None:
     """Wait for what is to become so."""
     async with asyncio.timeout(seconds):
         while not condition():

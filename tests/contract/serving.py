@@ -34,7 +34,7 @@ class Served:
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine where the application runs."""
-        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(timeout=10)
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(timeout=60)
 
     @contextmanager
     def serving(self) -> Iterator[None]:

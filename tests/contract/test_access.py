@@ -75,9 +75,10 @@ async def somebody(client: Client, make: Factory, user: User) -> Caller:
 
 
 async def state(client: Client, ids: dict[str, int]) -> list[Any]:
-    """Return what is stored of the owner."""
+    """Return what is stored of the owner, and not what the cache holds of it."""
     paths = ("/v1/users/{user_id}", "/v1/posts/{post_id}", "/v1/posts/{post_id}/comments")
-    return [(await client.get(path.format_map(ids))).json() for path in paths]
+    no_store = {"Cache-Control": "no-store"}
+    return [(await client.get(path.format_map(ids), headers=no_store)).json() for path in paths]
 
 
 @pytest.fixture

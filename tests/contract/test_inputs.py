@@ -12,7 +12,7 @@ from typing import Any
 
 import httpx2
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from tests.contract.document import OPERATIONS, Operation
@@ -224,6 +224,7 @@ BOUNDS = settings(
 
 @BOUNDS
 @given(title=texts(200), text=texts(20_000))
+@example(title=" \tA title\n", text="\r\n A body \u2028")
 async def test_a_post_comes_back_as_it_was_sent(sender: Sender, title: str, text: str) -> None:
     sent: dict[str, Any] = {"title": title, "body": text}
     created = await sender.client.post("/v1/posts", json=sent, headers=sender.headers)
@@ -234,6 +235,7 @@ async def test_a_post_comes_back_as_it_was_sent(sender: Sender, title: str, text
 
 @BOUNDS
 @given(name=texts(100), bio=texts(500, shortest=0))
+@example(name=" \tA name\n", bio="\r\n")
 async def test_an_account_comes_back_as_it_was_sent(sender: Sender, name: str, bio: str) -> None:
     sent = {"name": name, "bio": bio}
     changed = await sender.client.patch("/v1/users/me", json=sent, headers=sender.headers)

@@ -78,7 +78,7 @@ async def test_no_part_of_a_body_leaves_the_application_for_head(app: FastAPI, c
 
 
 def test_the_next_request_of_a_connection_is_answered_after_a_head(served: Served) -> None:
-    connection = http.client.HTTPConnection(urlsplit(served.url).netloc, timeout=5)
+    connection = http.client.HTTPConnection(urlsplit(served.url).netloc, timeout=60)
     for method in ("HEAD", "GET", "HEAD", "GET"):
         connection.request(method, "/v1/posts")
         response = connection.getresponse()

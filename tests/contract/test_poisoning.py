@@ -105,7 +105,7 @@ def cached(settings: Settings) -> Iterator[Served]:
 @pytest.fixture(scope="module")
 def client(cached: Served) -> Iterator[httpx2.Client]:
     """Whoever comes next."""
-    with httpx2.Client(base_url=cached.url, headers=CLEAN) as client:
+    with httpx2.Client(base_url=cached.url, headers=CLEAN, timeout=60) as client:
         yield client
 
 
@@ -154,7 +154,7 @@ def ask(served: Served, target: str, headers: Headers, body: bytes = b"") -> Non
         lines.append("Host: 127.0.0.1")
     lines += [f"{name}: {value}" for name, value in headers]
     address = urlsplit(served.url)
-    with socket.create_connection((address.hostname, address.port), timeout=10) as connection:
+    with socket.create_connection((address.hostname, address.port), timeout=60) as connection:
         connection.sendall("\r\n".join([*lines, "", ""]).encode("latin-1") + body)
         while connection.recv(65_536):
             pass

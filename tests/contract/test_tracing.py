@@ -32,7 +32,7 @@ from tests.factories import Factory
 
 Start = Callable[[dict[str, str]], httpx2.Client]
 
-PATIENCE_SECONDS = 20
+PATIENCE_SECONDS = 60
 CALLER = "4bf92f3577b34da6a3ce929d0e0e4736"
 
 

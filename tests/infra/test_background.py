@@ -20,7 +20,7 @@ from app.infra.watchdog import Watchdog
 from app.settings import Settings
 from tests.application import RUN_RELAY, client_of, running
 
-PATIENCE_SECONDS = 10.0
+PATIENCE_SECONDS = 60.0
 Work = Callable[..., Awaitable[None]]
 
 

@@ -68,6 +68,7 @@ async def test_a_malformed_post_is_refused(client: Client, make: Factory, body: 
     response = await client.post("/v1/posts", json=body, headers=headers)
     assert response.status_code == 422
     assert response.json()["code"] == "invalid_request"
+    assert response.json()["errors"]  # refused here, and not by the database
 
 
 async def test_limits_count_characters_and_text_comes_back_unchanged(
@@ -235,8 +236,9 @@ async def test_posts_of_one_author_are_listed_alone(client: Client, make: Factor
     assert sorted(chain(*pages)) == [post.id for post in own]
 
 
-async def test_an_unknown_author_has_written_nothing(client: Client) -> None:
-    response = await client.get("/v1/posts?author_id=1")
+async def test_an_unknown_author_has_written_nothing(client: Client, make: Factory) -> None:
+    author_id = (await make.post()).author_id
+    response = await client.get(f"/v1/posts?author_id={author_id + 1}")
     assert response.json() == {"items": [], "next": None, "prev": None}
 
 

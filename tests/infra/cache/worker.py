@@ -136,6 +136,6 @@ class Proxy:
 
 async def eventually(condition: Callable[[], object]) -> None:
     """Wait until it is so."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         while not condition():
             await asyncio.sleep(0.001)

@@ -73,10 +73,17 @@ async def is_answered_by_replica(client: httpx2.AsyncClient) -> bool:
     return bool(response.json())
 
 
+async def comes_to_be_answered_by_replica(client: httpx2.AsyncClient) -> None:
+    """Wait for it: on a busy machine the replica is late now and then, and is not asked."""
+    async with asyncio.timeout(60):
+        while not await is_answered_by_replica(client):
+            await asyncio.sleep(0.02)
+
+
 async def test_what_may_lag_is_read_from_the_replica_and_nothing_else(
     app: FastAPI, client: httpx2.AsyncClient
 ) -> None:
-    assert await is_answered_by_replica(client)
+    await comes_to_be_answered_by_replica(client)
     async with app.state.resources.database.read() as session:
         assert not (await session.execute(WHERE)).scalar_one()
 
@@ -88,17 +95,17 @@ async def test_what_lags_too_far_is_not_asked_until_it_has_caught_up(
     async with app.state.resources.database.transaction() as session:
         await session.execute(text("SELECT pg_logical_emit_message(true, 'test', 'lags')"))
     await until(lambda: not replica_of(app).keeps_up)
-    assert replica_of(app).lag_seconds > 2
+    await until(lambda: replica_of(app).lag_seconds > 2)
     assert not await is_answered_by_replica(client)
     await standby.ask("SELECT pg_wal_replay_resume()")
     await until(lambda: replica_of(app).keeps_up)
-    assert await is_answered_by_replica(client)
+    await comes_to_be_answered_by_replica(client)
 
 
 async def test_a_replica_that_dies_is_no_error_to_a_client(
     app: FastAPI, client: httpx2.AsyncClient, standby: Standby
 ) -> None:
-    assert await is_answered_by_replica(client)
+    await comes_to_be_answered_by_replica(client)
     standby.kill()  # the next request is sent on a connection that was
     for _ in range(20):
         assert not await is_answered_by_replica(client)
@@ -108,13 +115,13 @@ async def test_a_replica_that_dies_is_no_error_to_a_client(
 async def test_what_fails_at_the_replica_is_asked_of_the_primary(
     app: FastAPI, client: httpx2.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    assert await is_answered_by_replica(client)
+    await comes_to_be_answered_by_replica(client)
     # It ends the connection wherever it runs: the second attempt was the primary's, and the last.
     response = await client.get("/fails-there")
     assert response.status_code == 503
     assert response.headers["retry-after"] == "1"
     await until(lambda: replica_of(app).keeps_up)
-    assert await is_answered_by_replica(client)
+    await comes_to_be_answered_by_replica(client)
 
 
 async def test_a_promoted_replica_is_not_asked(

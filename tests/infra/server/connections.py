@@ -14,7 +14,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 HOST = b"Host: test\r\n"
 GET = b"GET / HTTP/1.1\r\n" + HOST + b"\r\n"
-PATIENCE_SECONDS = 10
+PATIENCE_SECONDS = 60
 LARGE_BYTES = 10_000_000  # more than any buffer between the two
 
 
@@ -118,7 +118,9 @@ async def pieces() -> AsyncIterator[bytes]:
 
 
 @asynccontextmanager
-async def serving(protocol: type[HttpToolsProtocol]) -> AsyncIterator[Clients]:
+async def serving(
+    protocol: type[HttpToolsProtocol], keep_alive_seconds: int = 1
+) -> AsyncIterator[Clients]:
     """Serve each connection with this protocol."""
     clients = Clients(0)
     config = uvicorn.Config(
@@ -129,7 +131,7 @@ async def serving(protocol: type[HttpToolsProtocol]) -> AsyncIterator[Clients]:
         interface="asgi3",
         lifespan="off",
         log_level="critical",
-        timeout_keep_alive=1,
+        timeout_keep_alive=keep_alive_seconds,
     )
     server = uvicorn.Server(config)
     task = asyncio.create_task(server.serve())

@@ -28,6 +28,7 @@ Client = httpx2.AsyncClient
 
 PRODUCTION = {"environment": "production", "auth": {"secret": "long enough for production" * 2}}
 EVENTS = "/board/events"
+PATIENCE_SECONDS = 60
 
 
 @pytest.fixture
@@ -66,7 +67,7 @@ class Viewer:
 
     async def leave(self) -> None:
         self._left.set()
-        await asyncio.wait_for(self.task, 5)
+        await asyncio.wait_for(self.task, PATIENCE_SECONDS)
 
     async def _receive(self) -> Message:
         if not self._asked:
@@ -214,11 +215,10 @@ async def test_viewers_share_what_was_collected(
         return collect()
 
     monkeypatch.setattr(board, "_collect", counted)
+    monkeypatch.setattr(board, "FRESH_SECONDS", 3_600)
     async with viewing(app, 5) as viewers:
         await eventually(lambda: all(len(viewer.events) > 2 for viewer in viewers))
-        sent = sum(len(viewer.events) for viewer in viewers)
-    assert sent >= 15
-    assert collected <= 5
+    assert collected <= 1  # none, if others have looked before
 
 
 async def test_how_long_somebody_looked_is_no_latency(app: FastAPI, clean: None) -> None:
@@ -226,8 +226,10 @@ async def test_how_long_somebody_looked_is_no_latency(app: FastAPI, clean: None)
     name = "http_request_duration_seconds_sum"
     before = REGISTRY.get_sample_value(name, labels) or 0
     async with viewing(app) as [viewer]:
+        began = time.monotonic()
         await eventually(lambda: len(viewer.events) > 2)
-    assert (REGISTRY.get_sample_value(name, labels) or 0) - before < 1
+        looked = time.monotonic() - began
+    assert (REGISTRY.get_sample_value(name, labels) or 0) - before < looked
 
 
 # What stays behind
@@ -236,7 +238,7 @@ async def test_how_long_somebody_looked_is_no_latency(app: FastAPI, clean: None)
 async def test_viewers_are_bounded(app: FastAPI, clean: None) -> None:
     async with viewing(app, board.MOST_VIEWERS):
         refused = Viewer(app)
-        await asyncio.wait_for(refused.task, 5)
+        await asyncio.wait_for(refused.task, PATIENCE_SECONDS)
         assert refused.status == 503
     async with viewing(app) as [viewer]:
         assert viewer.status == 200
@@ -254,7 +256,7 @@ async def test_nothing_is_held_by_a_viewer_or_after_one(app: FastAPI, clean: Non
 
 async def test_a_head_of_the_events_ends(app: FastAPI, clean: None) -> None:
     viewer = Viewer(app, "HEAD")
-    await asyncio.wait_for(viewer.task, 5)
+    await asyncio.wait_for(viewer.task, PATIENCE_SECONDS)
     assert viewer.status == 200
     assert viewer.events == []
 
@@ -264,7 +266,7 @@ async def test_viewers_leave_when_the_server_is_told_to_end(settings: Settings) 
         viewer = Viewer(app)
         await eventually(lambda: viewer.events)
         app.state.board.ending.set()
-        await asyncio.wait_for(viewer.task, 5)
+        await asyncio.wait_for(viewer.task, PATIENCE_SECONDS)
     assert viewer.sent[-1]["more_body"] is False
 
 
@@ -290,7 +292,7 @@ async def test_a_signal_is_noted_and_goes_on_to_whoever_had_it() -> None:
         ending = asyncio.Event()
         with noting_the_end(ending):
             os.kill(os.getpid(), signal.SIGTERM)
-            await asyncio.wait_for(ending.wait(), 5)
+            await asyncio.wait_for(ending.wait(), PATIENCE_SECONDS)
         os.kill(os.getpid(), signal.SIGTERM)
         await eventually(lambda: len(heard) == 2)
     finally:
@@ -305,7 +307,7 @@ def test_a_browser_that_leaves_is_noticed(served: Served) -> None:
         while not next(lines).startswith("data: "):
             pass
         assert state.viewers == 1
-    deadline = time.monotonic() + 5
+    deadline = time.monotonic() + PATIENCE_SECONDS
     while state.viewers and time.monotonic() < deadline:
         time.sleep(0.01)
     assert state.viewers == 0

@@ -27,7 +27,7 @@ def limited(settings: Settings) -> Settings:
 def connection(limited: Settings, clean: None) -> Iterator[http.client.HTTPConnection]:
     """A connection with a server that is ours but for the limit."""
     with serve(limited) as served:
-        connection = http.client.HTTPConnection(urlsplit(served.url).netloc, timeout=5)
+        connection = http.client.HTTPConnection(urlsplit(served.url).netloc, timeout=60)
         connection.connect()
         yield connection
         connection.close()

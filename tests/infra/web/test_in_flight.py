@@ -48,7 +48,7 @@ class Gate:
 
     async def until(self, **expected: int) -> None:
         """Wait until the places are taken as expected."""
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(60):
             while any(getattr(self.places, name) != value for name, value in expected.items()):
                 await asyncio.sleep(0.001)
 

@@ -25,7 +25,16 @@ JSON = "application/json"
 FORM = "application/x-www-form-urlencoded"
 
 DEEP = 50_000
-OVERFLOWS = [f"{2**63}", f"-{2**63 + 1}", "9" * 5_000, "1e400", "-1e400", "NaN", "-Infinity"]
+OVERFLOWS = [
+    f"{2**63 - 1}",
+    f"{2**63}",
+    f"-{2**63 + 1}",
+    "9" * 5_000,
+    "1e400",
+    "-1e400",
+    "NaN",
+    "-Infinity",
+]
 IN_JSON = [
     *OVERFLOWS,
     *("-1", "0", "1.5", "true", "null", "[]", "{}", '""', f'["{MARK}"]', f'{{"{MARK}": 1}}'),

@@ -10,7 +10,11 @@ from urllib.parse import urlsplit
 
 import httpx2
 import pytest
+from fastapi import FastAPI, Request
 
+from app.infra.cache.tags import shows
+from app.infra.dependencies import ReadSession
+from app.infra.web.public import public
 from app.settings import Settings
 from tests.contract.serving import Served, serve
 from tests.factories import Factory
@@ -23,6 +27,7 @@ CLEAN = {"X-Request-ID": "of-the-clean-request", "Connection": "close"}
 NOT_COMPARED = {"date", "age", "x-cache", "x-process-time"}
 
 EVIL = "evil.example"
+ECHO = "/v1/echo"
 HEADERS: dict[str, Headers] = {
     "host": [("Host", EVIL)],
     "host with a port": [("Host", f"{EVIL}:1")],
@@ -96,9 +101,22 @@ SPELLINGS = [
 ]
 
 
+def add_echo(app: FastAPI) -> None:
+    """Add a public route whose answer would tell if a load saw anything of who asked first."""
+
+    @app.get(ECHO)
+    @public()
+    async def echo(request: Request, session: ReadSession, limit: int = 0) -> list[bool]:
+        shows(session, "echo")
+        scope = request.scope
+        seen = (scope["headers"], scope["path"], scope["query_string"], scope["scheme"], limit)
+        return ["evil" in f"{seen} {request.base_url} {request.client}".lower()]
+
+
 @pytest.fixture(scope="module")
 def cached(settings: Settings) -> Iterator[Served]:
     with serve(settings) as served:
+        add_echo(served.app)
         yield served
 
 
@@ -115,8 +133,9 @@ def never_poisoned(settings: Settings) -> Iterator[httpx2.Client]:
     cache = settings.cache.model_copy(update={"enabled": False})
     with (
         serve(settings.model_copy(update={"cache": cache})) as served,
-        httpx2.Client(base_url=served.url, headers=CLEAN) as client,
+        httpx2.Client(base_url=served.url, headers=CLEAN, timeout=60) as client,
     ):
+        add_echo(served.app)
         yield client
 
 
@@ -132,6 +151,7 @@ async def urls(make: Factory) -> list[str]:
         f"/v1/posts/{posts[0].id}/comments",
         f"/v1/users/{author.id}",
         "/v1/posts/999",
+        ECHO,
     ]
 
 

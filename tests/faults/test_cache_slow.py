@@ -100,14 +100,16 @@ async def test_a_valkey_that_is_slow(
 async def test_a_table_is_locked(
     backend: Backend, serve_cached: Serve, judge: Judge, control: str
 ) -> None:
-    reads, cached, probes = list[Answer](), list[Answer](), list[Answer]()
+    before, cached = list[Answer](), list[Answer]()
+    reads, probes = list[Answer](), list[Answer]()
     async with serve_cached(control) as service:
         client = service.client
         author = await sign_up(client)
         hot = [author.post, "/v1/posts"]
         for path in hot * 10:
             await timed(client, "GET", path)
-        before = [await timed(client, "GET", path) for path in hot * 25]
+        async with constantly(20, lambda n: timed(client, "GET", hot[n % 2]), before):
+            await asyncio.sleep(BEFORE)
         holder = await asyncpg.connect(backend.database_url)
         try:
             async with holder.transaction():

@@ -30,8 +30,10 @@ def lacks_encoding(call: ast.Call) -> bool:
             return is_text(given.get("mode") or next(iter(call.args[1:]), None))
         case ast.Attribute(attr="open"):
             return is_text(given.get("mode") or next(iter(call.args), None))
-        case ast.Attribute(attr="read_text" | "write_text"):
-            return True
+        case ast.Attribute(attr="read_text"):
+            return not call.args
+        case ast.Attribute(attr="write_text"):
+            return not call.args[1:]
     return any(isinstance(given.get(name), ast.Constant) for name in ("text", "universal_newlines"))
 
 
@@ -56,6 +58,9 @@ def test_text_has_an_encoding(file: Path) -> None:
         ("os.fdopen(1, 'r+')", True),
         ("subprocess.run(command, text=True)", True),
         ("path.open('rb')", False),
+        ("path.read_text('utf-8')", False),
+        ("path.write_text('x', 'utf-8')", False),
+        ("path.write_text('x')", True),
         ("os.open('x', os.O_RDONLY)", False),
         ("path.write_text('x', encoding='utf-8')", False),
         ("urlopen('x')", False),

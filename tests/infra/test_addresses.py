@@ -38,6 +38,7 @@ def test_the_parts_of_a_postgresql_url_arrive(given: str, expected: tuple[object
         ("postgresql://a:p#ss@h/db", "# as %23"),
         ("postgresql://a:p?ss@h/db", "write @ as %40"),
         ("postgresql://a:p%ss@h/db", "% as %25"),
+        ("postgresql://a@h/d@b", "write @ as %40"),
         ("postgresql://h/db", "a user, a host and a database"),
         ("postgresql://a@h", "a user, a host and a database"),
         ("postgresql://a@/db", "one host"),

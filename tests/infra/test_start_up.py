@@ -150,8 +150,11 @@ async def test_it_listens_on_ipv6_and_knows_clients_of_ipv4(
         started(tmp_path, f"http://[::1]:{port}", **servers(settings), **changes),
         httpx2.AsyncClient() as client,
     ):
-        for address in clients:  # METRICS_NETWORKS lets in both loopbacks
-            assert (await client.get(f"http://{address}:{port}/metrics")).status_code == 200
+        for address in clients:  # both loopbacks may see metrics, and are trusted as proxies
+            metrics = f"http://{address}:{port}/metrics"
+            forwarded = {"X-Forwarded-For": "203.0.113.9"}
+            assert (await client.get(metrics)).status_code == 200
+            assert (await client.get(metrics, headers=forwarded)).status_code == 404
 
 
 def libpq_variables() -> set[str]:

@@ -136,7 +136,7 @@ async def test_a_reload_with_a_port_that_is_taken_changes_nothing(
     old = workers_of(process)
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
-        (secrets / "metrics_port").write_text(str(port))
+        (secrets / "metrics_port").write_text(str(port), encoding="utf-8")
         process.send_signal(signal.SIGHUP)
         async with asyncio.timeout(PATIENCE_SECONDS):
             while f"cannot listen at 127.0.0.1:{port}" not in (told := log.read_text("utf-8")):

@@ -13,6 +13,12 @@ Token = Annotated[Text, Field(max_length=128)]
 GRANTS = {"password": ("username", "password"), "refresh_token": ("refresh_token",)}
 
 
+def _needs(grant_type: str) -> dict[str, Any]:
+    # A field without a value counts as omitted (RFC 6749, section 3.2).
+    fields = GRANTS[grant_type]
+    return {"required": list(fields), "properties": {name: {"minLength": 1} for name in fields}}
+
+
 def _describe(schema: dict[str, Any]) -> None:
     """Say which fields belong together. That a field may be left out is no default."""
     for name, field in schema["properties"].items():
@@ -22,8 +28,7 @@ def _describe(schema: dict[str, Any]) -> None:
         "properties": {"grant_type": {"const": "refresh_token"}},
         "required": ["grant_type"],
     }
-    schema["then"] = {"required": list(GRANTS["refresh_token"])}
-    schema["else"] = {"required": list(GRANTS["password"])}
+    schema["then"], schema["else"] = _needs("refresh_token"), _needs("password")
     schema["examples"] = [{"username": "demo@example.com", "password": "demo-password"}]
 
 
@@ -34,9 +39,9 @@ class Credentials(BaseModel):
     model_config = ConfigDict(extra="ignore", json_schema_extra=_describe)
 
     grant_type: Literal["password", "refresh_token"] = "password"
-    username: Annotated[Text, Field(min_length=1, max_length=LONGEST_EMAIL)] = ""
-    password: Annotated[PasswordAsTyped, Field(min_length=1)] = ""
-    refresh_token: Annotated[Token, Field(min_length=1)] = ""
+    username: Annotated[Text, Field(max_length=LONGEST_EMAIL)] = ""
+    password: PasswordAsTyped = ""
+    refresh_token: Token = ""
 
     @model_validator(mode="after")
     def _has_what_its_grant_needs(self) -> Self:

@@ -34,7 +34,8 @@ def lacks_encoding(call: ast.Call) -> bool:
             return not call.args
         case ast.Attribute(attr="write_text"):
             return not call.args[1:]
-    return any(isinstance(given.get(name), ast.Constant) for name in ("text", "universal_newlines"))
+    switches = (given.get(name) for name in ("text", "universal_newlines"))
+    return any(isinstance(switch, ast.Constant) and switch.value is True for switch in switches)
 
 
 def is_text(mode: ast.expr | None) -> bool:
@@ -64,6 +65,7 @@ def test_text_has_an_encoding(file: Path) -> None:
         ("os.open('x', os.O_RDONLY)", False),
         ("path.write_text('x', encoding='utf-8')", False),
         ("urlopen('x')", False),
+        ("example(text='x')", False),
     ],
 )
 def test_the_check_knows_text(code: str, lacks: bool) -> None:

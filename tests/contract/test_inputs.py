@@ -233,7 +233,7 @@ BOUNDS = settings(
 
 @BOUNDS
 @given(title=texts(200), text=texts(20_000))
-@example(title=" \tA title\n", text="\r\n A body \u2028", encoding="utf-8")
+@example(title=" \tA title\n", text="\r\n A body \u2028")
 async def test_a_post_comes_back_as_it_was_sent(sender: Sender, title: str, text: str) -> None:
     sent: dict[str, Any] = {"title": title, "body": text}
     created = await sender.client.post("/v1/posts", json=sent, headers=sender.headers)

@@ -101,14 +101,19 @@ async def test_a_table_is_locked(
     backend: Backend, serve_cached: Serve, judge: Judge, control: str
 ) -> None:
     before, cached = list[Answer](), list[Answer]()
-    reads, probes = list[Answer](), list[Answer]()
+    reads, probes, others = list[Answer](), list[Answer](), list[Answer]()
     async with serve_cached(control) as service:
         client = service.client
         author = await sign_up(client)
         hot = [author.post, "/v1/posts"]
         for path in hot * 10:
             await timed(client, "GET", path)
-        async with constantly(20, lambda n: timed(client, "GET", hot[n % 2]), before):
+        # With the other requests beside them, which take the client as long as these do.
+        async with (
+            constantly(4, lambda _: timed(client, "GET", "/v1/posts"), others),
+            constantly(20, lambda n: timed(client, "GET", hot[n % 2]), before),
+            constantly(10, lambda n: timed(client, "GET", PROBES[n % 2]), others),
+        ):
             await asyncio.sleep(BEFORE)
         holder = await asyncpg.connect(backend.database_url)
         try:

@@ -11,8 +11,11 @@ from dataclasses import dataclass
 from app.errors import Stale
 
 ANY = "*"
-# An element of a list, which may be empty (§5.6.1), with the comma after it (§8.8.3).
-ELEMENT = re.compile(r'[ \t]*(?:(?P<weak>W/)?"(?P<tag>[\x21\x23-\x7e\x80-\xff]*)")?[ \t]*(?:,|$)')
+# An element of a list, which may be empty (§5.6.1), with the comma after it (§8.8.3). The `+` after
+# each quantifier keeps it linear: otherwise 32 KiB of spaces would hold the event loop for seconds.
+ELEMENT = re.compile(
+    r'[ \t]*+(?:(?P<weak>W/)?"(?P<tag>[\x21\x23-\x7e\x80-\xff]*+)")?+[ \t]*+(?:,|$)'
+)
 # As entity tags of this service are: version, digest, and the form that was sent.
 OWN_TAG = re.compile(r"(?P<version>0|[1-9][0-9]*)-[0-9a-f]{16}(?:-gzip)?")
 

@@ -18,7 +18,7 @@ from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from app.infra.server.refusal import Refusal, note, refusal_bytes
-from app.infra.server.request_head import refusal_of, without_upgrade
+from app.infra.server.request_head import head_bytes, refusal_of, without_upgrade
 from app.infra.web.security_headers import security_headers
 from app.sections import ServerSettings
 from app.settings import load_settings
@@ -47,6 +47,7 @@ class LimitedProtocol(HttpToolsProtocol):
         self._write_timer: TimerHandle | None = None
         self._overhead = 0  # bytes since the last request, or since something of a body came
         self._refusal: Refusal | None = None
+        self._pieces: list[bytes] = []  # of a body, that the application does not have yet
 
     def connection_made(self, transport: Any) -> None:
         """Close a connection that is not used at all as one that is idle."""
@@ -107,7 +108,14 @@ class LimitedProtocol(HttpToolsProtocol):
                 self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
                 self.parser.feed_data(head)
             else:
+                self._hand_on_body()
                 return
+
+    def _hand_on_body(self) -> None:
+        """Hand on the pieces at once: one by one, each would copy all that came before it."""
+        if self._pieces:
+            super().on_body(b"".join(self._pieces))
+            self._pieces.clear()
 
     def _wait_for_more(self) -> None:
         if self._refusal is not None:
@@ -135,21 +143,20 @@ class LimitedProtocol(HttpToolsProtocol):
         super().on_headers_complete()
         self.headers = []  # the parser adds trailers here; the application keeps the old list
         self._part, self._overhead = BODY, 0
-        if self._timer is not None:
-            self._stop_timer()
+        self._stop_timer()
 
     def on_body(self, body: bytes) -> None:
         """Take a piece of a body."""
         self._overhead = 0
-        super().on_body(body)
+        self._pieces.append(body)
 
     def on_message_complete(self) -> None:
         """Have the whole request."""
         if self.parser.should_upgrade():
             return
+        self._hand_on_body()
         self._part, self._overhead = NOTHING, 0
-        if self._timer is not None:
-            self._stop_timer()
+        self._stop_timer()
         super().on_message_complete()
 
     def on_response_complete(self) -> None:
@@ -168,12 +175,11 @@ class LimitedProtocol(HttpToolsProtocol):
         if len(self.headers) > self.limits.header_fields:
             return LARGE_HEAD
         most = self.limits.header_bytes
-        if self._overhead > most and self._head_bytes() > most:  # a body may have begun since
+        if (
+            self._overhead > most and head_bytes(self.url, self.headers) > most
+        ):  # a body may have begun since
             return LARGE_HEAD
         return refusal_of(self.parser, self.headers)
-
-    def _head_bytes(self) -> int:
-        return len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
 
     def _expect_a_request(self) -> None:
         self.timeout_keep_alive_task = self.loop.call_later(

@@ -32,6 +32,11 @@ def is_host(value: bytes) -> bool:
     return HOST.fullmatch(value) is not None
 
 
+def head_bytes(url: bytes, headers: Headers) -> int:
+    """Return how large a head is, about."""
+    return len(url) + sum(len(name) + len(value) + 4 for name, value in headers)
+
+
 def refusal_of(parser: HttpRequestParser, headers: Headers) -> Refusal | None:
     """Return why the head is refused. Its size is checked elsewhere."""
     if parser.should_upgrade() and parser.get_method() == b"CONNECT":

@@ -4,7 +4,6 @@ Each value of a JSON body becomes an object, and each one that is wrong becomes 
 unknown keys cost half a second of everybody's time. Counting separators costs 4 ms per MiB.
 """
 
-import re
 from itertools import accumulate
 
 from starlette.types import Scope
@@ -14,7 +13,7 @@ from app.errors import InvalidRequest
 DEEPEST = 32
 LONGEST_NUMBER = 400  # digits; the largest float has 309
 OPENING = b"[{"
-BRACKETS = re.compile(rb"[^\[\]{}]+")
+NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 DIGITS_TO_ZERO = bytes.maketrans(b"123456789", b"000000000")
 
 
@@ -51,7 +50,8 @@ def _check_json(body: bytes, most_values: int) -> None:
 
 
 def _depth(outside: bytes, most_values: int) -> int:
-    brackets = BRACKETS.sub(b"", outside)[: 2 * most_values]  # past these, one is closed too often
+    brackets = outside.translate(None, NO_BRACKETS)
+    brackets = brackets[: 2 * most_values]  # past these, one is closed too often
     return max(accumulate(1 if bracket in OPENING else -1 for bracket in brackets))
 
 

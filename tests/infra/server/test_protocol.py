@@ -5,6 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import suppress
 
 import pytest
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from app.infra.metrics import REFUSED
 from app.infra.server.protocol import LimitedProtocol
@@ -160,6 +161,24 @@ async def test_a_large_body_is_no_large_head(client: Client, size: int, chunk: i
     await client.send(whole * (size // chunk) + b"0\r\n\r\n" + GET)
     assert (await client.answer())[2] == b"%d" % (size // chunk * chunk)
     assert (await client.answer())[0] == 200
+
+
+async def test_a_body_in_tiny_chunks_is_handed_on_in_few_pieces(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pieces = []
+
+    def on_body(protocol: HttpToolsProtocol, body: bytes) -> None:
+        pieces.append(body)
+        hand_on(protocol, body)
+
+    hand_on = HttpToolsProtocol.on_body
+    monkeypatch.setattr(HttpToolsProtocol, "on_body", on_body)
+    head = b"POST / HTTP/1.1\r\n" + HOST + b"Transfer-Encoding: chunked\r\n\r\n"
+    await client.send((head + b"1\r\na\r\n" * 2_000 + b"0\r\n\r\n") * 2)
+    assert [(await client.answer())[2] for _ in range(2)] == [b"2000", b"2000"]
+    assert b"".join(pieces) == b"a" * 4_000
+    assert len(pieces) < 100
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,7 @@
 """What a body may hold is counted before it is parsed."""
 
 import json
+import time
 
 import httpx2
 import pytest
@@ -64,6 +65,18 @@ def test_a_body_may_be_nested_this_deep(depth: int, refused: bool) -> None:
                 check_shape(scope(JSON), body, 1_000)
         else:
             check_shape(scope(JSON), body, 1_000)
+
+
+@pytest.mark.parametrize("body", [b"[" * 33 + b"1]" * 500_000, b"[{" * 17 + b"1}" * 500_000])
+def test_checking_how_deep_a_body_is_nested_holds_nobody_up(body: bytes) -> None:
+    # The processor's time of this thread, which other processes do not lengthen.
+    seconds = []
+    for _ in range(5):
+        began = time.thread_time()
+        with pytest.raises(InvalidRequest, match="nested"):
+            check_shape(scope(JSON), body, 1_000)
+        seconds.append(time.thread_time() - began)
+    assert min(seconds) < 0.04
 
 
 @pytest.mark.parametrize("separator", [b"&", b";", b"a=b&"])

@@ -33,14 +33,15 @@ class Names:
     def misspelt(self, names: Iterable[str]) -> dict[str, str]:
         """Return the names that look like a setting and are none, each with the nearest setting.
 
-        Such a name begins with the prefix of a section, or is within two edits of a setting's name.
+        Such a name is that of a section, or begins with its prefix, or is within two edits of the
+        name of a setting.
         """
         prefixes = tuple(f"{section}_" for section in self.sections)
         candidates = sorted({*self.settings, SECRETS_DIR})
         found: dict[str, str] = {}
-        for name in set(names).difference(candidates, self.sections, NOT_SETTINGS):
+        for name in set(names).difference(candidates, NOT_SETTINGS):
             edits, nearest = min((_edits(name, setting), setting) for setting in candidates)
-            if edits <= MOST_EDITS or name.startswith(prefixes):
+            if edits <= MOST_EDITS or f"{name}_".startswith(prefixes):
                 found[name] = nearest
         return dict(sorted(found.items()))
 

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from dotenv import dotenv_values
+from dotenv.parser import parse_stream
 
 from app.setting_names import PORT, SECRETS_DIR, Names, is_service_link
 
@@ -27,15 +28,14 @@ def read_values(known: Names) -> dict[str, str]:
 
     A name in `.env` or SECRETS_DIR that looks like a misspelt setting is refused.
     """
-    wanted = known.settings | known.sections
-    environment = read_environment({*wanted, SECRETS_DIR, PORT}.__contains__)
+    environment = read_environment({*known.settings, SECRETS_DIR, PORT}.__contains__)
     dotenv = read_dotenv()
     folder = environment.get(SECRETS_DIR) or dotenv.get(SECRETS_DIR)
     files = files_in(Path(folder or DEFAULT_SECRETS_DIR), is_required=folder is not None)
     for where, names in ((DOTENV.name, dotenv), (SECRETS_DIR, files)):
         if wrong := known.misspelt(names):
             raise Unreadable("\n  ".join(f"{where}: {_is_no_setting(*it)}" for it in wrong.items()))
-    secrets = {name: read_secret(name, files[name]) for name in wanted & files.keys()}
+    secrets = {name: read_secret(name, files[name]) for name in known.settings & files.keys()}
     values = {name: value for name, value in secrets.items() if value} | dotenv | environment
     if PORT in values and "SERVER_PORT" not in values:
         values["SERVER_PORT"] = _platform_port(values[PORT])
@@ -90,11 +90,24 @@ def read_dotenv(file: Path = DOTENV) -> dict[str, str]:
             f"{file.name} cannot be read ({error.strerror}): make it a readable file, or remove it."
         ) from None
     text = _text(content, file.name)
+    _refuse_unreadable_lines(text, file.name)
     return {
         name.upper(): value
         for name, value in dotenv_values(stream=io.StringIO(text)).items()
         if value and value.strip()
     }
+
+
+def _refuse_unreadable_lines(text: str, file: str) -> None:
+    """Refuse what `dotenv_values` would skip: a setting in it would keep its default."""
+    for statement in parse_stream(io.StringIO(text)):
+        if statement.error:
+            string, line = statement.original  # the string begins with the empty lines before it
+            line += string[: -len(string.lstrip())].count("\n")
+            raise Unreadable(
+                f"{file}: line {line} is not NAME=value: correct it, and the quotes around its "
+                "value, or write # before it."
+            )
 
 
 def files_in(folder: Path, *, is_required: bool) -> dict[str, Path]:

@@ -16,7 +16,6 @@ from pydantic_settings import (
     EnvSettingsSource,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
-    SettingsError,
 )
 
 from app.sections import (
@@ -187,8 +186,6 @@ def load_settings() -> Settings:
         return Settings()
     except ValidationError as error:
         problems = [_sentence(entry["loc"], entry["msg"]) for entry in error.errors()]
-    except SettingsError as error:
-        problems = [f"{error}: set its values one by one, such as DATABASE_URL."]
     except Unreadable as error:
         problems = [str(error)]
     raise SystemExit("The service cannot start with these settings.\n  " + "\n  ".join(problems))

@@ -36,6 +36,8 @@ MISSPELT = [
     ("WEB_CONCURENCY", "WEB_CONCURRENCY"),
     ("SECRET_DIR", "SECRETS_DIR"),
     ("database_ulr", "DATABASE_URL"),
+    ("DATABASE", "DATABASE_URL"),
+    ("LOG", "LOG_LEVEL"),
 ]
 STRANGERS = [
     *("COMPOSE_PROJECT_NAME", "OTEL_SERVICE_NAME", "BALANCER_ADDRESS", "POSTGRES_PASSWORD"),
@@ -138,6 +140,17 @@ def test_a_dotenv_that_is_not_utf_8_is_refused(folder: Path, content: bytes) -> 
 def test_a_dotenv_with_a_mark_of_its_byte_order_is_read(folder: Path) -> None:
     (folder / ".env").write_bytes("AUTH_ISSUER=é\r\n".encode("utf-8-sig"))
     assert load_settings().auth.issuer == "é"
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["AUTH_SECRET: hunter2", 'AUTH_SECRET="hunter2', 'AUTH_SECRET="hunter2"x', "hunter2 hunter2"],
+)
+def test_a_line_of_dotenv_that_is_no_setting_is_refused_by_its_number(
+    folder: Path, line: str
+) -> None:
+    (folder / ".env").write_text(f"LIMITS_RUNNING=7\n\n{line}\nREPLICAS=2\n", encoding="utf-8")
+    assert ".env: line 3 is not NAME=value" in refusal()
 
 
 def test_a_dotenv_that_is_a_folder_is_refused(folder: Path) -> None:

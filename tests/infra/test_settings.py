@@ -52,7 +52,6 @@ def test_valkey_has_a_scheme_of_its_own(monkeypatch: pytest.MonkeyPatch, given: 
         ("DATABASE_URL", "postgresql://u:hunter2@h/d?sslmode=hunter2"),
         ("DATABASE_URL", "postgresql://u:hunter2@h:99999/d"),
         ("DATABASE_URL", "postgresql://u:hunter2@a,b/d"),
-        ("DATABASE", "hunter2"),
         ("VALKEY_URL", "redis://:hunter2@h:x/0"),
         ("VALKEY_URL", "redis://:hunter2@h:1/0?hunter2=1"),
         ("WEB_CONCURRENCY", "1000000"),

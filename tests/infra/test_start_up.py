@@ -30,12 +30,14 @@ REFUSED = [
     ({"DATABASE_URL": "postgresql://a:p@ss@h/db"}, "DATABASE_URL"),
     ({"VALKEY_URL": "redis://h/abc"}, "VALKEY_URL"),
     ({"SECRETS_DIR": "/nowhere"}, "SECRETS_DIR"),
+    ({"PROMETHEUS_MULTIPROC_DIR": "/dev/null"}, "PROMETHEUS_MULTIPROC_DIR"),
     ({"ENVIRONMENT": "production", **C_LOCALE}, "AUTH_SECRET"),
 ]
 FILES = [
     (".env", "ENVIRONMENT=production".encode("utf-16"), ".env"),
     (".env", "AUTH_ISSUER=é".encode("latin-1"), ".env"),
     (".env", b"ENVIROMENT=production", "ENVIRONMENT"),
+    (".env", b"ENVIRONMENT: production", ".env"),
     ("secrets/auth_secret", b"\x80\xff\x00", "AUTH_SECRET"),
     ("secrets/server_trusted_proxy", b"10.0.0.5", "SERVER_TRUSTED_PROXIES"),
 ]

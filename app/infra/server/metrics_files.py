@@ -13,7 +13,7 @@ import os
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from errno import ENOSPC
+from errno import EACCES, ENOSPC
 from pathlib import Path
 
 FOLDER = "PROMETHEUS_MULTIPROC_DIR"
@@ -33,13 +33,26 @@ def begin_metrics() -> None:
     if os.environ.get(MASTER) == str(os.getpid()):
         return
     os.environ[MASTER] = str(os.getpid())
-    if FOLDER not in os.environ:
-        os.environ[FOLDER] = tempfile.mkdtemp(prefix="metrics-")
-        return
-    folder = Path(os.environ[FOLDER])
+    try:
+        os.environ[FOLDER] = _empty_folder(os.environ.get(FOLDER, "").strip())
+    except OSError as error:
+        raise SystemExit(
+            f"The service cannot start. {FOLDER}: the files of the metrics cannot be there "
+            f"({error.strerror}). Set it to a folder in which this user may write."
+        ) from None
+
+
+def _empty_folder(name: str) -> str:
+    """Return a folder without counters, a new one if none is named."""
+    if not name:
+        return tempfile.mkdtemp(prefix="metrics-")
+    folder = Path(name)
     folder.mkdir(parents=True, exist_ok=True)
     for file in folder.glob("*.db"):
         file.unlink()
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise PermissionError(EACCES, os.strerror(EACCES))
+    return name
 
 
 def end_metrics() -> None:

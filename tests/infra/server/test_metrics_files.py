@@ -165,3 +165,25 @@ def test_a_scrape_without_a_folder_tells_what_it_can(folder: Path) -> None:
     folder.touch()
     assert value("metrics_lost_total") == 0
     assert value("workers") is None
+
+
+def test_a_folder_that_cannot_be_is_refused_by_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "file").touch()
+    monkeypatch.setenv(FOLDER, str(tmp_path / "file" / "metrics"))
+    monkeypatch.setenv(MASTER, "")
+    with pytest.raises(SystemExit, match=f"{FOLDER}.*Set it to a folder"):
+        begin_metrics()
+
+
+def test_an_empty_name_is_no_name_and_no_file_of_others_is_removed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "other.db").touch()
+    monkeypatch.setenv(FOLDER, "")
+    monkeypatch.setenv(MASTER, "")
+    begin_metrics()
+    assert (tmp_path / "other.db").exists()
+    end_metrics()

@@ -94,14 +94,16 @@ class Relay:
 
     async def _look(self) -> Look | None:
         """Return what the database knows, or None if it does not answer: the verdict holds then."""
+        began = time.monotonic()
         asked = detached(self._ask_database())
         try:
             while not (await asyncio.wait({asked}, timeout=SILENT_SECONDS))[0]:
-                self._trust.database_is_silent()  # it connects, which may take longer than a look
+                # It connects, which may take longer than a look.
+                self._trust.database_is_silent(began)
             return await asked
         except DATABASE_ERRORS as error:
             if _is_silence(error):
-                self._trust.database_is_silent()
+                self._trust.database_is_silent(began)
             else:
                 self._trust.withdraw("the table cache_outbox cannot be read", error)
             return None

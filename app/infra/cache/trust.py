@@ -69,17 +69,19 @@ class Trust:
         else:
             self._grant(began)
 
-    def database_is_silent(self) -> None:
+    def database_is_silent(self, began: float) -> None:
         """Keep the last verdict, so that cached reads go on while the database is away.
 
-        Not if an invalidation of this process failed: the look that would tell whether another
-        process has made up for it cannot be had.
+        The verdict is not kept if an invalidation of this process failed: the look that would tell
+        whether another process has made up for it cannot be had. Nor is it kept if the lease ended
+        after the look `began`. The process may have been stopped then, so that it was late to read
+        an answer that had arrived. The next look tells.
         """
         if self._until == NEVER:
             return
         if self._failed_at > NEVER:
             self.withdraw("an invalidation failed, and the database does not answer")
-        else:
+        elif self.holds or self._until <= began:
             self._grant(time.monotonic())
 
     def withdraw(self, reason: str, error: Exception | None = None) -> None:

@@ -58,9 +58,9 @@ def trust(clock: Clock, memory: Memory) -> Trust:
     return Trust(memory)
 
 
-def test_a_process_that_has_not_looked_trusts_nothing(trust: Trust) -> None:
+def test_a_process_that_has_not_looked_trusts_nothing(trust: Trust, clock: Clock) -> None:
     assert not trust.holds
-    trust.database_is_silent()
+    trust.database_is_silent(clock.now)
     assert not trust.holds
     assert "no look" in str(trust)
 
@@ -88,13 +88,26 @@ def test_it_holds_while_the_database_is_silent(trust: Trust, clock: Clock) -> No
     trust.looked(clock.now, behind_seconds=0)
     for _ in range(10):
         clock.now += 0.9
-        trust.database_is_silent()
+        trust.database_is_silent(clock.now)
         assert trust.holds
+
+
+def test_silence_does_not_renew_a_lease_that_ended_during_the_look(
+    trust: Trust, clock: Clock
+) -> None:
+    trust.looked(clock.now, behind_seconds=0)
+    clock.now += 0.2
+    began = clock.now
+    clock.now += 10
+    trust.database_is_silent(began)
+    assert not trust.holds
+    trust.database_is_silent(clock.now)
+    assert trust.holds
 
 
 def test_distrust_holds_while_the_database_is_silent(trust: Trust, clock: Clock) -> None:
     trust.looked(clock.now, behind_seconds=5)
-    trust.database_is_silent()
+    trust.database_is_silent(clock.now)
     assert not trust.holds
 
 
@@ -103,7 +116,7 @@ def test_it_does_not_hold_so_after_an_invalidation_failed(trust: Trust, clock: C
     clock.now += 0.5
     trust.note_failure(REFUSED)
     assert trust.holds
-    trust.database_is_silent()
+    trust.database_is_silent(clock.now)
     assert not trust.holds
 
 
@@ -114,7 +127,7 @@ def test_a_failure_counts_until_a_look_shows_that_somebody_made_up_for_it(
     trust.note_failure(REFUSED)
     clock.now += 0.5
     trust.looked(clock.now, behind_seconds)  # of a change before that failure, or of a later one
-    trust.database_is_silent()
+    trust.database_is_silent(clock.now)
     assert trust.holds is holds
 
 
@@ -365,7 +378,7 @@ async def test_trust_is_renewed_while_a_look_waits_for_its_connection(
 ) -> None:
     monkeypatch.setattr(relay_module, "SILENT_SECONDS", 0.001)
     renewed = asyncio.Event()
-    monkeypatch.setattr(cache.trust, "database_is_silent", renewed.set)
+    monkeypatch.setattr(cache.trust, "database_is_silent", lambda _began: renewed.set())
     connected = asyncio.Event()
 
     async def connect() -> Look:
@@ -378,6 +391,38 @@ async def test_trust_is_renewed_while_a_look_waits_for_its_connection(
     assert not turn.done()
     connected.set()
     await turn
+
+
+@pytest.mark.parametrize("timed_out", [True, False])
+async def test_a_process_that_was_stopped_during_a_look_trusts_nothing(
+    cache: Cache,
+    table: Table,
+    of_table: Relay,
+    clock: Clock,
+    monkeypatch: pytest.MonkeyPatch,
+    timed_out: bool,
+) -> None:
+    monkeypatch.setattr(relay_module, "time", clock)
+    monkeypatch.setattr(relay_module, "SILENT_SECONDS", 0.001)
+    cache.trust.looked(clock.now, behind_seconds=0)
+    was_trusted = []
+
+    async def stop() -> Look:
+        began = clock.now
+        clock.now += 10
+        await asyncio.sleep(0.05)  # the timer for a silent database fires meanwhile
+        was_trusted.append(cache.trust.holds)
+        if timed_out:
+            raise Unavailable("The database did not answer in time.")
+        return Look(began, [])
+
+    table.look_of = stop
+    await of_table.turn()
+    assert was_trusted == [False]
+    assert not cache.trust.holds
+    table.look_of = refuse
+    await of_table.turn()
+    assert cache.trust.holds
 
 
 async def test_a_relay_that_is_cancelled_ends(table: Table, of_table: Relay) -> None:

@@ -26,16 +26,17 @@ CHECK_SECONDS = 30
 
 
 def tell_workers_of_the_end(server: Arbiter) -> None:
-    """Let SIGTERM end the instance in order, and a second one at once."""
+    """Let SIGTERM end the instance in order, and a second one, SIGINT or SIGQUIT at once."""
 
     def end(number: int, frame: FrameType | None) -> None:
         if os.getpid() != server.pid:
             sys.exit(0)  # a worker that has only just been forked, and would not hear of it
-        again = TABLE.end is not End.NOT_YET
-        TABLE.end = End.AT_ONCE if again else End.IN_ORDER
-        server.signal(signal.SIGQUIT if again else number, frame)
+        at_once = number != signal.SIGTERM or TABLE.end is not End.NOT_YET
+        TABLE.end = End.AT_ONCE if at_once else End.IN_ORDER
+        server.signal(signal.SIGQUIT if at_once else number, frame)
 
-    signal.signal(signal.SIGTERM, end)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
+        signal.signal(number, end)
 
 
 def reload_only_what_starts(server: Arbiter) -> None:

@@ -11,7 +11,10 @@ SECRET_NAME = (
     r"|(?:api|private)[_-]?key)"
 )
 SECRET = re.compile(SECRET_NAME, re.IGNORECASE)
-SECRET_ATTRIBUTE = re.compile(rf"({SECRET_NAME}\w*['\"]?\s*[=:]\s*)[^\s,)}}]+", re.IGNORECASE)
+# In a representation: password='a b', {"token": b"c"} or (b'authorization', b'Bearer d'). Its end may
+# have been cut off.
+VALUE = r"""(?:b?'(?:[^'\\]|\\.)*(?:'|$)|b?"(?:[^"\\]|\\.)*(?:"|$)|[^\s,)}]+)"""
+SECRET_ATTRIBUTE = re.compile(rf"({SECRET_NAME}\w*['\"]?\s*[=:,]\s*){VALUE}", re.IGNORECASE)
 URL_PASSWORD = re.compile(r"(://[^\s:/@]*:)[^\s/@]+@")
 HIDDEN = "***"
 MOST_NAME, MOST_TEXT, MOST_ITEMS, DEEPEST = 64, 1_000, 50, 4
@@ -36,8 +39,10 @@ def _mapping(values: dict[Any, Any], depth: int) -> dict[str, Any]:
 
 def _plain(value: object, depth: int) -> Any:
     """Return a value that JSON has."""
-    if value is None or isinstance(value, (bool, float)):
+    if value is None or isinstance(value, bool):
         return value
+    if isinstance(value, float):  # or something that derives from it, such as NumPy's
+        return float(value)
     if type(value) is int and -WIDEST <= value < WIDEST:
         return value
     if isinstance(value, str):
@@ -45,7 +50,10 @@ def _plain(value: object, depth: int) -> Any:
     if depth and isinstance(value, dict):
         return _mapping(value, depth - 1)
     if depth and isinstance(value, (list, tuple, set, frozenset)):
-        return [_plain(item, depth - 1) for item in list(value)[:MOST_ITEMS]]
+        items = list(value)[:MOST_ITEMS]
+        if len(items) == 2 and SECRET.search(str(_plain(items[0], 0))):  # a header as a pair
+            items[1] = HIDDEN
+        return [_plain(item, depth - 1) for item in items]
     return _shown(value)
 
 

@@ -7,6 +7,7 @@ import os
 import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
+from datetime import UTC, datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -15,6 +16,7 @@ import httpx2
 import pytest
 from pydantic import SecretStr
 from sqlalchemy import text
+from starlette.datastructures import Headers
 
 from app.infra import log_writer
 from app.infra.dependencies import WriteSession
@@ -319,6 +321,39 @@ def test_what_is_passed_as_extra_is_in_the_line(log: Log, lines: Lines) -> None:
     written = json.dumps(line)
     assert len(written) < 10_000
     assert "hunter2" not in written
+
+
+TWICE = [(b"authorization", b"Bearer hunter2"), (b"accept", b"a"), (b"accept", b"b")]
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        Headers(raw=TWICE),
+        Headers(raw=TWICE[:2]),
+        Headers({"X-Api-Key": "hunter2 " * 500}),
+        TWICE,
+        [("password", "hunter2")],
+        SimpleNamespace(password='two "hunter2"', token=b"a' hunter2"),
+        SimpleNamespace(password="two ' \" hunter2"),
+        SimpleNamespace(note="it's", token="a 'hunter2'"),
+    ],
+)
+def test_a_secret_with_a_space_is_not_in_the_line(log: Log, lines: Lines, value: object) -> None:
+    log.record(logging.makeLogRecord({"msg": "Sent", "sent": value}))
+    [line] = lines()
+    assert "***" in str(line["sent"])
+    assert "hunter2" not in str(line)
+
+
+def test_a_number_of_another_library_is_a_number_of_the_line(log: Log, lines: Lines) -> None:
+    class Double(float):
+        """As NumPy has it."""
+
+    log.record(logging.makeLogRecord({"msg": "Sum", "sum": Double(1.5), "none": Double("nan")}))
+    [line] = lines()
+    assert (line["sum"], line["none"]) == (1.5, None)
+    assert datetime.fromisoformat(line["time"]).tzinfo is UTC
 
 
 def test_a_person_reads_what_is_passed_as_extra() -> None:

@@ -42,6 +42,7 @@ class Trust:
         return time.monotonic() < self._until
 
     def __str__(self) -> str:
+        """Say it for /readyz, which anybody may ask: an error is named there by its class alone."""
         if self.holds:
             return "trusted"
         if self._until > NEVER:
@@ -52,7 +53,7 @@ class Trust:
     def note_failure(self, error: Exception) -> None:
         """Note that this process could not invalidate; a later look tells if it was made up for."""
         self._failed_at = time.monotonic()
-        self._error = f"{type(error).__name__}: {error}"
+        self._error = _in_one_line(error)
 
     def looked(self, began: float, behind_seconds: float, refusal: Exception | None = None) -> None:
         """Judge a look: what was noted more than `behind_seconds` before it began is invalidated.
@@ -87,12 +88,13 @@ class Trust:
     def withdraw(self, reason: str, error: Exception | None = None) -> None:
         """Believe nothing until a look is clean again. Logged once, with the last known error."""
         if error is not None:
-            self._error = f"{type(error).__name__}: {error}"
-        self._reason = f"{reason} ({self._error})" if self._error else reason
+            self._error = _in_one_line(error)
+        self._reason = f"{reason} ({self._error.partition(':')[0]})" if self._error else reason
         self._until = NEVER
         if not self._is_reported:
             self._is_reported = True
-            logger.warning("The cache is distrusted, reads go to the database: %s", self._reason)
+            why = f"{reason} ({self._error})" if self._error else reason
+            logger.warning("The cache is distrusted, reads go to the database: %s", why)
 
     def measure(self) -> None:
         """Set the gauges of this process."""
@@ -112,3 +114,9 @@ class Trust:
         if self._failed_at == NEVER:
             self._error = ""
         self._until = began + LEASE_SECONDS
+
+
+def _in_one_line(error: Exception) -> str:
+    """Name the class of an error and what is wrong. Further lines are the statement that failed."""
+    text = str(error).partition("\n")[0]
+    return f"{type(error).__name__}: {text}"

@@ -166,6 +166,15 @@ def test_distrust_is_logged_once_and_names_the_error(
     assert len([record for record in caplog.records if record.levelname == "WARNING"]) == 2
 
 
+def test_only_the_log_tells_what_an_error_says(
+    trust: Trust, caplog: pytest.LogCaptureFixture
+) -> None:
+    trust.withdraw("of this test", TimeoutError("No answer from valkey.internal:6379\n[SQL: …]"))
+    assert str(trust) == "distrusted: of this test (TimeoutError)"
+    [warning] = [record.getMessage() for record in caplog.records]
+    assert warning.endswith("of this test (TimeoutError: No answer from valkey.internal:6379)")
+
+
 # A service whose user of Valkey loses permissions
 
 

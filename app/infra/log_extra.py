@@ -11,8 +11,8 @@ SECRET_NAME = (
     r"|(?:api|private)[_-]?key)"
 )
 SECRET = re.compile(SECRET_NAME, re.IGNORECASE)
-# In a representation: password='a b', {"token": b"c"} or (b'authorization', b'Bearer d'). Its end may
-# have been cut off.
+# In a representation: password='a b', {"token": b"c"} or (b'authorization', b'Bearer d'). Its end
+# may have been cut off.
 VALUE = r"""(?:b?'(?:[^'\\]|\\.)*(?:'|$)|b?"(?:[^"\\]|\\.)*(?:"|$)|[^\s,)}]+)"""
 SECRET_ATTRIBUTE = re.compile(rf"({SECRET_NAME}\w*['\"]?\s*[=:,]\s*){VALUE}", re.IGNORECASE)
 URL_PASSWORD = re.compile(r"(://[^\s:/@]*:)[^\s/@]+@")

@@ -70,7 +70,12 @@ def show_memory() -> None:
 
 async def show_connections(database_url: str) -> None:
     """Say who holds connections, in which state, and since when."""
-    connection = await asyncpg.connect(**asyncpg_arguments(postgresql_url(database_url)))
+    try:
+        connection = await asyncpg.connect(**asyncpg_arguments(postgresql_url(database_url)))
+    except (OSError, asyncpg.PostgresError) as error:
+        raise CommandError(
+            f"DATABASE_URL leads to no database that lets us in ({error}): correct it."
+        ) from None
     try:
         rows = await connection.fetch(CONNECTIONS)
         most = await connection.fetchval("SELECT current_setting('max_connections')::int")

@@ -53,7 +53,7 @@ URL = re.compile(r"([a-z+]+)://([^/?]*)(?:/([^?]*))?(?:\?(.*))?", re.IGNORECASE)
 AUTHORITY = re.compile(
     r"(?:([^@:]*)(?::([^@]*))?@)?(\[[0-9a-f:.]+\]|[^@:\[\]]*)(?::(\d*))?", re.IGNORECASE
 )
-UNESCAPED = re.compile(r"%(?![0-9a-f]{2})|[\s\0#\\]", re.IGNORECASE)
+UNESCAPED = re.compile(r"%(?![0-9a-f]{2})|%00|[\s\0#\\]", re.IGNORECASE)
 HOST_NAME = re.compile(r"[a-z0-9_-]{1,63}(\.[a-z0-9_-]{1,63})*", re.IGNORECASE)
 HOST = re.compile(r"[\w.-]+|[0-9a-f:.]+|/[^\0]+", re.IGNORECASE)
 ESCAPES = "write @ as %40, : as %3A, / as %2F, ? as %3F, # as %23, % as %25"

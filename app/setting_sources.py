@@ -56,7 +56,7 @@ def _is_no_setting(name: str, nearest: str) -> str:
 
 
 def _platform_port(text: str) -> str:
-    if not (text.isascii() and text.isdecimal() and int(text) <= 65_535):
+    if not re.fullmatch(r"[0-9]{1,5}", text.strip()) or int(text) > 65_535:
         raise Unreadable("PORT is not a port: set it, or SERVER_PORT, to a number up to 65535.")
     return text
 

@@ -24,10 +24,12 @@ C_LOCALE = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
 REFUSED = [
     *[({"WEB_CONCURRENCY": value}, "WEB_CONCURRENCY") for value in ("2.5", "2 # two", "-1", "x")],
     ({"PORT": "tcp"}, "PORT"),
+    ({"PORT": "9" * 5_000}, "PORT"),
     ({"SERVER_PORT": "http"}, "SERVER_PORT"),
     ({"SERVER_HOST": "0.0.0.0:80"}, "SERVER_HOST"),
     ({"SERVER_HOST": "203.0.113.1"}, "SERVER_HOST"),
     ({"DATABASE_URL": "postgresql://a:p@ss@h/db"}, "DATABASE_URL"),
+    ({"DATABASE_URL": "postgresql://a:p%00@h/db"}, "DATABASE_URL"),
     ({"VALKEY_URL": "redis://h/abc"}, "VALKEY_URL"),
     ({"SECRETS_DIR": "/nowhere"}, "SECRETS_DIR"),
     ({"PROMETHEUS_MULTIPROC_DIR": "/dev/null"}, "PROMETHEUS_MULTIPROC_DIR"),

@@ -16,6 +16,7 @@ from redis.exceptions import ReadOnlyError
 from sqlalchemy import text
 
 from app.errors import Unavailable
+from app.infra.cache import outbox as outbox_module
 from app.infra.cache import relay as relay_module
 from app.infra.cache import trust as trust_module
 from app.infra.cache.cache import Cache
@@ -327,6 +328,30 @@ async def test_reads_of_one_key_share_a_load_while_nothing_is_trusted(cache: Cac
     answers = await asyncio.gather(*(cache.reader.read("key", load) for _ in range(50)))
     assert {answer.source for answer in answers} == {"BYPASS"}
     assert loads == 1
+
+
+# The connection
+
+
+async def test_looks_that_wait_for_a_lock_take_one_connection(
+    of_user: Settings, cache: Cache, service: FastAPI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outbox_module, "STATEMENT_SECONDS", 3.0)  # this machine may be busy
+    patient = {"statement_timeout_seconds": 60, "lock_timeout_seconds": 60}
+    name, backends = f"looks-{os.getpid()}", set()
+    found = text("SELECT pid FROM pg_stat_activity WHERE application_name = :name")
+    async with (
+        open_outbox(of_user.database.model_copy(update=patient), "of this test", name) as outbox,
+        service.state.resources.database.transaction() as session,
+        service.state.resources.database.read() as observer,
+    ):
+        await session.execute(text("LOCK TABLE cache_outbox IN ACCESS EXCLUSIVE MODE"))
+        for _ in range(2):
+            with pytest.raises(relay_module.DATABASE_ERRORS) as caught:
+                await outbox.look()
+            assert relay_module._is_silence(caught.value)
+            backends.update(await observer.scalars(found, {"name": name}))
+    assert len(backends) == 1
 
 
 # The loop

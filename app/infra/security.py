@@ -1,6 +1,9 @@
 """Cryptography: passwords are hashed with Argon2id off the event loop, access tokens are JWTs."""
 
 import asyncio
+import os
+import sys
+import threading
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -28,6 +31,7 @@ REQUIRED_CLAIMS = ["aud", "exp", "iat", "iss", "sub", "typ"]
 LONGEST_TOKEN = 1024
 CLOCK_LEEWAY_SECONDS = 10  # between the clocks of replicas, for iat; exp is checked without it
 REMEMBERED_TOKENS = 10_000
+HASHING_NICENESS = 5  # a third of the processor time of a thread with the usual priority
 
 
 class Match(IntEnum):
@@ -52,7 +56,7 @@ class Passwords:
             memory_cost=settings.argon2_memory_kib,
             parallelism=1,  # more lanes would be more threads against each event loop
         )
-        self._threads = ThreadPoolExecutor(settings.hashing_threads, "argon2")
+        self._threads = ThreadPoolExecutor(settings.hashing_threads, "argon2", _yield_to_event_loop)
         self._places = BoundedSemaphore(settings.hashing_threads + settings.hashing_queue)
         self._queue_seconds = settings.hashing_queue_seconds
         self._dummy = self._hasher.hash("the password of nobody")
@@ -105,6 +109,16 @@ class Passwords:
     def _refused(self) -> Unavailable:
         REFUSED.labels("hashing").inc()
         return Unavailable("Too many people are signing in at this moment.")
+
+
+def _yield_to_event_loop() -> None:
+    """Give this thread a lower priority, so that hashes use the processor time that is left over.
+
+    Elsewhere than on Linux a priority belongs to the whole process.
+    """
+    if sys.platform == "linux":
+        with suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), HASHING_NICENESS)
 
 
 class AccessTokens:

@@ -90,6 +90,9 @@ def service(settings: Settings, monkeypatch: pytest.MonkeyPatch, clean: None) ->
     monkeypatch.setenv("WEB_CONCURRENCY", "1")
     monkeypatch.setenv("LOG_FORMAT", "json")
     monkeypatch.setenv("CACHE_NAMESPACE", "traced")
+    # On a busy machine Valkey is slow, and the cache would be bypassed.
+    monkeypatch.setenv("VALKEY_TIMEOUT_SECONDS", "5")
+    monkeypatch.setenv("VALKEY_SLOW_SECONDS", "30")
     url, valkey = settings.database.url, settings.valkey.url
     backing = Backing(url.get_secret_value(), valkey.get_secret_value(), embedded_database=True)
     with ExitStack() as stack:

@@ -1,6 +1,8 @@
 """Passwords and tokens."""
 
 import asyncio
+import os
+import sys
 import threading
 from collections.abc import Iterator
 from datetime import datetime, timedelta
@@ -70,6 +72,14 @@ async def test_a_hash_that_no_thread_begins_in_time_is_refused() -> None:
     ends.set()
     assert await running  # a hash that has begun is waited for
     passwords.close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has a priority for each thread")
+async def test_a_hash_has_a_lower_priority_than_the_event_loop(passwords: Passwords) -> None:
+    hashing = await passwords._run(
+        lambda: os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+    )
+    assert hashing > os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
 
 
 async def test_a_password_matches_in_every_form_of_the_same_text(passwords: Passwords) -> None:

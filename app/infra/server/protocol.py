@@ -18,7 +18,7 @@ from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from app.infra.server.refusal import Refusal, note, refusal_bytes
-from app.infra.server.request_head import head_bytes, refusal_of, without_upgrade
+from app.infra.server.request_head import LARGE_HEAD, refusal_of, without_upgrade
 from app.infra.web.security_headers import security_headers
 from app.sections import ServerSettings
 from app.settings import load_settings
@@ -29,7 +29,6 @@ LINGER_SECONDS = 2.0
 SLOW_HEAD = Refusal("header_seconds", 408, "The header took too long to arrive.")
 SLOW_BODY = Refusal("body_seconds", 408, "The body took too long to arrive.")
 SLOW_READER = Refusal("write_seconds", 408, "The answer was not read.")  # nor would this be
-LARGE_HEAD = Refusal("header_size", 431, "The header is too large.")
 MALFORMED = Refusal("malformed", 400, "This is not HTTP/1.1.")
 
 NOTHING, HEAD, BODY = range(3)  # what of a request is about to come
@@ -135,7 +134,8 @@ class LimitedProtocol(HttpToolsProtocol):
 
     def on_headers_complete(self) -> None:
         """Look at the head as a whole. What is raised here makes the parser raise as well."""
-        if (wrong := self._wrong_head()) is not None:
+        wrong = refusal_of(self.parser, self.url, self.headers, self.limits, self._overhead)
+        if wrong is not None:
             self._refusal = wrong
             raise ValueError(wrong.detail)
         if self.parser.should_upgrade():
@@ -170,16 +170,6 @@ class LimitedProtocol(HttpToolsProtocol):
                 self.transport.close()
             else:
                 self._linger()
-
-    def _wrong_head(self) -> Refusal | None:
-        if len(self.headers) > self.limits.header_fields:
-            return LARGE_HEAD
-        most = self.limits.header_bytes
-        if (
-            self._overhead > most and head_bytes(self.url, self.headers) > most
-        ):  # a body may have begun since
-            return LARGE_HEAD
-        return refusal_of(self.parser, self.headers)
 
     def _expect_a_request(self) -> None:
         self.timeout_keep_alive_task = self.loop.call_later(

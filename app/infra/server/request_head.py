@@ -10,7 +10,9 @@ from functools import lru_cache
 from httptools import HttpRequestParser
 
 from app.infra.server.refusal import Headers, Refusal
+from app.sections import ServerSettings
 
+LARGE_HEAD = Refusal("header_size", 431, "The header is too large.")
 WRONG_HOST = Refusal("host", 400, "There has to be one well-formed Host.")
 CONNECT = Refusal("method", 501, "The method CONNECT is not supported.")
 UNSUPPORTED_CODING = Refusal(
@@ -37,8 +39,19 @@ def head_bytes(url: bytes, headers: Headers) -> int:
     return len(url) + sum(len(name) + len(value) + 4 for name, value in headers)
 
 
-def refusal_of(parser: HttpRequestParser, headers: Headers) -> Refusal | None:
-    """Return why the head is refused. Its size is checked elsewhere."""
+def refusal_of(
+    parser: HttpRequestParser,
+    url: bytes,
+    headers: Headers,
+    limits: ServerSettings,
+    received_bytes: int,
+) -> Refusal | None:
+    """Return why the head is refused. Of `received_bytes` the last may belong to the body."""
+    most = limits.header_bytes
+    if len(headers) > limits.header_fields:
+        return LARGE_HEAD
+    if received_bytes > most and head_bytes(url, headers) > most:
+        return LARGE_HEAD
     if parser.should_upgrade() and parser.get_method() == b"CONNECT":
         return CONNECT  # what follows would not be HTTP
     checked = [field for field in headers if field[0] in CHECKED]

@@ -61,7 +61,7 @@ ROOT_PATH = re.compile(r"(/(?!\.{1,2}(/|$))[A-Za-z0-9._~-]+)*")
 
 
 class Parts(NamedTuple):
-    """A URL in which nothing is escaped any more. What is missing is empty."""
+    """The parts of a URL, unescaped. A part that the URL lacks is an empty string."""
 
     scheme: str
     user: str
@@ -173,7 +173,7 @@ def _check_address(host: str, port: str) -> None:
 def _settle_tls(query: dict[str, str]) -> None:
     """Replace what the parameters about TLS leave open by one mode, which is called `ssl`.
 
-    asyncpg has no channel binding. Whoever requires it gets at least a connection with TLS.
+    asyncpg has no channel binding. A URL that requires it gets a connection with TLS.
     """
     binding = query.pop("channel_binding", "prefer")
     if binding not in ("disable", "prefer", "require"):

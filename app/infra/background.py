@@ -1,6 +1,6 @@
 """Tasks and threads that run beside the requests for as long as the process does.
 
-One that ends by itself is started again after a pause, which grows while it goes on failing. Each
+A task or thread that ends by itself is started again, after pauses that grow as it fails. Each
 failure is logged and counted, and `failing()` names the tasks for /readyz.
 """
 

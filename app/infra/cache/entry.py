@@ -46,7 +46,7 @@ class Entry:
         """Begin its life, and write it down, without what decides whether it is valid.
 
         The checksum covers `head` as well. It does not cover the tag tokens between the two, which
-        the FILL script adds: a damaged token is no longer the one that its tag has.
+        the FILL script adds: a damaged token differs from the token of its tag.
         """
         self.expires_at = time.time() + self.ttl_seconds
         key, tags = self.key.encode(), "\n".join(self.tags).encode()

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Callable
 
-# Of the event loop, for it to read what has arrived and to pass it on to whoever waits.
+# Turns of the event loop in which it reads an arrived answer and wakes the waiting task.
 TURNS = 8
 
 

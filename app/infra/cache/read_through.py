@@ -108,7 +108,7 @@ class ReadThrough:
         return Budget(self._cache_seconds, self._store.breaker.slow_seconds)
 
     async def _look_up(self, key: str, budget: Budget) -> Entry | Miss | None:
-        """Look up at Valkey, and remember what is found. None when it is not to be asked."""
+        """Look up at Valkey, and remember an entry. None when Valkey must not or cannot answer."""
         if not self._trust.holds or not self._store.breaker.allows():
             return None
         began = self._memory.begin()
@@ -134,7 +134,7 @@ class ReadThrough:
         try:
             if before is None:
                 return await self._open(key, load, miss, budget)
-            # It has stored something, perhaps. Whoever came last still has all of their time.
+            # The load before may have stored an entry. The last caller has a full budget left.
             budget = self._new_budget()
             return await self._open(key, load, await self._look_up(key, budget), budget)
         finally:

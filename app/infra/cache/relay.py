@@ -126,7 +126,7 @@ class Relay:
         return None
 
     async def _relay(self, changes: Sequence[Change]) -> set[int]:
-        """Invalidate what these changes name, and return the ids of those that are done."""
+        """Invalidate the tags of these changes. Return the ids of the invalidated changes."""
         try:
             tags = dict.fromkeys(tag for change in changes for tag in change.tags)
             await self._invalidation.invalidate([*tags])

@@ -12,7 +12,7 @@ was evicted or flushed can only make entries invalid, and never valid again.
 """
 
 # Whatever stands in a key may be damaged, or of another type: GET and HMGET are then refused, which
-# `pcall` returns and `call` raises. Damage is overwritten by whoever finds it.
+# `pcall` returns and `call` raises. The script that finds damage overwrites it.
 _READ_LOG = """
 local function number(value)
   local plain = type(value) == 'string' and #value < 16 and string.match(value, '^%d+$')

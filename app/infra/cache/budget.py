@@ -40,7 +40,8 @@ class Budget:
             try:
                 return await step
             finally:
-                timers[-1].cancel()
+                timers.pop().cancel()
+                timers.clear()  # a timer that is left would keep the request's objects in a cycle
                 if self.is_cache_slow:
                     self._cache_seconds -= self._loop.time() - began
 
@@ -53,6 +54,8 @@ class Budget:
             if not limit.expired():
                 raise
             raise Unavailable("The database took too long.") from None
+        finally:
+            del step, limit  # a traceback keeps this frame, and the task that they lead to has it
 
     def _note_slow(self, limit: asyncio.Timeout, timers: list[Overdue]) -> None:
         self.is_cache_slow = True

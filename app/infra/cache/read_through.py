@@ -140,6 +140,7 @@ class ReadThrough:
         finally:
             if self._running.get(key) is task:
                 del self._running[key]
+            del task  # it keeps its error, whose traceback keeps this frame
 
     async def _open(
         self, key: str, load: Load, found: Entry | Miss | None, budget: Budget

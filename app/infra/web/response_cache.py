@@ -89,6 +89,7 @@ class ResponseCacheMiddleware:
         try:
             answer = await held.reader.read(key, load, skip_memory=asked.skips_memory)
         except NotStored as found:
+            found.__traceback__ = None  # its frames hold the tasks that hold it: a cycle
             if found.response.is_problem:
                 _note(scope, Source.PAST)
                 await _send_captured(found.response, Source.PAST, send)

@@ -103,7 +103,7 @@ class AuthSettings(Section):
     refresh_token_seconds: Annotated[int, Field(gt=0, le=366 * 86_400)] = 30 * 86_400
     hashing_threads: Few = 2
     hashing_queue: Positive = 32
-    hashing_queue_seconds: Seconds = 0.6
+    hashing_queue_seconds: Seconds = 0.5
     argon2_memory_kib: Annotated[int, Field(ge=32, le=2**32 - 1)] = 65_536
     argon2_time_cost: Few = 3
 

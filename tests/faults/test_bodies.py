@@ -7,6 +7,7 @@ from collections.abc import Sequence
 
 import pytest
 
+from dev.address import Address
 from tests.faults.conftest import Judge, Serve
 from tests.faults.load import register
 from tests.faults.service import Service
@@ -52,7 +53,7 @@ async def test_no_body_holds_the_loop(serve: Serve, judge: Judge, control: str) 
             for media_type, body in BODIES
         ]
         await service.each_worker("/faults/held")  # it begins to look
-        replies = [await send(service, request) for request in requests]
+        replies = [await send(service.address, request) for request in requests]
         held = max(worker["held"] for worker in await service.each_worker("/faults/held"))
         load = Load(service.address, "/v1/posts", {})
         calm = await load.run(GOOD_RATE, FLOOD_SECONDS)
@@ -82,8 +83,8 @@ def request_bytes(route: str, media_type: str, body: bytes, headers: dict[str, s
     return "\r\n".join(lines).encode() + body
 
 
-async def send(service: Service, request: bytes) -> Reply:
-    wire = Wire(service.address)
+async def send(address: Address, request: bytes) -> Reply:
+    wire = Wire(address)
     reply = await wire._send(request)
     wire.close()
     return reply
@@ -96,7 +97,7 @@ async def flooded(service: Service, requests: Sequence[bytes]) -> list[Reply]:
 
     async def client(number: int) -> None:
         while time.monotonic() < ends_at:
-            replies.append(await send(service, requests[number % len(requests)]))
+            replies.append(await send(service.address, requests[number % len(requests)]))
             number += CLIENTS
             await asyncio.sleep(PAUSE_SECONDS)
 

@@ -34,6 +34,10 @@ class Load:
         self._free: list[Wire] = []
         self.replies: list[Reply] = []
 
+    async def connect(self, number: int) -> None:
+        """Open so many connections, as a proxy has them."""
+        await asyncio.gather(*(self._ask() for _ in range(number)))
+
     async def run(self, rate: float, seconds: float) -> list[Reply]:
         """Return the replies of so many seconds."""
         self.replies = []

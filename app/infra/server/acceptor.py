@@ -14,6 +14,10 @@ from functools import partial
 from app.infra.server.load_table import LoadTable, Row
 
 YIELD_SECONDS = 0.002
+# In one turn of the event loop. With one a turn, a burst would stay in the kernel's queue, and new
+# connections would wait there behind requests that no limit has counted yet.
+MOST_AT_ONCE = 16
+LEAD_DIVISOR = 16  # by which part of the least load, beside one connection, a worker may be ahead
 # Without file descriptors there is nothing to do but to wait for some.
 EXHAUSTED_SECONDS = 1.0
 
@@ -21,7 +25,7 @@ logger = logging.getLogger("uvicorn.error")
 
 
 class Acceptor:
-    """Accepts between `start` and `stop`, one connection each time that a socket is readable."""
+    """Accepts between `start` and `stop`."""
 
     def __init__(
         self,
@@ -62,11 +66,17 @@ class Acceptor:
         self._others = self._table.others(self._row)
 
     def _readable(self, listener: socket.socket) -> None:
-        least = min((row.connections for row in self._others), default=self._row.connections)
-        if self._row.connections > least + 1:
-            self._pause(listener, YIELD_SECONDS)
-        else:
-            self._accept(listener)
+        for _ in range(MOST_AT_ONCE):
+            if self._has_more_than_its_part():
+                self._pause(listener, YIELD_SECONDS)
+                return
+            if not self._accept(listener):
+                return
+
+    def _has_more_than_its_part(self) -> bool:
+        mine = self._row.connections
+        least = min((row.connections for row in self._others), default=mine)
+        return mine > least + 1 + least // LEAD_DIVISOR
 
     def _accept(self, listener: socket.socket) -> bool:
         """Return whether a connection was there."""

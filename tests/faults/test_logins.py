@@ -88,10 +88,10 @@ async def test_who_waits_in_vain_for_a_hash_is_told_soon(
         await load.connect(CONNECTIONS)
         # A process of its own: what the flood costs its client is no delay of the others.
         with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as other_process:
-            begin = partial(asyncio.get_running_loop().run_in_executor, other_process, at_once)
-            await begin(service.address, [])
+            ask = partial(asyncio.get_running_loop().run_in_executor, other_process)
+            await ask(partial(at_once, service.address, []))
             calm = await load.run(GOOD_RATE, WATCHED_SECONDS)
-            flood = begin(service.address, requests)
+            flood = ask(partial(at_once, service.address, requests))
             meanwhile = await load.run(GOOD_RATE, WATCHED_SECONDS)
             replies = await flood
         load.close()

@@ -9,12 +9,12 @@ import gc
 from gunicorn.arbiter import Arbiter
 from gunicorn.workers.base import Worker
 
-from app.infra.database.capacity import read_capacity
+from app.infra.database.capacity import is_schema_behind, read_capacity
 from app.infra.server.boots import Boots
 from app.infra.server.cores import available_cores
 from app.infra.server.listening import error_of_listening
 from app.infra.server.load_table import TABLE
-from app.infra.server.master import reload_only_what_starts, tell_workers_of_the_end
+from app.infra.server.master import halt_once, reload_only_what_starts, tell_workers_of_the_end
 from app.infra.server.metrics_files import archive_worker, begin_metrics, end_metrics
 from app.settings import load_settings, misspelt_variables
 
@@ -50,11 +50,20 @@ def on_starting(server: Arbiter) -> None:
         server.log.warning("In the environment: %s", sentence)
     found = read_capacity(_settings, workers)
     if found is None:
-        server.log.warning("The database was not reached: its connections were not counted.")
+        server.log.warning(
+            "The database was not reached, so its connections were not counted. The service starts, "
+            "and /readyz answers 503 until the database is reached. If that is not soon, correct "
+            "DATABASE_URL."
+        )
     elif not found.is_enough:
         if _settings.environment == "production":
             raise SystemExit(f"The service cannot start. {found}")
         server.log.warning("%s", found)
+    if found is not None and is_schema_behind(_settings):
+        server.log.warning(
+            "The schema of the database is behind this code, and /readyz answers 503. Migrate it "
+            "with: alembic upgrade head"
+        )
 
 
 def when_ready(server: Arbiter) -> None:
@@ -64,6 +73,7 @@ def when_ready(server: Arbiter) -> None:
     """
     tell_workers_of_the_end(server)
     reload_only_what_starts(server)
+    halt_once(server)
     server.boots = Boots(server)
 
 

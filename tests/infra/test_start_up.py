@@ -13,6 +13,7 @@ from pathlib import Path
 import asyncpg
 import httpx2
 import pytest
+from sqlalchemy import make_url
 
 from app.settings import Settings
 
@@ -81,6 +82,66 @@ def test_what_is_wrong_is_said_in_a_sentence(
 ) -> None:
     message = refusal(tmp_path, **changes)
     assert re.search(rf"The service cannot start.*\s{name}\b", message, re.DOTALL)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"username": "stranger"}, 'password authentication failed for user "stranger"'),
+        ({"password": "hunter2"}, "password authentication failed"),
+        ({"database": "nowhere"}, 'database "nowhere" does not exist'),
+    ],
+)
+def test_a_database_that_refuses_the_address_ends_the_start_with_the_reason(
+    settings: Settings, tmp_path: Path, change: dict[str, str], reason: str
+) -> None:
+    url = make_url(settings.database.url.get_secret_value()).set(**change)
+    changes = {
+        **servers(settings),
+        "DATABASE_URL": url.render_as_string(hide_password=False),
+        "WEB_CONCURRENCY": "2",
+        "SERVER_PORT": free_port(),
+    }
+    said = refusal(tmp_path, **changes)
+    assert "The service cannot start. DATABASE_URL: " in said
+    assert reason in said
+    assert str(url.password) not in said
+
+
+async def test_a_database_without_the_schema_is_named_at_the_start(
+    settings: Settings, tmp_path: Path
+) -> None:
+    base, _, _ = settings.database.url.get_secret_value().rpartition("/")
+    message = asyncio.to_thread(first_lines, tmp_path, DATABASE_URL=f"{base}/template1")
+    assert "Migrate it with: alembic upgrade head" in await message
+
+
+def test_a_database_that_is_away_is_named_at_the_start(tmp_path: Path) -> None:
+    said = first_lines(tmp_path, DATABASE_URL="postgresql://a:hunter2@127.0.0.1:1/app")
+    assert "The database was not reached" in said
+    assert "correct DATABASE_URL" in said
+    assert "hunter2" not in said
+
+
+def first_lines(folder: Path, **changes: str) -> str:
+    """Start the service, and return what it says before its workers boot."""
+    process = subprocess.Popen(
+        COMMAND,
+        cwd=folder,
+        env=environment(folder, **changes, SERVER_PORT=free_port(), SERVER_DRAIN_SECONDS="0"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        encoding="utf-8",
+    )
+    assert process.stdout is not None
+    lines = []
+    for line in process.stdout:
+        lines.append(line)
+        if "Booting worker" in line:
+            break
+    process.terminate()
+    process.communicate(timeout=PATIENCE_SECONDS)
+    return "".join(lines)
 
 
 @pytest.mark.parametrize(("file", "content", "name"), FILES)

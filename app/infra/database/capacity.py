@@ -11,11 +11,14 @@ from dataclasses import dataclass
 import asyncpg
 
 from app.addresses import asyncpg_arguments
+from app.infra.database.migrations import read_revisions
 from app.infra.database.pooler import UNSET, RoleTimeouts, wanted_timeouts
 from app.sections import DatabaseSettings
 from app.settings import Settings
 
 APPLICATION_NAME = "app"
+# A wrong user or password, and a database that does not exist.
+REFUSALS = (asyncpg.InvalidAuthorizationSpecificationError, asyncpg.InvalidCatalogNameError)
 CAPACITY = """
     SELECT current_setting('max_connections')::int,
            current_setting('superuser_reserved_connections')::int
@@ -69,7 +72,10 @@ class Capacity:
 
 
 def read_capacity(settings: Settings, workers: int) -> Capacity | RoleTimeouts | None:
-    """Ask the server, once, before the workers start. None when it cannot be reached."""
+    """Ask the server, once, before the workers start. None when it cannot be reached.
+
+    Ends the process if the server refuses what DATABASE_URL says, which no waiting would mend.
+    """
     database = settings.database
     if database.pooler:
         wanted = wanted_timeouts(database)
@@ -82,9 +88,18 @@ def read_capacity(settings: Settings, workers: int) -> Capacity | RoleTimeouts |
     return Capacity(workers, database.pool_size, of_cache, settings.replicas, *rows[0])
 
 
+def is_schema_behind(settings: Settings) -> bool:
+    """Whether the server was reached and its schema misses a migration that this code needs."""
+    rows = asyncio.run(_ask(settings.database, "SELECT version_num FROM alembic_version"))
+    if rows is None:
+        return False
+    return read_revisions().is_behind(rows[0]["version_num"] if rows else None)
+
+
 async def _ask(
-    database: DatabaseSettings, query: str, argument: object
+    database: DatabaseSettings, query: str, *arguments: object
 ) -> list[asyncpg.Record] | None:
+    """Return the rows, none if a table is missing; return None if there was no answer."""
     timeout = database.connect_timeout_seconds
     try:
         connection = await asyncpg.connect(
@@ -94,9 +109,17 @@ async def _ask(
             statement_cache_size=0,  # it may be a pooler
         )
         try:
-            rows: list[asyncpg.Record] = await connection.fetch(query, argument)
+            rows: list[asyncpg.Record] = await connection.fetch(query, *arguments)
             return rows
         finally:
             connection.terminate()
+    except REFUSALS as error:
+        reason = str(error).partition("\n")[0]
+        raise SystemExit(
+            f"The service cannot start. DATABASE_URL: the database refuses the connection ({reason}). "
+            "Correct the user, the password, the name of the database or sslmode there."
+        ) from None
+    except asyncpg.UndefinedTableError:
+        return []
     except (OSError, TimeoutError, ValueError, asyncpg.PostgresError, asyncpg.InterfaceError):
         return None

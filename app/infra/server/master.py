@@ -15,6 +15,7 @@ from collections.abc import Sequence
 from types import FrameType
 
 from gunicorn.arbiter import Arbiter
+from gunicorn.errors import HaltServer
 from gunicorn.util import parse_address
 
 from app.infra.server.listening import error_of_listening
@@ -37,6 +38,29 @@ def tell_workers_of_the_end(server: Arbiter) -> None:
 
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGQUIT):
         signal.signal(number, end)
+
+
+def halt_once(server: Arbiter) -> None:
+    """End in order when several workers cannot boot at the first start.
+
+    For each of them Gunicorn raises HaltServer. The second one would interrupt the shutdown that
+    the first one began, and end the master with a traceback.
+    """
+    reap_workers, is_halting = server.reap_workers, False
+
+    def reap_all_workers() -> None:
+        nonlocal is_halting
+        while True:
+            try:
+                reap_workers()
+            except HaltServer:
+                if not is_halting and TABLE.end is End.NOT_YET:
+                    is_halting = True
+                    raise
+            else:
+                return
+
+    server.reap_workers = reap_all_workers
 
 
 def reload_only_what_starts(server: Arbiter) -> None:

@@ -20,11 +20,32 @@ from app.settings import Settings
 from tests.infra.server.test_serving import PATIENCE_SECONDS, PROJECT, ask, until, workers_of
 
 BREAKABLE = """
+import asyncio
+import os
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 if Path(__file__).with_name("broken").exists():
     raise ImportError("This was raised on purpose.")
 from app.main import app
+
+if Path(__file__).with_name("unstartable").exists():
+
+    @asynccontextmanager
+    async def fail_one_after_the_other(app):
+        folder = Path(__file__).parent
+        (folder / f"{os.getpid()}.worker").touch()
+        while len(workers := list(folder.glob("*.worker"))) < 2:
+            await asyncio.sleep(0.01)
+        first, second = sorted(int(worker.stem) for worker in workers)
+        with suppress(ProcessLookupError):
+            while os.getpid() == second:  # until the master has noted the end of the first
+                os.kill(first, 0)
+                await asyncio.sleep(0.01)
+        raise RuntimeError("This was raised on purpose.")
+        yield
+
+    app.router.lifespan_context = fail_one_after_the_other
 """
 
 
@@ -258,10 +279,14 @@ async def test_the_other_worker_goes_on_until_the_boot_is_healed(
     assert await ask(url, "/v1/posts") == 200
 
 
-async def test_a_first_start_that_fails_ends_the_instance(
-    start: Callable[[], tuple[subprocess.Popen[bytes], str]], tmp_path: Path
+@pytest.mark.parametrize("failure", ["broken", "unstartable"])
+async def test_a_first_start_that_fails_in_every_worker_ends_the_instance_with_the_reason(
+    start: Callable[[], tuple[subprocess.Popen[bytes], str]], tmp_path: Path, failure: str
 ) -> None:
-    (tmp_path / "broken").touch()
+    (tmp_path / failure).touch()
     process, _ = start()
     assert await asyncio.to_thread(process.wait, PATIENCE_SECONDS) != 0
-    assert "This was raised on purpose" in (tmp_path / "log").read_text(encoding="utf-8")
+    log = (tmp_path / "log").read_text(encoding="utf-8")
+    assert "This was raised on purpose" in log
+    assert "HaltServer" not in log
+    assert "Reason: Worker failed to boot." in log.splitlines()[-1]

@@ -51,9 +51,9 @@ def on_starting(server: Arbiter) -> None:
     found = read_capacity(_settings, workers)
     if found is None:
         server.log.warning(
-            "The database was not reached, so its connections were not counted. The service starts, "
-            "and /readyz answers 503 until the database is reached. If that is not soon, correct "
-            "DATABASE_URL."
+            "The database was not reached, so its connections were not counted. The service "
+            "starts, and /readyz answers 503 until the database is reached. If that does not "
+            "happen soon, correct DATABASE_URL."
         )
     elif not found.is_enough:
         if _settings.environment == "production":

@@ -14,6 +14,9 @@ SERVICE_LINK_PORT = re.compile(r"(?:tcp|udp|sctp)://.*")
 # Gunicorn sets the first in its own environment, and app/infra/server/metrics_files.py the second.
 NOT_SETTINGS = {"SERVER_SOFTWARE", "METRICS_MASTER"}
 SECRETS_DIR = "SECRETS_DIR"
+NEAREST = "the nearest one is {}: correct or remove it."
+# Some programs take the parts of an address one by one. Here the URL has them.
+PARTS_OF_URL = {"HOST", "PORT", "USER", "USERNAME", "PASSWORD", "NAME", "DB", "DSN", "SSLMODE"}
 PORT = "PORT"  # what Cloud Run, Heroku and Render set
 
 
@@ -31,19 +34,35 @@ class Names:
     settings: frozenset[str]
 
     def misspelt(self, names: Iterable[str]) -> dict[str, str]:
-        """Return the names that look like a setting and are none, each with the nearest setting.
+        """Return the names that look like a setting and are none, each with what to do about it.
 
         Such a name is that of a section, or begins with its prefix, or is within two edits of the
         name of a setting.
         """
-        prefixes = tuple(f"{section}_" for section in self.sections)
         candidates = sorted({*self.settings, SECRETS_DIR})
         found: dict[str, str] = {}
         for name in set(names).difference(candidates, NOT_SETTINGS):
+            section, _, key = name.partition("_")
+            if section in self.sections:
+                found[name] = self._cure(section, key)
+                continue
             edits, nearest = min((_edits(name, setting), setting) for setting in candidates)
-            if edits <= MOST_EDITS or f"{name}_".startswith(prefixes):
-                found[name] = nearest
+            if edits <= MOST_EDITS:
+                found[name] = NEAREST.format(nearest)
         return dict(sorted(found.items()))
+
+    def _cure(self, section: str, key: str) -> str:
+        """Say which setting of the section is meant: it goes on after `key`, or is like it."""
+        url = f"{section}_URL"
+        if key in PARTS_OF_URL and url in self.settings:
+            return f"its value is a part of {url}: write it there, and remove this."
+        prefix = f"{section}_"
+        keys = [name.removeprefix(prefix) for name in self.settings if name.startswith(prefix)]
+        longer = [other for other in keys if not key or other.startswith(f"{key}_")]
+        edits, nearest = min((_edits(key, other), other) for other in longer or keys)
+        if longer or edits <= max(MOST_EDITS, len(key) // 3):
+            return NEAREST.format(prefix + nearest)
+        return "and no setting has a similar name: remove it (.env.example lists every setting)."
 
 
 def _edits(one: str, other: str) -> int:

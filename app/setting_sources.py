@@ -51,8 +51,8 @@ def unknown_variables(known: Names) -> list[str]:
     return [_is_no_setting(*it) for it in known.misspelt(ours).items()]
 
 
-def _is_no_setting(name: str, nearest: str) -> str:
-    return f"{name} is not a setting, the nearest one is {nearest}: correct or remove it."
+def _is_no_setting(name: str, cure: str) -> str:
+    return f"{name} is not a setting, {cure}"
 
 
 def _platform_port(text: str) -> str:

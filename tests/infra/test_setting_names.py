@@ -38,6 +38,12 @@ MISSPELT = [
     ("database_ulr", "DATABASE_URL"),
     ("DATABASE", "DATABASE_URL"),
     ("LOG", "LOG_LEVEL"),
+    ("CACHE_TTL", "CACHE_TTL_SECONDS"),
+    ("DATABASE_POOL", "DATABASE_POOL_SIZE"),
+]
+PARTS = [
+    *[(f"DATABASE_{part}", "DATABASE_URL") for part in ("PASSWORD", "HOST", "USER", "NAME")],
+    *[(f"VALKEY_{part}", "VALKEY_URL") for part in ("PASSWORD", "HOST", "PORT", "DB")],
 ]
 STRANGERS = [
     *("COMPOSE_PROJECT_NAME", "OTEL_SERVICE_NAME", "BALANCER_ADDRESS", "POSTGRES_PASSWORD"),
@@ -74,6 +80,24 @@ def test_a_misspelt_variable_is_a_warning(
     [sentence] = [it for it in misspelt_variables() if it.startswith(written.upper())]
     assert f"the nearest one is {meant}:" in sentence
     assert "hunter2" not in sentence
+
+
+@pytest.mark.parametrize(("written", "url"), PARTS)
+def test_a_part_of_an_address_is_sent_to_the_url_that_holds_it(
+    folder: Path, written: str, url: str
+) -> None:
+    (folder / ".env").write_text(f"{written}=hunter2\n", encoding="utf-8")
+    assert f"{written} is not a setting, its value is a part of {url}: " in refusal()
+
+
+@pytest.mark.parametrize("written", ["CACHE_HOST", "SERVER_WORKERS", "AUTH_KEY", "LOG_FILE"])
+def test_a_name_that_is_like_no_setting_of_its_section_suggests_none(
+    folder: Path, written: str
+) -> None:
+    (folder / ".env").write_text(f"{written}=hunter2\n", encoding="utf-8")
+    message = refusal()
+    assert f"{written} is not a setting, and no setting has a similar name" in message
+    assert "nearest" not in message
 
 
 def test_strangers_are_ignored(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:

@@ -9,6 +9,7 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import asyncpg
 import httpx2
@@ -93,7 +94,7 @@ def test_what_is_wrong_is_said_in_a_sentence(
     ],
 )
 def test_a_database_that_refuses_the_address_ends_the_start_with_the_reason(
-    settings: Settings, tmp_path: Path, change: dict[str, str], reason: str
+    settings: Settings, tmp_path: Path, change: dict[str, Any], reason: str
 ) -> None:
     url = make_url(settings.database.url.get_secret_value()).set(**change)
     changes = {

@@ -116,8 +116,9 @@ async def _ask(
     except REFUSALS as error:
         reason = str(error).partition("\n")[0]
         raise SystemExit(
-            f"The service cannot start. DATABASE_URL: the database refuses the connection ({reason}). "
-            "Correct the user, the password, the name of the database or sslmode there."
+            "The service cannot start. DATABASE_URL: the database refuses the connection "
+            f"({reason}). Correct the user, "
+            "the password, the name of the database or sslmode there."
         ) from None
     except asyncpg.UndefinedTableError:
         return []

@@ -30,6 +30,7 @@ class Trust:
     def __init__(self, memory: Memory) -> None:
         self._memory = memory
         self._until = NEVER
+        self._has_lasted = False
         self._reason = "no look at the outbox has ended yet"
         self._is_reported = False
         self._failed_at = NEVER
@@ -107,7 +108,11 @@ class Trust:
             self._memory.clear()
             if self._until > NEVER:
                 late = time.monotonic() - self._until
-                logger.warning("The cache was distrusted for %.1f s: a look came late.", late)
+                # The first lease may run out during the start, before anything is read.
+                level = logging.WARNING if self._has_lasted else logging.INFO
+                logger.log(level, "The cache was distrusted for %.1f s: a look came late.", late)
+        else:
+            self._has_lasted = True
         if self._is_reported:
             self._is_reported = False
             logger.info("The cache is trusted again.")

@@ -154,6 +154,21 @@ def test_the_memory_is_cleared_when_trust_returns(
     assert memory.copy("key") is None
 
 
+def test_only_a_lease_that_was_renewed_before_is_missed_with_a_warning(
+    trust: Trust, clock: Clock, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO")
+    levels = []
+    for _ in range(2):
+        trust.looked(clock.now, behind_seconds=0)
+        clock.now += 2.7
+        trust.looked(clock.now, behind_seconds=0)
+        [record] = [record for record in caplog.records if "came late" in record.message]
+        levels.append(record.levelname)
+        caplog.clear()
+    assert levels == ["INFO", "WARNING"]
+
+
 def test_distrust_is_logged_once_and_names_the_error(
     trust: Trust, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:

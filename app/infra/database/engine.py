@@ -21,10 +21,12 @@ from app.infra.database.pool import FairPool
 from app.infra.database.pooler import statement_arguments, wanted_timeouts
 from app.infra.database.statements import watch_statements
 from app.infra.leaks import watch_connections
+from app.infra.log_repeats import RepeatFilter
 from app.infra.tracing import trace_statements, traces
 from app.sections import DatabaseSettings
 
 logger = logging.getLogger(__name__)
+logger.addFilter(RepeatFilter())  # every request tries to connect while the database is away
 
 # admin_shutdown, crash_shutdown, cannot_connect_now; and read_only_sql_transaction, because after a
 # failover the connection leads to what is now a standby.

@@ -25,11 +25,13 @@ from app.infra.database.failures import (
     violated_constraint,
 )
 from app.infra.exchange import request_id
+from app.infra.log_repeats import RepeatFilter
 from app.infra.web.oauth2 import NOT_STORED, STATUSES, error_of, is_for_oauth2
 from app.infra.web.retry import TryAgain, may_be_tried_again
 from app.infra.web.security_headers import PRIVATE
 
 logger = logging.getLogger(__name__)
+logger.addFilter(RepeatFilter())  # a failing database fails every request
 
 MEDIA_TYPE = "application/problem+json"
 MEDIA_TYPES_TAKEN = (

@@ -1,0 +1,33 @@
+"""Keeps a failure that every request meets from filling the log with the same line."""
+
+import logging
+import time
+
+PAUSE_SECONDS = 5.0
+NEVER = float("-inf")
+
+
+class RepeatFilter(logging.Filter):
+    """Lets each kind of warning of a logger through once in five seconds.
+
+    The next line of the kind says how many were left out. The kind is the text before its arguments
+    are filled in. Errors always pass.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._passed_at: dict[str, float] = {}
+        self._left_out: dict[str, int] = {}
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Whether to log the record."""
+        if record.levelno > logging.WARNING:
+            return True
+        kind, now = str(record.msg), time.monotonic()
+        if now - self._passed_at.get(kind, NEVER) < PAUSE_SECONDS:
+            self._left_out[kind] = self._left_out.get(kind, 0) + 1
+            return False
+        self._passed_at[kind] = now
+        if left_out := self._left_out.pop(kind, 0):
+            record.msg = f"{kind} ({left_out} lines like this one were left out before it)"
+        return True

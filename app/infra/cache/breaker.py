@@ -28,6 +28,7 @@ class Breaker:
         self._failures = 0
         self._slow = 0
         self._closed_again_at = 0.0
+        self._error = ""
 
     @property
     def is_open(self) -> bool:
@@ -48,8 +49,10 @@ class Breaker:
         """Note an answer, be it slow or not."""
         self._note(0, self._slow)
 
-    def failed(self) -> None:
+    def failed(self, error: Exception) -> None:
         """Note an error or a timeout."""
+        # As text: the exception itself would keep the frames of its traceback.
+        self._error = f"{type(error).__name__}: {error}".partition("\n")[0]
         self._note(self._failures + 1, self._slow)
 
     @contextmanager
@@ -77,7 +80,13 @@ class Breaker:
             pause = random.uniform(SHORTEST_SECONDS, LONGEST_SECONDS)  # noqa: S311 - jitter
             self._closed_again_at = time.monotonic() + pause
         if self.is_open and not was_open:
-            found = "does not answer" if failures >= FAILURES else "is slow"
-            logger.warning("Valkey %s: reads go past the cache.", found)
+            if failures < FAILURES:
+                logger.warning("Valkey is slow: reads go past the cache.")
+            else:
+                logger.warning(
+                    "Valkey does not answer: reads go past the cache (%s). If Valkey is running, "
+                    "correct VALKEY_URL.",
+                    self._error,
+                )
         elif was_open and not self.is_open:
             logger.warning("Valkey answers again.")

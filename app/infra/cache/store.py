@@ -206,8 +206,8 @@ class Store:
         except ResponseError:
             self.breaker.succeeded()
             raise
-        except CACHE_ERRORS:
-            self.breaker.failed()
+        except CACHE_ERRORS as error:
+            self.breaker.failed(error)
             raise
         self.breaker.succeeded()
         return answer

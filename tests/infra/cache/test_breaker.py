@@ -1,11 +1,17 @@
 """The breaker opens for a Valkey that does not answer, and for one whose look-ups stay slow."""
 
 from collections.abc import Callable
+from urllib.parse import urlsplit, urlunsplit
 
 import pytest
+from pydantic import SecretStr
+from redis.exceptions import ConnectionError as ConnectionLost
 
 from app.infra.cache import breaker
 from app.infra.cache.breaker import FAILURES, LONGEST_SECONDS, SLOW_LOOK_UPS, Breaker
+from app.infra.cache.client import open_server
+from app.infra.cache.store import Store
+from app.settings import Settings
 from tests.infra.cache.laboratory import Clock
 
 
@@ -79,7 +85,7 @@ def test_look_ups_that_time_out_are_slow_even_if_others_are_answered(
         else:
             with pytest.raises(TimeoutError), breaker.timing_look_up():
                 Overdue.last.ring()
-                breaker.failed()
+                breaker.failed(ConnectionLost())
                 raise TimeoutError
     assert breaker.is_open
 
@@ -108,7 +114,26 @@ def test_a_quick_probe_closes_it(slow: Breaker, clock: Clock) -> None:
 def test_a_slow_answer_ends_a_row_of_failures(clock: Clock) -> None:
     breaker = Breaker()
     for _ in range(FAILURES):
-        breaker.failed()
+        breaker.failed(ConnectionLost())
     assert breaker.is_open
     look_up(breaker, is_slow=True)
     assert not breaker.is_open
+
+
+async def test_a_wrong_password_is_named_with_the_setting_and_not_its_value(
+    settings: Settings, caplog: pytest.LogCaptureFixture
+) -> None:
+    url = urlsplit(settings.valkey.url.get_secret_value())
+    place = f"stranger:hunter2@{url.hostname}:{url.port}"
+    wrong = settings.valkey.model_copy(
+        update={"url": SecretStr(urlunsplit(url._replace(netloc=place)))}
+    )
+    async with open_server(wrong) as valkey:
+        store = Store(valkey, "namespace", "release")
+        for _ in range(FAILURES):
+            with pytest.raises(ConnectionLost):
+                await store.probe()
+    [warning] = caplog.messages
+    assert "AuthenticationError: invalid username-password pair" in warning
+    assert "correct VALKEY_URL" in warning
+    assert "hunter2" not in warning

@@ -541,7 +541,7 @@ async def test_others_relay_what_a_process_without_valkey_has_written(
 async def test_an_invalidation_does_not_ask_the_breaker(cache: Cache, database: Database) -> None:
     await remember(cache, "tag")
     for _ in range(3):
-        cache.store.breaker.failed()
+        cache.store.breaker.failed(TimeoutError())
     cache.store.breaker._closed_again_at = float("inf")
     assert not cache.store.breaker.allows()
     async with database.transaction() as session:

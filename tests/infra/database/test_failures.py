@@ -125,3 +125,18 @@ async def test_a_changed_address_that_collides_with_a_key_is_not_a_taken_address
         async with make.resources.database.transaction() as session:
             await session.execute(text("ALTER TABLE users DROP CONSTRAINT ck_users_x"))
     assert response.status_code == 500
+
+
+async def test_a_database_that_fails_every_request_is_not_told_for_each(
+    own_app: FastAPI, caplog: pytest.LogCaptureFixture
+) -> None:
+    @own_app.get("/fails")
+    async def fails(session: WriteSession) -> None:
+        await session.execute(text("DO $$ BEGIN RAISE EXCEPTION USING ERRCODE = '53100'; END $$"))
+
+    async with client_of(own_app) as client:
+        statuses = {(await client.get("/fails")).status_code for _ in range(20)}
+    assert statuses == {503}
+    # None, if another test of this process met such a failure less than five seconds ago.
+    lines = [line for line in caplog.messages if "The database failed a request" in line]
+    assert len(lines) <= 2  # one, and one more if the requests took longer than five seconds

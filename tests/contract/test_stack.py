@@ -54,6 +54,24 @@ def test_no_middleware_is_a_base_http_middleware(app: FastAPI) -> None:
     assert not [layer for layer in found if isinstance(layer, BaseHTTPMiddleware)]
 
 
+def test_the_layers_stand_in_their_order(settings: Settings) -> None:
+    """A hit reads no body and takes no place, an error is observed, waiting for a place is not
+    counted as the time of a request.
+    """
+    found = [
+        type(layer).__name__ for layer in layers(create_app(settings).build_middleware_stack())
+    ]
+    assert found[:7] == [
+        "ObservationMiddleware",
+        "CatchAllMiddleware",
+        "HeadMiddleware",
+        "ResponseCacheMiddleware",
+        "BodyLimitMiddleware",
+        "InFlightMiddleware",
+        "DeadlineMiddleware",
+    ]
+
+
 async def test_the_page_asks_nobody_else_for_anything(client: Client) -> None:
     page = (await client.get("/docs")).text
     assert re.findall(r"//[\w.-]+", page) == []

@@ -1,8 +1,9 @@
 """Uvicorn's HTTP/1.1 protocol with the limits that it lacks, on what a client sends and how slowly.
 
 A request that arrives at once meets no timer. One that does not has a deadline for its head and one
-for its body; while the server itself does not read, the client is not the one who is slow. An idle
-connection is Uvicorn's to close. What is refused is answered as a problem, and the connection ends.
+for its body; while the server itself does not read, the client is not the one who is slow. A busy
+server reads what has arrived before it decides that a client is late. An idle connection is
+Uvicorn's to close. What is refused is answered as a problem, and the connection ends.
 
 A request that asks for another protocol (`Upgrade`) is answered in HTTP/1.1, which RFC 9110 (§7.8)
 allows. Uvicorn would drop its body or parse the body as the next request.
@@ -17,6 +18,7 @@ from typing import Any, ClassVar
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from app.infra.cache.overdue import Overdue
 from app.infra.server.refusal import Refusal, note, refusal_bytes
 from app.infra.server.request_head import LARGE_HEAD, refusal_of, without_upgrade
 from app.infra.web.security_headers import security_headers
@@ -42,8 +44,8 @@ class LimitedProtocol(HttpToolsProtocol):
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self._part = NOTHING
-        self._timer: TimerHandle | None = None
-        self._write_timer: TimerHandle | None = None
+        self._timer: Overdue | TimerHandle | None = None
+        self._write_timer: Overdue | None = None
         self._overhead = 0  # bytes since the last request, or since something of a body came
         self._refusal: Refusal | None = None
         self._pieces: list[bytes] = []  # of a body, that the application does not have yet
@@ -65,7 +67,7 @@ class LimitedProtocol(HttpToolsProtocol):
     def pause_writing(self) -> None:
         """Give the client a time to take what was sent: it would hold the connection for ever."""
         super().pause_writing()
-        self._write_timer = self.loop.call_later(self.limits.write_seconds, self._on_unread)
+        self._write_timer = Overdue(self.limits.write_seconds, self._on_unread)
 
     def resume_writing(self) -> None:
         """Go on: it has taken most of it."""
@@ -179,7 +181,7 @@ class LimitedProtocol(HttpToolsProtocol):
     def _start_timer(self) -> None:
         is_head = self._part is HEAD
         seconds = self.limits.header_seconds if is_head else self.limits.body_seconds
-        self._timer = self.loop.call_later(seconds, self._on_late)
+        self._timer = Overdue(seconds, self._on_late)
 
     def _stop_timer(self) -> None:
         if self._timer is not None:

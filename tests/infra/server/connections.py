@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from typing import Any
@@ -15,6 +16,7 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 HOST = b"Host: test\r\n"
 GET = b"GET / HTTP/1.1\r\n" + HOST + b"\r\n"
 PATIENCE_SECONDS = 60
+BUSY_SECONDS = 0.5
 LARGE_BYTES = 10_000_000  # more than any buffer between the two
 
 
@@ -86,13 +88,14 @@ class Clients:
         self.seen: list[bytes | None] = []
         self.scopes: list[Scope] = []
         self.made: list[Client] = []
+        self.held, self.go_on = asyncio.Event(), asyncio.Event()
 
     async def connect(self) -> Client:
         self.made.append(Client(*await asyncio.open_connection("127.0.0.1", self._port)))
         return self.made[-1]
 
     async def app(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer with the length of the body, early, as a stream, or not soon."""
+        """Answer with the length of the body, early, as a stream, or after a busy time."""
         request = Request(scope, receive)
         self.scopes.append(scope)
         response: Response = PlainTextResponse("early", 413)
@@ -100,6 +103,12 @@ class Clients:
             response = PlainTextResponse(bytes(LARGE_BYTES))
         elif scope["path"] == "/stream":
             response = StreamingResponse(pieces())
+        elif scope["path"] == "/busy":
+            self.held.set()
+            await self.go_on.wait()
+            time.sleep(BUSY_SECONDS)  # noqa: ASYNC251 - this process is busy
+            await asyncio.sleep(0)  # every timer that is due by now fires in the next turn
+            response = PlainTextResponse("busy")
         elif scope["path"] != "/early":
             try:
                 body = await request.body()
@@ -139,6 +148,7 @@ async def serving(
         await asyncio.sleep(0.01)
     clients._port = server.servers[0].sockets[0].getsockname()[1]
     yield clients
+    clients.go_on.set()
     for client in clients.made:
         client.close()
     server.should_exit = True

@@ -319,3 +319,14 @@ async def test_what_is_refused_behind_an_answer_is_counted_and_not_read_on(
     await client.send(GET.replace(b"/", b"/stream", 1) + b"garbage\r\n\r\n")
     assert await client.flood(bytes(100_000), most_bytes=100_000_000, seconds=0.5) < 50_000_000
     assert refused("malformed") == before + 1
+
+
+async def test_a_busy_server_reads_what_has_arrived_before_it_calls_a_head_late(
+    clients: Clients,
+) -> None:
+    client = await clients.connect()
+    await client.send(GET.replace(b"/", b"/busy", 1) + GET + GET[:20])
+    await eventually(lambda: clients.held.is_set())
+    await client.send(GET[20:])
+    clients.go_on.set()
+    assert [(await client.answer())[0] for _ in range(3)] == [200, 200, 200]

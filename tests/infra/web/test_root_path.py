@@ -97,13 +97,14 @@ async def test_every_link_of_every_list_leads_through_the_proxy(
 async def test_what_is_kept_does_not_depend_on_the_prefix(
     client: Client, service: FastAPI, make: Factory, settings: Settings
 ) -> None:
-    await make.posts(2)
-    await settled(service)
-    there = await client.get(f"{PREFIX}/v1/posts?limit=1")
+    # An application that starts after the rows were made may invalidate them once more.
     async with patient_app(settings) as app, client_of(app) as direct:
+        await make.posts(2)
+        await settled(service)
+        there = await client.get(f"{PREFIX}/v1/posts?limit=1")
         here = await direct.get("/v1/posts?limit=1", headers=NO_CACHE)
-        assert here.headers["x-cache"] == "HIT"
-        assert here.links["next"]["url"] == there.links["next"]["url"].removeprefix(PREFIX)
+    assert here.headers["x-cache"] == "HIT"
+    assert here.links["next"]["url"] == there.links["next"]["url"].removeprefix(PREFIX)
 
 
 async def test_the_documentation_works_through_the_proxy(client: Client) -> None:

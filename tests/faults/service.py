@@ -3,7 +3,7 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -47,14 +47,17 @@ class Service:
         return {worker["process_id"] for worker in await self.each_worker("/faults/vitals")}
 
     async def each_worker(self, path: str) -> list[dict[str, Any]]:
-        """Ask every worker: a new connection goes to any, until all have answered."""
+        """Ask every worker. The connections stay open until all have answered, because new ones go
+        to the worker that has the fewest.
+        """
         answers: dict[int, dict[str, Any]] = {}
-        for _ in range(200):
-            async with httpx2.AsyncClient(base_url=self.address.url, timeout=15) as client:
-                answer = (await client.get(path)).json()
-            answers[answer["process_id"]] = answer
-            if len(answers) == self.workers:
-                return list(answers.values())
+        async with AsyncExitStack() as stack:
+            for _ in range(200):
+                client = httpx2.AsyncClient(base_url=self.address.url, timeout=15)
+                answer = (await (await stack.enter_async_context(client)).get(path)).json()
+                answers[answer["process_id"]] = answer
+                if len(answers) == self.workers:
+                    return list(answers.values())
         raise AssertionError(f"{len(answers)} of {self.workers} workers answered {path}")
 
     async def until_whole(self, patience_seconds: float) -> float:

@@ -15,9 +15,9 @@ from tests.infra.server.connections import GET, HOST, LARGE_BYTES, Client, Clien
 
 
 class Limited(LimitedProtocol):
-    """With less patience, so that a test takes less time."""
+    """With deadlines that a busy machine does not miss."""
 
-    limits = ServerSettings(header_seconds=0.3, body_seconds=0.3, write_seconds=0.3)
+    limits = ServerSettings(header_seconds=60, body_seconds=60, write_seconds=60)
     most_waiting = 0
 
     def on_headers_complete(self) -> None:
@@ -25,11 +25,29 @@ class Limited(LimitedProtocol):
         Limited.most_waiting = max(Limited.most_waiting, len(self.pipeline))
 
 
+class Impatient(Limited):
+    """With short deadlines, for the tests of what happens at a deadline."""
+
+    limits = ServerSettings(header_seconds=0.3, body_seconds=0.3, write_seconds=0.3)
+
+
 @pytest.fixture
 async def clients() -> AsyncIterator[Clients]:
     """A server on the loopback."""
     async with serving(Limited) as clients:
         yield clients
+
+
+@pytest.fixture
+async def watched_clients() -> AsyncIterator[Clients]:
+    """The clients of a server with short deadlines."""
+    async with serving(Impatient) as clients:
+        yield clients
+
+
+@pytest.fixture
+async def watched(watched_clients: Clients) -> Client:
+    return await watched_clients.connect()
 
 
 @pytest.fixture
@@ -48,20 +66,20 @@ async def test_good_requests_share_a_connection(client: Client) -> None:
 
 
 @pytest.mark.parametrize("first", [b"G", b"GET / HTTP/1.1\r\nHost: te"])
-async def test_a_head_that_does_not_end_is_refused_in_time(client: Client, first: bytes) -> None:
-    await client.send(first)
-    assert await client.refusal() == (408, "request_timeout")
+async def test_a_head_that_does_not_end_is_refused_in_time(watched: Client, first: bytes) -> None:
+    await watched.send(first)
+    assert await watched.refusal() == (408, "request_timeout")
 
 
-async def test_a_head_that_trickles_is_refused_in_time(client: Client) -> None:
+async def test_a_head_that_trickles_is_refused_in_time(watched: Client) -> None:
     async def trickle() -> None:
-        await client.send(b"GET / HTTP/1.1\r\n")
+        await watched.send(b"GET / HTTP/1.1\r\n")
         while True:
-            await client.send(b"X: y\r\n")
+            await watched.send(b"X: y\r\n")
             await asyncio.sleep(0.05)
 
     trickling = asyncio.create_task(trickle())
-    assert await client.refusal() == (408, "request_timeout")
+    assert await watched.refusal() == (408, "request_timeout")
     trickling.cancel()
 
 
@@ -73,7 +91,7 @@ async def test_a_head_in_pieces_is_served(client: Client) -> None:
 
 
 async def test_an_idle_connection_is_not_touched_by_the_deadlines() -> None:
-    async with serving(Limited, keep_alive_seconds=60) as clients:
+    async with serving(Impatient, keep_alive_seconds=60) as clients:
         client = await clients.connect()
         for _ in range(2):
             assert await client.is_open()
@@ -95,12 +113,12 @@ async def test_a_connection_on_which_nothing_is_asked_is_closed_as_an_idle_one(
     "headers", [b"Content-Length: 9\r\n\r\nabc", b"Transfer-Encoding: chunked\r\n\r\n3\r\nabc\r\n"]
 )
 async def test_a_body_that_does_not_end_is_refused_in_time(
-    clients: Clients, client: Client, headers: bytes
+    watched_clients: Clients, watched: Client, headers: bytes
 ) -> None:
-    await client.send(b"POST /path HTTP/1.1\r\n" + HOST + headers)
-    assert await client.refusal() == (408, "request_timeout")
-    await eventually(lambda: clients.seen)
-    assert clients.seen == [None]  # the application was told
+    await watched.send(b"POST /path HTTP/1.1\r\n" + HOST + headers)
+    assert await watched.refusal() == (408, "request_timeout")
+    await eventually(lambda: watched_clients.seen)
+    assert watched_clients.seen == [None]  # the application was told
 
 
 @pytest.mark.parametrize(
@@ -277,9 +295,9 @@ def refused(limit: str) -> float:
     return float(REFUSED.labels(limit)._value.get())
 
 
-async def test_who_does_not_read_is_left(clients: Clients) -> None:
+async def test_who_does_not_read_is_left(watched_clients: Clients) -> None:
     before = refused("write_seconds")
-    client = await clients.connect()
+    client = await watched_clients.connect()
     await client.send(GET.replace(b"/", b"/large", 1))
     await eventually(lambda: refused("write_seconds") > before)
     with suppress(ConnectionError):
@@ -322,11 +340,11 @@ async def test_what_is_refused_behind_an_answer_is_counted_and_not_read_on(
 
 
 async def test_a_busy_server_reads_what_has_arrived_before_it_calls_a_head_late(
-    clients: Clients,
+    watched_clients: Clients,
 ) -> None:
-    client = await clients.connect()
+    client = await watched_clients.connect()
     await client.send(GET.replace(b"/", b"/busy", 1) + GET + GET[:20])
-    await eventually(lambda: clients.held.is_set())
+    await eventually(lambda: watched_clients.held.is_set())
     await client.send(GET[20:])
-    clients.go_on.set()
+    watched_clients.go_on.set()
     assert [(await client.answer())[0] for _ in range(3)] == [200, 200, 200]

@@ -12,8 +12,10 @@ WORKDIR /srv
 COPY pyproject.toml gunicorn_config.py ./
 COPY migrations migrations
 COPY app app
+COPY coherent_cache coherent_cache
+COPY graceful_gunicorn graceful_gunicorn
 # Compiled here, because later nothing can be written; readable whatever the umask of the clone was.
-RUN /opt/venv/bin/python -m compileall -q app migrations gunicorn_config.py && chmod -R a+rX .
+RUN /opt/venv/bin/python -m compileall -q app coherent_cache graceful_gunicorn migrations gunicorn_config.py && chmod -R a+rX .
 
 FROM python:3.13-slim
 # A number, so that Kubernetes can see that it is not root.

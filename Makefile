@@ -2,7 +2,7 @@
 
 # Run as modules: the first line of a console script breaks in a folder with a space in its name.
 python := .venv/bin/python
-sources := app benchmarks dev tests migrations gunicorn_config.py
+sources := app coherent_cache graceful_gunicorn benchmarks dev tests migrations gunicorn_config.py
 compile := $(python) -m uv pip compile --universal --generate-hashes --no-header -q \
 	$(if $(UPGRADE),--upgrade) pyproject.toml
 after_lock := Change pyproject.toml so that what is said above fits, then: make lock

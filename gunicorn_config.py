@@ -10,15 +10,21 @@ from gunicorn.arbiter import Arbiter
 from gunicorn.workers.base import Worker
 
 from app.infra.database.capacity import is_schema_behind, read_capacity
-from app.infra.server.boots import Boots
-from app.infra.server.cores import available_cores
-from app.infra.server.listening import error_of_listening
-from app.infra.server.load_table import TABLE
-from app.infra.server.master import halt_once, reload_only_what_starts, tell_workers_of_the_end
-from app.infra.server.metrics_files import archive_worker, begin_metrics, end_metrics
+from app.infra.ending import the_end
+from app.infra.server import server_config
 from app.settings import load_settings, misspelt_variables
+from graceful_gunicorn import (
+    available_cores,
+    begin_metrics,
+    bind_error,
+    end_metrics,
+    forget_worker,
+    guard_master,
+    prepare_worker,
+)
 
 _settings = load_settings()
+_server_config = server_config(_settings.server)
 begin_metrics()
 
 _host = _settings.server.host
@@ -27,7 +33,7 @@ _ports = [_settings.server.port, *filter(None, [_settings.metrics.port])]
 bind = [f"{_host}:{port}" for port in _ports]
 workers = _settings.web_concurrency or available_cores()
 wsgi_app = "app.main:app"
-worker_class = "app.infra.server.worker.Worker"
+worker_class = "graceful_gunicorn.Worker"
 max_requests = _settings.server.max_requests
 max_requests_jitter = _settings.server.max_requests_jitter
 forwarded_allow_ips = _settings.server.trusted_proxies
@@ -40,7 +46,7 @@ control_socket_disable = True
 def on_starting(server: Arbiter) -> None:
     """Say what is wrong with the settings here, before a worker starts or the load is high."""
     for port in _ports:
-        error = error_of_listening(_settings.server.host, port)
+        error = bind_error(_settings.server.host, port)
         if error and error.errno != errno.EADDRINUSE:  # for that one Gunicorn waits a few seconds
             raise SystemExit(
                 f"The service cannot start. SERVER_HOST: it cannot listen there on port {port} "
@@ -67,19 +73,16 @@ def on_starting(server: Arbiter) -> None:
 
 
 def when_ready(server: Arbiter) -> None:
-    """Let workers know the end of the service from their own.
+    """Keep a bad reload or a worker that cannot boot from ending the instance.
 
-    Neither a reload nor a worker that cannot boot ends the instance.
+    Workers also learn whether the whole instance shuts down or they alone are replaced.
     """
-    tell_workers_of_the_end(server)
-    reload_only_what_starts(server)
-    halt_once(server)
-    server.boots = Boots(server)
+    guard_master(server, _server_config)
 
 
 def pre_fork(_server: Arbiter, worker: Worker) -> None:
-    """Give the worker what it cannot find itself, its place in the table above all."""
-    worker.row, worker.settings = TABLE.take_row(), _settings.server
+    """Give the worker its configuration and its slot in the shared state."""
+    prepare_worker(worker, _server_config)
 
 
 def post_worker_init(_worker: Worker) -> None:
@@ -87,18 +90,17 @@ def post_worker_init(_worker: Worker) -> None:
 
     A full collection stops every request of the worker for as long as it takes.
     """
+    the_end.is_announced = True  # by the server, so that signals need not be watched
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 50)
 
 
 def child_exit(server: Arbiter, worker: Worker) -> None:
-    """Keep what the worker counted, and nothing else of it."""
-    archive_worker(worker.pid)
-    server.boots.note_exit(worker.row)
-    worker.row.leave()
+    """Keep the counters of the worker, and release everything else that belongs to it."""
+    forget_worker(server, worker)
 
 
 def on_exit(_server: Arbiter) -> None:
-    """Leave nothing behind."""
+    """Remove the metrics files."""
     end_metrics()

@@ -17,8 +17,8 @@ def main() -> None:
     """Check the settings, then run Gunicorn in this process until it ends."""
     # Until Gunicorn handles it, Ctrl-C ends the process without a traceback.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
-    from app.infra.server.cores import available_cores
     from app.settings import load_settings
+    from graceful_gunicorn import available_cores
 
     settings = load_settings()
     if os.environ.pop(WORKERS, "").strip():

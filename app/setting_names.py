@@ -11,7 +11,7 @@ SERVICE_LINK = re.compile(
     r"\w+_(?:SERVICE_HOST|SERVICE_PORT(?:_\w+)?|PORT_\d+_(?:TCP|UDP|SCTP)(?:_(?:PROTO|PORT|ADDR))?)"
 )
 SERVICE_LINK_PORT = re.compile(r"(?:tcp|udp|sctp)://.*")
-# Gunicorn sets the first in its own environment, and app/infra/server/metrics_files.py the second.
+# Gunicorn sets the first in its own environment, and graceful_gunicorn the second.
 NOT_SETTINGS = {"SERVER_SOFTWARE", "METRICS_MASTER"}
 SECRETS_DIR = "SECRETS_DIR"
 NEAREST = "the nearest one is {}: correct or remove it."

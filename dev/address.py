@@ -3,9 +3,9 @@
 import errno
 from dataclasses import dataclass
 
-from app.infra.server.listening import error_of_listening
 from app.sections import ServerSettings
 from dev.terminal import CommandError, say
+from graceful_gunicorn import bind_error
 
 _PORTS_TRIED = 100
 # What stands for all addresses of this machine, and where one of them answers.
@@ -45,7 +45,7 @@ def choose_address(settings: ServerSettings) -> Address:
 
 
 def _is_free(host: str, port: int) -> bool:
-    error = error_of_listening(host, port)
+    error = bind_error(host, port)
     if error and error.errno != errno.EADDRINUSE:
         raise CommandError(
             f"Cannot listen on {host}, port {port} ({error.strerror}): "

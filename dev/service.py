@@ -18,7 +18,8 @@ from dev.terminal import CommandError, say
 GUNICORN = ("app.serve",)
 UVICORN = (
     *("uvicorn", "app.main:app", "--reload", "--reload-dir=app"),
-    "--http=app.infra.server.protocol:LimitedProtocol",
+    *("--reload-dir=coherent_cache", "--reload-dir=graceful_gunicorn"),
+    "--http=dev.protocol:Protocol",
     "--ws=none",
     "--workers=1",  # or it reads WEB_CONCURRENCY, and knows no `auto`
     "--no-access-log",  # the service logs each request itself

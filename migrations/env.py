@@ -15,13 +15,13 @@ from app.features.auth import models as auth
 from app.features.comments import models as comments
 from app.features.posts import models as posts
 from app.features.users import models as users
-from app.infra.cache import outbox
-from app.infra.cache.flush import NotFlushed, flush
+from app.infra.cache import cache_config
 from app.infra.database.base import Base
 from app.infra.database.pooler import statement_arguments
 from app.settings import load_settings
+from coherent_cache import NotFlushed, flush_cache
 
-MODELS = (auth, comments, outbox, posts, users)  # importing them is what fills the metadata
+MODELS = (auth, comments, posts, users)  # importing them is what fills the metadata
 LOCK = text("SELECT pg_advisory_xact_lock(hashtext('migrations'))")
 # A migration may take long, and wait long for its turn, whatever the role's timeouts are.
 PATIENCE = text(
@@ -67,7 +67,7 @@ async def main() -> None:
     await engine.dispose()
     if is_changed and settings.cache.enabled:
         try:
-            await flush(settings)
+            await flush_cache(cache_config(settings))
         except NotFlushed as error:
             sys.stderr.write(f"{error}\n")
 

@@ -9,11 +9,11 @@ from fastapi import FastAPI
 from sqlalchemy import event
 from starlette.types import ASGIApp
 
-from app.infra.cache.relay import Relay
 from app.infra.logs import Log
 from app.infra.resources import Resources
 from app.main import create_app
 from app.settings import Settings
+from coherent_cache.relay import Relay
 
 RUN_RELAY = Relay.run  # before the fixture of all tests puts it to rest
 

@@ -17,12 +17,12 @@ import pytest
 from fastapi import FastAPI
 from sqlalchemy import text
 
-from app.infra.cache import trust
-from app.infra.cache.relay import Relay
 from app.infra.findings import listeners
 from app.infra.resources import Resources
 from app.setting_sources import ignore_libpq_variables
 from app.settings import Settings
+from coherent_cache import trust
+from coherent_cache.relay import Relay
 from dev.servers import embedded_servers
 from tests.application import client_of, recorded_statements, running
 from tests.factories import Factory

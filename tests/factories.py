@@ -9,8 +9,8 @@ from app.features.posts import tags as posts
 from app.features.posts.models import Post
 from app.features.users import tags as users
 from app.features.users.models import User
-from app.infra.cache.tags import invalidate
 from app.infra.resources import Resources
+from coherent_cache.tags import invalidate
 
 PASSWORD = "correct horse battery"
 NUMBER = count(1)

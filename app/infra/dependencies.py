@@ -8,13 +8,13 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.errors import Unavailable
-from app.infra.cache.tags import SHOWN
 from app.infra.database.pagination import PageRequest
 from app.infra.inputs import Limit
 from app.infra.metrics import REPLICA_READS
 from app.infra.precondition import Precondition, joined
 from app.infra.resources import Resources as ResourcesValue
 from app.infra.web.retry import TryAgain, may_be_tried_again
+from coherent_cache import SHOWN
 
 
 async def resources(request: Request) -> ResourcesValue:

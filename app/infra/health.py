@@ -11,17 +11,15 @@ import logging
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request
-from redis.exceptions import RedisError
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
 from app.errors import Unavailable
 from app.infra.background import detached, failing
-from app.infra.cache.client import Valkey
-from app.infra.cache.trust import Trust
 from app.infra.database.migrations import Revisions, read_revisions
 from app.infra.database.session import Database
 from app.infra.ending import the_end
+from coherent_cache import CACHE_ERRORS, Cache
 
 logger = logging.getLogger(__name__)
 
@@ -38,10 +36,9 @@ class Readiness:
     a probe is answered in time when the pool is exhausted or a dependency hangs.
     """
 
-    def __init__(self, database: Database, valkey: Valkey | None, trust: Trust | None) -> None:
+    def __init__(self, database: Database, cache: Cache | None) -> None:
         self._database = database
-        self._valkey = valkey
-        self._trust = trust
+        self._cache = cache
         self._revisions: Revisions = read_revisions()
         self._ready = False
         self._checks = {"database": "unknown", "valkey": "unknown"}
@@ -57,7 +54,7 @@ class Readiness:
         patience = LATER_ANSWER_SECONDS if self._ready else FIRST_ANSWER_SECONDS
         await asyncio.wait({self._running}, timeout=patience)
         checks = dict(self._checks)
-        checks["cache"] = "not used" if self._trust is None else str(self._trust)
+        checks["cache"] = "not used" if self._cache is None else str(self._cache.trust)
         if failed := failing():
             checks["background tasks"] = f"failing: {', '.join(failed)}"
         return self._ready, checks
@@ -87,11 +84,11 @@ class Readiness:
         return "behind" if self._revisions.is_behind(revision) else "ok"
 
     async def _check_valkey(self) -> str:
-        if self._valkey is None:
+        if self._cache is None:
             return "not used"
         try:
-            await self._valkey.ping()
-        except (RedisError, OSError):
+            await self._cache.ping()
+        except CACHE_ERRORS:
             return "unavailable"
         except Exception:
             logger.exception("The check of Valkey failed")

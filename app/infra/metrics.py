@@ -5,11 +5,7 @@ adds them up (prometheus_client's multiprocess mode). Every label has few values
 send.
 """
 
-from prometheus_client import Counter, Gauge, Histogram, values
-
-from app.infra.mapped_file import MappedFile
-
-values.MmapedDict = MappedFile  # type: ignore[attr-defined, assignment]  # before the first metric is made
+from prometheus_client import Counter, Gauge, Histogram
 
 TICKS_PER_SECOND = 2**20
 
@@ -67,28 +63,6 @@ REPLICA_READS = Counter(
 CACHE_READS = Counter(
     "cache_reads", "Answers from, or past, the cache: hit_l1, hit, miss, bypass.", ("result",)
 )
-CACHE_REFUSED = Counter("cache_fills_refused", "Loads not stored: what they show had changed.")
-CACHE_BREAKER_OPEN = Gauge(
-    "cache_breaker_open", "Workers that do not ask Valkey.", multiprocess_mode="livesum"
-)
-CACHE_INVALIDATIONS = Counter(
-    "cache_invalidations", "Changes that were invalidated by their writer, or not.", ("result",)
-)
-CACHE_RELAYED = Counter("cache_invalidations_relayed", "Changes that a relay has invalidated.")
-CACHE_DISTRUSTED = Gauge(
-    "cache_distrusted",
-    "Workers that do not believe the cache: reads go to the database.",
-    multiprocess_mode="livesum",
-)
-CACHE_BEHIND = Gauge(
-    "cache_outbox_oldest_seconds",
-    "Age of the oldest change that is not invalidated yet, at the last look.",
-    multiprocess_mode="livemax",
-)
-CACHE_MEMORY = Gauge(
-    "cache_memory_bytes", "What the entries in process take.", multiprocess_mode="livesum"
-)
-
 LOOP_LAG = Gauge(
     "event_loop_lag_seconds",
     "The longest that an event loop came late, in the last second.",

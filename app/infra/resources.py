@@ -6,11 +6,10 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 
+from app.errors import Unavailable
 from app.infra.background import in_background
-from app.infra.cache.cache import Cache, NoCache
-from app.infra.cache.client import open_valkey
-from app.infra.cache.read_through import ReadThrough
-from app.infra.database.engine import open_engine
+from app.infra.cache import cache_config
+from app.infra.database.engine import open_engine, open_outbox_engine
 from app.infra.database.pool import FairPool
 from app.infra.database.replica import Replica, open_replica
 from app.infra.database.session import Database
@@ -19,8 +18,10 @@ from app.infra.in_flight import InFlight
 from app.infra.leaks import watching_tasks
 from app.infra.sampler import Gauge, sample
 from app.infra.security import AccessTokens, Passwords
+from app.infra.tracing import span, traces
 from app.infra.watchdog import watching
 from app.settings import Settings
+from coherent_cache import Cache, NoCache, Reader
 
 
 @dataclass(frozen=True, slots=True)
@@ -34,7 +35,7 @@ class Resources:
     database: Database
     replica: Replica | None
     cache: Cache | None
-    reader: ReadThrough | NoCache
+    reader: Reader | NoCache
     passwords: Passwords
     access_tokens: AccessTokens
     readiness: Readiness
@@ -45,16 +46,20 @@ class Resources:
 async def open_resources(settings: Settings, application_name: str) -> AsyncIterator[Resources]:
     """Open everything; on leaving, close it in the reverse order, whatever happened."""
     async with AsyncExitStack() as stack:
-        cache = valkey = None
+        cache = None
         if settings.cache.enabled:
-            valkey = open_valkey(settings.valkey)
-            stack.push_async_callback(valkey.aclose)
-            cache = Cache(settings, valkey)
-        hooks = () if cache is None else (cache.invalidation,)
+            cache = Cache(cache_config(settings), open_span=span if traces() else None)
+        hooks = () if cache is None else (cache,)
         database = Database(open_engine(settings.database, application_name), *hooks)
         stack.push_async_callback(database.close)
         if cache is not None:
-            await stack.enter_async_context(cache.running(application_name))
+            outbox_engine = open_outbox_engine(settings.database, application_name)
+            stack.push_async_callback(outbox_engine.dispose)
+            await stack.enter_async_context(
+                cache.running(
+                    outbox_engine, unavailable=(Unavailable,), in_background=in_background
+                )
+            )
         replica = None
         if (url := settings.database.replica_url) is not None:
             replica = await stack.enter_async_context(
@@ -67,7 +72,7 @@ async def open_resources(settings: Settings, application_name: str) -> AsyncIter
         in_flight = InFlight(settings.limits)
         gauges = [in_flight.measure, *_gauges(database, replica, cache)]
         await stack.enter_async_context(in_background(partial(sample, *gauges), "sampler"))
-        readiness = Readiness(database, valkey, None if cache is None else cache.trust)
+        readiness = Readiness(database, cache)
         stack.callback(readiness.close)
         yield Resources(
             settings=settings,

@@ -8,11 +8,11 @@ from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import uvicorn
-from fastapi import FastAPI
 
-from app.infra.server.protocol import LimitedProtocol
+from app.infra.server import server_config
 from app.main import create_app
 from app.settings import Settings
+from graceful_gunicorn import protocol_class
 from tests.factories import Factory
 
 T = TypeVar("T")
@@ -21,8 +21,9 @@ T = TypeVar("T")
 class Served:
     """A server in a thread of its own, with an event loop of its own."""
 
-    def __init__(self, app: FastAPI, listener: socket.socket) -> None:
-        self.app = app
+    def __init__(self, settings: Settings, listener: socket.socket) -> None:
+        self.app = create_app(settings)
+        self._protocol = protocol_class(server_config(settings.server))
         self.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
         self._listener = listener
         self._loop = asyncio.new_event_loop()
@@ -39,7 +40,7 @@ class Served:
     @contextmanager
     def serving(self) -> Iterator[None]:
         """Serve until the block is left."""
-        options: dict[str, Any] = {"http": LimitedProtocol, "log_level": "error", "lifespan": "on"}
+        options: dict[str, Any] = {"http": self._protocol, "log_level": "error", "lifespan": "on"}
         server = uvicorn.Server(uvicorn.Config(self.app, **options))
         serve = server.serve(sockets=[self._listener])
         thread = threading.Thread(target=self._loop.run_until_complete, args=(serve,))
@@ -58,6 +59,6 @@ class Served:
 def serve(settings: Settings) -> Iterator[Served]:
     """Serve an application of its own until the block is left."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        served = Served(create_app(settings), listener)
+        served = Served(settings, listener)
         with served.serving():
             yield served

@@ -12,9 +12,9 @@ import pytest
 from fastapi import FastAPI
 
 from app.features.users.models import User
-from app.infra.cache.store import Store
 from app.infra.web.public import is_public
 from app.settings import Settings
+from coherent_cache.store import Store
 from tests.application import client_of, recorded_statements, running
 from tests.contract.document import ENDLESS, OPERATIONS, Operation, api_routes
 from tests.contract.test_access import Caller, somebody

@@ -11,7 +11,8 @@ from prometheus_client import Histogram
 from prometheus_client.metrics import MetricWrapperBase
 
 from app.infra import metrics
-from app.infra.web.metrics_endpoint import TableCollector
+from coherent_cache import metrics as cache_metrics
+from graceful_gunicorn.collectors import SharedStateCollector
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 WORDS = {"sum", "rate", "increase", "by", "le", "topk", "max", "absent", "histogram_quantile"}
@@ -21,13 +22,13 @@ WORDS |= {"or", "unless"}
 def exposed() -> dict[str, set[str]]:
     """Return every series that the service has, with its labels."""
     found: dict[str, set[str]] = {}
-    for metric in vars(metrics).values():
+    for metric in (vars(metrics) | vars(cache_metrics)).values():
         if isinstance(metric, MetricWrapperBase):
             for name in names_of(metric):
                 found[name] = set(metric._labelnames) | (
                     {"le"} if name.endswith("bucket") else set()
                 )
-    for family in TableCollector().collect():
+    for family in SharedStateCollector().collect():
         found |= {sample.name: set() for sample in family.samples}
     return found
 

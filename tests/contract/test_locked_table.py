@@ -6,9 +6,9 @@ import pytest
 from fastapi import FastAPI
 from sqlalchemy import text
 
-from app.infra.cache import budget
 from app.infra.resources import Resources
 from app.settings import Settings
+from coherent_cache import budget
 from tests.application import client_of
 from tests.factories import Factory
 from tests.infra.web.test_response_cache import NO_CACHE, NO_STORE, patient_app, settled

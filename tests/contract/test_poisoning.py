@@ -12,10 +12,10 @@ import httpx2
 import pytest
 from fastapi import FastAPI, Request
 
-from app.infra.cache.tags import shows
 from app.infra.dependencies import ReadSession
 from app.infra.web.public import public
 from app.settings import Settings
+from coherent_cache.tags import shows
 from tests.contract.serving import Served, serve
 from tests.factories import Factory
 

@@ -24,15 +24,6 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from app.features.comments import routes as comments
 from app.features.posts import routes as posts
 from app.infra import background, resources
-from app.infra.cache import cache, entry
-from app.infra.cache.breaker import Breaker
-from app.infra.cache.budget import Budget
-from app.infra.cache.channel import Channel
-from app.infra.cache.failover import ClusterStore
-from app.infra.cache.outbox import Change, Outbox
-from app.infra.cache.read_through import Answer, Load, ReadThrough, Source
-from app.infra.cache.relay import Relay
-from app.infra.cache.trust import Trust
 from app.infra.database import failures
 from app.infra.database.engine import open_engine
 from app.infra.database.pagination import Page
@@ -42,11 +33,20 @@ from app.infra.ending import ServerEnd
 from app.infra.in_flight import InFlight
 from app.infra.log_writer import LogWriter
 from app.infra.security import Match, Passwords
-from app.infra.server import protocol
 from app.infra.web import body_limit, problems
 from app.infra.web.body_limit import BodyLimitMiddleware
 from app.infra.web.catch_all import CatchAllMiddleware
 from app.sections import DatabaseSettings
+from coherent_cache import assembly, entry
+from coherent_cache.breaker import Breaker
+from coherent_cache.budget import Budget
+from coherent_cache.channel import Channel
+from coherent_cache.failover import ClusterStore
+from coherent_cache.outbox import Change
+from coherent_cache.reader import Answer, Load, Reader, Source
+from coherent_cache.relay import Relay
+from coherent_cache.trust import Trust
+from graceful_gunicorn import worker
 from tests.faults.naive import NAIVE_CACHE, plain_client
 
 # How the test tells the workers which guard to remove, and their settings as JSON.
@@ -101,22 +101,19 @@ def _open_and_share(settings: DatabaseSettings, application_name: str) -> AsyncE
     return _engines[0]
 
 
-@asynccontextmanager
-async def _outbox_in_pool(
-    _settings: DatabaseSettings, namespace: str, _application_name: str
-) -> AsyncIterator[Outbox]:
+def _engine_of_requests(_settings: DatabaseSettings, _application_name: str) -> AsyncEngine:
     """Look at the outbox through the pool of the requests."""
-    yield Outbox(_engines[0].execution_options(isolation_level="AUTOCOMMIT"), namespace)
+    return _engines[0]
 
 
 async def _believe(self: ClusterStore) -> None:
-    self._known = self._owner()
+    self._known_owner = self._current_owner()
 
 
 async def _load_always(
-    _self: ReadThrough, _key: str, load: Load, *, skip_memory: bool = False
+    _self: Reader, _key: str, load: Load, *, skip_memory: bool = False
 ) -> Answer:
-    return Answer(await load(), Source.PAST)
+    return Answer(await load(), Source.BYPASS)
 
 
 def _link_with_whole_query(
@@ -161,28 +158,27 @@ PATCHES: dict[str, tuple[tuple[Any, str, Any], ...]] = {
     ),
     "no_dummy_hash": ((Passwords, "verify", _verify_if_known),),
     "default_threads": ((Passwords, "_run", _run_in_default_threads),),
-    "naive_cache": (*NAIVE_CACHE, (resources, "open_valkey", plain_client)),
+    "naive_cache": (*NAIVE_CACHE, (assembly, "open_valkey", plain_client)),
     "no_relay": ((Relay, "_relay", _relay_nothing), _ALWAYS_TRUSTED),
     "no_trust": (_ALWAYS_TRUSTED,),
     "relay_in_request_pool": (
         (resources, "open_engine", _open_and_share),
-        (cache, "open_outbox", _outbox_in_pool),
+        (resources, "open_outbox_engine", _engine_of_requests),
     ),
-    # Uvicorn is told of its protocol by name, after this.
-    "stock_protocol": ((protocol, "LimitedProtocol", HttpToolsProtocol),),
+    "stock_protocol": ((worker, "protocol_class", lambda _config: HttpToolsProtocol),),
     "no_body_limit": (
         (BodyLimitMiddleware, "__call__", _pass_on),
         (RequestBodyLimitMiddleware, "__call__", _pass_on),  # FastAPI's own, of each route
     ),
     "no_in_flight_limit": ((InFlight, "enter", _enter_always),),
-    "deaf_memory": ((Channel, "_hear_change", lambda _self, _tags: None),),
+    "deaf_memory": ((Channel, "_handle_invalidation", lambda _self, _tags: None),),
     "deaf_streams": ((ServerEnd, "announce", lambda _self: None),),
     "no_catch_all": ((CatchAllMiddleware, "__call__", _pass_on),),
-    "any_owner": ((ClusterStore, "_settle", _believe),),
+    "any_owner": ((ClusterStore, "_handle_new_owner", _believe),),
     "no_fallback": ((Replica, "is_to_blame", lambda _self, _error: False),),
     "no_cache": (
-        (ReadThrough, "remembered", lambda _self, _key: None),
-        (ReadThrough, "read", _load_always),
+        (Reader, "get_from_memory", lambda _self, _key: None),
+        (Reader, "read", _load_always),
     ),
     "echoing_links": (
         (comments, "link_neighbours", _link_with_whole_query),

@@ -10,9 +10,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from urllib.parse import urlsplit
 
-from app.sections import ValkeySettings
+from tests.coherent_cache.worker import Proxy
 from tests.faults.valkey import Valkey
-from tests.infra.cache.worker import Proxy
 
 
 @dataclass(frozen=True)
@@ -30,7 +29,7 @@ class FarValkey:
 @contextmanager
 def far_away(valkey: Valkey) -> Iterator[FarValkey]:
     """Open the way to a Valkey, at first without any delay."""
-    proxy = Proxy(ValkeySettings.model_validate({"url": valkey.url}))
+    proxy = Proxy(valkey.url)
     is_open, is_over = threading.Event(), threading.Event()
 
     async def stand_between() -> None:

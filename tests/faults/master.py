@@ -1,7 +1,8 @@
-"""What Gunicorn's master reads in a case: the service's own configuration, after a guard of the
-master was removed if FAULTS_CONTROL names one.
+"""The Gunicorn configuration of a fault case: the configuration of the service, without one guard.
 
-It is read by its path and imports nothing of the tests, whose package hides the environment.
+If FAULTS_CONTROL names a guard of the master, the guard is removed before the configuration runs.
+Gunicorn reads this file by its path. The file imports nothing from `tests`, because that package
+hides the environment.
 """
 
 import os
@@ -9,16 +10,17 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-FILES, TABLE = "app.infra.server.metrics_files", "app.infra.server.load_table.LoadTable"
-# The modules are imported by the control that needs them: some must not be imported before the
-# folder of the metrics is there.
+METRICS = "graceful_gunicorn.multiprocess_metrics"
+SHARED_STATE = "graceful_gunicorn.shared_state.SharedState"
+# The patches are strings, so that only the module of the chosen control is imported. Some modules
+# must not be imported before the folder of the metrics exists.
 PATCHES: dict[str, tuple[str, Any]] = {
-    # The files are removed all the same.
-    "no_archive": (f"{FILES}._add", lambda _source, _archive: None),
-    "files_left": (f"{FILES}.archive_worker", lambda _process_id: None),
-    "sparse_files": ("app.infra.mapped_file._allocate", lambda _descriptor, _size: None),
-    # Gunicorn ends the instance for each boot that fails, as it does at the first start.
-    "halting": (f"{TABLE}.started", False),
+    # The files of an exited worker are still removed.
+    "no_archive": (f"{METRICS}._add_to_archive", lambda _source, _archive: None),
+    "files_left": (f"{METRICS}.archive_worker", lambda _process_id: None),
+    "sparse_files": ("graceful_gunicorn.mapped_file._allocate", lambda _descriptor, _size: None),
+    # Each failed boot ends the instance, as it does at the first start.
+    "halting": (f"{SHARED_STATE}.started", False),
 }
 
 if control := PATCHES.get(os.environ["FAULTS_CONTROL"]):

@@ -9,28 +9,28 @@ from typing import Any
 from redis.asyncio import Redis, RedisCluster
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from app.infra.cache.entry import Entry
-from app.infra.cache.invalidation import Invalidation
-from app.infra.cache.read_through import Answer, Load, ReadThrough, Source
-from app.infra.cache.tags import invalidated
-from app.sections import ValkeySettings
+from coherent_cache.config import CacheConfig
+from coherent_cache.entry import Entry
+from coherent_cache.invalidation import Invalidation
+from coherent_cache.reader import Answer, Load, Reader, Source
+from coherent_cache.tags import tags_to_invalidate
 
 
-def plain_client(settings: ValkeySettings) -> Redis | RedisCluster:
+def plain_client(config: CacheConfig) -> Redis | RedisCluster:
     """Make a client as redis-py makes it."""
-    kind = RedisCluster if settings.cluster else Redis
-    return kind.from_url(settings.url.get_secret_value())
+    kind = RedisCluster if config.is_cluster else Redis
+    return kind.from_url(config.valkey_url)
 
 
-def remembered(self: ReadThrough, key: str) -> Entry | None:
+def get_from_memory(self: Reader, key: str) -> Entry | None:
     """Return the copy, whatever became of the channel."""
     return self._memory.get(key)
 
 
-async def read(self: ReadThrough, key: str, load: Load, *, skip_memory: bool = False) -> Answer:
+async def read(self: Reader, key: str, load: Load, *, skip_memory: bool = False) -> Answer:
     """GET, else load and SET."""
     valkey: Any = self._store._valkey
-    if not skip_memory and (entry := self.remembered(key)) is not None:
+    if not skip_memory and (entry := self.get_from_memory(key)) is not None:
         return Answer(entry, Source.MEMORY)
     raw = await valkey.get(f"naive:{key}")
     if raw is not None:
@@ -42,7 +42,7 @@ async def read(self: ReadThrough, key: str, load: Load, *, skip_memory: bool = F
             await valkey.sadd(f"naive-tag:{tag}", key)
         line = " ".join(entry.tags).encode() + b"\n"
         await valkey.set(f"naive:{key}", line + entry.value, ex=300)
-    self._memory.put(entry, self._memory.begin())
+    self._memory.put(entry, self._memory.begin_read())
     return Answer(entry, source)
 
 
@@ -53,18 +53,18 @@ async def before_commit(_self: Invalidation, _session: AsyncSession) -> None:
 async def after_commit(self: Invalidation, session: AsyncSession) -> None:
     """DEL what shows the change, and tell the others."""
     valkey: Any = self._store._valkey
-    tags = invalidated(session)
+    tags = tags_to_invalidate(session)
     for tag in tags:
         if keys := await valkey.smembers(f"naive-tag:{tag}"):
             await valkey.delete(*(b"naive:" + key for key in keys))
     if tags:
         await valkey.publish(self._store.channel, "\n".join(tags))
-        self._memory.drop(tags)
+        self._memory.invalidate(tags)
 
 
 NAIVE_CACHE = (
-    (ReadThrough, "remembered", remembered),
-    (ReadThrough, "read", read),
+    (Reader, "get_from_memory", get_from_memory),
+    (Reader, "read", read),
     (Invalidation, "before_commit", before_commit),
     (Invalidation, "after_commit", after_commit),
 )

@@ -7,12 +7,12 @@ from typing import Any
 import pytest
 from redis.asyncio import Redis
 
+from tests.coherent_cache.test_damage import KINDS, cut, flipped, replace_key, replaced
 from tests.faults.conftest import Judge, Serve
 from tests.faults.load import sign_up
 from tests.faults.valkey import Valkey
 from tests.faults.verdicts import GUARDED
 from tests.faults.wire import Wire
-from tests.infra.cache.test_damage import KINDS, cut, flipped, make, replaced
 
 pytestmark = pytest.mark.faults
 EVERY = 5  # of all damages: each is a request or two
@@ -66,7 +66,7 @@ async def test_what_valkey_holds_is_damaged(
             await read(f"token {kind}", token, None)
         for name, key in (("entry", entry), ("token", token), ("log", log)):
             for other in KINDS:
-                await make(own, key, other)
+                await replace_key(own, key, other)
                 if key == log:
                     await own.delete(entry)
                 await read(f"{name} of another type", key, None)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from app.infra.server.metrics_files import FOLDER
+from graceful_gunicorn.multiprocess_metrics import FOLDER
 from tests.faults.conftest import Judge, Serve
 from tests.faults.counters import Counters
 from tests.faults.load import (

@@ -14,7 +14,7 @@ from pathlib import Path
 import httpx2
 import pytest
 
-from app.infra.server.metrics_files import FOLDER
+from graceful_gunicorn.multiprocess_metrics import FOLDER
 from tests.disks import fill, small_file_system
 from tests.faults.conftest import Judge, Serve
 from tests.faults.load import Answer, constantly, late, timed

@@ -15,13 +15,13 @@ from typing import Any
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.errors import Conflict
-from app.infra.cache.channel import Channel
-from app.infra.cache.invalidation import Invalidation
-from app.infra.cache.relay import Relay
-from app.infra.cache.tags import invalidated
 from app.infra.database.session import Database
 from app.infra.watchdog import Watchdog
 from app.infra.web.response_cache import ResponseCacheMiddleware
+from coherent_cache.channel import Channel
+from coherent_cache.invalidation import Invalidation
+from coherent_cache.relay import Relay
+from coherent_cache.tags import tags_to_invalidate
 
 # How the test tells the workers what troubles them, beside the control.
 TROUBLE = "FAULTS_TROUBLE"
@@ -74,7 +74,9 @@ def die_after_commit(after_commit: Any) -> Any:
     """End the worker between the commit of an edit, which has one tag, and its invalidation."""
 
     async def die(self: Invalidation, session: AsyncSession) -> None:
-        if len(invalidated(session)) == 1 and invalidated(session)[0].startswith("post:"):
+        if len(tags_to_invalidate(session)) == 1 and tags_to_invalidate(session)[0].startswith(
+            "post:"
+        ):
             os.kill(os.getpid(), signal.SIGKILL)
         await after_commit(self, session)
 
@@ -86,7 +88,7 @@ def fail_after_noting(before_commit: Any) -> Any:
 
     async def fail(self: Invalidation, session: AsyncSession) -> None:
         await before_commit(self, session)
-        of_post = any(tag.startswith("post:") for tag in invalidated(session))
+        of_post = any(tag.startswith("post:") for tag in tags_to_invalidate(session))
         if of_post and random.random() < FAILURE_SHARE:
             raise Conflict("This was undone on purpose.")
 

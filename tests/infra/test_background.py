@@ -13,11 +13,11 @@ from prometheus_client import REGISTRY
 
 from app.infra import background, resources, watchdog
 from app.infra.background import detached, failing, in_background, in_thread
-from app.infra.cache.channel import Channel
-from app.infra.cache.relay import Relay
 from app.infra.log_writer import LogWriter
 from app.infra.watchdog import Watchdog
 from app.settings import Settings
+from coherent_cache.channel import Channel
+from coherent_cache.relay import Relay
 from tests.application import RUN_RELAY, client_of, running
 
 PATIENCE_SECONDS = 60.0

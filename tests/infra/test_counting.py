@@ -13,8 +13,8 @@ from prometheus_client import Counter, Histogram
 from prometheus_client.registry import CollectorRegistry
 
 from app.infra.counting import counting, observing
-from app.infra.server.metrics_files import FOLDER
-from app.infra.web.metrics_endpoint import registry_of_all
+from graceful_gunicorn import registry_of_all_workers
+from graceful_gunicorn.multiprocess_metrics import FOLDER
 
 BOUNDS = (0.001, 0.25, 1.0)
 # At the bounds, between them and past them.
@@ -45,7 +45,7 @@ sys.stdin.read()
 
 PRELOADED = """
 import os
-from app.infra.cache.read_through import Source
+from coherent_cache.reader import Source
 from app.infra.counting import counting
 from app.infra.exchange import Exchange
 from app.infra.metrics import LOG_DROPPED
@@ -72,7 +72,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def samples(name: str) -> dict[str, float | None]:
     """Return the numbers of a histogram, as a scrape tells them."""
-    with registry_of_all() as registry:
+    with registry_of_all_workers() as registry:
         metrics = {metric.name: metric for metric in registry.collect()}
     return {
         sample.name.removeprefix(name) + sample.labels.get("le", ""): sample.value
@@ -97,7 +97,7 @@ def test_workers_forked_after_the_import_count_in_files_of_their_own(
     folder: Path,
 ) -> None:
     subprocess.run([sys.executable, "-c", PRELOADED], check=True)
-    with registry_of_all() as registry:
+    with registry_of_all_workers() as registry:
         seen = {
             sample.name: sample.value
             for metric in registry.collect()

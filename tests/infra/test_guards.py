@@ -13,7 +13,7 @@ from sqlalchemy import text
 from app.infra.dependencies import ReadSession, Resources
 from app.settings import Settings
 from tests.application import client_of, running
-from tests.infra.cache.worker import eventually
+from tests.coherent_cache.worker import eventually
 
 Client = httpx2.AsyncClient
 Findings = list[tuple[str, str]]

@@ -10,7 +10,7 @@ from app.infra import log_repeats
 from app.infra.database.engine import open_engine
 from app.infra.log_repeats import RepeatFilter
 from app.settings import Settings
-from tests.infra.cache.laboratory import Clock
+from tests.coherent_cache.harness import Clock
 
 
 @pytest.fixture

@@ -9,11 +9,13 @@ from pydantic import SecretStr
 from redis.exceptions import ConnectionError as ConnectionLost
 from sqlalchemy import text
 
+from app.addresses import valkey_url
 from app.errors import Unavailable
-from app.infra.cache.client import open_valkey
 from app.infra.database.engine import open_engine
-from app.sections import DatabaseSettings, ValkeySettings
+from app.sections import DatabaseSettings
 from app.settings import Settings
+from coherent_cache import CacheConfig
+from coherent_cache.client import open_valkey
 from tests.tls import Front, make_certificate, tls_front
 
 
@@ -80,7 +82,8 @@ async def test_a_database_whose_certificate_is_not_trusted_is_not_used(
 async def ping_valkey(settings: Settings, front: Front, parameters: str) -> None:
     password = urlsplit(settings.valkey.url.get_secret_value()).password
     url = f"valkeys://:{password}@localhost:{front.port}/0{parameters}"
-    async with open_valkey(ValkeySettings(url=SecretStr(url), timeout_seconds=30)) as valkey:
+    config = CacheConfig(valkey_url=valkey_url(url), code_version="", timeout_seconds=30)
+    async with open_valkey(config) as valkey:
         assert await valkey.ping()
 
 

@@ -10,9 +10,9 @@ from app.features.comments.schemas import CommentCreate
 from app.features.posts import tags as posts
 from app.features.users import tags as users
 from app.features.users.models import User
-from app.infra.cache.tags import invalidate, shows
 from app.infra.database.pagination import Page, PageRequest
 from app.infra.precondition import Precondition
+from coherent_cache import invalidate, shows
 
 
 async def list_comments(session: AsyncSession, post_id: int, query: PageRequest) -> Page[Comment]:

@@ -9,9 +9,9 @@ from app.features.posts.models import Post
 from app.features.posts.schemas import PostCreate, PostUpdate
 from app.features.users import tags as users
 from app.features.users.models import User
-from app.infra.cache.tags import invalidate, shows
 from app.infra.database.pagination import Page, PageRequest
 from app.infra.precondition import Precondition
+from coherent_cache import invalidate, shows
 
 
 async def list_posts(

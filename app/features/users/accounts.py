@@ -7,8 +7,8 @@ from sqlalchemy.orm import make_transient_to_detached
 
 from app.features.users import queries, tags
 from app.features.users.models import User
-from app.infra.cache.entry import Entry
 from app.infra.resources import Resources
+from coherent_cache import Entry
 
 SHOWN = ("id", "name", "bio", "avatar_url", "created_at", "deleted_at")
 

@@ -7,9 +7,9 @@ from app.errors import Conflict, Forbidden, NotFound
 from app.features.users import queries, tags
 from app.features.users.models import UNIQUE_EMAIL, User
 from app.features.users.schemas import UserCreate, UserUpdate
-from app.infra.cache.tags import invalidate, shows
 from app.infra.database.failures import violated_constraint
 from app.infra.security import Passwords
+from coherent_cache import invalidate, shows
 
 
 async def create_user(session: AsyncSession, passwords: Passwords, data: UserCreate) -> User:

@@ -28,6 +28,7 @@ from app.sections import DatabaseSettings
 logger = logging.getLogger(__name__)
 logger.addFilter(RepeatFilter())  # every request tries to connect while the database is away
 
+OUTBOX_COMMAND_SECONDS, OUTBOX_STATEMENT_SECONDS = 0.5, 0.4
 # admin_shutdown, crash_shutdown, cannot_connect_now; and read_only_sql_transaction, because after a
 # failover the connection leads to what is now a standby.
 UNUSABLE = ("57P01", "57P02", "57P03", "25006")
@@ -67,6 +68,20 @@ def open_engine(settings: DatabaseSettings, application_name: str) -> AsyncEngin
     event.listen(engine.sync_engine, "handle_error", _forget_row)
     event.listen(engine.sync_engine, "handle_error", _drop_unusable)
     return engine
+
+
+def open_outbox_engine(settings: DatabaseSettings, application_name: str) -> AsyncEngine:
+    """Build the engine with the one connection that looks at the outbox: see `capacity.py`.
+
+    PostgreSQL ends a slow statement before this process gives up: a connection that is given up
+    leaves its statement running.
+    """
+    own = {
+        "pool_size": 1,
+        "command_timeout_seconds": OUTBOX_COMMAND_SECONDS,
+        "statement_timeout_seconds": OUTBOX_STATEMENT_SECONDS,
+    }
+    return open_engine(settings.model_copy(update=own), application_name)
 
 
 def _server_settings(settings: DatabaseSettings, application_name: str) -> dict[str, str]:

@@ -24,9 +24,10 @@ from app.infra.ending import noting_the_end
 from app.infra.exchange import exchange
 from app.infra.totals import totals
 from app.infra.web.head import IS_HEAD
-from app.infra.web.metrics_endpoint import may_see, registry_of_all
+from app.infra.web.metrics_endpoint import may_see
 from app.infra.web.security_headers import PAGE_HEADERS, PAGE_POLICY
 from app.settings import Settings
+from graceful_gunicorn import registry_of_all_workers
 
 MOST_VIEWERS = 8  # of a worker: each is a connection that stays
 EVERY_SECONDS = 1.0
@@ -135,7 +136,7 @@ async def _events(board: Board, request: Request) -> AsyncIterator[bytes]:
 
 
 def _collect() -> bytes:
-    with registry_of_all() as registry:
+    with registry_of_all_workers() as registry:
         return b"data: " + orjson.dumps(totals(registry)) + b"\n\n"
 
 

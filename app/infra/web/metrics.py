@@ -6,10 +6,10 @@ Labels are few whatever is asked for: a path that is no route's has one label fo
 from collections.abc import Callable
 from functools import cache
 
-from app.infra.cache.read_through import Source
 from app.infra.counting import counting, observing
 from app.infra.exchange import Exchange
 from app.infra.metrics import CACHE_READS, REQUESTS, STATEMENTS, exact
+from coherent_cache import Source
 
 UNMATCHED = "unmatched"
 METHODS = frozenset(("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"))

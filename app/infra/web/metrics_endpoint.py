@@ -1,53 +1,19 @@
 """`/metrics`, for Prometheus: on a port of its own, or for the networks that may see it."""
 
 import logging
-import os
-from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
 from ipaddress import ip_address, ip_network
-from pathlib import Path
 
 from anyio.to_thread import run_sync
 from fastapi import APIRouter, Request, Response
-from prometheus_client import CONTENT_TYPE_LATEST, REGISTRY, CollectorRegistry, generate_latest
-from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamily, Metric
-from prometheus_client.multiprocess import MultiProcessCollector
-from prometheus_client.registry import Collector
+from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from app.errors import NotFound
-from app.infra.server.load_table import TABLE
-from app.infra.server.metrics_files import FOLDER, metrics_lock
 from app.sections import MetricsSettings
+from graceful_gunicorn import registry_of_all_workers
 
 logger = logging.getLogger(__name__)
 
 router = APIRouter(include_in_schema=False)
-
-
-class FilesCollector(Collector):
-    """Adds up what workers have in their files, but for one that is only about to be made."""
-
-    def collect(self) -> Iterable[Metric]:
-        """Return the sums."""
-        files = Path(os.environ[FOLDER]).glob("*.db")
-        made = [str(file) for file in files if file.stat().st_size]
-        sums: Iterable[Metric] = MultiProcessCollector.merge(made)
-        return sums
-
-
-class TableCollector(Collector):
-    """Tells what is counted in shared memory, because it has to be known without any file."""
-
-    def collect(self) -> Iterable[Metric]:
-        """Return the numbers of all workers."""
-        lost, missing = TABLE.lost_metrics, TABLE.missing_metrics
-        yield CounterMetricFamily("metrics_lost", "Series that found no room.", value=lost)
-        yield GaugeMetricFamily("metrics_missing", "Series that are missing now.", value=missing)
-        yield GaugeMetricFamily(
-            "worker_boots_failed",
-            "Boots of workers that failed in a row; 0 when the last one succeeded.",
-            value=TABLE.failed_boots,
-        )
 
 
 @router.get("/metrics")
@@ -77,22 +43,5 @@ def may_see(request: Request, settings: MetricsSettings) -> bool:
 
 
 def _exposition() -> bytes:
-    with registry_of_all() as registry:
+    with registry_of_all_workers() as registry:
         return generate_latest(registry)
-
-
-@contextmanager
-def registry_of_all() -> Iterator[CollectorRegistry]:
-    """Return where the numbers of all workers can be collected, inside of the block."""
-    if FOLDER not in os.environ:  # one process, such as that of `make dev`
-        yield REGISTRY
-        return
-    registry = CollectorRegistry()
-    registry.register(TableCollector())
-    with ExitStack() as stack:
-        try:
-            stack.enter_context(metrics_lock(exclusive=False))
-            registry.register(FilesCollector())
-        except OSError:
-            logger.exception("The folder of the metrics cannot be read")
-        yield registry

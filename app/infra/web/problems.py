@@ -18,7 +18,7 @@ from starlette.responses import Response
 from starlette.routing import Match
 from starlette.types import Scope
 
-from app.errors import AppError
+from app.errors import AppError, Unavailable
 from app.infra.database.failures import (
     expected_failure,
     left_nothing_behind,
@@ -29,6 +29,7 @@ from app.infra.log_repeats import RepeatFilter
 from app.infra.web.oauth2 import NOT_STORED, STATUSES, error_of, is_for_oauth2
 from app.infra.web.retry import TryAgain, may_be_tried_again
 from app.infra.web.security_headers import PRIVATE
+from coherent_cache import CacheBusy
 
 logger = logging.getLogger(__name__)
 logger.addFilter(RepeatFilter())  # a failing database fails every request
@@ -117,6 +118,7 @@ def add_problem_handlers(app: FastAPI) -> None:
     app.add_exception_handler(HTTPException, _on_http_exception)
     app.add_exception_handler(RequestValidationError, _on_invalid_request)
     app.add_exception_handler(SQLAlchemyError, _on_database_error)
+    app.add_exception_handler(CacheBusy, _on_busy_cache)
 
 
 def problem_of(scope: Scope, error: AppError) -> Response:
@@ -130,6 +132,10 @@ def problem_of(scope: Scope, error: AppError) -> Response:
 async def _on_app_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, AppError)
     return problem_of(request.scope, error)
+
+
+async def _on_busy_cache(request: Request, error: Exception) -> Response:
+    return problem_of(request.scope, Unavailable(str(error)))
 
 
 async def _on_http_exception(request: Request, error: Exception) -> Response:

@@ -16,10 +16,6 @@ from fastapi.routing import APIRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.errors import AppError, Unavailable
-from app.infra.cache.budget import Budget
-from app.infra.cache.entry import Entry
-from app.infra.cache.read_through import Source
-from app.infra.cache.tags import SHOWN
 from app.infra.exchange import Exchange, exchange, request_id
 from app.infra.resources import Resources
 from app.infra.web import conditional
@@ -28,6 +24,7 @@ from app.infra.web.problems import problem_of
 from app.infra.web.public import find_public, policy_of
 from app.infra.web.query import query_parameters
 from app.infra.web.representation import Captured, Representation, read, write_down
+from coherent_cache import READ_SECONDS, SHOWN, CacheBusy, Entry, Source
 
 logger = logging.getLogger(__name__)
 
@@ -60,7 +57,7 @@ class ResponseCacheMiddleware:
         held = getattr(scope["app"].state, "resources", None)
         if held is not None and not asked.bypasses:
             key = f"{scope['path']}?{scope['query_string'].decode('latin-1')}"
-            if not asked.skips_memory and (entry := held.reader.remembered(key)) is not None:
+            if not asked.skips_memory and (entry := held.reader.get_from_memory(key)) is not None:
                 await _send(entry, Source.MEMORY, asked, send)
                 return
             if held.reader.has_copy(key):  # so it is the key of a public route's answer
@@ -76,7 +73,7 @@ class ResponseCacheMiddleware:
         held: Resources = scope["app"].state.resources
         key = None if asked.bypasses or held.cache is None else canonical_key(route, scope)
         if key is None:
-            await self._go_past(scope, receive, send, asked, Budget())
+            await self._go_past(scope, receive, send, asked, _now())
         else:
             await self._answer(key, scope, receive, send, asked)
 
@@ -85,16 +82,18 @@ class ResponseCacheMiddleware:
     ) -> None:
         held: Resources = scope["app"].state.resources
         load = partial(self._load, key, scope, exchange.get())
-        budget = Budget()
+        began = _now()
         try:
             answer = await held.reader.read(key, load, skip_memory=asked.skips_memory)
         except NotStored as found:
             found.__traceback__ = None  # its frames hold the tasks that hold it: a cycle
             if found.response.is_problem:
-                _note(scope, Source.PAST)
-                await _send_captured(found.response, Source.PAST, send)
+                _note(scope, Source.BYPASS)
+                await _send_captured(found.response, Source.BYPASS, send)
             else:
-                await self._go_past(scope, receive, send, asked, budget)
+                await self._go_past(scope, receive, send, asked, began)
+        except CacheBusy as busy:
+            await _refuse(Unavailable(str(busy)), scope, receive, send)
         except AppError as error:
             await _refuse(error, scope, receive, send)
         else:
@@ -128,20 +127,28 @@ class ResponseCacheMiddleware:
         return Entry(key, tuple(sorted(shown)), value, ttl)
 
     async def _go_past(
-        self, scope: Scope, receive: Receive, send: Send, asked: Asked, budget: Budget
+        self, scope: Scope, receive: Receive, send: Send, asked: Asked, began: float
     ) -> None:
         """Answer from the route itself, with the validators and the form that a hit would have."""
         response = Captured()
         try:
-            await budget.until_deadline(self.app(scope, receive, response.receive))
-        except Unavailable as error:
-            await _refuse(error, scope, receive, send)
+            async with asyncio.timeout_at(began + READ_SECONDS) as limit:
+                await self.app(scope, receive, response.receive)
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            too_long = Unavailable("The database took too long.")
+            await _refuse(too_long, scope, receive, send)
             return
         if response.status != 200 or not response.may_be_stored:
-            await _send_captured(response, Source.PAST, send)
+            await _send_captured(response, Source.BYPASS, send)
             return
         value = await write_down(response, *_declared(scope), compress=asked.accepts_gzip)
-        await _send(Entry("", (), value), Source.PAST, asked, send)
+        await _send(Entry("", (), value), Source.BYPASS, asked, send)
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
 
 
 def _note(scope: Scope, source: Source) -> None:
@@ -151,7 +158,7 @@ def _note(scope: Scope, source: Source) -> None:
 
 
 async def _refuse(error: AppError, scope: Scope, receive: Receive, send: Send) -> None:
-    _note(scope, Source.PAST)
+    _note(scope, Source.BYPASS)
     await problem_of(scope, error)(scope, receive, send)
 
 

@@ -11,9 +11,9 @@ from sqlalchemy.orm.exc import DetachedInstanceError
 
 from app.features.users import accounts
 from app.features.users.models import User
-from app.infra.cache.entry import Entry
-from app.infra.cache.store import Store
 from app.settings import Settings
+from coherent_cache.entry import Entry
+from coherent_cache.store import Store
 from tests.application import client_of, recorded_statements
 from tests.factories import PASSWORD, Factory
 from tests.infra.web.test_response_cache import cache_of, patient_app, settled
@@ -58,7 +58,9 @@ async def other(another_process: FastAPI, client: Client) -> AsyncIterator[Clien
 @pytest.fixture
 async def deaf(another_process: FastAPI, other: Client, monkeypatch: pytest.MonkeyPatch) -> FastAPI:
     """The other process, to which no change is told. Its channel seems alive nevertheless."""
-    monkeypatch.setattr(cache_of(another_process).channel, "_hear_change", lambda _tags: None)
+    monkeypatch.setattr(
+        cache_of(another_process).channel, "_handle_invalidation", lambda _tags: None
+    )
     return another_process
 
 
@@ -206,7 +208,9 @@ async def test_a_deleted_account_is_refused_by_a_process_that_hears_of_no_change
     assert (await publish(other, headers)).status_code == 201
     assert (await client.delete("/v1/users/me", headers=headers)).status_code == 204
     reader = cache_of(deaf).reader
-    assert reader.remembered(accounts.key(user.id)) is not None  # in its memory the account lives
+    assert (
+        reader.get_from_memory(accounts.key(user.id)) is not None
+    )  # in its memory the account lives
     refused = await publish(other, headers)
     assert (refused.status_code, refused.json()["code"]) == (401, "unauthenticated")
 
@@ -217,7 +221,7 @@ async def test_a_new_name_is_shown_by_a_process_that_hears_of_no_change(
     assert await author(other, headers) == author_of(user)
     change = await client.patch("/v1/users/me", json={"name": "Anna"}, headers=headers)
     assert change.status_code == 200
-    assert cache_of(deaf).reader.remembered(accounts.key(user.id)) is not None
+    assert cache_of(deaf).reader.get_from_memory(accounts.key(user.id)) is not None
     assert (await author(other, headers))["name"] == "Anna"
 
 
@@ -229,7 +233,7 @@ async def test_a_changed_password_ends_a_session_in_a_process_that_hears_of_no_c
     await publish(other, headers)
     change = {"password": NEW_PASSWORD, "current_password": PASSWORD}
     assert (await client.patch("/v1/users/me", json=change, headers=headers)).status_code == 200
-    assert cache_of(deaf).reader.remembered(accounts.key(user.id)) is not None
+    assert cache_of(deaf).reader.get_from_memory(accounts.key(user.id)) is not None
     assert (await other.post("/v1/auth/token", data=form)).status_code == 400
     refreshed = await other.post(
         "/v1/auth/refresh", json={"refresh_token": tokens["refresh_token"]}

@@ -7,8 +7,8 @@ import pytest
 from fastapi import Depends, FastAPI
 
 from app.features.users.dependencies import CurrentUser, FreshUser
-from app.infra.cache.read_through import Answer, ReadThrough
 from app.settings import Settings
+from coherent_cache.reader import Answer, Reader
 from tests.application import client_of, recorded_statements, running
 from tests.factories import Factory
 
@@ -41,13 +41,13 @@ async def app_of_the_test(settings: Settings) -> AsyncIterator[FastAPI]:
 def looked_up(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """The keys for which the cache is asked."""
     keys: list[str] = []
-    read = ReadThrough.read
+    read = Reader.read
 
-    async def recorded(reader: ReadThrough, key: str, *rest: Any, **options: Any) -> Answer:
+    async def recorded(reader: Reader, key: str, *rest: Any, **options: Any) -> Answer:
         keys.append(key)
         return await read(reader, key, *rest, **options)
 
-    monkeypatch.setattr(ReadThrough, "read", recorded)
+    monkeypatch.setattr(Reader, "read", recorded)
     return keys
 
 

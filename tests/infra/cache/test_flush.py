@@ -12,12 +12,13 @@ from anyio.to_thread import run_sync
 from fastapi import FastAPI
 from sqlalchemy import text
 
-from app import flush_cache
-from app.infra.cache.flush import NotFlushed, flush
+from app import flush_cache as command
+from app.infra.cache import cache_config
 from app.settings import Settings
+from coherent_cache import NotFlushed, flush_cache
 from tests.application import client_of
+from tests.coherent_cache.worker import eventually
 from tests.factories import Factory
-from tests.infra.cache.worker import eventually
 from tests.infra.web.test_response_cache import cache_of, patient_app, settled, stored
 
 Client = httpx2.AsyncClient
@@ -131,14 +132,14 @@ async def test_a_flush_tells_how_many_keys_there_were(
 ) -> None:
     store = cache_of(service).store
     keys = [key async for key in store._valkey.scan_iter(f"{store.prefix}*")]
-    assert await flush(settings) == len(keys) > 0
-    assert await flush(settings) == 0
+    assert await flush_cache(cache_config(settings)) == len(keys) > 0
+    assert await flush_cache(cache_config(settings)) == 0
 
 
 async def test_a_flush_of_a_valkey_that_is_away_is_told(settings: Settings) -> None:
     values = {**settings.model_dump(), "valkey": {"url": AWAY}}
     with pytest.raises(NotFlushed, match="Check VALKEY_URL"):
-        await flush(Settings.model_validate(values))
+        await flush_cache(cache_config(Settings.model_validate(values)))
 
 
 async def test_the_command_ends_with_the_sentence(
@@ -146,14 +147,14 @@ async def test_the_command_ends_with_the_sentence(
 ) -> None:
     for name, value in environment(settings).items():
         monkeypatch.setenv(name, value)
-    await run_sync(flush_cache.main)
+    await run_sync(command.main)
     assert capsys.readouterr().out == "The cache is empty: 0 keys were removed.\n"
     monkeypatch.setenv("VALKEY_URL", AWAY)
     with pytest.raises(SystemExit, match="was not reached"):
-        await run_sync(flush_cache.main)
+        await run_sync(command.main)
     monkeypatch.setenv("CACHE_ENABLED", "false")
     with pytest.raises(SystemExit, match="no cache to empty"):
-        await run_sync(flush_cache.main)
+        await run_sync(command.main)
 
 
 async def test_a_validator_from_before_a_change_by_hand_is_not_good_after_a_flush(

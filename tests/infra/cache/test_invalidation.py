@@ -9,23 +9,24 @@ from contextlib import AsyncExitStack, asynccontextmanager
 import httpx2
 import pytest
 from fastapi import FastAPI
+from pydantic import SecretStr
 from redis.exceptions import ConnectionError as ConnectionLost
 from sqlalchemy import text
 
-from app.infra.cache import relay as relay_module
-from app.infra.cache.cache import Cache
-from app.infra.cache.entry import Entry
-from app.infra.cache.invalidation import TAGS_AT_ONCE
-from app.infra.cache.outbox import open_outbox
-from app.infra.cache.relay import EXPIRED_MARGIN_SECONDS, Relay
-from app.infra.cache.store import Store
-from app.infra.cache.tags import invalidate
 from app.infra.database.session import Database, after_commit
 from app.infra.resources import Resources
 from app.settings import Settings
+from coherent_cache import Cache
+from coherent_cache import relay as relay_module
+from coherent_cache.entry import Entry
+from coherent_cache.invalidation import TAGS_PER_COMMAND
+from coherent_cache.relay import EXPIRY_MARGIN_SECONDS, Relay
+from coherent_cache.store import Store
+from coherent_cache.tags import invalidate
 from tests.application import RUN_RELAY, client_of, running
+from tests.coherent_cache.worker import Proxy, eventually
 from tests.factories import Factory
-from tests.infra.cache.worker import Proxy, eventually
+from tests.infra.cache.relays import open_outbox, relay_of
 from tests.infra.web.test_response_cache import NO_CACHE, cache_of, patient, patient_app, settled
 
 Client = httpx2.AsyncClient
@@ -54,8 +55,8 @@ async def service(settings: Settings) -> AsyncIterator[FastAPI]:
 async def cache(service: FastAPI, clean: None) -> Cache:
     await settled(service)
     cache = cache_of(service)
-    cache.invalidation.done.clear()
-    cache.trust.looked(time.monotonic(), behind_seconds=0)  # whatever the test before has left
+    cache.invalidation.completed_ids.clear()
+    cache.trust.polled(time.monotonic(), behind_seconds=0)  # whatever the test before has left
     return cache
 
 
@@ -118,7 +119,7 @@ async def is_valid(cache: Cache, key: str = "key") -> bool:
 async def open_relay(cache: Cache, settings: Settings) -> AsyncIterator[Relay]:
     """Open another relay of the same process, which is not running: each turn is the test's."""
     async with open_outbox(settings.database, namespace_of(cache), "app") as outbox:
-        yield Relay(outbox, cache.store, cache.invalidation, cache.trust, settings.cache)
+        yield relay_of(cache, outbox, settings)
 
 
 @pytest.fixture
@@ -166,7 +167,7 @@ async def test_what_was_rolled_back_invalidates_nothing(
     assert await is_valid(cache)
     assert cache.memory.get("key") is not None
     assert not await noted(database)
-    assert not cache.invalidation.done
+    assert not cache.invalidation.completed_ids
 
 
 async def test_a_commit_that_fails_invalidates_nothing(cache: Cache, database: Database) -> None:
@@ -185,7 +186,7 @@ async def test_a_commit_that_fails_invalidates_nothing(cache: Cache, database: D
             await session.execute(text("DROP TABLE late"))
     assert await is_valid(cache)
     assert not await noted(database)
-    assert not cache.invalidation.done
+    assert not cache.invalidation.completed_ids
 
 
 async def test_a_refused_request_invalidates_nothing(
@@ -193,11 +194,11 @@ async def test_a_refused_request_invalidates_nothing(
 ) -> None:
     post = await make.post()
     await settled(service)
-    await relay.turn()
+    await relay.run_once()
     url = f"/v1/posts/{post.id}"
     assert [(await client.get(url)).headers["x-cache"] for _ in range(2)] == ["MISS", "HIT-L1"]
     stranger = make.headers(await make.user())
-    await relay.turn()
+    await relay.run_once()
     for headers, status in ((stranger, 403), ({}, 401)):
         edit = await client.patch(url, json={"title": "Mine"}, headers=headers)
         assert edit.status_code == status
@@ -226,7 +227,7 @@ async def test_a_transaction_that_names_nothing_notes_nothing(
     async with database.transaction() as session:
         await session.execute(text("SELECT 1"))
     assert not await noted(database)
-    assert not cache.invalidation.done
+    assert not cache.invalidation.completed_ids
 
 
 async def test_callbacks_run_after_the_invalidation(cache: Cache, database: Database) -> None:
@@ -243,7 +244,7 @@ async def test_callbacks_run_after_the_invalidation(cache: Cache, database: Data
 
 
 async def test_more_tags_than_one_command_takes(cache: Cache, database: Database) -> None:
-    tags = [f"tag:{number}" for number in range(2 * TAGS_AT_ONCE + 1)]
+    tags = [f"tag:{number}" for number in range(2 * TAGS_PER_COMMAND + 1)]
     for tag in tags:
         await remember(cache, tag, key=tag)
     await remember(cache, "other")
@@ -281,9 +282,9 @@ async def test_a_turn_deletes_what_is_done(cache: Cache, database: Database, rel
         async with database.transaction() as session:
             invalidate(session, tag)
     assert await noted(database) == [["one"], ["two"]]
-    await relay.turn()
+    await relay.run_once()
     assert not await noted(database)
-    assert not cache.invalidation.done
+    assert not cache.invalidation.completed_ids
 
 
 async def test_a_running_relay_deletes_what_is_done(database: Database, settings: Settings) -> None:
@@ -329,7 +330,7 @@ async def test_a_writer_that_dies_after_its_commit_is_seen_to(
     assert cache.memory.get("key") is None  # its own memory it has dropped all the same
     monkeypatch.setattr(relay_module, "GRACE_SECONDS", -1)
     async with open_relay(cache, settings) as relay:
-        await relay.turn()
+        await relay.run_once()
     assert not await is_valid(cache)
     assert not await noted(database)
 
@@ -341,7 +342,7 @@ async def test_a_relay_leaves_a_writer_its_time(
     await remember(cache, "tag")
     await leave_behind(cache, database, "tag")
     async with open_relay(cache, settings) as relay:
-        await relay.turn()
+        await relay.run_once()
     assert await noted(database) == [["tag"]]
     assert await is_valid(cache)
 
@@ -353,7 +354,7 @@ async def test_relays_at_once_do_everything(
         await remember(cache, f"tag:{number}", key=f"key:{number}")
         await leave_behind(cache, database, f"tag:{number}")
     async with open_relay(cache, settings) as one, open_relay(cache, settings) as other:
-        await asyncio.gather(one.turn(), other.turn())
+        await asyncio.gather(one.run_once(), other.run_once())
     assert not await noted(database)
     assert not [n for n in range(20) if await is_valid(cache, f"key:{n}")]
 
@@ -362,19 +363,19 @@ async def test_a_turn_takes_as_many_tags_as_one_command(
     cache: Cache, database: Database, relay: Relay
 ) -> None:
     for row in range(5):
-        tags = [f"tag:{row}:{number}" for number in range(TAGS_AT_ONCE // 2)]
+        tags = [f"tag:{row}:{number}" for number in range(TAGS_PER_COMMAND // 2)]
         await leave_behind(cache, database, *tags)
-    assert [await relay.turn() for _ in range(3)] == [True, True, False]
+    assert [await relay.run_once() for _ in range(3)] == [True, True, False]
     assert not await noted(database)
 
 
 async def test_a_row_with_more_tags_than_that_is_relayed_as_well(
     cache: Cache, database: Database, relay: Relay
 ) -> None:
-    tags = [f"tag:{number}" for number in range(2 * TAGS_AT_ONCE + 1)]
+    tags = [f"tag:{number}" for number in range(2 * TAGS_PER_COMMAND + 1)]
     await remember(cache, tags[-1])
     await leave_behind(cache, database, *tags)
-    await relay.turn()
+    await relay.run_once()
     assert not await noted(database)
     assert not await is_valid(cache)
 
@@ -390,10 +391,10 @@ async def test_a_relay_that_fails_leaves_the_rows_to_the_next(
 
     with monkeypatch.context() as patch:
         patch.setattr(Store, "invalidate", fail)
-        await relay.turn()
+        await relay.run_once()
     assert await noted(database) == [["tag"]]
     assert await is_valid(cache)
-    await relay.turn()
+    await relay.run_once()
     assert not await is_valid(cache)
     assert cache.trust.holds
 
@@ -404,7 +405,7 @@ async def test_a_bad_row_does_not_hold_up_the_others(
     for number in range(10):
         await remember(cache, f"tag:{number}", key=f"key:{number}")
         await leave_behind(cache, database, *([None] if number == 0 else []), f"tag:{number}")
-    await relay.turn()
+    await relay.run_once()
     assert await noted(database) == [[None, "tag:0"]]
     assert [n for n in range(10) if await is_valid(cache, f"key:{n}")] == [0]
     assert not cache.trust.holds
@@ -418,18 +419,18 @@ async def test_what_was_never_invalidated_is_given_up_when_no_entry_can_be_so_ol
     caplog: pytest.LogCaptureFixture,
 ) -> None:
     await leave_behind(cache, database, None)
-    await relay.turn()
+    await relay.run_once()
     assert not cache.trust.holds
-    seconds = settings.cache.ttl_seconds + EXPIRED_MARGIN_SECONDS
+    seconds = settings.cache.ttl_seconds + EXPIRY_MARGIN_SECONDS
     for age, is_kept in ((seconds - 30, True), (seconds + 1, False)):
         async with database.transaction() as session:
             await session.execute(MADE_OLDER, {"seconds": age})
-        await relay.turn()
+        await relay.run_once()
         assert bool(await noted(database)) == is_kept
     assert [record.levelname for record in caplog.records if "Deleted 1" in record.message] == [
         "ERROR"
     ]
-    await relay.turn()
+    await relay.run_once()
     assert cache.trust.holds
 
 
@@ -438,7 +439,7 @@ async def test_rows_of_another_namespace_are_left_alone(
 ) -> None:
     async with database.transaction() as session:
         await session.execute(OLD, {"tags": ["tag"], "namespace": "another"})
-    await relay.turn()
+    await relay.run_once()
     assert await noted(database) == [["tag"]]
     assert cache.trust.holds
 
@@ -449,7 +450,7 @@ async def test_a_row_without_a_namespace_is_of_the_one_before_the_migration(
     async with database.transaction() as session:
         await session.execute(text("INSERT INTO cache_outbox (tags) VALUES ('{tag}')"))
     async with open_outbox(settings.database, "cache", "app") as outbox:
-        assert [change.tags for change in (await outbox.look()).changes] == [["tag"]]
+        assert [change.tags for change in (await outbox.poll()).changes] == [["tag"]]
 
 
 async def test_a_row_from_the_future_is_old(
@@ -458,7 +459,7 @@ async def test_a_row_from_the_future_is_old(
     await leave_behind(cache, database, None)
     async with database.transaction() as session:
         await session.execute(MADE_OLDER, {"seconds": -3_600})
-    await relay.turn()
+    await relay.run_once()
     assert not cache.trust.holds
 
 
@@ -470,7 +471,7 @@ async def test_a_turn_does_not_wait_for_the_pool_of_the_requests(
         for _ in range(settings.database.pool_size):
             session = await stack.enter_async_context(database.transaction())
             await session.execute(text("SELECT 1"))
-        await relay.turn()
+        await relay.run_once()
     assert not await noted(database)
 
 
@@ -483,16 +484,21 @@ async def proxy(settings: Settings) -> AsyncIterator[Proxy]:
     with socket.socket() as listener:
         listener.bind(("127.0.0.1", 0))
         port = listener.getsockname()[1]
-    proxy = Proxy(settings.valkey, port)
+    proxy = Proxy(settings.valkey.url.get_secret_value(), port)
     await proxy.start()
     yield proxy
     proxy.stop()
 
 
+def through(proxy: Proxy, settings: Settings) -> Settings:
+    values = {"url": SecretStr(proxy.url), "timeout_seconds": 5}
+    return settings.model_copy(update={"valkey": settings.valkey.model_copy(update=values)})
+
+
 async def test_a_write_succeeds_without_valkey_and_a_relay_does_it_later(
     service: FastAPI, client: Client, database: Database, settings: Settings, proxy: Proxy
 ) -> None:
-    far = settings.model_copy(update={"valkey": proxy.settings()})
+    far = through(proxy, settings)
     async with AsyncExitStack() as stack:
         app = await stack.enter_async_context(with_relay(far))
         writer = await stack.enter_async_context(client_of(app))
@@ -526,12 +532,12 @@ async def test_others_relay_what_a_process_without_valkey_has_written(
     cache: Cache, database: Database, settings: Settings, proxy: Proxy
 ) -> None:
     await remember(cache, "tag")
-    far = settings.model_copy(update={"valkey": proxy.settings()})
+    far = through(proxy, settings)
     proxy.stop()
     async with running(far) as cut_off:
         async with cut_off.state.resources.database.transaction() as session:
             invalidate(session, "tag")
-        assert not cache_of(cut_off).invalidation.done
+        assert not cache_of(cut_off).invalidation.completed_ids
     assert await is_valid(cache)
     async with with_relay(settings):
         await all_done(database)
@@ -542,7 +548,7 @@ async def test_an_invalidation_does_not_ask_the_breaker(cache: Cache, database: 
     await remember(cache, "tag")
     for _ in range(3):
         cache.store.breaker.failed(TimeoutError())
-    cache.store.breaker._closed_again_at = float("inf")
+    cache.store.breaker._next_probe_at = float("inf")
     assert not cache.store.breaker.allows()
     async with database.transaction() as session:
         invalidate(session, "tag")

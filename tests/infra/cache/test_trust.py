@@ -14,21 +14,23 @@ from fastapi import FastAPI
 from redis.asyncio import Redis
 from redis.exceptions import ReadOnlyError
 from sqlalchemy import text
+from sqlalchemy.exc import SQLAlchemyError
 
 from app.errors import Unavailable
-from app.infra.cache import outbox as outbox_module
-from app.infra.cache import relay as relay_module
-from app.infra.cache import trust as trust_module
-from app.infra.cache.cache import Cache
-from app.infra.cache.entry import Entry
-from app.infra.cache.memory import Memory
-from app.infra.cache.outbox import Look, Outbox, open_outbox
-from app.infra.cache.relay import Relay
-from app.infra.cache.trust import Trust
+from app.infra.database import engine
 from app.settings import Settings
+from coherent_cache import Cache
+from coherent_cache import relay as relay_module
+from coherent_cache import trust as trust_module
+from coherent_cache.entry import Entry
+from coherent_cache.memory import Memory
+from coherent_cache.outbox import Outbox, Poll
+from coherent_cache.relay import Relay
+from coherent_cache.trust import Trust
 from tests.application import client_of, running
+from tests.coherent_cache.harness import Clock
 from tests.factories import Factory
-from tests.infra.cache.laboratory import Clock
+from tests.infra.cache.relays import open_outbox, relay_of
 from tests.infra.web.test_response_cache import NO_CACHE, cache_of, patient_app, settled
 
 Client = httpx2.AsyncClient
@@ -61,15 +63,15 @@ def trust(clock: Clock, memory: Memory) -> Trust:
 
 def test_a_process_that_has_not_looked_trusts_nothing(trust: Trust, clock: Clock) -> None:
     assert not trust.holds
-    trust.database_is_silent(clock.now)
+    trust.database_unavailable(clock.now)
     assert not trust.holds
-    assert "no look" in str(trust)
+    assert "no poll" in str(trust)
 
 
 def test_trust_ends_by_itself_a_second_after_the_look_began(trust: Trust, clock: Clock) -> None:
     began = clock.now
     clock.now += 0.4
-    trust.looked(began, behind_seconds=0)
+    trust.polled(began, behind_seconds=0)
     clock.now = began + 0.99
     assert trust.holds
     assert str(trust) == "trusted"
@@ -79,45 +81,45 @@ def test_trust_ends_by_itself_a_second_after_the_look_began(trust: Trust, clock:
 
 
 def test_a_change_that_waits_for_longer_than_a_second_ends_it(trust: Trust, clock: Clock) -> None:
-    trust.looked(clock.now, behind_seconds=1)
+    trust.polled(clock.now, behind_seconds=1)
     assert trust.holds
-    trust.looked(clock.now, behind_seconds=1.01)
+    trust.polled(clock.now, behind_seconds=1.01)
     assert not trust.holds
 
 
 def test_it_holds_while_the_database_is_silent(trust: Trust, clock: Clock) -> None:
-    trust.looked(clock.now, behind_seconds=0)
+    trust.polled(clock.now, behind_seconds=0)
     for _ in range(10):
         clock.now += 0.9
-        trust.database_is_silent(clock.now)
+        trust.database_unavailable(clock.now)
         assert trust.holds
 
 
 def test_silence_does_not_renew_a_lease_that_ended_during_the_look(
     trust: Trust, clock: Clock
 ) -> None:
-    trust.looked(clock.now, behind_seconds=0)
+    trust.polled(clock.now, behind_seconds=0)
     clock.now += 0.2
     began = clock.now
     clock.now += 10
-    trust.database_is_silent(began)
+    trust.database_unavailable(began)
     assert not trust.holds
-    trust.database_is_silent(clock.now)
+    trust.database_unavailable(clock.now)
     assert trust.holds
 
 
 def test_distrust_holds_while_the_database_is_silent(trust: Trust, clock: Clock) -> None:
-    trust.looked(clock.now, behind_seconds=5)
-    trust.database_is_silent(clock.now)
+    trust.polled(clock.now, behind_seconds=5)
+    trust.database_unavailable(clock.now)
     assert not trust.holds
 
 
 def test_it_does_not_hold_so_after_an_invalidation_failed(trust: Trust, clock: Clock) -> None:
-    trust.looked(clock.now, behind_seconds=0)
+    trust.polled(clock.now, behind_seconds=0)
     clock.now += 0.5
     trust.note_failure(REFUSED)
     assert trust.holds
-    trust.database_is_silent(clock.now)
+    trust.database_unavailable(clock.now)
     assert not trust.holds
 
 
@@ -127,14 +129,14 @@ def test_a_failure_counts_until_a_look_shows_that_somebody_made_up_for_it(
 ) -> None:
     trust.note_failure(REFUSED)
     clock.now += 0.5
-    trust.looked(clock.now, behind_seconds)  # of a change before that failure, or of a later one
-    trust.database_is_silent(clock.now)
+    trust.polled(clock.now, behind_seconds)  # of a change before that failure, or of a later one
+    trust.database_unavailable(clock.now)
     assert trust.holds is holds
 
 
 def test_a_refused_write_ends_it_at_once(trust: Trust, clock: Clock) -> None:
-    trust.looked(clock.now, behind_seconds=0)
-    trust.looked(clock.now, behind_seconds=0, refusal=REFUSED)
+    trust.polled(clock.now, behind_seconds=0)
+    trust.polled(clock.now, behind_seconds=0, refusal=REFUSED)
     assert not trust.holds
 
 
@@ -142,16 +144,16 @@ def test_a_refused_write_ends_it_at_once(trust: Trust, clock: Clock) -> None:
 def test_the_memory_is_cleared_when_trust_returns(
     trust: Trust, clock: Clock, memory: Memory, end: str
 ) -> None:
-    trust.looked(clock.now, behind_seconds=0)
-    memory.put(Entry("key", ("tag",), b"value"), memory.begin())
-    trust.looked(clock.now, behind_seconds=0)
-    assert memory.copy("key") is not None
+    trust.polled(clock.now, behind_seconds=0)
+    memory.put(Entry("key", ("tag",), b"value"), memory.begin_read())
+    trust.polled(clock.now, behind_seconds=0)
+    assert memory.get_copy("key") is not None
     if end == "refused":
         trust.withdraw("Valkey refuses writes", REFUSED)
     else:
         clock.now += 5
-    trust.looked(clock.now, behind_seconds=0)
-    assert memory.copy("key") is None
+    trust.polled(clock.now, behind_seconds=0)
+    assert memory.get_copy("key") is None
 
 
 def test_only_a_lease_that_was_renewed_before_is_missed_with_a_warning(
@@ -160,9 +162,9 @@ def test_only_a_lease_that_was_renewed_before_is_missed_with_a_warning(
     caplog.set_level("INFO")
     levels = []
     for _ in range(2):
-        trust.looked(clock.now, behind_seconds=0)
+        trust.polled(clock.now, behind_seconds=0)
         clock.now += 2.7
-        trust.looked(clock.now, behind_seconds=0)
+        trust.polled(clock.now, behind_seconds=0)
         [record] = [record for record in caplog.records if "came late" in record.message]
         levels.append(record.levelname)
         caplog.clear()
@@ -172,13 +174,13 @@ def test_only_a_lease_that_was_renewed_before_is_missed_with_a_warning(
 def test_distrust_is_logged_once_and_names_the_error(
     trust: Trust, clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
-    trust.looked(clock.now, behind_seconds=0)
+    trust.polled(clock.now, behind_seconds=0)
     for _ in range(5):
-        trust.looked(clock.now, behind_seconds=3, refusal=REFUSED)
+        trust.polled(clock.now, behind_seconds=3, refusal=REFUSED)
     [warning] = [record for record in caplog.records if record.levelname == "WARNING"]
     assert "ReadOnlyError: You can't write against a read only replica." in warning.message
-    trust.looked(clock.now, behind_seconds=0)
-    trust.looked(clock.now, behind_seconds=3)
+    trust.polled(clock.now, behind_seconds=0)
+    trust.polled(clock.now, behind_seconds=3)
     assert len([record for record in caplog.records if record.levelname == "WARNING"]) == 2
 
 
@@ -236,7 +238,7 @@ async def service(of_user: Settings) -> AsyncIterator[FastAPI]:
 async def cache(service: FastAPI, user: User, clean: None) -> AsyncIterator[Cache]:
     await user.set()
     cache = cache_of(service)
-    cache.trust.looked(time.monotonic(), behind_seconds=0)
+    cache.trust.polled(time.monotonic(), behind_seconds=0)
     await settled(service)
     yield cache
     await user.set()
@@ -246,7 +248,7 @@ async def cache(service: FastAPI, user: User, clean: None) -> AsyncIterator[Cach
 async def relay(cache: Cache, of_user: Settings) -> AsyncIterator[Relay]:
     """The relay of the service does not run: each turn is the test's."""
     async with open_outbox(of_user.database, of_user.cache.namespace, "app") as outbox:
-        yield Relay(outbox, cache.store, cache.invalidation, cache.trust, of_user.cache)
+        yield relay_of(cache, outbox, of_user)
 
 
 @pytest.fixture
@@ -278,7 +280,7 @@ async def test_a_valkey_that_refuses_invalidations_is_not_believed(
 ) -> None:
     author, doomed = await make.user(), await make.user(name="Doomed")
     post = await make.post(author)
-    await relay.turn()
+    await relay.run_once()
     url, profile = f"/v1/posts/{post.id}", f"/v1/users/{doomed.id}"
     new = {"title": "T", "body": "B"}
     deleted = make.headers(doomed)
@@ -292,7 +294,7 @@ async def test_a_valkey_that_refuses_invalidations_is_not_believed(
     assert edit.status_code == 200
     assert (await client.delete("/v1/users/me", headers=deleted)).status_code == 204
     await let_time_pass(service)
-    await relay.turn()
+    await relay.run_once()
 
     for headers in ({}, NO_CACHE):
         shown = await client.get(url, headers=headers)
@@ -305,7 +307,7 @@ async def test_a_valkey_that_refuses_invalidations_is_not_believed(
     assert "Error" in ready.json()["checks"]["cache"]
 
     await user.set()
-    await relay.turn()
+    await relay.run_once()
     assert (await client.get("/readyz")).json()["checks"]["cache"] == "trusted"
     assert (await client.get(url)).json()["title"] == "New"
     assert "Doomed" not in (await client.get(profile)).text
@@ -317,16 +319,16 @@ async def test_a_write_is_tried_at_each_look(
     service: FastAPI, cache: Cache, relay: Relay, user: User
 ) -> None:
     await user.set("-@write")
-    await relay.turn()
+    await relay.run_once()
     assert not cache.trust.holds
     await user.set()
-    await relay.turn()
+    await relay.run_once()
     assert cache.trust.holds
 
 
 async def test_a_try_leaves_nothing_in_valkey(cache: Cache, relay: Relay) -> None:
     await cache.flush()
-    await relay.turn()
+    await relay.run_once()
     assert not [key async for key in cache.store._valkey.scan_iter(f"{cache.store.prefix}*")]
 
 
@@ -351,7 +353,7 @@ async def test_reads_of_one_key_share_a_load_while_nothing_is_trusted(cache: Cac
 async def test_looks_that_wait_for_a_lock_take_one_connection(
     of_user: Settings, cache: Cache, service: FastAPI, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(outbox_module, "STATEMENT_SECONDS", 3.0)  # this machine may be busy
+    monkeypatch.setattr(engine, "OUTBOX_COMMAND_SECONDS", 3.0)  # this machine may be busy
     patient = {"statement_timeout_seconds": 60, "lock_timeout_seconds": 60}
     name, backends = f"looks-{os.getpid()}", set()
     found = text("SELECT pid FROM pg_stat_activity WHERE application_name = :name")
@@ -362,9 +364,9 @@ async def test_looks_that_wait_for_a_lock_take_one_connection(
     ):
         await session.execute(text("LOCK TABLE cache_outbox IN ACCESS EXCLUSIVE MODE"))
         for _ in range(2):
-            with pytest.raises(relay_module.DATABASE_ERRORS) as caught:
-                await outbox.look()
-            assert relay_module._is_silence(caught.value)
+            with pytest.raises((SQLAlchemyError, Unavailable)) as caught:
+                await outbox.poll()
+            assert relay_module._is_unavailable(caught.value)
             backends.update(await observer.scalars(found, {"name": name}))
     assert len(backends) == 1
 
@@ -379,16 +381,16 @@ class Table(Outbox):
         self.look_of: Callable[[], Any] = self.empty
         self.looks = 0
 
-    async def empty(self) -> Look:
-        return Look(time.monotonic(), [])
+    async def empty(self) -> Poll:
+        return Poll(time.monotonic(), [])
 
-    async def look(self) -> Look:
+    async def poll(self) -> Poll:
         self.looks += 1
-        look: Look = await self.look_of()
-        return look
+        poll: Poll = await self.look_of()
+        return poll
 
 
-async def refuse() -> Look:
+async def refuse() -> Poll:
     raise Unavailable("The database cannot be reached.")
 
 
@@ -399,17 +401,17 @@ def table() -> Table:
 
 @pytest.fixture
 def of_table(cache: Cache, table: Table, of_user: Settings) -> Relay:
-    return Relay(table, cache.store, cache.invalidation, cache.trust, of_user.cache)
+    return relay_of(cache, table, of_user)
 
 
 async def test_a_look_that_fails_leaves_the_verdict(
     cache: Cache, table: Table, of_table: Relay
 ) -> None:
     table.look_of = refuse
-    await of_table.turn()
+    await of_table.run_once()
     assert cache.trust.holds
     cache.trust.withdraw("of this test")
-    await of_table.turn()
+    await of_table.run_once()
     assert not cache.trust.holds
 
 
@@ -418,24 +420,24 @@ async def test_a_refused_write_counts_though_the_database_is_silent(
 ) -> None:
     table.look_of = refuse
     await user.set("-@write")
-    await of_table.turn()
+    await of_table.run_once()
     assert not cache.trust.holds
 
 
 async def test_trust_is_renewed_while_a_look_waits_for_its_connection(
     cache: Cache, table: Table, of_table: Relay, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(relay_module, "SILENT_SECONDS", 0.001)
+    monkeypatch.setattr(relay_module, "SLOW_POLL_SECONDS", 0.001)
     renewed = asyncio.Event()
-    monkeypatch.setattr(cache.trust, "database_is_silent", lambda _began: renewed.set())
+    monkeypatch.setattr(cache.trust, "database_unavailable", lambda _began: renewed.set())
     connected = asyncio.Event()
 
-    async def connect() -> Look:
+    async def connect() -> Poll:
         await connected.wait()
-        return Look(time.monotonic(), [])
+        return Poll(time.monotonic(), [])
 
     table.look_of = connect
-    turn = asyncio.create_task(of_table.turn())
+    turn = asyncio.create_task(of_table.run_once())
     await renewed.wait()
     assert not turn.done()
     connected.set()
@@ -452,38 +454,38 @@ async def test_a_process_that_was_stopped_during_a_look_trusts_nothing(
     timed_out: bool,
 ) -> None:
     monkeypatch.setattr(relay_module, "time", clock)
-    monkeypatch.setattr(relay_module, "SILENT_SECONDS", 0.001)
-    cache.trust.looked(clock.now, behind_seconds=0)
+    monkeypatch.setattr(relay_module, "SLOW_POLL_SECONDS", 0.001)
+    cache.trust.polled(clock.now, behind_seconds=0)
     was_trusted = []
 
-    async def stop() -> Look:
+    async def stop() -> Poll:
         began = clock.now
         clock.now += 10
         await asyncio.sleep(0.05)  # the timer for a silent database fires meanwhile
         was_trusted.append(cache.trust.holds)
         if timed_out:
             raise Unavailable("The database did not answer in time.")
-        return Look(began, [])
+        return Poll(began, [])
 
     table.look_of = stop
-    await of_table.turn()
+    await of_table.run_once()
     assert was_trusted == [False]
     assert not cache.trust.holds
     table.look_of = refuse
-    await of_table.turn()
+    await of_table.run_once()
     assert cache.trust.holds
 
 
 async def test_a_relay_that_is_cancelled_ends(table: Table, of_table: Relay) -> None:
     looking = asyncio.Event()
 
-    async def never() -> Look:
+    async def never() -> Poll:
         looking.set()
         await asyncio.Event().wait()
         raise AssertionError
 
     table.look_of = never
-    turn = asyncio.create_task(of_table.turn())
+    turn = asyncio.create_task(of_table.run_once())
     await looking.wait()
     turn.cancel()
     with pytest.raises(asyncio.CancelledError):

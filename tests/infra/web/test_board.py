@@ -21,8 +21,8 @@ from app.infra.totals import totals
 from app.infra.web import board
 from app.settings import Settings
 from tests.application import client_of, running
+from tests.coherent_cache.worker import eventually
 from tests.contract.serving import Served, serve
-from tests.infra.cache.worker import eventually
 
 Client = httpx2.AsyncClient
 

@@ -10,14 +10,13 @@ import httpx2
 import pytest
 from fastapi import FastAPI
 
-from app.infra.cache import budget, channel, memory
-from app.infra.cache.cache import Cache
 from app.infra.web import representation, response_cache
 from app.settings import Settings
+from coherent_cache import Cache, budget, channel, memory
 from tests.application import client_of, recorded_statements, running
+from tests.coherent_cache.harness import Clock
+from tests.coherent_cache.worker import eventually
 from tests.factories import Factory
-from tests.infra.cache.laboratory import Clock
-from tests.infra.cache.worker import eventually
 
 Client = httpx2.AsyncClient
 
@@ -56,13 +55,13 @@ async def settled(app: FastAPI) -> None:
     tag, cache = f"settled:{uuid4()}", cache_of(app)
     await eventually(lambda: cache.channel.is_live)
     await cache.store.invalidate([tag])
-    await eventually(lambda: tag in cache.memory._heard)
+    await eventually(lambda: tag in cache.memory._invalidated_at)
 
 
 async def stored(app: FastAPI) -> set[str]:
     """Return the keys of the entries in Valkey, leases too."""
     store = cache_of(app).store
-    prefix = store._entry("")
+    prefix = store._entry_key("")
     return {
         key.decode().removeprefix(prefix)
         async for key in store._valkey.scan_iter(f"{prefix}*", count=1_000)

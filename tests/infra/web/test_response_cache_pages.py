@@ -11,9 +11,9 @@ from sqlalchemy import text
 
 from app.features.posts.models import Post
 from app.features.users.models import User
-from app.infra.cache.entry import Entry
 from app.infra.database import pagination
 from app.settings import Settings
+from coherent_cache.entry import Entry
 from tests.application import client_of
 from tests.factories import Factory
 from tests.infra.web.test_response_cache import NO_CACHE, cache_of, patient_app, settled

@@ -15,10 +15,10 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.errors import Forbidden, InvalidRequest, NotFound, Unavailable
-from app.infra.cache.tags import shows
 from app.infra.dependencies import ReadSession
 from app.infra.web.public import public
 from app.settings import Settings
+from coherent_cache.tags import shows
 from tests.application import client_of
 from tests.infra.web.test_response_cache import (
     GZIP,

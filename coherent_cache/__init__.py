@@ -1,0 +1,37 @@
+"""A two-tier cache over Valkey that does not serve stale answers. See README.md for its use."""
+
+from coherent_cache.assembly import Cache, NoCache
+from coherent_cache.budget import READ_SECONDS
+from coherent_cache.code_version import code_digest
+from coherent_cache.config import CacheConfig
+from coherent_cache.entry import Entry
+from coherent_cache.errors import CacheBusy
+from coherent_cache.flush import NotFlushed, flush_cache
+from coherent_cache.outbox import outbox_table
+from coherent_cache.reader import Answer, Reader, Source
+from coherent_cache.store import CACHE_ERRORS
+from coherent_cache.tags import SHOWN, invalidate, shows
+from coherent_cache.traced import OpenSpan
+from coherent_cache.trust import Trust
+
+__all__ = [
+    "CACHE_ERRORS",
+    "READ_SECONDS",
+    "SHOWN",
+    "Answer",
+    "Cache",
+    "CacheBusy",
+    "CacheConfig",
+    "Entry",
+    "NoCache",
+    "NotFlushed",
+    "OpenSpan",
+    "Reader",
+    "Source",
+    "Trust",
+    "code_digest",
+    "flush_cache",
+    "invalidate",
+    "outbox_table",
+    "shows",
+]

@@ -1,0 +1,35 @@
+"""The configuration of the cache."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CacheConfig:
+    """Where Valkey is, how much the cache may keep, and how long its operations may take.
+
+    `valkey_url` is a redis-py URL (`redis://`, `rediss://`, `unix://`). For a cluster, it may name
+    any node.
+    `code_version` separates the entries of different releases; see `code_digest()`.
+    `namespace` separates services that share one Valkey and one database.
+    `memory_ttl_seconds` is how long an entry in process memory is used without asking Valkey. 0
+    switches the memory tier off.
+    `timeout_seconds` limits a single command, and also all commands of one read together. A look-up
+    that takes longer than `slow_seconds` counts as slow. Reads bypass the cache while its look-ups
+    stay slow.
+    `relay_seconds` is the longest pause between two polls of the outbox.
+    `concurrent_bypasses` is how many loads may run at once without the cache.
+    """
+
+    valkey_url: str
+    code_version: str
+    is_cluster: bool = False
+    max_connections: int = 32
+    timeout_seconds: float = 0.1
+    slow_seconds: float = 0.02
+    namespace: str = "cache"
+    ttl_seconds: float = 300
+    missing_ttl_seconds: float = 5
+    memory_bytes: int = 64 * 1024 * 1024
+    memory_ttl_seconds: float = 2
+    relay_seconds: float = 0.2
+    concurrent_bypasses: int = 5

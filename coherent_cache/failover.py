@@ -1,0 +1,98 @@
+"""The store and the channel on a cluster, where a failover may lose the latest writes.
+
+A failover must therefore act like a flush. Valkey acknowledges a write before its replicas have it.
+A replica that becomes the owner of the slot may lack an invalidation that its predecessor
+acknowledged, and would then serve stale entries. To prevent this, every entry has one more tag,
+EVERYTHING. A process that finds a new owner invalidates this tag, and uses no answer of the new
+owner before that.
+"""
+
+import asyncio
+from collections.abc import Awaitable, Sequence
+from typing import Any
+
+from redis.exceptions import RedisError, SlotNotCoveredError
+
+from coherent_cache.breaker import NO_LIMIT_SECONDS
+from coherent_cache.channel import Channel
+from coherent_cache.cluster import ValkeyCluster
+from coherent_cache.entry import Entry
+from coherent_cache.store import EVERYTHING, Keys, Store
+
+
+class OwnerChanged(RedisError):
+    """The slot has an owner that this process did not know when it sent the command."""
+
+
+class ClusterStore(Store):
+    """One namespace, in one slot of a cluster."""
+
+    def __init__(
+        self,
+        valkey: ValkeyCluster,
+        namespace: str,
+        code_version: str,
+        slow_seconds: float = NO_LIMIT_SECONDS,
+    ) -> None:
+        super().__init__(valkey, namespace, code_version, slow_seconds)
+        self._cluster = valkey
+        self._owner_key = f"{self.prefix}owner"
+        self._known_owner = ""
+        self._owner_lock = asyncio.Lock()
+
+    async def invalidate(self, tags: Sequence[str]) -> None:
+        """Invalidate the tags. Repeat this once if the owner changed in the meantime."""
+        try:
+            await super().invalidate(tags)
+        except OwnerChanged:
+            await super().invalidate(tags)
+
+    async def _execute(self, command: Awaitable[Any]) -> Any:
+        known = self._known_owner
+        answer = await super()._execute(command)
+        if not known or self._current_owner() != known:
+            await self._handle_new_owner()
+            raise OwnerChanged
+        return answer
+
+    async def _handle_new_owner(self) -> None:
+        """Invalidate every entry at a new owner, unless another process has already done so."""
+        async with self._owner_lock:
+            owner = self._current_owner()
+            if owner == self._known_owner:
+                return
+            # MGET returns nil for a key of another type, where GET would fail.
+            if await super()._execute(self._cluster.mget([self._owner_key])) != [owner.encode()]:
+                await super()._execute(self._invalidate_command([EVERYTHING]))
+                await super()._execute(self._cluster.set(self._owner_key, owner))
+            self._known_owner = owner
+
+    def _current_owner(self) -> str:
+        node = self._cluster.get_node_from_key(self.prefix)
+        return node.name if node is not None else ""
+
+    def _tag_keys(self, entry: Entry) -> Keys:
+        if not entry.tag_keys:
+            entry.tag_keys = (*super()._tag_keys(entry), self._tag_key(EVERYTHING))
+        return entry.tag_keys
+
+
+class ClusterChannel(Channel):
+    """Listens only at the owner of the slot.
+
+    INVALIDATE publishes at the owner. The other nodes receive its messages only through the owner,
+    and may be cut off from it.
+    """
+
+    @property
+    def is_live(self) -> bool:
+        """Whether a pong arrived recently, and from the owner of the slot."""
+        return super().is_live and not self._is_on_wrong_node()
+
+    def _is_on_wrong_node(self) -> bool:
+        assert isinstance(self._valkey, ValkeyCluster)
+        try:
+            owner = self._valkey.get_node_from_key(self._name)
+        except SlotNotCoveredError:
+            return True
+        return self._pubsub is None or self._pubsub.get_pubsub_node() != owner

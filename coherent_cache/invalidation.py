@@ -1,0 +1,57 @@
+"""Invalidates what a transaction changed: after the commit, and before the response starts.
+
+The tags are also written to the outbox, in the transaction itself. If the process crashes after the
+commit, or Valkey is unreachable, the relays (relay.py) find the tags there and repeat the
+invalidation until it succeeds. Repeating an invalidation is harmless.
+"""
+
+from collections.abc import Sequence
+
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from coherent_cache.memory import Memory
+from coherent_cache.metrics import INVALIDATIONS
+from coherent_cache.outbox import insert_change
+from coherent_cache.store import CACHE_ERRORS, Store
+from coherent_cache.tags import tags_to_invalidate
+from coherent_cache.trust import Trust
+
+ROW = "cache_outbox_id"
+TAGS_PER_COMMAND = 500
+
+
+class Invalidation:
+    """The two hooks of every transaction. They ignore the breaker: Valkey may just have recovered.
+
+    `completed_ids` collects the outbox rows that the relay of this process can delete.
+    """
+
+    def __init__(self, store: Store, memory: Memory, trust: Trust, namespace: str) -> None:
+        self._store = store
+        self._memory = memory
+        self._trust = trust
+        self._namespace = namespace
+        self.completed_ids: list[int] = []
+
+    async def before_commit(self, session: AsyncSession) -> None:
+        """Write the tags to the outbox, in the transaction."""
+        if tags := tags_to_invalidate(session):
+            session.info[ROW] = await insert_change(session, self._namespace, tags)
+
+    async def after_commit(self, session: AsyncSession) -> None:
+        """Invalidate the tags at Valkey and in memory. After a failure, the relays repeat it."""
+        if tags := tags_to_invalidate(session):
+            try:
+                await self.invalidate(tags)
+                INVALIDATIONS.labels("done").inc()
+                self.completed_ids.append(session.info[ROW])
+            except CACHE_ERRORS as error:
+                self._trust.note_failure(error)
+                INVALIDATIONS.labels("left_to_relay").inc()
+            finally:
+                self._memory.invalidate(tags)
+
+    async def invalidate(self, tags: Sequence[str]) -> None:
+        """Invalidate every entry at Valkey that has one of `tags`."""
+        for at in range(0, len(tags), TAGS_PER_COMMAND):
+            await self._store.invalidate(tags[at : at + TAGS_PER_COMMAND])

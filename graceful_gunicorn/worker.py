@@ -1,0 +1,69 @@
+"""The Gunicorn worker class. It runs uvloop, httptools and the server in server.py."""
+
+import asyncio
+import signal
+import sys
+from typing import Any, ClassVar
+
+from gunicorn.arbiter import Arbiter
+from uvicorn_worker import UvicornWorker
+
+from graceful_gunicorn.config import ServerConfig
+from graceful_gunicorn.mapped_file import use_preallocated_files
+from graceful_gunicorn.protocol import protocol_class
+from graceful_gunicorn.server import Server
+from graceful_gunicorn.shared_state import SHARED_STATE, WorkerState
+from graceful_gunicorn.worker_shutdown import WorkerShutdown
+from graceful_gunicorn.worker_starter import BOOT_FAILED_EXIT_CODE
+
+# How long Uvicorn waits for tasks that are still running when all connections have been closed or
+# the deadline of the shutdown has passed. After that it cancels them.
+CANCEL_SECONDS = 1
+
+
+class Worker(UvicornWorker):  # type: ignore[misc]
+    """Serves an ASGI application.
+
+    The worker shuts down before Gunicorn would kill it, so that the lifespan shutdown always runs.
+    """
+
+    CONFIG_KWARGS: ClassVar[dict[str, Any]] = {
+        "loop": "uvloop",
+        "ws": "none",  # the protocol ignores `Upgrade`, so no WebSocket library is needed
+        "server_header": False,
+        "timeout_graceful_shutdown": CANCEL_SECONDS,
+    }
+
+    # The master sets both attributes before it forks (see `prepare_worker`).
+    worker_state: WorkerState
+    server_config: ServerConfig
+
+    def init_process(self) -> None:
+        """Boot and serve.
+
+        Once the instance has started, a worker that fails to boot exits with a code that Gunicorn
+        does not know, so the failure does not end the instance.
+        """
+        use_preallocated_files()
+        try:
+            super().init_process()
+        except (Exception, SystemExit) as error:
+            is_success = isinstance(error, SystemExit) and not error.code
+            if self.worker_state.booted or not SHARED_STATE.started or is_success:
+                raise
+            # The traceback does not show the message of a SystemExit, so the text includes it.
+            self.log.exception("This worker cannot boot: %s", error)  # noqa: TRY401
+            sys.exit(BOOT_FAILED_EXIT_CODE)
+
+    async def _serve(self) -> None:
+        config = self.server_config
+        self.config.app, self.config.http = self.wsgi, protocol_class(config)
+        shutdown = WorkerShutdown(SHARED_STATE, self.worker_state, config)
+        server = Server(
+            self.config, SHARED_STATE, self.worker_state, shutdown, config.closing_seconds
+        )
+        asyncio.get_running_loop().add_signal_handler(signal.SIGQUIT, server.stop_immediately)
+        await server.serve_shared_sockets([listener.sock for listener in self.sockets])
+        if not server.started:
+            sys.exit(Arbiter.WORKER_BOOT_ERROR)
+        self.worker_state.record_clean_exit()

@@ -1,0 +1,76 @@
+"""The package works in another project, without the rest of this repository."""
+
+import asyncio
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import asyncpg
+import httpx2
+import pytest
+
+from coherent_cache.config import CacheConfig
+
+PROJECT = Path(__file__).parents[2]
+PATIENCE_SECONDS = 60
+
+
+@pytest.fixture
+async def database_url(worker_id: str) -> str:
+    """An empty database."""
+    base, _, _ = os.environ["TEST_DATABASE_URL"].rpartition("/")
+    name = f"standalone_{worker_id}"
+    connection = await asyncpg.connect(f"{base}/postgres")
+    await connection.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
+    await connection.execute(f"CREATE DATABASE {name}")
+    await connection.close()
+    return f"{base}/{name}".replace("postgresql://", "postgresql+asyncpg://")
+
+
+@pytest.fixture
+def urls(tmp_path: Path, database_url: str, config: CacheConfig) -> Iterator[list[str]]:
+    """The URLs of two processes of the other project."""
+    shutil.copytree(PROJECT / "coherent_cache", tmp_path / "coherent_cache")
+    shutil.copy(PROJECT / "tests/coherent_cache/standalone.py", tmp_path / "service.py")
+    environment = {"DATABASE_URL": database_url, "VALKEY_URL": config.valkey_url}
+    with ExitStack() as stack:
+        urls = []
+        for _ in range(2):
+            with socket.create_server(("127.0.0.1", 0)) as free:
+                port = free.getsockname()[1]
+            command = [sys.executable, "-m", "uvicorn", "service:app", f"--port={port}"]
+            process = subprocess.Popen(
+                command, cwd=tmp_path, env={"PATH": os.environ["PATH"], **environment}
+            )
+            stack.callback(process.wait)
+            stack.callback(process.terminate)
+            urls.append(f"http://127.0.0.1:{port}")
+        yield urls
+
+
+async def wait_until_served(url: str) -> None:
+    async with asyncio.timeout(PATIENCE_SECONDS), httpx2.AsyncClient() as client:
+        while True:
+            try:
+                (await client.get(f"{url}/notes/0")).raise_for_status()
+            except httpx2.HTTPError:
+                await asyncio.sleep(0.1)
+            else:
+                return
+
+
+async def test_each_process_shows_what_the_other_wrote(urls: list[str]) -> None:
+    for url in urls:
+        await wait_until_served(url)
+    one, other = (f"{url}/notes/1" for url in urls)
+    async with httpx2.AsyncClient(timeout=PATIENCE_SECONDS) as client:
+        for text in ("first", "second"):
+            (await client.put(one, params={"text": text})).raise_for_status()
+            answers = [await client.get(other) for _ in range(2)]
+            assert [answer.text for answer in answers] == [text, text]
+            assert answers[1].headers["x-cache"] == "HIT"

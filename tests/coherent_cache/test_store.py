@@ -1,0 +1,117 @@
+"""The store returns only entries that belong to the key and have the current layout."""
+
+import asyncio
+
+import pytest
+from redis.asyncio import Redis
+
+from coherent_cache import store as store_module
+from coherent_cache.entry import Entry
+from coherent_cache.outcomes import Lease, Miss
+from coherent_cache.store import Store, new_lease_token
+from tests.coherent_cache.worker import NAMES
+
+
+@pytest.fixture
+async def store(valkey: Redis) -> Store:
+    return Store(valkey, *NAMES)
+
+
+async def fill(store: Store, entry: Entry) -> None:
+    lease = await store.lease(entry.key, new_lease_token(), b"")
+    assert isinstance(lease, Lease)
+    assert await store.fill(entry, lease)
+
+
+async def can_lease(store: Store, key: str) -> bool:
+    """Check that the look-up is a miss, and return whether a lease is granted after it."""
+    found = await store.look_up(key)
+    assert isinstance(found, Miss)
+    return isinstance(await store.lease(key, new_lease_token(), found.invalid_fill_id), Lease)
+
+
+@pytest.mark.parametrize("tags", [(), ("tag",), ("tag", "über", "tag")])
+async def test_look_up_returns_the_entry_unchanged(
+    store: Store, valkey: Redis, tags: tuple[str]
+) -> None:
+    entry = Entry("key", tags, bytes(range(256)))
+    await fill(store, entry)
+    assert await store.look_up("key") == entry
+    assert await Store(valkey, *NAMES).look_up("key") == entry
+
+
+async def test_entry_under_another_key_is_a_miss(store: Store, valkey: Redis) -> None:
+    await fill(store, Entry("mine", ("tag",), b"mine"))
+    await valkey.copy(f"{store.prefix}e:r:mine", f"{store.prefix}e:r:yours")
+    assert await can_lease(store, "yours")
+
+
+async def test_entry_of_another_schema_is_a_miss(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        patch.setattr(store_module, "SCHEMA", b"\x00")
+        await fill(store, Entry("key", ("tag",), b"value"))
+    assert await can_lease(store, "key")
+
+
+async def test_tag_token_outlives_every_entry_that_contains_it(store: Store, valkey: Redis) -> None:
+    await fill(store, Entry("long", ("tag",), b"", ttl_seconds=3_600))
+    await fill(store, Entry("short", ("tag",), b"", ttl_seconds=1))
+    assert await valkey.pttl(f"{store.prefix}t:tag") > await valkey.pttl(f"{store.prefix}e:r:long")
+
+
+async def test_released_lease_can_be_granted_again(store: Store) -> None:
+    lease = await store.lease("key", new_lease_token(), b"")
+    assert isinstance(lease, Lease)
+    assert not await can_lease(store, "key")
+    await store.release("key", lease)
+    assert await can_lease(store, "key")
+
+
+@pytest.mark.parametrize(
+    "raw", [b"", b"V", b"V\x01", b"V\x01" + bytes(18), b"another's", b"\xff" * 99]
+)
+async def test_value_that_is_no_entry_is_a_miss(store: Store, valkey: Redis, raw: bytes) -> None:
+    await valkey.set(f"{store.prefix}e:r:key", raw)
+    assert await can_lease(store, "key")
+
+
+async def test_flush_removes_every_key_and_refuses_loads_in_progress(
+    store: Store, valkey: Redis
+) -> None:
+    await valkey.set("another's", b"stays")
+    await fill(store, Entry("key", ("tag",), b"value"))
+    lease = await store.lease("other", new_lease_token(), b"")
+    assert isinstance(lease, Lease)
+    await store.flush()
+    assert await valkey.keys() == [b"another's"]
+    assert not await store.fill(Entry("other", ("tag",), b"value"), lease)
+
+
+async def test_releases_share_invalidations_but_not_entries(store: Store, valkey: Redis) -> None:
+    newer = Store(valkey, NAMES[0], "newer")
+    await fill(store, Entry("key", ("tag",), b"old"))
+    assert isinstance(await newer.look_up("key"), Miss)
+    await fill(newer, Entry("key", ("tag",), b"new"))
+    await newer.invalidate(["tag"])
+    for release in (store, newer):
+        assert isinstance(await release.look_up("key"), Miss)
+
+
+async def test_concurrent_look_ups_share_one_command(
+    store: Store, valkey: Redis, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for key in ("one", "two"):
+        await fill(store, Entry(key, ("tag",), b"value"))
+    commands: list[int] = []
+    mget = valkey.mget
+
+    async def counted(keys: list[str]) -> object:
+        commands.append(len(keys))
+        return await mget(keys)
+
+    monkeypatch.setattr(valkey, "mget", counted)
+    found = await asyncio.gather(*(store.look_up(key) for key in ["one", "two"] * 50))
+    assert all(isinstance(entry, Entry) for entry in found)
+    assert commands == [3]

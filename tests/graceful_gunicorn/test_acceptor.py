@@ -1,0 +1,71 @@
+"""How many waiting connections a worker accepts in one turn of its event loop."""
+
+import asyncio
+import socket
+from collections.abc import Iterator
+from contextlib import ExitStack
+
+import pytest
+
+from graceful_gunicorn.acceptor import MAX_ACCEPTS_PER_TURN, Acceptor
+from graceful_gunicorn.shared_state import SharedState, WorkerState
+
+BURST = 3 * MAX_ACCEPTS_PER_TURN
+
+
+@pytest.fixture
+def listener() -> Iterator[socket.socket]:
+    """A listener with BURST connections in its queue."""
+    with ExitStack() as stack:
+        listener = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=BURST))
+        listener.setblocking(False)
+        for _ in range(BURST):
+            stack.enter_context(socket.create_connection(listener.getsockname()))
+        yield listener
+
+
+def add_worker(state: SharedState, connections: int) -> WorkerState:
+    worker = state.allocate_worker()
+    worker.heartbeat(connections)
+    worker.accepting = True
+    return worker
+
+
+async def accepted_in_one_turn(
+    listener: socket.socket, state: SharedState, worker: WorkerState
+) -> int:
+    """Let a worker accept for one turn, close what it accepted, and return the number."""
+    accepted = 0
+
+    def close(connection: socket.socket) -> None:
+        nonlocal accepted
+        accepted += 1
+        worker.heartbeat(worker.connections + 1)
+        connection.close()
+
+    acceptor = Acceptor([listener], state, worker, close)
+    acceptor.start()
+    while not accepted:  # a turn may end before the event loop has polled the socket
+        await asyncio.sleep(0)
+    acceptor.stop(accept_queued=False)
+    return accepted
+
+
+async def test_a_single_worker_accepts_several_connections_per_turn(
+    listener: socket.socket,
+) -> None:
+    state = SharedState()
+    own = add_worker(state, 0)
+    assert await accepted_in_one_turn(listener, state, own) == MAX_ACCEPTS_PER_TURN
+
+
+async def test_a_worker_accepts_no_more_than_its_share_of_a_burst(listener: socket.socket) -> None:
+    state = SharedState()
+    add_worker(state, 3)
+    assert await accepted_in_one_turn(listener, state, add_worker(state, 3)) == 2
+
+
+async def test_a_worker_with_many_connections_may_be_a_few_ahead(listener: socket.socket) -> None:
+    state = SharedState()
+    add_worker(state, 100)
+    assert await accepted_in_one_turn(listener, state, add_worker(state, 100)) == 8

@@ -1,0 +1,155 @@
+"""The steps of a worker's shutdown, without real processes and with a fake clock."""
+
+import time
+from dataclasses import replace
+
+import pytest
+from uvicorn.server import ServerState
+
+from graceful_gunicorn.acceptor import Acceptor
+from graceful_gunicorn.config import ServerConfig
+from graceful_gunicorn.shared_state import SharedState, Shutdown
+from graceful_gunicorn.worker_shutdown import REPLACEMENT_WAIT_SECONDS, WorkerShutdown
+
+DRAIN_SECONDS, DEADLINE_SECONDS = 5.0, 25.0
+CONFIG = ServerConfig(
+    check_command=(),
+    drain_seconds=DRAIN_SECONDS,
+    graceful_timeout_seconds=DEADLINE_SECONDS + 5,
+    closing_seconds=5,
+)
+
+
+class Clock:
+    """Replaces `time.monotonic`."""
+
+    now = 1_000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class FakeAcceptor(Acceptor):
+    """Records the `accept_queued` argument of `stop`, or None if `stop` was not called."""
+
+    def __init__(self) -> None:
+        self.accept_queued: bool | None = None
+
+    def stop(self, *, accept_queued: bool) -> None:
+        self.accept_queued = accept_queued
+
+
+class Worker:
+    """A worker with one connection."""
+
+    def __init__(self, shared_state: SharedState) -> None:
+        self.state = shared_state.allocate_worker()
+        self.state.accepting = True
+        self.acceptor, self.server_state = FakeAcceptor(), ServerState()
+        self.is_unready = False
+        config = replace(CONFIG, on_drain=self.become_unready)
+        self.shutdown = WorkerShutdown(shared_state, self.state, config)
+        self.connections = 1
+
+    def become_unready(self) -> None:
+        self.is_unready = True
+
+    def advance(self) -> bool:
+        self.state.heartbeat(self.connections)
+        return self.shutdown.advance(self.acceptor, self.server_state)
+
+    @property
+    def accepts(self) -> bool:
+        return self.acceptor.accept_queued is None
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
+    clock = Clock()
+    monkeypatch.setattr(time, "monotonic", clock)
+    return clock
+
+
+def test_workers_that_a_reload_replaces_wait_for_a_new_worker(clock: Clock) -> None:
+    shared_state = SharedState()
+    old, also_old = Worker(shared_state), Worker(shared_state)
+    for worker in (old, also_old):
+        worker.shutdown.request(being_replaced=True)
+    for worker in (old, also_old):
+        worker.advance()
+    assert old.accepts
+    assert also_old.accepts
+    new = Worker(shared_state)
+    for worker in (new, old, also_old):
+        worker.advance()
+    assert not old.accepts
+    assert not also_old.accepts
+    assert not old.is_unready
+
+
+def test_if_two_workers_shut_down_one_stays_until_a_third_worker_accepts(clock: Clock) -> None:
+    shared_state = SharedState()
+    first, second = Worker(shared_state), Worker(shared_state)
+    for worker in (first, second):
+        worker.advance()
+        worker.shutdown.request(being_replaced=False)
+    for _ in range(3):
+        first.advance()
+        second.advance()
+    assert not first.accepts
+    assert second.accepts
+    new = Worker(shared_state)
+    new.advance()
+    second.advance()
+    assert not second.accepts
+
+
+def test_the_only_worker_stops_accepting_after_a_while(clock: Clock) -> None:
+    only = Worker(SharedState())
+    only.shutdown.request(being_replaced=False)
+    only.advance()
+    assert only.accepts
+    clock.now += REPLACEMENT_WAIT_SECONDS
+    only.advance()
+    assert not only.accepts
+
+
+def test_a_worker_exits_after_its_last_connection_or_at_its_deadline(clock: Clock) -> None:
+    shared_state = SharedState()
+    old, new = Worker(shared_state), Worker(shared_state)
+    new.advance()
+    old.shutdown.request(being_replaced=True)
+    assert not old.advance()
+    clock.now += DEADLINE_SECONDS - 1
+    assert not old.advance()
+    clock.now += 1
+    assert old.advance()
+    clock.now -= 1
+    old.connections = 0
+    assert old.advance()
+
+
+def test_an_instance_becomes_unready_before_it_stops_accepting(clock: Clock) -> None:
+    shared_state = SharedState()
+    worker, other = Worker(shared_state), Worker(shared_state)
+    other.advance()
+    shared_state.shutdown = Shutdown.GRACEFUL
+    worker.shutdown.request(being_replaced=True)
+    worker.advance()
+    assert worker.is_unready
+    assert worker.accepts
+    clock.now += DRAIN_SECONDS
+    worker.advance()
+    # No other worker is left that would accept the connections in the kernel's queue.
+    assert worker.acceptor.accept_queued is True
+
+
+def test_a_worker_shuts_down_when_its_master_is_gone(
+    clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker = Worker(SharedState())
+    worker.advance()
+    assert not worker.is_unready
+    monkeypatch.setattr("os.getppid", lambda: 1)
+    worker.advance()
+    assert worker.is_unready

@@ -1,0 +1,180 @@
+"""Failed boots are retried with growing pauses, in a fake master with a fake clock."""
+
+import logging
+import os
+from dataclasses import dataclass, field
+
+import pytest
+
+from graceful_gunicorn import shared_state, worker_starter
+from graceful_gunicorn.shared_state import SharedState, WorkerState
+from graceful_gunicorn.worker_starter import WorkerStarter
+
+
+@dataclass(eq=False)
+class Worker:
+    worker_state: WorkerState
+
+
+@dataclass
+class Master:
+    """The parts of Gunicorn's arbiter that `WorkerStarter` uses.
+
+    Its workers boot when the test calls `Instance.boot_all`.
+    """
+
+    shared_state: SharedState
+    num_workers: int = 2
+    pid: int = field(default_factory=os.getpid)
+    WORKERS: dict[int, Worker] = field(default_factory=dict)
+    log: logging.Logger = logging.getLogger("master")  # noqa: RUF009
+    cannot_fork: bool = False
+    starts: int = 0
+
+    def spawn_worker(self) -> None:
+        worker_state = self.shared_state.allocate_worker()
+        if self.cannot_fork:
+            raise BlockingIOError(11, "Resource temporarily unavailable")
+        self.starts += 1
+        self.WORKERS[self.starts] = Worker(worker_state)
+
+    def spawn_workers(self) -> None:
+        raise NotImplementedError
+
+
+class Clock:
+    """Replaces the module `time`."""
+
+    now = 1_000.0
+
+    def monotonic(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        pass
+
+
+@dataclass
+class Instance:
+    """An instance whose master runs its main loop once per second."""
+
+    shared_state: SharedState
+    master: Master
+    starter: WorkerStarter
+    clock: Clock
+
+    def pass_seconds(self, seconds: int) -> None:
+        for _ in range(seconds):
+            self.clock.now += 1
+            if len(self.master.WORKERS) < self.master.num_workers:
+                self.starter.spawn_workers()
+
+    def boot_all(self) -> None:
+        for worker in self.master.WORKERS.values():
+            if not worker.worker_state.booted:
+                self.shared_state.record_boot(worker.worker_state)
+
+    def kill(self, number: int) -> None:
+        worker_state = self.master.WORKERS.pop(number).worker_state
+        self.starter.note_exit(worker_state)
+        worker_state.release()
+
+    def fail_all_boots(self, seconds: int) -> int:
+        """Let each boot fail at once, and return how many workers were started."""
+        before = self.master.starts
+        for _ in range(seconds):
+            self.pass_seconds(1)
+            for number, worker in list(self.master.WORKERS.items()):
+                if not worker.worker_state.booted:
+                    self.kill(number)
+        return self.master.starts - before
+
+
+@pytest.fixture
+def instance(monkeypatch: pytest.MonkeyPatch) -> Instance:
+    """An instance whose two workers, 1 and 2, have served for a minute."""
+    clock, state = Clock(), SharedState()
+    monkeypatch.setattr(shared_state, "time", clock)
+    monkeypatch.setattr(worker_starter, "time", clock)
+    monkeypatch.setattr(worker_starter, "SHARED_STATE", state)
+    master = Master(state)
+    instance = Instance(state, master, WorkerStarter(master), clock)
+    instance.pass_seconds(1)
+    instance.boot_all()
+    instance.pass_seconds(60)
+    return instance
+
+
+def test_a_stable_worker_that_dies_is_replaced_at_once(instance: Instance) -> None:
+    instance.kill(1)
+    assert instance.shared_state.failed_boots == 0
+    instance.pass_seconds(1)
+    assert set(instance.master.WORKERS) == {2, 3}
+
+
+def test_failed_boots_are_retried_with_growing_pauses(instance: Instance) -> None:
+    instance.kill(1)
+    assert instance.fail_all_boots(30) == 6  # after 0, 0, 1, 2, 4 and 8 seconds
+    assert instance.fail_all_boots(150) == 10
+    assert instance.shared_state.failed_boots == 16
+    assert set(instance.master.WORKERS) == {2}
+
+
+def test_workers_start_one_by_one_after_the_boot_is_repaired(instance: Instance) -> None:
+    instance.kill(1)
+    instance.kill(2)
+    instance.fail_all_boots(30)
+    instance.pass_seconds(20)
+    assert len(instance.master.WORKERS) == 1
+    instance.boot_all()
+    instance.pass_seconds(1)
+    assert len(instance.master.WORKERS) == 2
+    instance.pass_seconds(3)
+    assert instance.shared_state.failed_boots == 0
+
+
+def test_a_worker_that_crashes_just_after_its_boot_is_restarted_with_growing_pauses(
+    instance: Instance,
+) -> None:
+    instance.kill(1)
+    before = instance.master.starts
+    for _ in range(60):
+        instance.pass_seconds(1)
+        instance.boot_all()
+        for number in [*instance.master.WORKERS]:
+            if number > 2:
+                instance.kill(number)
+    assert instance.master.starts - before <= 8
+
+
+def test_a_clean_exit_is_not_a_failed_boot(instance: Instance) -> None:
+    instance.kill(1)
+    instance.pass_seconds(1)
+    instance.boot_all()
+    instance.master.WORKERS[3].worker_state.record_clean_exit()
+    instance.kill(3)
+    assert instance.shared_state.failed_boots == 0
+
+
+def test_a_fork_that_the_system_refuses_is_retried(
+    instance: Instance, caplog: pytest.LogCaptureFixture
+) -> None:
+    instance.kill(1)
+    instance.master.cannot_fork = True
+    instance.pass_seconds(2_000)
+    assert "The system refused to start a worker" in caplog.text
+    assert 0 < instance.shared_state.failed_boots < 200
+    instance.master.cannot_fork = False
+    instance.pass_seconds(20)
+    assert len(instance.master.WORKERS) == 2
+
+
+def test_failures_before_the_instance_has_started_are_not_delayed(
+    instance: Instance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(SharedState, "started", False)
+    instance.kill(1)
+    assert instance.fail_all_boots(3) == 3
+    instance.master.cannot_fork = True
+    with pytest.raises(BlockingIOError):
+        instance.pass_seconds(1)

@@ -49,7 +49,7 @@ class Budget:
                     self._cache_seconds -= self._loop.time() - began
 
     async def until_deadline(self, step: Awaitable[T]) -> T:
-        """Await a load, whoever started it. Raises `CacheBusy` at the deadline of this read."""
+        """Await a load, which may serve other reads too. Raises `CacheBusy` at the deadline."""
         try:
             async with asyncio.timeout_at(self.deadline) as limit:
                 return await step

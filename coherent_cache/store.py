@@ -12,7 +12,7 @@ from itertools import chain
 from typing import Any
 
 from cachetools import LRUCache
-from redis.exceptions import RedisError, ResponseError
+from redis.exceptions import RedisClusterException, RedisError, ResponseError
 
 from coherent_cache import scripts
 from coherent_cache._tasks import detached
@@ -21,7 +21,8 @@ from coherent_cache.client import Valkey
 from coherent_cache.entry import FILL_ID, HEADER, SCHEMA, TOKEN_BYTES, Entry, decode_entry
 from coherent_cache.outcomes import Lease, LookUpAgain, Miss, Wait
 
-CACHE_ERRORS = (RedisError, OSError, TimeoutError)
+# RedisClusterException is not a RedisError. A cluster raises it for a slot that no node covers.
+CACHE_ERRORS = (RedisError, RedisClusterException, OSError, TimeoutError)
 
 LEASE_MILLISECONDS = 3_000
 TOKEN_MARGIN_SECONDS = 60  # a tag's token outlives every entry that contains it

@@ -13,7 +13,7 @@ import time
 from collections.abc import Collection
 from enum import IntEnum
 
-# A worker whose last heartbeat is older than this is treated as one that does not accept.
+# A worker whose last heartbeat is older than this counts as not accepting.
 STALE_SECONDS = 1.0
 # A worker that dies sooner than this after its boot counts as a worker that failed to start.
 STABLE_SECONDS = 2.0

@@ -4,11 +4,12 @@ import asyncio
 
 import pytest
 from redis.asyncio import Redis
+from redis.exceptions import SlotNotCoveredError
 
 from coherent_cache import store as store_module
 from coherent_cache.entry import Entry
 from coherent_cache.outcomes import Lease, Miss
-from coherent_cache.store import Store, new_lease_token
+from coherent_cache.store import CACHE_ERRORS, Store, new_lease_token
 from tests.coherent_cache.worker import NAMES
 
 
@@ -115,3 +116,11 @@ async def test_concurrent_look_ups_share_one_command(
     found = await asyncio.gather(*(store.look_up(key) for key in ["one", "two"] * 50))
     assert all(isinstance(entry, Entry) for entry in found)
     assert commands == [3]
+
+
+async def test_a_slot_without_an_owner_is_an_error_of_the_cache(store: Store) -> None:
+    async def command() -> None:
+        raise SlotNotCoveredError("Slot 1 is not covered by the cluster.")
+
+    with pytest.raises(CACHE_ERRORS):
+        await store._execute(command())

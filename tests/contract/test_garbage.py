@@ -55,7 +55,7 @@ async def test_a_request_leaves_no_cycles(
             response = await client.request(method, path, **more)
             assert response.status_code < 500
 
-        await ask()  # what is made once is no garbage
+        await ask()  # objects that are made once are no garbage
         await ask()
         with collector_off():
             for _ in range(REQUESTS):

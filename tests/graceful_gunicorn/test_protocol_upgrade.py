@@ -1,7 +1,7 @@
 """Requests that ask for another protocol (`Upgrade`) are answered in HTTP/1.1 with their body."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import pytest
 
@@ -37,7 +37,7 @@ EACH_BODY = pytest.mark.parametrize("body", BODIES.values(), ids=BODIES.keys())
 EACH_FRAMING = pytest.mark.parametrize("frame", [with_content_length, in_one_chunk, in_many_chunks])
 
 
-async def received(server: LoopbackServer, client: Client, number: int) -> list[object]:
+async def received(server: LoopbackServer, client: Client, number: int) -> Sequence[object]:
     """Read `number` responses, and return the path and body of each request so far.
 
     Another request on the same connection proves that no response is surplus or missing.
@@ -48,7 +48,7 @@ async def received(server: LoopbackServer, client: Client, number: int) -> list[
     server.scopes.clear()
     server.bodies.clear()
     assert requests[number:] == [("/", b"")]
-    return requests[:number]  # type: ignore[return-value]
+    return requests[:number]
 
 
 @EACH_BODY

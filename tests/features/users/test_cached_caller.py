@@ -57,7 +57,7 @@ async def other(another_process: FastAPI, client: Client) -> AsyncIterator[Clien
 
 @pytest.fixture
 async def deaf(another_process: FastAPI, other: Client, monkeypatch: pytest.MonkeyPatch) -> FastAPI:
-    """The other process, to which no change is told. Its channel seems alive nevertheless."""
+    """A second process. Its channel is alive and delivers no invalidations."""
     monkeypatch.setattr(
         cache_of(another_process).channel, "_handle_invalidation", lambda _tags: None
     )

@@ -1,11 +1,12 @@
-# The service and nothing else: no compiler, no development tools, no root. The root file system may
-# be read-only; what is written at run time goes to /dev/shm.
+# The production image. It contains no compiler and no development tools, and it does not run as root.
+# The root file system may be read-only: files that are written at run time go to /dev/shm.
 
 FROM python:3.13-slim AS build
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=ignore
 RUN python -m venv --without-pip /opt/venv
 COPY requirements/app.txt /tmp/app.txt
-# Wheels alone: a package that had to be compiled would need a compiler here and its libraries below.
+# Install wheels only. A source package would need a compiler in this stage and its libraries in the
+# next one.
 RUN python -m pip --python /opt/venv/bin/python install \
     --require-hashes --only-binary=:all: -r /tmp/app.txt
 WORKDIR /srv
@@ -14,11 +15,12 @@ COPY migrations migrations
 COPY app app
 COPY coherent_cache coherent_cache
 COPY graceful_gunicorn graceful_gunicorn
-# Compiled here, because later nothing can be written; readable whatever the umask of the clone was.
+# Compile here, because the root file system may be read-only later. chmod makes the files readable for
+# the service's user, whatever the umask was when the repository was cloned.
 RUN /opt/venv/bin/python -m compileall -q app coherent_cache graceful_gunicorn migrations gunicorn_config.py && chmod -R a+rX .
 
 FROM python:3.13-slim
-# A number, so that Kubernetes can see that it is not root.
+# Kubernetes can only check `runAsNonRoot` if USER below is a number.
 RUN useradd --system --uid 10001 --user-group --no-create-home --home-dir /nonexistent app
 COPY --from=build /opt/venv /opt/venv
 COPY --from=build /srv /srv

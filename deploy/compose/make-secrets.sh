@@ -1,6 +1,7 @@
 #!/bin/sh
-# Makes the secrets of a `docker compose` installation, once: random, and a volume for each reader.
-# They live as long as the database, whose passwords they are.
+# Creates random secrets for a `docker compose` installation, once. Each service that reads secrets has
+# its own volume. Remove these volumes only together with the database's volume: the database keeps the
+# passwords that it was created with.
 set -eu
 cd "$1"
 [ ! -e database/complete ] || exit 0

@@ -1,11 +1,12 @@
 #!/bin/bash
-# A streaming standby: copies the primary at its first start, follows it from then on.
-# When it was away for longer than `wal_keep_size` lasts, remove its volume: it copies again.
+# Runs a streaming standby. It copies the primary at its first start and follows it from then on. If it
+# was stopped for so long that the primary no longer has the WAL that it needs (`wal_keep_size`), remove
+# its volume: the next start copies the primary again.
 set -euo pipefail
 PGPASSWORD=$(cat /run/secrets/replication_password)
 export PGPASSWORD
 
-# This file is written last: without it a copy was interrupted.
+# pg_basebackup writes this file last. If it is missing, there is no copy yet, or an incomplete one.
 if [ ! -e "$PGDATA/standby.signal" ]; then
     rm -rf "$PGDATA"
     install -d -o postgres -g postgres -m 700 "$PGDATA"

@@ -1,23 +1,23 @@
--- Run by the superuser in the database `app`, once, before the first migration.
--- Passwords come from files and are in no command line, log or environment.
+-- Run this as the superuser in the database `app`, once, before the first migration.
+-- Passwords are read from files, so that they appear in no command line, log or environment variable.
 \set app_password `cat /run/secrets/app_password`
 \set migrations_password `cat /run/secrets/migrations_password`
 \set replication_password `cat /run/secrets/replication_password`
 
--- Migrations own the schema and may take their time.
+-- The role `migrations` owns the schema. It has no timeouts, because migrations may run for long.
 CREATE ROLE migrations LOGIN PASSWORD :'migrations_password';
 ALTER DATABASE app OWNER TO migrations;
 
--- The service works on rows and cannot change the schema.
+-- The role `app` is for the service. It reads and writes rows, and cannot change the schema.
 CREATE ROLE app LOGIN PASSWORD :'app_password';
 ALTER DEFAULT PRIVILEGES FOR ROLE migrations
     GRANT SELECT, INSERT, UPDATE, DELETE ON TABLES TO app;
 ALTER DEFAULT PRIVILEGES FOR ROLE migrations GRANT USAGE ON SEQUENCES TO app;
--- Start-up counts the connections that others hold.
+-- At start-up the service counts the connections of other clients in pg_stat_activity.
 GRANT pg_read_all_stats TO app;
 
--- The service sets these for its own connections as well. As the role's they hold behind PgBouncer
--- in transaction mode too, where what one client sets reaches another.
+-- The service sets these timeouts for its own connections, except behind PgBouncer in transaction mode,
+-- where a setting of one client would reach another. There, the timeouts of the role apply.
 ALTER ROLE app SET statement_timeout = '5s';
 ALTER ROLE app SET lock_timeout = '2s';
 ALTER ROLE app SET idle_in_transaction_session_timeout = '10s';

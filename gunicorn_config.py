@@ -9,9 +9,9 @@ import gc
 from gunicorn.arbiter import Arbiter
 from gunicorn.workers.base import Worker
 
-from app.infra.database.capacity import is_schema_behind, read_capacity
-from app.infra.ending import the_end
-from app.infra.server import server_config
+from app.infra.database.connection_budget import is_schema_behind, read_capacity
+from app.infra.server.config import server_config
+from app.infra.shutdown import the_end
 from app.settings import load_settings, misspelt_variables
 from graceful_gunicorn import (
     available_cores,
@@ -54,7 +54,12 @@ def on_starting(server: Arbiter) -> None:
             )
     for sentence in misspelt_variables():
         server.log.warning("In the environment: %s", sentence)
-    found = read_capacity(_settings, workers)
+    found = read_capacity(
+        _settings.database,
+        workers=workers,
+        replicas=_settings.replicas,
+        has_cache=_settings.cache.enabled,
+    )
     if found is None:
         server.log.warning(
             "The database was not reached, so its connections were not counted. The service "
@@ -65,7 +70,7 @@ def on_starting(server: Arbiter) -> None:
         if _settings.environment == "production":
             raise SystemExit(f"The service cannot start. {found}")
         server.log.warning("%s", found)
-    if found is not None and is_schema_behind(_settings):
+    if found is not None and is_schema_behind(_settings.database):
         server.log.warning(
             "The schema of the database is behind this code, and /readyz answers 503. Migrate it "
             "with: alembic upgrade head"

@@ -8,7 +8,7 @@ from app.features.posts import routes as posts
 from app.features.users import routes as users
 from app.infra import health
 from app.infra.web import board, metrics_endpoint
-from app.infra.web.retry import RetryOnce
+from app.infra.web.request_retry import RetryOnce
 from app.infra.web.routing import RouteTable
 
 ROUTERS = (

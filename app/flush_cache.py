@@ -2,7 +2,7 @@
 
 import asyncio
 
-from app.infra.cache import cache_config
+from app.infra.cache.config import cache_config
 from app.settings import load_settings
 from coherent_cache import NotFlushed, flush_cache
 
@@ -13,7 +13,7 @@ def main() -> None:
     if not settings.cache.enabled:
         raise SystemExit("CACHE_ENABLED is false: there is no cache to empty.")
     try:
-        found = asyncio.run(flush_cache(cache_config(settings)))
+        found = asyncio.run(flush_cache(cache_config(settings.valkey, settings.cache)))
     except NotFlushed as error:
         raise SystemExit(str(error)) from None
     print(f"The cache is empty: {found} keys were removed.")  # noqa: T201 - a command

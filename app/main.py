@@ -11,30 +11,35 @@ from starlette.middleware.errors import ServerErrorMiddleware
 from starlette.types import ASGIApp
 
 from app.api import add_routes
-from app.infra.database.capacity import APPLICATION_NAME
-from app.infra.logs import Log, open_log
-from app.infra.resources import open_resources
-from app.infra.tracing import telemetry, traces
+from app.infra.database.connection_budget import APPLICATION_NAME
+from app.infra.health import open_readiness
+from app.infra.lifespan import open_resources
+from app.infra.observability.diagnostics.query_budget import guard
+from app.infra.observability.logs import Log, open_log
+from app.infra.observability.settings import GuardsSettings, LogSettings, MetricsSettings
+from app.infra.observability.tracing import telemetry, traces
+from app.infra.server.settings import ServerSettings
+from app.infra.settings_base.section import Sections
 from app.infra.web.board import open_board
 from app.infra.web.body_limit import BodyLimitMiddleware
-from app.infra.web.catch_all import CatchAllMiddleware
+from app.infra.web.concurrency_limit import ConcurrencyLimiter, ConcurrencyLimitMiddleware
 from app.infra.web.cors import cors
-from app.infra.web.deadline import DeadlineMiddleware
-from app.infra.web.guard import guard
-from app.infra.web.head import HeadMiddleware
-from app.infra.web.hosts import HostsMiddleware
-from app.infra.web.in_flight import InFlightMiddleware
-from app.infra.web.metrics import count_request
-from app.infra.web.observation import ObservationMiddleware, Observer
+from app.infra.web.head_requests import HeadMiddleware
+from app.infra.web.observe_requests import ObservationMiddleware, Observer
 from app.infra.web.openapi import add_documentation
 from app.infra.web.problems import add_problem_handlers
-from app.infra.web.query import StrictRoute
+from app.infra.web.query_parameters import StrictRoute
 from app.infra.web.request_id import request_id_header
+from app.infra.web.request_metrics import count_request
 from app.infra.web.request_span import RequestSpanMiddleware
+from app.infra.web.request_timeout import DeadlineMiddleware
 from app.infra.web.response_cache import ResponseCacheMiddleware
 from app.infra.web.root_path import RootPathMiddleware
 from app.infra.web.security_headers import security_headers
+from app.infra.web.server_error import CatchAllMiddleware
+from app.infra.web.settings import CorsSettings, DocsSettings, LimitsSettings
 from app.infra.web.timing import process_time, server_timing
+from app.infra.web.trusted_hosts import HostsMiddleware
 from app.settings import Settings, load_settings
 
 DESCRIPTION = """Users, posts and comments.
@@ -45,39 +50,44 @@ Errors are `application/problem+json` with a stable `code`. Lists are read page 
 Layer = Callable[[ASGIApp], ASGIApp]
 
 
-def layers(settings: Settings, log: Log | None) -> tuple[Layer, ...]:
+def layers(settings: Sections, limiter: ConcurrencyLimiter, log: Log | None) -> tuple[Layer, ...]:
     """Return what stands around the routes, outermost first. All of them are pure ASGI."""
-    limits, root_path = settings.limits, settings.server.root_path
+    limits, server = settings[LimitsSettings], settings[ServerSettings]
+    has_server_timing = settings[MetricsSettings].server_timing
     return (
         partial(
             ObservationMiddleware,
             headers=[
                 request_id_header,
                 process_time,
-                *([server_timing] if settings.tells_parts_of_time else []),
+                *([server_timing] if has_server_timing else []),
             ],
-            fixed=security_headers(settings.server),
+            fixed=security_headers(server.hsts_seconds),
             observers=observers(settings, log),
         ),
         *([RequestSpanMiddleware] if traces() else []),
-        *([partial(cors, settings=settings.cors)] if settings.cors.origins else []),
+        *(
+            [partial(cors, settings=settings[CorsSettings])]
+            if settings[CorsSettings].origins
+            else []
+        ),
         CatchAllMiddleware,
-        *([partial(RootPathMiddleware, root_path=root_path)] if root_path else []),
+        *([partial(RootPathMiddleware, root_path=server.root_path)] if server.root_path else []),
         *([partial(HostsMiddleware, hosts=limits.hosts)] if limits.hosts else []),
         HeadMiddleware,
         ResponseCacheMiddleware,
         partial(BodyLimitMiddleware, limit_bytes=limits.body_bytes, most_values=limits.body_values),
-        InFlightMiddleware,
+        partial(ConcurrencyLimitMiddleware, limiter=limiter),
         partial(DeadlineMiddleware, seconds=limits.request_seconds),
     )
 
 
-def observers(settings: Settings, log: Log | None) -> list[Observer]:
+def observers(settings: Sections, log: Log | None) -> list[Observer]:
     """Return who is told of every request that was answered."""
-    budget = settings.guards.statement_budget
+    budget = settings[GuardsSettings].statement_budget
     return [
         count_request,
-        *([log.request] if log and settings.log.access else []),
+        *([log.request] if log and settings[LogSettings].access else []),
         partial(guard, statement_budget=budget),
     ]
 
@@ -109,24 +119,30 @@ def create_app(settings: Settings, log: Log | None = None) -> FastAPI:
 
     Nothing is opened before its lifespan begins.
     """
+    sections = settings.sections()
+    limiter = ConcurrencyLimiter(sections[LimitsSettings])
+    docs = sections[DocsSettings]
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        current_default_thread_limiter().total_tokens = settings.server.threads
+        current_default_thread_limiter().total_tokens = sections[ServerSettings].threads
         with closing(log.writer) if log else nullcontext():
             async with (
-                open_resources(settings, application_name=APPLICATION_NAME) as resources,
+                open_resources(sections, APPLICATION_NAME, limiter.measure) as resources,
                 open_board() as board,
             ):
                 app.state.resources, app.state.board = resources, board
-                yield
+                app.state.cache_reader = resources.reader
+                with open_readiness(resources.database, resources.cache) as readiness:
+                    app.state.readiness = readiness
+                    yield
 
     app = Service(
         title="FastAPI reference service",
         description=DESCRIPTION,
         version="0.1.0",
         lifespan=lifespan,
-        openapi_url="/openapi.json" if settings.shows_docs else None,
+        openapi_url="/openapi.json" if docs.enabled else None,
         docs_url=None,
         redoc_url=None,
         swagger_ui_oauth2_redirect_url=None,
@@ -134,13 +150,14 @@ def create_app(settings: Settings, log: Log | None = None) -> FastAPI:
         telemetry=telemetry(),
     )
     app.router.route_class = StrictRoute
-    app.layers = layers(settings, log)
+    app.layers = layers(sections, limiter, log)
+    app.state.settings, app.state.concurrency_limiter = sections, limiter
     add_routes(app)
     add_problem_handlers(app)
-    if settings.shows_docs:
-        add_documentation(app, settings.server.root_path)
+    if docs.enabled:
+        add_documentation(app, sections[ServerSettings].root_path)
     return app
 
 
 settings = load_settings()
-app = create_app(settings, open_log(settings))
+app = create_app(settings, open_log(settings.log, is_production=settings.is_production))

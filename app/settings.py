@@ -1,4 +1,4 @@
-"""The settings of a process, built only by entry points. Each knob is in `app/sections.py`.
+"""The settings of a process. Only entry points build them.
 
 Values come from the environment, then `.env`, then files in SECRETS_DIR (default /run/secrets):
 `database.pool_size` is DATABASE_POOL_SIZE, or a file named `database_pool_size`. Anything wrong
@@ -18,31 +18,20 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
-from app.sections import (
-    CLOSING_SECONDS,
-    DEVELOPMENT_SECRET,
-    MINIMUM_SECRET_BYTES,
-    AuthSettings,
-    BoardSettings,
-    CacheSettings,
-    CorsSettings,
-    DatabaseSettings,
-    DocsSettings,
-    Few,
-    GuardsSettings,
-    LimitsSettings,
-    LogSettings,
-    MetricsSettings,
-    ServerSettings,
-    ValkeySettings,
-)
-from app.setting_names import Names
-from app.setting_sources import (
+from app.infra.cache.settings import CacheSettings, ValkeySettings
+from app.infra.database.settings import DatabaseSettings
+from app.infra.observability.settings import GuardsSettings, LogSettings, MetricsSettings
+from app.infra.security.settings import DEVELOPMENT_SECRET, MINIMUM_SECRET_BYTES, AuthSettings
+from app.infra.server.settings import CLOSING_SECONDS, ServerSettings
+from app.infra.settings_base.names import Names
+from app.infra.settings_base.section import Few, Section, Sections
+from app.infra.settings_base.sources import (
     Unreadable,
     ignore_libpq_variables,
     read_values,
     unknown_variables,
 )
+from app.infra.web.settings import BoardSettings, CorsSettings, DocsSettings, LimitsSettings
 
 
 def _workers(value: object) -> object:
@@ -86,22 +75,15 @@ class Settings(BaseSettings):
     guards: GuardsSettings = GuardsSettings()
 
     @property
-    def tells_parts_of_time(self) -> bool:
-        """Whether answers carry Server-Timing: what is known of the inside is not for everybody."""
-        return self._in_development_unless(self.metrics.server_timing)
+    def is_production(self) -> bool:
+        """Whether defaults that are only fit for development are refused."""
+        return self.environment == "production"
 
-    @property
-    def shows_board(self) -> bool:
-        """Whether there is a board, for those who may see it."""
-        return self._in_development_unless(self.board.enabled)
-
-    @property
-    def shows_docs(self) -> bool:
-        """Whether there are `/docs` and `/openapi.json`."""
-        return self._in_development_unless(self.docs.enabled)
-
-    def _in_development_unless(self, chosen: bool | None) -> bool:
-        return self.environment == "development" if chosen is None else chosen
+    def sections(self) -> Sections:
+        """Return the sections by their class, for code that must not know the other ones."""
+        sections = [value for _, value in self if isinstance(value, Section)]
+        is_development = not self.is_production
+        return Sections(*(it.with_switches(is_development=is_development) for it in sections))
 
     @model_validator(mode="after")
     def _refuse_weak_secrets(self) -> Self:

@@ -19,15 +19,14 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 os.environ.setdefault("PROMETHEUS_MULTIPROC_DIR", tempfile.mkdtemp(prefix="layers-"))
 
-from app.infra.in_flight import InFlight
-from app.infra.logs import Log, as_json
+from app.infra.observability.logs import Log, as_json
 from app.infra.web.body_limit import BodyLimitMiddleware
-from app.infra.web.catch_all import CatchAllMiddleware
-from app.infra.web.deadline import DeadlineMiddleware
-from app.infra.web.head import HeadMiddleware
-from app.infra.web.in_flight import InFlightMiddleware
-from app.infra.web.observation import ObservationMiddleware
+from app.infra.web.concurrency_limit import ConcurrencyLimiter, ConcurrencyLimitMiddleware
+from app.infra.web.head_requests import HeadMiddleware
+from app.infra.web.observe_requests import ObservationMiddleware
 from app.infra.web.request_id import request_id_header
+from app.infra.web.request_timeout import DeadlineMiddleware
+from app.infra.web.server_error import CatchAllMiddleware
 from app.infra.web.timing import process_time
 from app.main import Layer, observers
 from app.settings import load_settings
@@ -41,7 +40,7 @@ OBSERVING = ("request id", "timing", "metrics", "access log")
 class Application:
     """What layers reach through the scope."""
 
-    state = SimpleNamespace(resources=SimpleNamespace(in_flight=InFlight(load_settings().limits)))
+    state = SimpleNamespace()
 
 
 SCOPE = {
@@ -93,17 +92,19 @@ async def microseconds(app: ASGIApp, log: Log) -> float:
 def stacks(log: Log) -> dict[str, ASGIApp]:
     """Return the application inside of nothing, of one layer, of two, and so on."""
     settings = load_settings()
-    headers, observing = [request_id_header, process_time], observers(settings, log)
+    headers, observing = [request_id_header, process_time], observers(settings.sections(), log)
     built: dict[str, ASGIApp] = {"none": answer}
     built["request id"] = ObservationMiddleware(answer, headers=headers[:1], observers=[])
     built["timing"] = ObservationMiddleware(answer, headers=headers, observers=[])
     for count, name in enumerate(("metrics", "access log", "guard"), 1):
         built[name] = ObservationMiddleware(answer, headers=headers, observers=observing[:count])
+    limiter = ConcurrencyLimiter(settings.limits)
+    limited = partial(ConcurrencyLimitMiddleware, limiter=limiter)
     inside: list[tuple[str, Layer]] = [
         ("catch all", CatchAllMiddleware),
         ("head", HeadMiddleware),
         ("body limit", partial(BodyLimitMiddleware, limit_bytes=settings.limits.body_bytes)),
-        ("in flight", InFlightMiddleware),
+        ("concurrency limit", limited),
         ("deadline", partial(DeadlineMiddleware, seconds=settings.limits.request_seconds)),
     ]
     for count, (name, _) in enumerate(inside, 1):

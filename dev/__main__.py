@@ -9,7 +9,7 @@ import shutil
 import sys
 from collections.abc import Callable
 
-from app.setting_sources import Unreadable, ignore_libpq_variables
+from app.infra.settings_base.sources import Unreadable, ignore_libpq_variables
 from dev.backing import DATA, open_backing
 from dev.database import DEMO_POSTS, flush_cache, seed, upgrade, write_migration
 from dev.inspection import PROFILE_SECONDS, show_connections, show_memory, write_profile

@@ -3,7 +3,7 @@
 import errno
 from dataclasses import dataclass
 
-from app.sections import ServerSettings
+from app.infra.server.settings import ServerSettings
 from dev.terminal import CommandError, say
 from graceful_gunicorn import bind_error
 

@@ -9,8 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from app.addresses import postgresql_url
-from app.setting_sources import read_dotenv
+from app.infra.settings_base.sources import read_dotenv
+from app.infra.settings_base.urls import postgresql_url
 from dev.servers import ROOT, FolderInUse, embedded_servers, running_servers
 from dev.terminal import CommandError
 

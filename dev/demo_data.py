@@ -14,7 +14,7 @@ from random import Random
 import asyncpg
 from argon2 import PasswordHasher
 
-from app.addresses import asyncpg_arguments, postgresql_url
+from app.infra.settings_base.urls import asyncpg_arguments, postgresql_url
 from dev.demo_text import full_name, topics
 from dev.terminal import StatusLine
 

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from app.setting_sources import LIBPQ_VARIABLE
+from app.infra.settings_base.sources import LIBPQ_VARIABLE
 
 _NAMESPACE = ("unshare", "--user", "--map-user=65534", "--map-group=65534", "--")
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import asyncpg
 
-from app.addresses import asyncpg_arguments, postgresql_url
+from app.infra.settings_base.urls import asyncpg_arguments, postgresql_url
 from dev.servers import ROOT
 from dev.terminal import CommandError, say
 

@@ -1,6 +1,6 @@
 """The protocol of production for `make dev`, where Uvicorn takes it by its name."""
 
-from app.infra.server import server_config
+from app.infra.server.config import server_config
 from app.settings import load_settings
 from graceful_gunicorn import protocol_class
 

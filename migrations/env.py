@@ -10,14 +10,14 @@ from sqlalchemy import Connection, pool, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from app.addresses import asyncpg_arguments
 from app.features.auth import models as auth
 from app.features.comments import models as comments
 from app.features.posts import models as posts
 from app.features.users import models as users
-from app.infra.cache import cache_config
+from app.infra.cache.config import cache_config
 from app.infra.database.base import Base
-from app.infra.database.pooler import statement_arguments
+from app.infra.database.pgbouncer import statement_arguments
+from app.infra.settings_base.urls import asyncpg_arguments
 from app.settings import load_settings
 from coherent_cache import NotFlushed, flush_cache
 
@@ -67,7 +67,7 @@ async def main() -> None:
     await engine.dispose()
     if is_changed and settings.cache.enabled:
         try:
-            await flush_cache(cache_config(settings))
+            await flush_cache(cache_config(settings.valkey, settings.cache))
         except NotFlushed as error:
             sys.stderr.write(f"{error}\n")
 

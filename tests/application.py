@@ -9,8 +9,8 @@ from fastapi import FastAPI
 from sqlalchemy import event
 from starlette.types import ASGIApp
 
-from app.infra.logs import Log
-from app.infra.resources import Resources
+from app.infra.dependencies import ProcessResources
+from app.infra.observability.logs import Log
 from app.main import create_app
 from app.settings import Settings
 from coherent_cache.relay import Relay
@@ -33,7 +33,7 @@ def client_of(app: ASGIApp) -> httpx2.AsyncClient:
 
 
 @contextmanager
-def recorded_statements(resources: Resources) -> Iterator[list[str]]:
+def recorded_statements(resources: ProcessResources) -> Iterator[list[str]]:
     """Collect the SQL that is sent to the database meanwhile."""
     sent: list[str] = []
 

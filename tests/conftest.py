@@ -17,9 +17,9 @@ import pytest
 from fastapi import FastAPI
 from sqlalchemy import text
 
-from app.infra.findings import listeners
-from app.infra.resources import Resources
-from app.setting_sources import ignore_libpq_variables
+from app.infra.dependencies import ProcessResources
+from app.infra.observability.diagnostics.report import listeners
+from app.infra.settings_base.sources import ignore_libpq_variables
 from app.settings import Settings
 from coherent_cache import trust
 from coherent_cache.relay import Relay
@@ -144,9 +144,9 @@ async def app(settings: Settings) -> AsyncIterator[FastAPI]:
 
 
 @pytest.fixture(scope="session")
-async def resources(app: FastAPI) -> Resources:
+async def resources(app: FastAPI) -> ProcessResources:
     """What the application holds open."""
-    held: Resources = app.state.resources
+    held: ProcessResources = app.state.resources
     return held
 
 
@@ -158,7 +158,7 @@ async def client(app: FastAPI, clean: None) -> AsyncIterator[httpx2.AsyncClient]
 
 
 @pytest.fixture
-async def clean(resources: Resources) -> AsyncIterator[None]:
+async def clean(resources: ProcessResources) -> AsyncIterator[None]:
     """Empty every table, and the cache, after the test."""
     yield
     async with resources.database.transaction() as session:
@@ -168,13 +168,13 @@ async def clean(resources: Resources) -> AsyncIterator[None]:
 
 
 @pytest.fixture
-def make(resources: Resources, clean: None) -> Factory:
+def make(resources: ProcessResources, clean: None) -> Factory:
     """Make rows, as their owners would have."""
     return Factory(resources)
 
 
 @pytest.fixture
-def statements(resources: Resources) -> Iterator[list[str]]:
+def statements(resources: ProcessResources) -> Iterator[list[str]]:
     """The SQL that was sent to the database since the test began, or since `.clear()`."""
     with recorded_statements(resources) as sent:
         yield sent

@@ -9,7 +9,7 @@ from app.features.posts import tags as posts
 from app.features.posts.models import Post
 from app.features.users import tags as users
 from app.features.users.models import User
-from app.infra.resources import Resources
+from app.infra.dependencies import ProcessResources
 from coherent_cache.tags import invalidate
 
 PASSWORD = "correct horse battery"
@@ -21,7 +21,7 @@ MORNING = datetime(2026, 1, 1, tzinfo=UTC)
 class Factory:
     """Commits what it makes, and returns it."""
 
-    resources: Resources
+    resources: ProcessResources
 
     async def user(self, **values: object) -> User:
         """Make a user whose password is PASSWORD."""

@@ -1,6 +1,7 @@
-"""Everything a route may ask for. What arrives is in the name of the alias."""
+"""What a route may ask for by an annotation: resources, sessions, pages, preconditions."""
 
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from typing import Annotated
 
 from fastapi import Depends, Header, Query, Request
@@ -9,21 +10,41 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.errors import Unavailable
 from app.infra.database.pagination import PageRequest
-from app.infra.inputs import Limit
-from app.infra.metrics import REPLICA_READS
-from app.infra.precondition import Precondition, joined
-from app.infra.resources import Resources as ResourcesValue
-from app.infra.web.retry import TryAgain, may_be_tried_again
-from coherent_cache import SHOWN
+from app.infra.database.replica import Replica
+from app.infra.database.sessions import Database
+from app.infra.observability.metrics import REPLICA_READS
+from app.infra.security.access_tokens import AccessTokens
+from app.infra.security.passwords import Passwords
+from app.infra.settings_base.section import Sections
+from app.infra.validation.fields import Limit
+from app.infra.validation.preconditions import Precondition, joined
+from app.infra.web.request_retry import TryAgain, may_be_tried_again
+from coherent_cache import SHOWN, Cache, NoCache, Reader
 
 
-async def resources(request: Request) -> ResourcesValue:
-    """Return what this process holds open: made once, the same for every request."""
-    held: ResourcesValue = request.app.state.resources
+@dataclass(frozen=True, slots=True)
+class ProcessResources:
+    """What a process holds open. It is made once, and nothing connects before its first use.
+
+    `cache` and `replica` are None if the settings have none. `reader` works in either case.
+    """
+
+    settings: Sections
+    database: Database
+    replica: Replica | None
+    cache: Cache | None
+    reader: Reader | NoCache
+    passwords: Passwords
+    access_tokens: AccessTokens
+
+
+async def resources(request: Request) -> ProcessResources:
+    """Return the resources of this process."""
+    held: ProcessResources = request.app.state.resources
     return held
 
 
-Resources = Annotated[ResourcesValue, Depends(resources)]
+Resources = Annotated[ProcessResources, Depends(resources)]
 
 
 async def read_session(held: Resources, request: Request) -> AsyncIterator[AsyncSession]:

@@ -8,6 +8,8 @@ is told to end it is 503 again, while requests are still accepted.
 
 import asyncio
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, Request
@@ -15,10 +17,10 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
 from app.errors import Unavailable
-from app.infra.background import detached, failing
-from app.infra.database.migrations import Revisions, read_revisions
-from app.infra.database.session import Database
-from app.infra.ending import the_end
+from app.infra.database.schema_version import Revisions, read_revisions
+from app.infra.database.sessions import Database
+from app.infra.observability.background import detached, failing
+from app.infra.shutdown import the_end
 from coherent_cache import CACHE_ERRORS, Cache
 
 logger = logging.getLogger(__name__)
@@ -96,12 +98,22 @@ class Readiness:
         return "ok"
 
 
+@contextmanager
+def open_readiness(database: Database, cache: Cache | None) -> Iterator[Readiness]:
+    """Make the readiness of this process. On leaving, a check that still runs is cancelled."""
+    made = Readiness(database, cache)
+    try:
+        yield made
+    finally:
+        made.close()
+
+
 router = APIRouter(include_in_schema=False)
 
 
 async def readiness(request: Request) -> Readiness:
     """Return the readiness of this process."""
-    state: Readiness = request.app.state.resources.readiness
+    state: Readiness = request.app.state.readiness
     return state
 
 

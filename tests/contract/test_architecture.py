@@ -18,8 +18,8 @@ VIOLATIONS = {
     "app/features/posts/service.py": "import fastapi",
     "app/features/posts/queries.py": "import app.features.posts.schemas",
     "app/main.py": "import dev.servers",
-    "app/infra/resources.py": "import coherent_cache.store",
-    "app/infra/server.py": "import graceful_gunicorn.protocol",
+    "app/infra/lifespan.py": "import coherent_cache.store",
+    "app/infra/server/config.py": "import graceful_gunicorn.protocol",
     "coherent_cache/tags.py": "import fastapi",
     "graceful_gunicorn/config.py": "import coherent_cache",
 }

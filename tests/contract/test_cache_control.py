@@ -5,7 +5,7 @@ import pytest
 from fastapi import FastAPI, Response
 
 from app.features.users.models import User
-from app.infra.web.public import is_public, policy_of
+from app.infra.web.cacheable import is_public, policy_of
 from app.main import create_app
 from app.settings import Settings
 from tests.application import client_of

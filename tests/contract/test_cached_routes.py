@@ -12,7 +12,7 @@ import pytest
 from fastapi import FastAPI
 
 from app.features.users.models import User
-from app.infra.web.public import is_public
+from app.infra.web.cacheable import is_public
 from app.settings import Settings
 from coherent_cache.store import Store
 from tests.application import client_of, recorded_statements, running

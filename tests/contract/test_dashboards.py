@@ -10,7 +10,7 @@ import yaml
 from prometheus_client import Histogram
 from prometheus_client.metrics import MetricWrapperBase
 
-from app.infra import metrics
+from app.infra.observability import metrics
 from coherent_cache import metrics as cache_metrics
 from graceful_gunicorn.collectors import SharedStateCollector
 

@@ -5,8 +5,9 @@ import re
 import pytest
 from fastapi.sse import _PING_INTERVAL
 
-from app.infra.database.capacity import Capacity
-from app.sections import DatabaseSettings, ServerSettings
+from app.infra.database.connection_budget import Capacity
+from app.infra.database.settings import DatabaseSettings
+from app.infra.server.settings import ServerSettings
 from tests.contract.deployment import (
     DEPLOYMENTS,
     PRODUCTION,

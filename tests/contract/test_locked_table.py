@@ -6,7 +6,7 @@ import pytest
 from fastapi import FastAPI
 from sqlalchemy import text
 
-from app.infra.resources import Resources
+from app.infra.dependencies import ProcessResources
 from app.settings import Settings
 from coherent_cache import budget
 from tests.application import client_of
@@ -24,7 +24,7 @@ async def service(settings: Settings) -> AsyncIterator[FastAPI]:
 
 @pytest.fixture
 async def paths(
-    service: FastAPI, resources: Resources, clean: None, monkeypatch: pytest.MonkeyPatch
+    service: FastAPI, resources: ProcessResources, clean: None, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[list[str]]:
     """Addresses of a locked table: the first was read before, the others were not."""
     post = await Factory(resources).post()

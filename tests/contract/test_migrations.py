@@ -9,7 +9,7 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from app.infra.database.migrations import read_revisions
+from app.infra.database.schema_version import read_revisions
 
 PROJECT = Path(__file__).parents[2]
 

@@ -11,7 +11,7 @@ from app.features.comments.queries import COMMENTS_OF_POST
 from app.features.posts.queries import ALL_POSTS, POSTS_BY_AUTHOR
 from app.infra.database.base import Base
 from app.infra.database.pagination import Cursor, KeysetList, PageRequest
-from app.infra.resources import Resources
+from app.infra.dependencies import ProcessResources
 from tests.application import recorded_statements
 
 ROWS = text("""
@@ -33,7 +33,7 @@ COMMENTS = text("""
 
 
 @pytest.fixture
-async def filled(resources: Resources, clean: None) -> AsyncIterator[AsyncSession]:
+async def filled(resources: ProcessResources, clean: None) -> AsyncIterator[AsyncSession]:
     """Enough rows for a plan to matter; number 5 of each kind has a quarter of the children."""
     async with resources.database.transaction() as session:
         for statement in (ROWS, POSTS, COMMENTS):
@@ -73,7 +73,7 @@ LISTS = [
 @pytest.mark.parametrize(("keyset", "filters", "index"), LISTS)
 async def test_a_page_reads_its_index_alone_at_any_depth(
     filled: AsyncSession,
-    resources: Resources,
+    resources: ProcessResources,
     keyset: KeysetList[Any],
     filters: dict[str, int],
     index: str,
@@ -96,7 +96,7 @@ async def test_a_page_reads_its_index_alone_at_any_depth(
 
 
 async def test_a_page_at_row_19000_reads_what_the_first_page_reads(
-    filled: AsyncSession, resources: Resources
+    filled: AsyncSession, resources: ProcessResources
 ) -> None:
     first = await ALL_POSTS.page(filled, PageRequest(20))
     assert first.next is not None
@@ -112,7 +112,7 @@ async def test_a_page_at_row_19000_reads_what_the_first_page_reads(
 
 async def sent(
     session: AsyncSession,
-    resources: Resources,
+    resources: ProcessResources,
     keyset: KeysetList[Any],
     query: PageRequest,
     filters: dict[str, int],

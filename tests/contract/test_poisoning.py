@@ -13,7 +13,7 @@ import pytest
 from fastapi import FastAPI, Request
 
 from app.infra.dependencies import ReadSession
-from app.infra.web.public import public
+from app.infra.web.cacheable import public
 from app.settings import Settings
 from coherent_cache.tags import shows
 from tests.contract.serving import Served, serve

@@ -9,7 +9,7 @@ import pytest
 from fastapi import FastAPI, Query
 from pydantic import BaseModel
 
-from app.infra.web.query import StrictRoute, query_parameters
+from app.infra.web.query_parameters import StrictRoute, query_parameters
 from app.infra.web.routing import feature_router
 from app.main import create_app
 from app.settings import Settings

@@ -67,7 +67,7 @@ def test_the_layers_stand_in_their_order(settings: Settings) -> None:
         "HeadMiddleware",
         "ResponseCacheMiddleware",
         "BodyLimitMiddleware",
-        "InFlightMiddleware",
+        "ConcurrencyLimitMiddleware",
         "DeadlineMiddleware",
     ]
 

@@ -19,10 +19,10 @@ from opentelemetry.trace import StatusCode
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
-from app.infra import tracing
 from app.infra.database.engine import open_engine
-from app.infra.exchange import Exchange, exchange
-from app.infra.tracing import telemetry, trace_statements, traces
+from app.infra.observability import tracing
+from app.infra.observability.request_context import RequestContext, request_context
+from app.infra.observability.tracing import telemetry, trace_statements, traces
 from app.settings import Settings
 from dev.address import Address
 from dev.backing import Backing
@@ -169,15 +169,15 @@ async def test_a_statement_that_fails_says_so_without_its_values(
     monkeypatch.setattr(tracing, "_tracer", provider.get_tracer("test"))
     engine = open_engine(settings.database, "test")
     trace_statements(engine.sync_engine)
-    current = Exchange("request", "GET", "/")
+    current = RequestContext("request", "GET", "/")
     current.span = provider.get_tracer("test").start_span("request")
-    token = exchange.set(current)
+    token = request_context.set(current)
     try:
         async with engine.connect() as connection:
             with pytest.raises(DBAPIError):
                 await connection.execute(text("SELECT CAST(:secret AS int)"), {"secret": "s3cret"})
     finally:
-        exchange.reset(token)
+        request_context.reset(token)
         await engine.dispose()
     [failed] = exporter.get_finished_spans()
     assert (failed.name, failed.status.status_code) == ("SELECT", StatusCode.ERROR)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from app.sections import ServerSettings
+from app.infra.server.settings import ServerSettings
 from app.settings import Settings
 from dev.address import Address, choose_address
 from dev.backing import Backing

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from redis.crc import key_slot
 
-from app.sections import CacheSettings
+from app.infra.cache.settings import CacheSettings
 from tests.faults.load import free_port
 from tests.faults.valkey import Valkey, open_own_valkey
 

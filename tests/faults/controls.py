@@ -23,20 +23,21 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from app.features.comments import routes as comments
 from app.features.posts import routes as posts
-from app.infra import background, resources
-from app.infra.database import failures
+from app.infra import lifespan as resources
+from app.infra.database import error_mapping as failures
 from app.infra.database.engine import open_engine
 from app.infra.database.pagination import Page
 from app.infra.database.replica import Replica
-from app.infra.database.session import Database
-from app.infra.ending import ServerEnd
-from app.infra.in_flight import InFlight
-from app.infra.log_writer import LogWriter
-from app.infra.security import Match, Passwords
+from app.infra.database.sessions import Database
+from app.infra.database.settings import DatabaseSettings
+from app.infra.observability import background
+from app.infra.observability.log_writer import LogWriter
+from app.infra.security.passwords import Match, Passwords
+from app.infra.shutdown import ServerEnd
 from app.infra.web import body_limit, problems
 from app.infra.web.body_limit import BodyLimitMiddleware
-from app.infra.web.catch_all import CatchAllMiddleware
-from app.sections import DatabaseSettings
+from app.infra.web.concurrency_limit import ConcurrencyLimiter
+from app.infra.web.server_error import CatchAllMiddleware
 from coherent_cache import assembly, entry
 from coherent_cache.breaker import Breaker
 from coherent_cache.budget import Budget
@@ -136,7 +137,7 @@ def _write_at_once(_self: LogWriter, line: bytes) -> None:
     _stream.handle(logging.makeLogRecord({"msg": line.decode().rstrip()}))
 
 
-async def _enter_always(self: InFlight) -> None:
+async def _enter_always(self: ConcurrencyLimiter) -> None:
     self.running += 1
 
 
@@ -170,7 +171,7 @@ PATCHES: dict[str, tuple[tuple[Any, str, Any], ...]] = {
         (BodyLimitMiddleware, "__call__", _pass_on),
         (RequestBodyLimitMiddleware, "__call__", _pass_on),  # FastAPI's own, of each route
     ),
-    "no_in_flight_limit": ((InFlight, "enter", _enter_always),),
+    "no_in_flight_limit": ((ConcurrencyLimiter, "acquire", _enter_always),),
     "deaf_memory": ((Channel, "_handle_invalidation", lambda _self, _tags: None),),
     "deaf_streams": ((ServerEnd, "announce", lambda _self: None),),
     "no_catch_all": ((CatchAllMiddleware, "__call__", _pass_on),),

@@ -17,8 +17,9 @@ from sqlalchemy import text
 from starlette.responses import StreamingResponse
 
 from app.errors import Unavailable
+from app.infra.database.settings import DatabaseSettings
 from app.infra.dependencies import LaggingSession, Resources, WriteSession
-from app.infra.logs import open_log
+from app.infra.observability.logs import open_log
 from app.main import create_app
 from app.settings import Settings
 from tests.faults.controls import CONTROL, PATCHES, SETTINGS
@@ -29,7 +30,7 @@ if Path(os.environ.get(BROKEN, "/nowhere")).exists():
 
 # Not the environment's own: the package of the tests hides those from everybody.
 settings = Settings.model_validate_json(os.environ[SETTINGS])
-app = create_app(settings, open_log(settings))
+app = create_app(settings, open_log(settings.log, is_production=settings.is_production))
 
 for replacement in PATCHES.get(os.environ[CONTROL], ()):
     patch.object(*replacement).start()
@@ -120,10 +121,10 @@ async def fail() -> None:
 
 
 @app.get("/faults/vitals")
-async def vitals(held: Resources) -> dict[str, object]:
+async def vitals(held: Resources, request: Request) -> dict[str, object]:
     """Tell what this worker holds."""
     pool = held.database.engine.pool
-    ready, checks = await held.readiness.report()
+    ready, checks = await request.app.state.readiness.report()
     return {
         "process_id": os.getpid(),
         "ready": ready,
@@ -166,7 +167,7 @@ async def whole_pool(held: Resources) -> dict[str, object]:
     whole = True
     async with AsyncExitStack() as stack:
         try:
-            for _ in range(held.settings.database.pool_size):
+            for _ in range(held.settings[DatabaseSettings].pool_size):
                 session = await stack.enter_async_context(held.database.read())
                 await session.execute(text("SELECT 1"))
         except Unavailable:

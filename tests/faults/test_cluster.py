@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from app.infra.cache import cache_config
+from app.infra.cache.config import cache_config
 from app.settings import Settings
 from coherent_cache import flush_cache
 from tests.conftest import TABLES
@@ -119,7 +119,7 @@ async def test_it_is_emptied_by_hand(empty: Backend, monkeypatch: pytest.MonkeyP
         sources = [(await wire.get(author.post)).source for _ in range(5)]
         assert sources[-1] == "HIT-L1"
         settings = Settings.model_validate({"valkey": valkey, "server": {"drain_seconds": 0}})
-        assert await flush_cache(cache_config(settings)) > 3
+        assert await flush_cache(cache_config(settings.valkey, settings.cache)) > 3
         await asyncio.sleep(0.5)  # until the worker has heard of it
         assert (await wire.get(author.post)).source == "MISS"
 

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from app.sections import DatabaseSettings
+from app.infra.database.settings import DatabaseSettings
 from tests.faults.conftest import Judge, Serve
 from tests.faults.load import Answer, constantly, late, sign_up, slowest, unexpected
 from tests.faults.postgres import Backend

@@ -7,7 +7,8 @@ from collections.abc import Sequence
 
 import pytest
 
-from app.sections import LimitsSettings, ServerSettings
+from app.infra.server.settings import ServerSettings
+from app.infra.web.settings import LimitsSettings
 from dev.address import Address
 from tests.faults.conftest import Judge, Serve
 from tests.faults.load import sign_up

@@ -11,7 +11,7 @@ from typing import IO
 import httpx2
 import pytest
 
-from app.infra.log_writer import GATHER_SECONDS, MOST_WAITING
+from app.infra.observability.log_writer import GATHER_SECONDS, MOST_WAITING
 from tests.faults.conftest import Judge, Serve
 from tests.faults.counters import Counters
 from tests.faults.load import NO_ANSWER, late

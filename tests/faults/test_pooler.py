@@ -13,8 +13,8 @@ from urllib.parse import urlsplit
 import httpx2
 import pytest
 
-from app.infra.database.pooler import wanted_timeouts
-from app.sections import DatabaseSettings
+from app.infra.database.pgbouncer import wanted_timeouts
+from app.infra.database.settings import DatabaseSettings
 from dev.servers import ROOT
 from tests.conftest import TABLES
 from tests.faults.conftest import Judge

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from app.sections import DatabaseSettings
+from app.infra.database.settings import DatabaseSettings
 from tests.faults.conftest import Judge, Serve
 from tests.faults.load import Answer, constantly, late, slowest, timed, unexpected
 from tests.faults.postgres import Backend

@@ -9,6 +9,7 @@ from fastapi import FastAPI
 from sqlalchemy import make_url, text
 
 from app.features.users.models import User
+from app.infra.database.settings import DatabaseSettings
 from app.infra.dependencies import WriteSession
 from app.settings import Settings
 from tests.application import client_of, running
@@ -55,7 +56,7 @@ async def test_a_lock_that_somebody_keeps(
         change = timed(caller, "PATCH", url, json={"title": "T"}, headers=headers)
         waiting = asyncio.create_task(change)
         await asyncio.wait(
-            {waiting}, timeout=make.resources.settings.database.lock_timeout_seconds + 2
+            {waiting}, timeout=make.resources.settings[DatabaseSettings].lock_timeout_seconds + 2
         )
     answer = await waiting
     judge("Lock kept", control, f"{answer.status}", unexpected([answer], (503,)))

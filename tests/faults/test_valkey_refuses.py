@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from app.sections import DatabaseSettings
+from app.infra.database.settings import DatabaseSettings
 from tests.faults.conftest import Judge, Serve
 from tests.faults.history import end, run_history
 from tests.faults.load import Answer, constantly, late, register, sign_up, timed

@@ -15,8 +15,8 @@ from typing import Any
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.errors import Conflict
-from app.infra.database.session import Database
-from app.infra.watchdog import Watchdog
+from app.infra.database.sessions import Database
+from app.infra.observability.diagnostics.loop_watchdog import Watchdog
 from app.infra.web.response_cache import ResponseCacheMiddleware
 from coherent_cache.channel import Channel
 from coherent_cache.invalidation import Invalidation

@@ -20,8 +20,8 @@ WORKER = """
 import os, signal, sys
 from graceful_gunicorn.mapped_file import use_preallocated_files
 use_preallocated_files()
-from app.infra import metrics
-from app.infra.counting import counting, observing
+from app.infra.observability import metrics
+from app.infra.observability.counting import counting, observing
 from graceful_gunicorn.mapped_file import MappedFile
 
 count = counting(metrics.LOG_DROPPED)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from app.infra.metrics import exact
+from app.infra.observability.metrics import exact
 from graceful_gunicorn import registry_of_all_workers
 from graceful_gunicorn.multiprocess_metrics import (
     FOLDER,
@@ -23,7 +23,7 @@ from graceful_gunicorn.shared_state import SharedState
 
 WORKER = """
 import os
-from app.infra import metrics
+from app.infra.observability import metrics
 metrics.POOL_REFUSED.inc(3)
 metrics.REQUESTS.labels("GET", "/v1/posts", 200).observe(0.2)
 metrics.WORKERS.set(1)

@@ -7,8 +7,8 @@ import pytest
 from fastapi import FastAPI
 from sqlalchemy import text
 
-from app.infra.database.migrations import read_revisions
-from app.infra.resources import Resources
+from app.infra.database.schema_version import read_revisions
+from app.infra.dependencies import ProcessResources
 from app.settings import Settings
 from tests.application import client_of, running
 
@@ -21,13 +21,13 @@ async def fresh(settings: Settings) -> AsyncIterator[httpx2.AsyncClient]:
 
 
 @pytest.fixture
-async def revision(resources: Resources) -> AsyncIterator[None]:
+async def revision(resources: ProcessResources) -> AsyncIterator[None]:
     """Put the revision back afterwards."""
     yield
     await set_revision(resources, read_revisions().head)
 
 
-async def set_revision(resources: Resources, revision: str) -> None:
+async def set_revision(resources: ProcessResources, revision: str) -> None:
     async with resources.database.transaction() as session:
         await session.execute(text(f"UPDATE alembic_version SET version_num = '{revision}'"))
 
@@ -44,7 +44,7 @@ async def test_a_process_is_ready_once_it_reached_its_database(
 
 
 async def test_a_process_is_not_ready_while_the_schema_is_behind(
-    fresh: httpx2.AsyncClient, resources: Resources, revision: None
+    fresh: httpx2.AsyncClient, resources: ProcessResources, revision: None
 ) -> None:
     await set_revision(resources, "0001")
     response = await fresh.get("/readyz")
@@ -55,7 +55,7 @@ async def test_a_process_is_not_ready_while_the_schema_is_behind(
 
 
 async def test_a_newer_schema_is_ready(
-    fresh: httpx2.AsyncClient, resources: Resources, revision: None
+    fresh: httpx2.AsyncClient, resources: ProcessResources, revision: None
 ) -> None:
     await set_revision(resources, "from-the-future")
     assert (await fresh.get("/readyz")).status_code == 200
@@ -64,7 +64,7 @@ async def test_a_newer_schema_is_ready(
 async def test_a_ready_process_stays_ready_and_tells_what_fails(
     app_without_servers: FastAPI,
 ) -> None:
-    app_without_servers.state.resources.readiness._ready = True
+    app_without_servers.state.readiness._ready = True
     async with client_of(app_without_servers) as client:
         await client.get("/readyz")
         response = await client.get("/readyz")
@@ -96,7 +96,7 @@ async def test_a_process_starts_and_lives_without_its_servers(
 
 
 async def test_a_check_that_outlives_its_probe_is_not_counted_as_the_probes(
-    fresh: httpx2.AsyncClient, resources: Resources
+    fresh: httpx2.AsyncClient, resources: ProcessResources
 ) -> None:
     """The `findings` fixture fails this test for a leaked connection."""
     assert (await fresh.get("/readyz")).status_code == 200

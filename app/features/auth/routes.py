@@ -8,7 +8,7 @@ from app.features.auth import service
 from app.features.auth.dependencies import check_form
 from app.features.auth.schemas import Credentials, RefreshTokenWrite, TokenRead
 from app.infra.dependencies import Resources, WriteSession
-from app.infra.inputs import KIB
+from app.infra.validation.fields import KIB
 from app.infra.web.oauth2 import NOT_STORED, token_endpoint
 from app.infra.web.openapi import problems
 from app.infra.web.routing import feature_router

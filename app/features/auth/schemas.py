@@ -5,7 +5,7 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from app.infra.inputs import LONGEST_EMAIL, Input, PasswordAsTyped, Text
+from app.infra.validation.fields import LONGEST_EMAIL, Input, PasswordAsTyped, Text
 
 Token = Annotated[Text, Field(max_length=128)]
 

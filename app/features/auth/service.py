@@ -13,12 +13,13 @@ from app.features.auth import queries
 from app.features.auth.queries import Family
 from app.features.auth.schemas import TokenRead
 from app.features.users.queries import get_user_by_email, set_password_hash
-from app.infra.inputs import normalise_email
-from app.infra.resources import Resources
-from app.infra.security import Match
+from app.infra.dependencies import ProcessResources
+from app.infra.security.passwords import Match
+from app.infra.security.settings import AuthSettings
+from app.infra.validation.fields import normalise_email
 
 
-async def log_in(held: Resources, email: str, password: str) -> TokenRead:
+async def log_in(held: ProcessResources, email: str, password: str) -> TokenRead:
     """Exchange an e-mail address and a password for tokens, or raise `Unauthenticated`.
 
     An unknown account costs the same time and gives the same answer as a wrong password. No
@@ -39,7 +40,7 @@ async def log_in(held: Resources, email: str, password: str) -> TokenRead:
         return await _issue_tokens(session, held, Family(uuid4(), user.id, user.credential_version))
 
 
-async def refresh(held: Resources, token: str) -> TokenRead:
+async def refresh(held: ProcessResources, token: str) -> TokenRead:
     """Exchange a refresh token for new tokens, or raise `Unauthenticated`.
 
     A token works once. Its second use means that there are two holders, of whom one is a thief: the
@@ -60,22 +61,22 @@ async def revoke(session: AsyncSession, token: str) -> None:
         await queries.delete_family(session, family_id)
 
 
-async def _new_hash(held: Resources, password: str) -> str | None:
+async def _new_hash(held: ProcessResources, password: str) -> str | None:
     """Hash a password again while it is known, or return None when the hashing queue is full."""
     with suppress(Unavailable):  # the next login will do it
         return await held.passwords.hash(password)
     return None
 
 
-async def _issue_tokens(session: AsyncSession, held: Resources, family: Family) -> TokenRead:
+async def _issue_tokens(session: AsyncSession, held: ProcessResources, family: Family) -> TokenRead:
     await queries.prune_tokens(session)
     refresh_token = secrets.token_urlsafe(32)
-    lifetime = timedelta(seconds=held.settings.auth.refresh_token_seconds)
+    lifetime = timedelta(seconds=held.settings[AuthSettings].refresh_token_seconds)
     await queries.insert_token(session, family, _digest(refresh_token), lifetime)
     return TokenRead(
         access_token=held.access_tokens.issue(family.user_id),
         refresh_token=refresh_token,
-        expires_in=held.settings.auth.access_token_seconds,
+        expires_in=held.settings[AuthSettings].access_token_seconds,
     )
 
 

@@ -10,10 +10,10 @@ from app.features.comments.schemas import CommentCreate, CommentPage, CommentRea
 from app.features.users.dependencies import CurrentUser
 from app.infra.database.pagination import Page
 from app.infra.dependencies import Conditions, PageQuery, ReadSession, WriteSession
-from app.infra.inputs import KIB, Id
+from app.infra.validation.fields import KIB, Id
+from app.infra.web.cacheable import public
+from app.infra.web.link_header import link_neighbours
 from app.infra.web.openapi import PUBLIC, problems
-from app.infra.web.pages import link_neighbours
-from app.infra.web.public import public
 from app.infra.web.routing import feature_router
 
 router = feature_router("/v1", tag="comments")

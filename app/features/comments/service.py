@@ -11,7 +11,7 @@ from app.features.posts import tags as posts
 from app.features.users import tags as users
 from app.features.users.models import User
 from app.infra.database.pagination import Page, PageRequest
-from app.infra.precondition import Precondition
+from app.infra.validation.preconditions import Precondition
 from coherent_cache import invalidate, shows
 
 

@@ -10,7 +10,7 @@ from app.features.posts.schemas import PostCreate, PostUpdate
 from app.features.users import tags as users
 from app.features.users.models import User
 from app.infra.database.pagination import Page, PageRequest
-from app.infra.precondition import Precondition
+from app.infra.validation.preconditions import Precondition
 from coherent_cache import invalidate, shows
 
 

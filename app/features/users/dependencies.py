@@ -7,7 +7,7 @@ from fastapi import Depends
 from fastapi.security import OAuth2PasswordBearer
 
 from app.errors import Unauthenticated
-from app.features.users import accounts, queries
+from app.features.users import cached_user, queries
 from app.features.users.models import User
 from app.infra.dependencies import Resources
 
@@ -30,9 +30,9 @@ async def current_user(caller: UserId, held: Resources) -> User:
     This worker's memory is not asked: while Valkey can be reached, an account that was deleted is
     refused everywhere at once.
     """
-    load = partial(accounts.load, held, caller)
-    entry, _ = await held.reader.read(accounts.key(caller), load, skip_memory=True)
-    return _existing(accounts.read(entry))
+    load = partial(cached_user.load, held, caller)
+    entry, _ = await held.reader.read(cached_user.key(caller), load, skip_memory=True)
+    return _existing(cached_user.read(entry))
 
 
 async def fresh_user(caller: UserId, held: Resources) -> User:

@@ -9,9 +9,9 @@ from app.features.users.dependencies import FreshUser
 from app.features.users.models import User
 from app.features.users.schemas import PublicUserRead, UserCreate, UserRead, UserUpdate
 from app.infra.dependencies import Conditions, ReadSession, Resources, WriteSession
-from app.infra.inputs import KIB, Id
+from app.infra.validation.fields import KIB, Id
+from app.infra.web.cacheable import public
 from app.infra.web.openapi import PUBLIC, problems
-from app.infra.web.public import public
 from app.infra.web.routing import feature_router
 
 router = feature_router("/v1/users")

@@ -6,7 +6,7 @@ from typing import Annotated, Self
 from pydantic import MISSING, BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from app.infra.inputs import Email, Input, NewPassword, PasswordAsTyped, Text
+from app.infra.validation.fields import Email, Input, NewPassword, PasswordAsTyped, Text
 
 Name = Annotated[Text, Field(min_length=1, max_length=100)]
 

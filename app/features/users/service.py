@@ -7,8 +7,8 @@ from app.errors import Conflict, Forbidden, NotFound
 from app.features.users import queries, tags
 from app.features.users.models import UNIQUE_EMAIL, User
 from app.features.users.schemas import UserCreate, UserUpdate
-from app.infra.database.failures import violated_constraint
-from app.infra.security import Passwords
+from app.infra.database.error_mapping import violated_constraint
+from app.infra.security.passwords import Passwords
 from coherent_cache import invalidate, shows
 
 

@@ -14,16 +14,16 @@ from sqlalchemy.exc import DisconnectionError
 from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import ConnectionPoolEntry
 
-from app.addresses import asyncpg_arguments
 from app.errors import Unavailable
-from app.infra.database.attempt import note_commit
+from app.infra.database.pgbouncer import statement_arguments, wanted_timeouts
 from app.infra.database.pool import FairPool
-from app.infra.database.pooler import statement_arguments, wanted_timeouts
-from app.infra.database.statements import watch_statements
-from app.infra.leaks import watch_connections
-from app.infra.log_repeats import RepeatFilter
-from app.infra.tracing import trace_statements, traces
-from app.sections import DatabaseSettings
+from app.infra.database.query_stats import watch_statements
+from app.infra.database.retry import note_commit
+from app.infra.database.settings import DatabaseSettings
+from app.infra.observability.diagnostics.leak_detection import watch_connections
+from app.infra.observability.repeat_filter import RepeatFilter
+from app.infra.observability.tracing import trace_statements, traces
+from app.infra.settings_base.urls import asyncpg_arguments
 
 logger = logging.getLogger(__name__)
 logger.addFilter(RepeatFilter())  # every request tries to connect while the database is away

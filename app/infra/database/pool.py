@@ -14,8 +14,7 @@ from sqlalchemy.pool import ConnectionPoolEntry
 from sqlalchemy.util import await_only
 
 from app.errors import Unavailable
-from app.infra.exchange import exchange
-from app.infra.metrics import (
+from app.infra.observability.metrics import (
     POOL_IN_USE,
     POOL_REFUSED,
     POOL_SIZE,
@@ -23,6 +22,7 @@ from app.infra.metrics import (
     POOL_WAITING,
     exact,
 )
+from app.infra.observability.request_context import request_context
 
 
 class PoolExhausted(Unavailable):
@@ -73,5 +73,5 @@ class FairPool(AsyncAdaptedQueuePool):
             self.waiting -= 1
             waited = time.monotonic() - began
             POOL_WAIT.observe(exact(waited))
-            if (current := exchange.get()) is not None:
+            if (current := request_context.get()) is not None:
                 current.waited_seconds += waited

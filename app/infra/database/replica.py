@@ -17,12 +17,12 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from app.errors import Unavailable
-from app.infra.background import in_background
 from app.infra.database.engine import open_engine
 from app.infra.database.pool import PoolExhausted
-from app.infra.database.session import Database
-from app.infra.metrics import REPLICA_LAG
-from app.sections import DatabaseSettings
+from app.infra.database.sessions import Database
+from app.infra.database.settings import DatabaseSettings
+from app.infra.observability.background import in_background
+from app.infra.observability.metrics import REPLICA_LAG
 
 logger = logging.getLogger(__name__)
 

@@ -20,13 +20,15 @@ from starlette.responses import HTMLResponse, StreamingResponse
 from starlette.types import Receive, Scope, Send
 
 from app.errors import NotFound, Unavailable
-from app.infra.ending import noting_the_end
-from app.infra.exchange import exchange
-from app.infra.totals import totals
-from app.infra.web.head import IS_HEAD
+from app.infra.observability.request_context import request_context
+from app.infra.observability.settings import MetricsSettings
+from app.infra.observability.totals import totals
+from app.infra.settings_base.section import Sections
+from app.infra.shutdown import noting_the_end
+from app.infra.web.head_requests import IS_HEAD
 from app.infra.web.metrics_endpoint import may_see
 from app.infra.web.security_headers import PAGE_HEADERS, PAGE_POLICY
-from app.settings import Settings
+from app.infra.web.settings import BoardSettings
 from graceful_gunicorn import registry_of_all_workers
 
 MOST_VIEWERS = 8  # of a worker: each is a connection that stays
@@ -123,7 +125,7 @@ class EventStream(StreamingResponse):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         with self._board.viewer():
-            if (current := exchange.get()) is not None:
+            if (current := request_context.get()) is not None:
                 current.answered()
             await super().__call__(scope, receive, send)
 
@@ -142,8 +144,8 @@ def _collect() -> bytes:
 
 def _check(request: Request) -> None:
     """Raise `NotFound` for whoever may not see the board: they are not told that there is one."""
-    settings: Settings = request.app.state.resources.settings
-    if not settings.shows_board or not may_see(request, settings.metrics):
+    settings: Sections = request.app.state.settings
+    if not settings[BoardSettings].enabled or not may_see(request, settings[MetricsSettings]):
         raise NotFound("Not Found.")
 
 

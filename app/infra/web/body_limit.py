@@ -9,7 +9,7 @@ from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.errors import InvalidRequest
-from app.infra.metrics import REFUSED
+from app.infra.observability.metrics import REFUSED
 from app.infra.web.body_shape import check_shape
 from app.infra.web.problems import code_of, problem, problem_of
 

@@ -8,9 +8,9 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.responses import Response
 from starlette.types import ASGIApp
 
-from app.infra.exchange import exchange
+from app.infra.observability.request_context import request_context
 from app.infra.web.problems import code_of, problem
-from app.sections import CorsSettings
+from app.infra.web.settings import CorsSettings
 
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 SENT = (
@@ -30,7 +30,7 @@ class CorsWithProblemsMiddleware(CORSMiddleware):
         response = super().preflight_response(request_headers)
         if response.status_code == 200:
             return response
-        current = exchange.get()
+        current = request_context.get()
         scope = {"path": current.path if current else ""}
         detail = f"{bytes(response.body).decode()}."
         return problem(scope, response.status_code, code_of(response.status_code), detail)

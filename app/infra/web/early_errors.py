@@ -1,17 +1,16 @@
 """Renders the answer to a request that the server refuses before the application sees it."""
 
-from app.infra.exchange import Exchange, exchange
+from app.infra.observability.request_context import RequestContext, request_context
 from app.infra.web.problems import code_of, problem
 from app.infra.web.request_id import request_id_header, request_id_of
 from app.infra.web.security_headers import security_headers
-from app.sections import ServerSettings
 from graceful_gunicorn import EarlyError
 
 
-def render_problem(settings: ServerSettings, status: int, detail: str, path: str) -> EarlyError:
+def render_problem(hsts_seconds: int, status: int, detail: str, path: str) -> EarlyError:
     """Return a problem with the headers of every answer. Call it in a context of its own."""
-    current = Exchange(request_id_of({"headers": []}), "", path)
-    exchange.set(current)
+    current = RequestContext(request_id_of({"headers": []}), "", path)
+    request_context.set(current)
     response = problem({"path": path}, status, code_of(status), detail)
-    headers = [*security_headers(settings), *response.raw_headers, request_id_header(current)]
+    headers = [*security_headers(hsts_seconds), *response.raw_headers, request_id_header(current)]
     return EarlyError(headers, bytes(response.body))

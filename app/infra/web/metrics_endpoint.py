@@ -2,13 +2,15 @@
 
 import logging
 from ipaddress import ip_address, ip_network
+from typing import Annotated
 
 from anyio.to_thread import run_sync
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Depends, Request, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from app.errors import NotFound
-from app.sections import MetricsSettings
+from app.infra.observability.settings import MetricsSettings
+from app.infra.web.section_dependency import section
 from graceful_gunicorn import registry_of_all_workers
 
 logger = logging.getLogger(__name__)
@@ -17,9 +19,10 @@ router = APIRouter(include_in_schema=False)
 
 
 @router.get("/metrics")
-async def metrics(request: Request) -> Response:
+async def metrics(
+    request: Request, settings: Annotated[MetricsSettings, Depends(section(MetricsSettings))]
+) -> Response:
     """Answer the sum of all workers. Whoever may not see it is told that there is no such thing."""
-    settings: MetricsSettings = request.app.state.resources.settings.metrics
     if not may_see(request, settings):
         raise NotFound("Not Found.")
     # In a thread: it takes a while, and another process may have the lock of the files.

@@ -11,9 +11,9 @@ from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 from starlette.responses import HTMLResponse
 
-from app.infra.web.files import Files
 from app.infra.web.problems import MEDIA_TYPE, title
 from app.infra.web.security_headers import PAGE_HEADERS, PAGE_POLICY
+from app.infra.web.static_files import Files
 
 Responses = dict[int | str, dict[str, Any]]
 SCHEMA_PATH = "#/components/schemas/"

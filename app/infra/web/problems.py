@@ -19,15 +19,15 @@ from starlette.routing import Match
 from starlette.types import Scope
 
 from app.errors import AppError, Unavailable
-from app.infra.database.failures import (
+from app.infra.database.error_mapping import (
     expected_failure,
     left_nothing_behind,
     violated_constraint,
 )
-from app.infra.exchange import request_id
-from app.infra.log_repeats import RepeatFilter
+from app.infra.observability.repeat_filter import RepeatFilter
+from app.infra.observability.request_context import request_id
 from app.infra.web.oauth2 import NOT_STORED, STATUSES, error_of, is_for_oauth2
-from app.infra.web.retry import TryAgain, may_be_tried_again
+from app.infra.web.request_retry import TryAgain, may_be_tried_again
 from app.infra.web.security_headers import PRIVATE
 from coherent_cache import CacheBusy
 

@@ -8,7 +8,7 @@ import re
 
 from starlette.types import Scope
 
-from app.infra.exchange import Exchange
+from app.infra.observability.request_context import RequestContext
 
 HEADER = b"x-request-id"
 # Bounded, and without anything that means something in a log line or a header.
@@ -24,6 +24,6 @@ def request_id_of(scope: Scope) -> str:
     return f"{random.getrandbits(128):032x}"
 
 
-def request_id_header(current: Exchange) -> tuple[bytes, bytes]:
+def request_id_header(current: RequestContext) -> tuple[bytes, bytes]:
     """Return the header X-Request-ID."""
     return HEADER, current.request_id.encode()

@@ -5,7 +5,7 @@ from collections.abc import Awaitable
 from opentelemetry import trace
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.infra.exchange import exchange
+from app.infra.observability.request_context import request_context
 
 
 class RequestSpanMiddleware:
@@ -15,7 +15,7 @@ class RequestSpanMiddleware:
         self.app = app
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        current = exchange.get()
+        current = request_context.get()
         if scope["type"] != "http" or current is None:
             await self.app(scope, receive, send)
             return

@@ -16,15 +16,15 @@ from fastapi.routing import APIRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.errors import AppError, Unavailable
-from app.infra.exchange import Exchange, exchange, request_id
-from app.infra.resources import Resources
-from app.infra.web import conditional
-from app.infra.web.conditional import Asked
+from app.infra.cache.settings import CacheSettings
+from app.infra.observability.request_context import RequestContext, request_context, request_id
+from app.infra.web import conditional_requests
+from app.infra.web.cacheable import find_public, policy_of
+from app.infra.web.conditional_requests import Asked
 from app.infra.web.problems import problem_of
-from app.infra.web.public import find_public, policy_of
-from app.infra.web.query import query_parameters
-from app.infra.web.representation import Captured, Representation, read, write_down
-from coherent_cache import READ_SECONDS, SHOWN, CacheBusy, Entry, Source
+from app.infra.web.query_parameters import query_parameters
+from app.infra.web.stored_response import Captured, Representation, read, write_down
+from coherent_cache import READ_SECONDS, SHOWN, CacheBusy, Entry, NoCache, Reader, Source
 
 logger = logging.getLogger(__name__)
 
@@ -53,14 +53,14 @@ class ResponseCacheMiddleware:
         if scope["type"] != "http" or scope["method"] != "GET":
             await self.app(scope, receive, send)
             return
-        asked = conditional.asked(scope)
-        held = getattr(scope["app"].state, "resources", None)
-        if held is not None and not asked.bypasses:
+        asked = conditional_requests.asked(scope)
+        reader = _reader_of(scope)
+        if reader is not None and not asked.bypasses:
             key = f"{scope['path']}?{scope['query_string'].decode('latin-1')}"
-            if not asked.skips_memory and (entry := held.reader.get_from_memory(key)) is not None:
+            if not asked.skips_memory and (entry := reader.get_from_memory(key)) is not None:
                 await _send(entry, Source.MEMORY, asked, send)
                 return
-            if held.reader.has_copy(key):  # so it is the key of a public route's answer
+            if reader.has_copy(key):  # so it is the key of a public route's answer
                 await self._answer(key, scope, receive, send, asked)
                 return
         await self._look_further(scope, receive, send, asked)
@@ -70,8 +70,8 @@ class ResponseCacheMiddleware:
         if route is None:
             await self.app(scope, receive, send)
             return
-        held: Resources = scope["app"].state.resources
-        key = None if asked.bypasses or held.cache is None else canonical_key(route, scope)
+        is_off = isinstance(_reader_of(scope), NoCache)
+        key = None if asked.bypasses or is_off else canonical_key(route, scope)
         if key is None:
             await self._go_past(scope, receive, send, asked, _now())
         else:
@@ -80,11 +80,12 @@ class ResponseCacheMiddleware:
     async def _answer(
         self, key: str, scope: Scope, receive: Receive, send: Send, asked: Asked
     ) -> None:
-        held: Resources = scope["app"].state.resources
-        load = partial(self._load, key, scope, exchange.get())
+        reader = _reader_of(scope)
+        assert reader is not None
+        load = partial(self._load, key, scope, request_context.get())
         began = _now()
         try:
-            answer = await held.reader.read(key, load, skip_memory=asked.skips_memory)
+            answer = await reader.read(key, load, skip_memory=asked.skips_memory)
         except NotStored as found:
             found.__traceback__ = None  # its frames hold the tasks that hold it: a cycle
             if found.response.is_problem:
@@ -99,7 +100,7 @@ class ResponseCacheMiddleware:
         else:
             await _send(answer.entry, answer.source, asked, send)
 
-    async def _load(self, key: str, asking: Scope, first: Exchange | None) -> Entry:
+    async def _load(self, key: str, asking: Scope, first: RequestContext | None) -> Entry:
         """Run the request that asks for this entry, as nobody in particular."""
         shown: set[str] = set()
         query = key.partition("?")[2].encode()
@@ -107,7 +108,7 @@ class ResponseCacheMiddleware:
         scope |= {"scheme": "http", "headers": [], "query_string": query, SHOWN: shown}
         response = Captured()
         # Who asked first has the statements on their account, and may leave before they are done.
-        exchange.set(own := first and first.part())
+        request_context.set(own := first and first.part())
         try:
             await self.app(scope, _receive_nothing(), response.receive)
         finally:
@@ -121,7 +122,7 @@ class ResponseCacheMiddleware:
                     response.obstacle or "it names nothing that it shows",
                 )
             raise NotStored(response)
-        settings = asking["app"].state.resources.settings.cache
+        settings = asking["app"].state.settings[CacheSettings]
         ttl = settings.ttl_seconds if response.status == 200 else settings.missing_ttl_seconds
         value = await write_down(response, *_declared(asking))
         return Entry(key, tuple(sorted(shown)), value, ttl)
@@ -147,13 +148,19 @@ class ResponseCacheMiddleware:
         await _send(Entry("", (), value), Source.BYPASS, asked, send)
 
 
+def _reader_of(scope: Scope) -> Reader | NoCache | None:
+    """Return what reads the cache, or None before the lifespan has begun."""
+    reader: Reader | NoCache | None = getattr(scope["app"].state, "cache_reader", None)
+    return reader
+
+
 def _now() -> float:
     return asyncio.get_running_loop().time()
 
 
 def _note(scope: Scope, source: Source) -> None:
     """Tell who observes what was asked for: no route has been looked for in this scope."""
-    if (current := exchange.get()) is not None:
+    if (current := request_context.get()) is not None:
         current.route, current.cache = _declared(scope)[0], source
 
 
@@ -178,7 +185,7 @@ async def _send(entry: Entry, source: Source, asked: Asked, send: Send) -> None:
     shown: Representation | None = entry.view
     if shown is None:
         shown = entry.view = read(entry.value)
-    if (current := exchange.get()) is not None:
+    if (current := request_context.get()) is not None:
         current.route, current.cache = shown.route, source
     if shown.status != 200:
         response = Captured(shown.status, shown.plain.headers, shown.plain.body, is_whole=True)

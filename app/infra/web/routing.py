@@ -6,8 +6,8 @@ from fastapi import APIRouter
 from starlette.routing import BaseRoute, Match
 from starlette.types import Receive, Scope, Send
 
-from app.infra.web.public import is_public
-from app.infra.web.query import StrictRoute
+from app.infra.web.cacheable import is_public
+from app.infra.web.query_parameters import StrictRoute
 
 
 def feature_router(prefix: str, *, tag: str | None = None) -> APIRouter:

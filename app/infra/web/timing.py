@@ -3,15 +3,15 @@
 Times are until the answer began. Browsers show the second.
 """
 
-from app.infra.exchange import Exchange
+from app.infra.observability.request_context import RequestContext
 
 
-def process_time(current: Exchange) -> tuple[bytes, bytes]:
+def process_time(current: RequestContext) -> tuple[bytes, bytes]:
     """Return the header X-Process-Time, in seconds."""
     return b"x-process-time", b"%.6f" % current.elapsed()
 
 
-def server_timing(current: Exchange) -> tuple[bytes, bytes]:
+def server_timing(current: RequestContext) -> tuple[bytes, bytes]:
     """Return the header of the Server-Timing draft of the W3C, in milliseconds."""
     parts = [f"app;dur={current.elapsed() * 1e3:.2f}"]
     if current.statements:

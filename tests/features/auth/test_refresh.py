@@ -11,7 +11,7 @@ from sqlalchemy import func, select, text
 from app.features.auth import queries
 from app.features.auth.models import RefreshToken
 from app.features.users.models import User
-from app.infra.resources import Resources
+from app.infra.dependencies import ProcessResources
 from app.settings import Settings
 from tests.application import client_of, running
 from tests.factories import PASSWORD, Factory
@@ -30,13 +30,13 @@ async def refresh(client: Client, token: str) -> httpx2.Response:
     return await client.post("/v1/auth/refresh", json={"refresh_token": token})
 
 
-async def expire_tokens(resources: Resources) -> None:
+async def expire_tokens(resources: ProcessResources) -> None:
     """Let every refresh token end now."""
     async with resources.database.transaction() as session:
         await session.execute(text("UPDATE refresh_tokens SET expires_at = now()"))
 
 
-async def waits_for_a_lock(resources: Resources) -> None:
+async def waits_for_a_lock(resources: ProcessResources) -> None:
     """Wait until somebody waits for a row that somebody else has changed."""
     waiting = text("""
         SELECT count(*) FROM pg_stat_activity
@@ -72,7 +72,7 @@ async def test_a_second_use_revokes_the_family_and_no_other(client: Client, make
 
 
 async def test_of_many_uses_at_once_at_most_one_works_and_nothing_survives(
-    client: Client, make: Factory, resources: Resources
+    client: Client, make: Factory, resources: ProcessResources
 ) -> None:
     first = await log_in(client, await make.user())
     second = (await refresh(client, first)).json()["refresh_token"]
@@ -98,14 +98,16 @@ async def test_logging_out_ends_the_family_and_may_be_repeated(
     assert (await refresh(client, second)).status_code == 401
 
 
-async def test_an_expired_token_is_401(client: Client, make: Factory, resources: Resources) -> None:
+async def test_an_expired_token_is_401(
+    client: Client, make: Factory, resources: ProcessResources
+) -> None:
     expired = await log_in(client, await make.user())
     await expire_tokens(resources)
     assert (await refresh(client, expired)).status_code == 401
 
 
 async def test_a_login_deletes_expired_tokens_and_no_others(
-    client: Client, make: Factory, resources: Resources
+    client: Client, make: Factory, resources: ProcessResources
 ) -> None:
     user = await make.user()
     await log_in(client, user)
@@ -118,7 +120,7 @@ async def test_a_login_deletes_expired_tokens_and_no_others(
 
 
 async def test_tokens_are_stored_as_hashes(
-    client: Client, make: Factory, resources: Resources
+    client: Client, make: Factory, resources: ProcessResources
 ) -> None:
     token = await log_in(client, await make.user())
     async with resources.database.read() as session:
@@ -142,7 +144,7 @@ async def test_a_login_stores_an_outdated_hash_anew(settings: Settings, make: Fa
 
 
 async def test_a_revocation_meets_a_token_that_is_being_added(
-    client: Client, make: Factory, resources: Resources
+    client: Client, make: Factory, resources: ProcessResources
 ) -> None:
     first = await log_in(client, await make.user())
     second = (await refresh(client, first)).json()["refresh_token"]

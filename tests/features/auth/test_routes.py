@@ -8,7 +8,7 @@ import jwt
 import pytest
 from argon2 import PasswordHasher
 
-from app.infra.resources import Resources
+from app.infra.dependencies import ProcessResources
 from app.settings import Settings
 from tests.factories import PASSWORD, Factory
 
@@ -231,7 +231,7 @@ async def test_a_token_with_another_signature_is_401(
 
 
 async def test_a_remembered_token_still_expires(
-    client: Client, make: Factory, resources: Resources, settings: Settings
+    client: Client, make: Factory, resources: ProcessResources, settings: Settings
 ) -> None:
     user = await make.user()
     soon = datetime.now(UTC) + timedelta(seconds=1)

@@ -10,7 +10,7 @@ import httpx2
 import pytest
 from pydantic_core import SchemaSerializer, SchemaValidator
 
-from app.infra.web.representation import entity_tag
+from app.infra.web.etags import entity_tag
 from tests.factories import Factory
 from tests.infra.web.test_response_cache import NO_STORE
 

@@ -6,8 +6,8 @@ import httpx2
 import pytest
 from sqlalchemy import text
 
-from app.infra.resources import Resources
-from app.infra.security import Match
+from app.infra.dependencies import ProcessResources
+from app.infra.security.passwords import Match
 from tests.factories import PASSWORD, Factory
 
 Client = httpx2.AsyncClient
@@ -104,7 +104,7 @@ async def test_a_deleted_account_is_anonymous_and_its_posts_stay(
 
 
 async def test_nothing_personal_of_a_deleted_account_is_kept(
-    client: Client, make: Factory, resources: Resources
+    client: Client, make: Factory, resources: ProcessResources
 ) -> None:
     user = await make.user(
         email="forget-me@example.com", name="Forget Me", bio="Forget me.", avatar_url="/forget-me"
@@ -140,7 +140,7 @@ async def test_the_address_of_a_deleted_account_is_free_again(
 
 
 async def test_of_many_changes_with_one_password_at_once_one_succeeds(
-    client: Client, make: Factory, resources: Resources, monkeypatch: pytest.MonkeyPatch
+    client: Client, make: Factory, resources: ProcessResources, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     user = await make.user()
     everybody = asyncio.Barrier(5)

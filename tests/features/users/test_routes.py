@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy import func, select
 
 from app.features.users.models import User
-from app.infra.resources import Resources
+from app.infra.dependencies import ProcessResources
 from tests.factories import Factory
 
 Client = httpx2.AsyncClient
@@ -56,7 +56,7 @@ async def test_an_address_is_taken_without_regard_to_case(client: Client) -> Non
 
 
 async def test_of_many_who_register_at_once_one_gets_the_address(
-    client: Client, resources: Resources
+    client: Client, resources: ProcessResources
 ) -> None:
     variants = [ANN["email"], ANN["email"].upper().replace("EXAMPLE.COM", "example.com")] * 10
     responses = await asyncio.gather(

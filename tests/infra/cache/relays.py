@@ -4,9 +4,9 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from app.errors import Unavailable
-from app.infra.cache import cache_config
+from app.infra.cache.config import cache_config
 from app.infra.database.engine import open_outbox_engine
-from app.sections import DatabaseSettings
+from app.infra.database.settings import DatabaseSettings
 from app.settings import Settings
 from coherent_cache import Cache
 from coherent_cache.outbox import Outbox
@@ -32,6 +32,6 @@ def relay_of(cache: Cache, outbox: Outbox, settings: Settings) -> Relay:
         cache.store,
         cache.invalidation,
         cache.trust,
-        cache_config(settings),
+        cache_config(settings.valkey, settings.cache),
         (Unavailable,),
     )

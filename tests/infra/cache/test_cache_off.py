@@ -8,7 +8,7 @@ import httpx2
 import pytest
 from fastapi import FastAPI
 
-from app.infra.resources import Resources
+from app.infra.dependencies import ProcessResources
 from app.settings import Settings
 from tests.application import client_of, recorded_statements, running
 from tests.factories import PASSWORD, Factory
@@ -154,5 +154,5 @@ async def test_a_process_is_ready_without_valkey(client: Client) -> None:
 
 
 async def test_nothing_of_the_cache_is_open(service: FastAPI) -> None:
-    held: Resources = service.state.resources
+    held: ProcessResources = service.state.resources
     assert held.cache is None

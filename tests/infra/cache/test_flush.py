@@ -13,7 +13,8 @@ from fastapi import FastAPI
 from sqlalchemy import text
 
 from app import flush_cache as command
-from app.infra.cache import cache_config
+from app.infra.cache.config import cache_config
+from app.infra.cache.settings import ValkeySettings
 from app.settings import Settings
 from coherent_cache import NotFlushed, flush_cache
 from tests.application import client_of
@@ -132,14 +133,14 @@ async def test_a_flush_tells_how_many_keys_there_were(
 ) -> None:
     store = cache_of(service).store
     keys = [key async for key in store._valkey.scan_iter(f"{store.prefix}*")]
-    assert await flush_cache(cache_config(settings)) == len(keys) > 0
-    assert await flush_cache(cache_config(settings)) == 0
+    assert await flush_cache(cache_config(settings.valkey, settings.cache)) == len(keys) > 0
+    assert await flush_cache(cache_config(settings.valkey, settings.cache)) == 0
 
 
 async def test_a_flush_of_a_valkey_that_is_away_is_told(settings: Settings) -> None:
-    values = {**settings.model_dump(), "valkey": {"url": AWAY}}
+    away = ValkeySettings.model_validate({"url": AWAY})
     with pytest.raises(NotFlushed, match="Check VALKEY_URL"):
-        await flush_cache(cache_config(Settings.model_validate(values)))
+        await flush_cache(cache_config(away, settings.cache))
 
 
 async def test_the_command_ends_with_the_sentence(

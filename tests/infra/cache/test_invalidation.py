@@ -13,8 +13,8 @@ from pydantic import SecretStr
 from redis.exceptions import ConnectionError as ConnectionLost
 from sqlalchemy import text
 
-from app.infra.database.session import Database, after_commit
-from app.infra.resources import Resources
+from app.infra.database.sessions import Database, after_commit
+from app.infra.dependencies import ProcessResources
 from app.settings import Settings
 from coherent_cache import Cache
 from coherent_cache import relay as relay_module
@@ -62,7 +62,7 @@ async def cache(service: FastAPI, clean: None) -> Cache:
 
 @pytest.fixture
 def database(service: FastAPI, cache: Cache) -> Database:
-    held: Resources = service.state.resources
+    held: ProcessResources = service.state.resources
     return held.database
 
 

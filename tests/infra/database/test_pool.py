@@ -7,7 +7,7 @@ import pytest
 from fastapi import FastAPI
 from sqlalchemy import make_url, text
 
-from app.infra.resources import Resources
+from app.infra.dependencies import ProcessResources
 from app.settings import Settings
 from tests.application import client_of, running
 from tests.factories import PASSWORD, Factory
@@ -122,7 +122,7 @@ async def test_a_database_that_refuses_us_is_503_and_takes_no_place(
         assert (await client.get("/readyz")).status_code == 503
 
 
-async def test_the_timeouts_hold_on_every_connection(resources: Resources) -> None:
+async def test_the_timeouts_hold_on_every_connection(resources: ProcessResources) -> None:
     async with resources.database.read() as session:
         for name, value in {
             "statement_timeout": "5s",

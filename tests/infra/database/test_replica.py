@@ -12,7 +12,7 @@ from sqlalchemy import text
 from app.infra.database import replica as replica_module
 from app.infra.database.replica import Replica
 from app.infra.dependencies import LaggingSession
-from app.infra.web.public import public
+from app.infra.web.cacheable import public
 from app.settings import Settings
 from coherent_cache.tags import shows
 from tests.application import client_of, running

@@ -16,8 +16,8 @@ from fastapi import FastAPI
 from prometheus_client import REGISTRY
 from starlette.types import Message
 
-from app.infra.ending import ServerEnd, noting_the_end
-from app.infra.totals import totals
+from app.infra.observability.totals import totals
+from app.infra.shutdown import ServerEnd, noting_the_end
 from app.infra.web import board
 from app.settings import Settings
 from tests.application import client_of, running
@@ -275,7 +275,7 @@ async def test_viewers_stay_until_a_server_that_says_so_itself_does(
 ) -> None:
     end = ServerEnd()
     end.is_announced = True
-    monkeypatch.setattr("app.infra.ending.the_end", end)
+    monkeypatch.setattr("app.infra.shutdown.the_end", end)
     before = signal.getsignal(signal.SIGTERM)
     ending = asyncio.Event()
     with noting_the_end(ending):

@@ -122,7 +122,7 @@ async def test_a_client_that_sends_slowly_takes_no_place(limited: Settings) -> N
     async with running(limited) as app, client_of(app) as client:
         slow = asyncio.create_task(client.post("/v1/users", content=pieces()))
         await asyncio.sleep(0.05)
-        places = app.state.resources.in_flight
+        places = app.state.concurrency_limiter
         assert (places.running, places.queued) == (0, 0)
         forever.set()
         assert isinstance(await slow, httpx2.Response)

@@ -10,7 +10,8 @@ import httpx2
 import pytest
 from fastapi import FastAPI
 
-from app.infra.web import representation, response_cache
+from app.infra.web import response_cache
+from app.infra.web import stored_response as representation
 from app.settings import Settings
 from coherent_cache import Cache, budget, channel, memory
 from tests.application import client_of, recorded_statements, running

@@ -6,6 +6,7 @@ import httpx2
 import pytest
 from fastapi import FastAPI
 
+from app.infra.cache.settings import CacheSettings
 from app.settings import Settings
 from tests.application import client_of
 from tests.factories import Factory
@@ -239,7 +240,7 @@ async def test_what_is_not_there_is_forgotten_sooner(
         await store._valkey.pttl(store._entry_key(f"/v1/posts/{post_id}?"))
         for post_id in (post.id, 999)
     ]
-    cache = service.state.resources.settings.cache
+    cache = service.state.resources.settings[CacheSettings]
     assert 0 < missing <= cache.missing_ttl_seconds * 1_000 < found <= cache.ttl_seconds * 1_000
 
 

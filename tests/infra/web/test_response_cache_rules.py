@@ -16,7 +16,7 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.errors import Forbidden, InvalidRequest, NotFound, Unavailable
 from app.infra.dependencies import ReadSession
-from app.infra.web.public import public
+from app.infra.web.cacheable import public
 from app.settings import Settings
 from coherent_cache.tags import shows
 from tests.application import client_of

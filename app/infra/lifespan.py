@@ -1,0 +1,89 @@
+"""Opens everything that a process holds open, and closes it again in the reverse order."""
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
+
+from app.errors import Unavailable
+from app.infra.cache.config import cache_config
+from app.infra.cache.settings import CacheSettings, ValkeySettings
+from app.infra.database.engine import open_engine, open_outbox_engine
+from app.infra.database.pool import FairPool
+from app.infra.database.replica import Replica, open_replica
+from app.infra.database.sessions import Database
+from app.infra.database.settings import DatabaseSettings
+from app.infra.dependencies import ProcessResources
+from app.infra.observability.background import in_background
+from app.infra.observability.diagnostics.leak_detection import watching_tasks
+from app.infra.observability.diagnostics.loop_watchdog import watching
+from app.infra.observability.process_metrics import sample
+from app.infra.observability.settings import GuardsSettings
+from app.infra.observability.tracing import span, traces
+from app.infra.security.access_tokens import AccessTokens
+from app.infra.security.passwords import Passwords
+from app.infra.security.settings import AuthSettings
+from app.infra.settings_base.section import Sections
+from coherent_cache import Cache, NoCache
+
+Measure = Callable[[], None]
+
+
+@asynccontextmanager
+async def open_resources(
+    settings: Sections, application_name: str, *measures: Measure
+) -> AsyncIterator[ProcessResources]:
+    """Open everything. On leaving, close it in the reverse order, whatever happened.
+
+    `application_name` is what PostgreSQL lists the connections under. Each of `measures` is called
+    once a second and sets gauges.
+    """
+    database_settings = settings[DatabaseSettings]
+    async with AsyncExitStack() as stack:
+        cache = _make_cache(settings)
+        hooks = () if cache is None else (cache,)
+        database = Database(open_engine(database_settings, application_name), *hooks)
+        stack.push_async_callback(database.close)
+        if cache is not None:
+            outbox_engine = open_outbox_engine(database_settings, application_name)
+            stack.push_async_callback(outbox_engine.dispose)
+            await stack.enter_async_context(
+                cache.running(
+                    outbox_engine, unavailable=(Unavailable,), in_background=in_background
+                )
+            )
+        replica = None
+        if (url := database_settings.replica_url) is not None:
+            replica = await stack.enter_async_context(
+                open_replica(database_settings, url, database, application_name)
+            )
+        passwords = Passwords(settings[AuthSettings])
+        stack.callback(passwords.close)
+        stack.enter_context(watching_tasks(asyncio.get_running_loop()))
+        await stack.enter_async_context(watching(settings[GuardsSettings].blocked_seconds))
+        sampled = partial(sample, *measures, *_measures(database, replica, cache))
+        await stack.enter_async_context(in_background(sampled, "sampler"))
+        yield ProcessResources(
+            settings=settings,
+            database=database,
+            replica=replica,
+            cache=cache,
+            reader=NoCache() if cache is None else cache.reader,
+            passwords=passwords,
+            access_tokens=AccessTokens(settings[AuthSettings]),
+        )
+
+
+def _make_cache(settings: Sections) -> Cache | None:
+    if not settings[CacheSettings].enabled:
+        return None
+    pool_size = settings[DatabaseSettings].pool_size
+    config = cache_config(settings[ValkeySettings], settings[CacheSettings], pool_size)
+    return Cache(config, open_span=span if traces() else None)
+
+
+def _measures(database: Database, replica: Replica | None, cache: Cache | None) -> list[Measure]:
+    """Return what is measured once a second. Of the pools, only the primary's is."""
+    pool = database.engine.pool
+    measured = [pool.measure] if isinstance(pool, FairPool) else []
+    return measured + [held.measure for held in (replica, cache) if held is not None]

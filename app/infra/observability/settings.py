@@ -1,0 +1,47 @@
+"""Logs, metrics and diagnostics."""
+
+from ipaddress import ip_network
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator
+
+from app.infra.settings_base.section import Positive, Seconds, Section, Switch
+
+
+class LogSettings(Section):
+    """What is written to standard output. `auto` is JSON in production, else text."""
+
+    level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
+    format: Literal["auto", "json", "text"] = "auto"
+    access: bool = True
+    client_address: bool = True
+    slow_seconds: Seconds = 1
+
+
+class MetricsSettings(Section):
+    """What is told of the service, and to whom.
+
+    With a port of their own the metrics are there alone; else they are for `networks` alone.
+    """
+
+    enabled: bool = True
+    port: Annotated[int, Field(ge=0, le=65_535)] = 0
+    networks: str = "127.0.0.0/8,::1/128"
+    server_timing: Switch = None
+
+    @field_validator("networks")
+    @classmethod
+    def _are_networks(cls, networks: str) -> str:
+        try:
+            for network in networks.split(","):
+                ip_network(network)
+        except ValueError:
+            raise ValueError("networks, separated by commas: 10.0.0.0/8,127.0.0.0/8") from None
+        return networks
+
+
+class GuardsSettings(Section):
+    """When the guards speak up."""
+
+    statement_budget: Positive = 20
+    blocked_seconds: Seconds = 0.25

@@ -1,0 +1,50 @@
+"""How the settings configure the workers of this service."""
+
+import sys
+from functools import partial
+
+from app.infra.server.settings import CLOSING_SECONDS, ServerSettings
+from app.infra.shutdown import the_end
+from graceful_gunicorn import EarlyError, ServerConfig
+
+
+def server_config(settings: ServerSettings) -> ServerConfig:
+    """Return the configuration of `graceful_gunicorn`."""
+    return ServerConfig(
+        check_command=(sys.executable, "-m", "app.serve", "--print-config", *sys.argv[1:]),
+        drain_seconds=settings.drain_seconds,
+        graceful_timeout_seconds=settings.graceful_timeout_seconds,
+        closing_seconds=CLOSING_SECONDS,
+        header_seconds=settings.header_seconds,
+        header_bytes=settings.header_bytes,
+        header_fields=settings.header_fields,
+        body_seconds=settings.body_seconds,
+        write_seconds=settings.write_seconds,
+        render_error=partial(_render_error, settings.hsts_seconds),
+        on_refused=_count_refusal,
+        on_drain=_draw_near,
+        on_stop_accepting=_announce,
+    )
+
+
+def _draw_near() -> None:
+    the_end.is_near = True
+
+
+def _announce() -> None:
+    the_end.announce()
+
+
+# The master loads this module before the metrics have their folder, so these import late.
+
+
+def _render_error(hsts_seconds: int, status: int, detail: str, path: str) -> EarlyError:
+    from app.infra.web.early_errors import render_problem
+
+    return render_problem(hsts_seconds, status, detail, path)
+
+
+def _count_refusal(limit: str) -> None:
+    from app.infra.observability.metrics import REFUSED
+
+    REFUSED.labels(limit).inc()

@@ -1,0 +1,43 @@
+"""What every section of the settings is made of."""
+
+from typing import Annotated, Self, TypeVar
+
+from pydantic import BaseModel, ConfigDict, Field
+
+# Bounded, so that a value with a digit too many is refused at start-up and not by a library later.
+Positive = Annotated[int, Field(gt=0, le=10**12)]
+Few = Annotated[int, Field(gt=0, le=10_000)]
+WholeSeconds = Annotated[int, Field(gt=0, le=366 * 86_400)]
+Count = Annotated[int, Field(ge=0, le=10**12)]
+Seconds = Annotated[float, Field(ge=0.001, le=86_400)]
+Switch = bool | None  # None means on in development and off in production
+
+
+class Section(BaseModel):
+    """A frozen group of settings. Its field name in `Settings` is the prefix of their names."""
+
+    model_config = ConfigDict(frozen=True, hide_input_in_errors=True, validate_default=True)
+
+    def with_switches(self, *, is_development: bool) -> Self:
+        """Return a copy in which every `Switch` that was not set is on or off."""
+        unset = {
+            name: is_development
+            for name, field in type(self).model_fields.items()
+            if field.annotation == Switch and getattr(self, name) is None
+        }
+        return self.model_copy(update=unset)
+
+
+SectionT = TypeVar("SectionT", bound=Section)
+
+
+class Sections:
+    """The sections of one process by their class, so that code asks only for what it needs."""
+
+    def __init__(self, *sections: Section) -> None:
+        self._sections = {type(section): section for section in sections}
+
+    def __getitem__(self, kind: type[SectionT]) -> SectionT:
+        section = self._sections[kind]
+        assert isinstance(section, kind)
+        return section

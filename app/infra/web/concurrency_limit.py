@@ -1,0 +1,149 @@
+"""Limits how many requests a worker runs at a time. Some wait for their turn, the others get 503.
+
+When a worker has more to do than it can finish, refusing at once is better than letting every
+client wait until it gives up. Requests that wait are served in the order in which they arrived.
+"""
+
+import asyncio
+from collections.abc import Awaitable
+
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app.errors import Unavailable
+from app.infra.observability.metrics import IN_FLIGHT, REFUSED
+from app.infra.web.exempt_paths import EXEMPT_PATHS
+from app.infra.web.problems import problem_of
+from app.infra.web.settings import LimitsSettings
+
+WITHOUT_BODY = (204, 304)
+
+
+class StreamRefused(Exception):
+    """The stream limit was reached before the response started. The middleware answers 503."""
+
+    def __init__(self, refusal: Unavailable) -> None:
+        super().__init__()
+        self.refusal = refusal
+
+
+class ConcurrencyLimiter:
+    """The slots of one process. `running`, `queued` and `streams` are how many are taken."""
+
+    def __init__(self, limits: LimitsSettings) -> None:
+        self.running = self.queued = self.streams = 0
+        self._limits = limits
+        self._slots = asyncio.Semaphore(limits.running)
+
+    async def acquire(self) -> None:
+        """Take a slot, or raise `Unavailable`."""
+        if self._slots.locked():
+            await self._wait()
+        else:
+            await self._slots.acquire()  # a slot is free, so this does not wait
+        self.running += 1
+
+    def release(self) -> None:
+        self.running -= 1
+        self._slots.release()
+
+    def begin_stream(self) -> None:
+        """Count a stream, or raise `Unavailable`. A stream takes no slot: it may last for hours."""
+        if self.streams >= self._limits.streams:
+            REFUSED.labels("streams").inc()
+            raise Unavailable("There are as many streams as there may be.")
+        self.streams += 1
+
+    def end_stream(self) -> None:
+        self.streams -= 1
+
+    def measure(self) -> None:
+        """Set the gauges of this process."""
+        for state in ("running", "queued", "streams"):
+            IN_FLIGHT.labels(state).set(getattr(self, state))
+
+    async def _wait(self) -> None:
+        if self.queued >= self._limits.queued:
+            raise self._refused()
+        self.queued += 1
+        try:
+            async with asyncio.timeout(self._limits.queue_seconds):
+                await self._slots.acquire()
+        except TimeoutError:
+            raise self._refused() from None
+        finally:
+            self.queued -= 1
+
+    def _refused(self) -> Unavailable:
+        REFUSED.labels("in_flight").inc()
+        return Unavailable("There are more requests than this process can answer in time.")
+
+
+class ConcurrencyLimitMiddleware:
+    """Pure ASGI, inside the response cache: a cache hit takes no slot, and the load of a miss does.
+
+    A request holds its slot until its response begins. A response without a length is a stream.
+    """
+
+    def __init__(self, app: ASGIApp, limiter: ConcurrencyLimiter) -> None:
+        self.app = app
+        self._limiter = limiter
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["path"] in EXEMPT_PATHS:
+            await self.app(scope, receive, send)
+            return
+        try:
+            await self._limiter.acquire()
+        except Unavailable as refusal:
+            await problem_of(scope, refusal)(scope, receive, send)
+            return
+        request = _Request(self._limiter, send)
+        try:
+            await self.app(scope, receive, request.send)
+        except StreamRefused as refused:
+            await problem_of(scope, refused.refusal)(scope, receive, send)
+        finally:
+            request.end()
+
+
+class _Request:
+    """Holds a slot, then perhaps counts as a stream, then neither."""
+
+    __slots__ = ("_has_slot", "_is_stream", "_limiter", "_send")
+
+    def __init__(self, limiter: ConcurrencyLimiter, send: Send) -> None:
+        self._limiter = limiter
+        self._send = send
+        self._has_slot = True
+        self._is_stream = False
+
+    def send(self, message: Message) -> Awaitable[None]:
+        if self._has_slot:
+            self._release()
+            if is_stream(message):
+                self._begin_stream()
+        return self._send(message)
+
+    def end(self) -> None:
+        if self._has_slot:
+            self._release()
+        if self._is_stream:
+            self._limiter.end_stream()
+
+    def _release(self) -> None:
+        self._has_slot = False
+        self._limiter.release()
+
+    def _begin_stream(self) -> None:
+        try:
+            self._limiter.begin_stream()
+        except Unavailable as refusal:
+            raise StreamRefused(refusal) from None
+        self._is_stream = True
+
+
+def is_stream(start: Message) -> bool:
+    """Whether a response that begins with this message has no length."""
+    if start["status"] in WITHOUT_BODY:
+        return False
+    return all(name != b"content-length" for name, _ in start.get("headers", ()))

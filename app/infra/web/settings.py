@@ -1,0 +1,68 @@
+"""What the HTTP layer accepts, and from whom."""
+
+import re
+from typing import Annotated
+
+from pydantic import Field, field_validator
+
+from app.infra.settings_base.section import Count, Positive, Seconds, Section, Switch
+
+HOST_PATTERN = re.compile(r"(\*\.)?[A-Za-z0-9_-]+(\.[A-Za-z0-9_-]+)*|\[[0-9A-Fa-f:.]+\]")
+HEADER_NAME = re.compile(r"[A-Za-z0-9-]+")
+ORIGIN = re.compile(r"https?://[a-z0-9.-]+(:\d+)?")
+
+
+class LimitsSettings(Section):
+    """What a worker takes on at a time, how large a body is, and under which names it answers."""
+
+    body_bytes: Positive = 1_048_576
+    body_values: Positive = 1_000
+    running: Positive = 64
+    queued: Count = 64
+    queue_seconds: Seconds = 0.1
+    streams: Positive = 256
+    request_seconds: Seconds = 10
+    hosts: str = ""
+
+    @field_validator("hosts")
+    @classmethod
+    def _are_names(cls, hosts: str) -> str:
+        if hosts and not all(map(HOST_PATTERN.fullmatch, hosts.split(","))):
+            raise ValueError("host names without ports, by commas: example.com,*.example.com")
+        return hosts.lower()
+
+
+class CorsSettings(Section):
+    """Which origins' scripts may read answers: none, `*` for all, or a list separated by commas.
+
+    `headers` are those that scripts may send beside what the API itself uses.
+    """
+
+    origins: str = ""
+    headers: Annotated[str, Field(max_length=500)] = ""
+
+    @field_validator("origins")
+    @classmethod
+    def _are_origins(cls, origins: str) -> str:
+        if origins not in ("", "*") and not all(map(ORIGIN.fullmatch, origins.split(","))):
+            raise ValueError("origins without a path, separated by commas: https://example.com")
+        return origins
+
+    @field_validator("headers")
+    @classmethod
+    def _are_names(cls, headers: str) -> str:
+        if headers and not all(map(HEADER_NAME.fullmatch, headers.split(","))):
+            raise ValueError("names of headers, separated by commas, and not *: X-Client-Version")
+        return headers
+
+
+class DocsSettings(Section):
+    """The interactive documentation: in development when not set."""
+
+    enabled: Switch = None
+
+
+class BoardSettings(Section):
+    """The live board at `/`: in development when not set, for whoever may see the metrics."""
+
+    enabled: Switch = None

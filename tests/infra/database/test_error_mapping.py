@@ -1,0 +1,141 @@
+"""Which errors of the database are the client's fault, and which are the operator's."""
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+
+import httpx2
+import pytest
+from fastapi import FastAPI
+from sqlalchemy import text
+
+from app.features.users.models import User
+from app.infra.dependencies import ProcessResources, WriteSession
+from app.settings import Settings
+from tests.application import client_of, running
+from tests.factories import PASSWORD, Factory
+
+Client = httpx2.AsyncClient
+Write = Callable[[], Awaitable[httpx2.Response]]
+
+TABLES = ["users", "posts", "comments", "refresh_tokens"]
+AT_ITS_BEGINNING, AT_ITS_END = "1, false", f"{2**63 - 1}, true"
+
+
+@pytest.fixture
+async def own_app(settings: Settings) -> AsyncIterator[FastAPI]:
+    """An application that a test may add routes to."""
+    async with running(settings) as app:
+        yield app
+
+
+@pytest.fixture
+async def writes(client: Client, make: Factory) -> dict[str, Write]:
+    """For each table a request that inserts a row, when the table has rows already."""
+    user = await make.user()
+    comment = await make.comment(author=user)
+    headers = make.headers(user)
+    account = {"email": "new@example.com", "name": "New", "password": PASSWORD}
+    form = {"username": user.email, "password": PASSWORD}
+    comments = f"/v1/posts/{comment.post_id}/comments"
+    assert (await client.post("/v1/auth/token", data=form)).status_code == 200
+    return {
+        "users": lambda: client.post("/v1/users", json=account),
+        "posts": lambda: client.post(
+            "/v1/posts", json={"title": "T", "body": "B"}, headers=headers
+        ),
+        "comments": lambda: client.post(comments, json={"body": "B"}, headers=headers),
+        "refresh_tokens": lambda: client.post("/v1/auth/token", data=form),
+    }
+
+
+async def set_sequence(resources: ProcessResources, table: str, value: str) -> None:
+    """Set what the next id of a table is."""
+    statement = f"SELECT setval(pg_get_serial_sequence('{table}', 'id'), {value})"
+    async with resources.database.transaction() as session:
+        await session.execute(text(statement))
+
+
+@pytest.mark.parametrize("table", TABLES)
+@pytest.mark.parametrize(
+    ("value", "named"),
+    [(AT_ITS_BEGINNING, "constraint pk_{table}"), (AT_ITS_END, "{table}_id_seq")],
+)
+async def test_a_sequence_that_does_not_fit_its_table_is_not_the_clients_fault(
+    resources: ProcessResources,
+    writes: dict[str, Write],
+    caplog: pytest.LogCaptureFixture,
+    table: str,
+    value: str,
+    named: str,
+) -> None:
+    await set_sequence(resources, table, value)
+    response = await writes[table]()
+    assert response.status_code == 500
+    assert response.headers["content-type"] == "application/problem+json"
+    assert response.json()["code"] == "internal_error"
+    assert named.format(table=table) in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("statement", "status"),
+    [
+        ("SELECT 'x'::varchar(10)::int", 422),
+        ("SELECT '2026-13-01'::date", 422),
+        ("SELECT 2147483648::int8::int4", 422),
+        ("SELECT 1 / 0", 500),
+        ("SELECT ln(0)", 500),
+        ("SELECT * FROM missing", 500),
+    ],
+)
+async def test_only_a_value_that_cannot_be_stored_is_the_clients_fault(
+    own_app: FastAPI, statement: str, status: int
+) -> None:
+    @own_app.get("/fails")
+    async def fails(session: WriteSession) -> None:
+        await session.execute(text(statement))
+
+    async with client_of(own_app) as client:
+        assert (await client.get("/fails")).status_code == status
+
+
+async def test_a_value_that_is_taken_is_a_conflict(own_app: FastAPI, make: Factory) -> None:
+    user = await make.user()
+
+    @own_app.post("/register-again")
+    async def register_again(session: WriteSession) -> None:
+        session.add(User(email=user.email, name="N", password_hash=""))
+        await session.flush()
+
+    async with client_of(own_app) as client:
+        assert (await client.post("/register-again")).status_code == 409
+
+
+async def test_a_changed_address_that_collides_with_a_key_is_not_a_taken_address(
+    client: Client, make: Factory
+) -> None:
+    user = await make.user()
+    async with make.resources.database.transaction() as session:
+        await session.execute(
+            text("ALTER TABLE users ADD CONSTRAINT ck_users_x CHECK (name <> 'X')")
+        )
+    try:
+        changes = {"email": "x@example.com", "name": "X", "current_password": PASSWORD}
+        response = await client.patch("/v1/users/me", json=changes, headers=make.headers(user))
+    finally:
+        async with make.resources.database.transaction() as session:
+            await session.execute(text("ALTER TABLE users DROP CONSTRAINT ck_users_x"))
+    assert response.status_code == 500
+
+
+async def test_a_database_that_fails_every_request_is_not_told_for_each(
+    own_app: FastAPI, caplog: pytest.LogCaptureFixture
+) -> None:
+    @own_app.get("/fails")
+    async def fails(session: WriteSession) -> None:
+        await session.execute(text("DO $$ BEGIN RAISE EXCEPTION USING ERRCODE = '53100'; END $$"))
+
+    async with client_of(own_app) as client:
+        statuses = {(await client.get("/fails")).status_code for _ in range(20)}
+    assert statuses == {503}
+    # None, if another test of this process met such a failure less than five seconds ago. More than
+    # one, if a busy machine took longer than five seconds.
+    assert len([line for line in caplog.messages if "failed a request" in line]) < 10

@@ -1,0 +1,197 @@
+"""What a session promises, seen from routes of the test's own."""
+
+import asyncio
+import traceback
+from collections.abc import AsyncIterator
+
+import httpx2
+import pytest
+from fastapi import FastAPI
+from sqlalchemy import select, text
+from sqlalchemy.exc import IntegrityError
+
+from app.errors import Conflict
+from app.features.users.models import User
+from app.infra.database.sessions import after_commit
+from app.infra.dependencies import ProcessResources, ReadSession, WriteSession
+from app.settings import Settings
+from tests.application import client_of, running
+from tests.factories import Factory
+
+ROW = {"email": "ann@example.com", "name": "Ann", "password_hash": "x"}
+
+
+@pytest.fixture
+async def app_of_the_test(settings: Settings) -> AsyncIterator[FastAPI]:
+    """An application to which a test adds routes."""
+    async with running(settings) as app:
+        yield app
+
+
+@pytest.fixture
+async def caller(app_of_the_test: FastAPI, clean: None) -> AsyncIterator[httpx2.AsyncClient]:
+    async with client_of(app_of_the_test) as client:
+        yield client
+
+
+async def stored(resources: ProcessResources) -> int:
+    """Return how many users there are."""
+    async with resources.database.read() as session:
+        return len((await session.scalars(select(User))).all())
+
+
+@pytest.mark.parametrize("error", [RuntimeError("bug"), Conflict("no"), KeyError("bug")])
+async def test_an_exception_after_an_insert_leaves_no_row(
+    app_of_the_test: FastAPI,
+    caller: httpx2.AsyncClient,
+    resources: ProcessResources,
+    error: Exception,
+) -> None:
+    @app_of_the_test.post("/fail")
+    async def fail(session: WriteSession) -> None:
+        session.add(User(**ROW))
+        await session.flush()
+        raise error
+
+    response = await caller.post("/fail")
+    assert response.status_code == (409 if isinstance(error, Conflict) else 500)
+    assert response.headers["content-type"] == "application/problem+json"
+    assert await stored(resources) == 0
+
+
+async def test_a_commit_that_fails_is_never_a_success(
+    app_of_the_test: FastAPI, caller: httpx2.AsyncClient, resources: ProcessResources
+) -> None:
+    ran = []
+
+    @app_of_the_test.post("/fail")
+    async def fail(session: WriteSession) -> None:
+        await session.execute(
+            text(
+                "CREATE FUNCTION pg_temp.fail() RETURNS trigger LANGUAGE plpgsql "
+                "AS $$ BEGIN RAISE EXCEPTION 'at commit'; END $$"
+            )
+        )
+        await session.execute(
+            text(
+                "CREATE CONSTRAINT TRIGGER fail AFTER INSERT ON users DEFERRABLE "
+                "INITIALLY DEFERRED FOR EACH ROW EXECUTE FUNCTION pg_temp.fail()"
+            )
+        )
+
+        session.add(User(**ROW))
+
+        async def callback() -> None:
+            ran.append("callback")
+
+        after_commit(session, callback)
+
+    response = await caller.post("/fail")
+    assert response.status_code == 500
+    assert await stored(resources) == 0
+    assert ran == []
+
+
+async def test_what_is_answered_has_been_committed_and_its_connections_are_back(
+    app_of_the_test: FastAPI, caller: httpx2.AsyncClient, resources: ProcessResources
+) -> None:
+    seen_at_start = []
+
+    @app_of_the_test.post("/write")
+    async def write(reads: ReadSession, writes: WriteSession) -> None:
+        await reads.execute(text("SELECT 1"))
+        writes.add(User(**ROW))
+
+    inner = app_of_the_test.build_middleware_stack()
+    pool = app_of_the_test.state.resources.database.engine.pool
+
+    async def watched(scope: object, receive: object, send: object) -> None:
+        async def send_and_look(message: dict[str, object]) -> None:
+            if message["type"] == "http.response.start":
+                seen_at_start.append((await stored(resources), pool.checkedout()))
+            await send(message)  # type: ignore[operator]
+
+        await inner(scope, receive, send_and_look)  # type: ignore[arg-type]
+
+    app_of_the_test.middleware_stack = watched
+    assert (await caller.post("/write")).status_code == 200
+    assert seen_at_start == [(1, 0)]
+
+
+async def test_callbacks_run_in_order_after_the_commit(
+    resources: ProcessResources, clean: None
+) -> None:
+    ran: list[object] = []
+
+    async def look() -> None:
+        ran.append(await stored(resources))
+
+    async def fail() -> None:
+        raise RuntimeError("lost, and logged")
+
+    async def last() -> None:
+        ran.append("last")
+
+    async with resources.database.transaction() as session:
+        session.add(User(**ROW))
+        for callback in (look, fail, last):
+            after_commit(session, callback)
+        assert ran == []
+    assert ran == [1, "last"]
+
+
+async def test_a_read_session_refuses_to_write(resources: ProcessResources, clean: None) -> None:
+    with pytest.raises(TypeError, match="WriteSession"):
+        async with resources.database.read() as session:
+            session.add(User(**ROW))
+            await session.flush()
+    assert await stored(resources) == 0
+
+
+async def test_a_session_that_is_not_used_takes_no_connection(
+    app_of_the_test: FastAPI, caller: httpx2.AsyncClient
+) -> None:
+    pool = app_of_the_test.state.resources.database.engine.pool
+
+    @app_of_the_test.get("/unused")
+    async def unused(reads: ReadSession, writes: WriteSession) -> int:
+        taken: int = pool.checkedout()
+        return taken
+
+    assert (await caller.get("/unused")).json() == 0
+    assert pool.checkedin() == 0  # nothing has connected
+
+
+async def test_every_connection_is_back_before_the_response(
+    app_of_the_test: FastAPI, caller: httpx2.AsyncClient, make: Factory
+) -> None:
+    user = await make.user()
+    pool = app_of_the_test.state.resources.database.engine.pool
+    await asyncio.gather(*(caller.get(f"/v1/users/{user.id}") for _ in range(20)))
+    assert pool.checkedout() == 0
+
+
+async def test_a_lost_connection_is_replaced(
+    app_of_the_test: FastAPI, caller: httpx2.AsyncClient, resources: ProcessResources, make: Factory
+) -> None:
+    user = await make.user()
+    url = f"/v1/users/{user.id}"
+    assert (await caller.get(url)).status_code == 200
+    async with resources.database.transaction() as session:
+        await session.execute(
+            text(
+                "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity "
+                "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            )
+        )
+    assert (await caller.get(url)).status_code == 200
+
+
+async def test_an_error_does_not_quote_the_row(resources: ProcessResources, clean: None) -> None:
+    with pytest.raises(IntegrityError) as failure:
+        async with resources.database.transaction() as session:
+            session.add(User(email="secret@example.com", password_hash="$argon2id$secret"))
+            await session.flush()
+    shown = "".join(traceback.format_exception(failure.value))
+    assert "not-null constraint" in shown
+    assert "secret" not in shown

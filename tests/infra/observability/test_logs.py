@@ -1,0 +1,386 @@
+"""One line a request, written beside it; nothing of it waits for a reader or fails without one."""
+
+import asyncio
+import json
+import logging
+import os
+import threading
+from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
+from datetime import UTC, datetime
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import httpx2
+import pytest
+from pydantic import SecretStr
+from sqlalchemy import text
+from starlette.datastructures import Headers
+
+from app.infra.dependencies import WriteSession
+from app.infra.observability import log_writer
+from app.infra.observability.log_writer import LogWriter
+from app.infra.observability.logs import Log, LogHandler, as_json, as_text
+from app.infra.observability.request_context import RequestContext, request_context
+from app.infra.observability.settings import LogSettings
+from app.settings import Settings
+from tests.application import client_of, running
+from tests.factories import MORNING, Factory
+
+Client = httpx2.AsyncClient
+Lines = Callable[[], list[dict[str, Any]]]
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Log:
+    """A log that goes to a file."""
+    return Log(LogSettings(), as_json, os.open(tmp_path / "log", os.O_WRONLY | os.O_CREAT))
+
+
+@pytest.fixture
+def lines(log: Log, tmp_path: Path) -> Lines:
+    """Return what was logged."""
+
+    def read() -> list[dict[str, Any]]:
+        log.writer.close()
+        return [json.loads(line) for line in (tmp_path / "log").read_bytes().splitlines()]
+
+    return read
+
+
+@pytest.fixture
+async def client(settings: Settings, log: Log, clean: None) -> AsyncIterator[Client]:
+    async with running(settings, log) as app, client_of(app) as client:
+        yield client
+
+
+async def test_a_request_is_one_line_with_all_that_is_known_of_it(
+    client: Client, make: Factory, lines: Lines
+) -> None:
+    post = await make.post()
+    for _ in range(2):
+        response = await client.get(f"/v1/posts/{post.id}")
+    miss, hit = lines()
+    assert miss["event"] == "request"
+    assert (miss["method"], miss["path"]) == ("GET", f"/v1/posts/{post.id}")
+    assert (miss["route"], miss["status"], miss["statements"]) == ("/v1/posts/{post_id}", 200, 1)
+    assert 0 < miss["database_seconds"] < miss["seconds"]
+    assert (miss["cache"], hit["cache"]) == ("MISS", "HIT-L1") or hit["cache"] == "HIT"
+    assert (hit["route"], hit["statements"]) == ("/v1/posts/{post_id}", 0)
+    assert hit["request_id"] == response.headers["x-request-id"]
+
+
+async def test_what_was_said_last_is_written_before_the_end(
+    settings: Settings, log: Log, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(log_writer, "GATHER_SECONDS", 60)
+    async with running(settings, log) as app, client_of(app) as client:
+        await client.get("/livez")
+    assert b"/livez" in (tmp_path / "log").read_bytes()
+
+
+async def test_no_secret_is_in_a_line(client: Client, make: Factory, lines: Lines) -> None:
+    headers = make.headers(await make.user(email="secret@example.com"))
+    form = {"username": "secret@example.com", "password": "secret"}
+    await client.post("/v1/auth/token", data=form)
+    await client.post("/v1/posts", json={"title": "secret", "body": "secret"}, headers=headers)
+    await client.get("/v1/posts?secret=secret", headers=headers)
+    written = json.dumps(lines())
+    assert "secret" not in written
+    assert headers["Authorization"].removeprefix("Bearer ") not in written
+
+
+async def test_what_a_request_waited_for_is_measured(
+    settings: Settings, log: Log, lines: Lines, clean: None
+) -> None:
+    waited: list[float] = []
+    one = settings.model_copy(
+        update={"database": settings.database.model_copy(update={"pool_size": 1})}
+    )
+    async with running(one, log) as app, client_of(app) as client:
+
+        @app.get("/sleeps")
+        async def sleeps(session: WriteSession) -> None:
+            await session.execute(text("SELECT pg_sleep(0.2)"))
+            current = request_context.get()
+            assert current is not None
+            waited.append(current.waited_seconds)
+
+        await client.get("/sleeps")
+        async with app.state.resources.database.transaction() as session:
+            await session.execute(text("SELECT 1"))
+            waits = asyncio.create_task(client.get("/sleeps"))
+            while not app.state.concurrency_limiter.running:
+                await asyncio.sleep(0)
+            await asyncio.sleep(0.3)
+        await waits
+    first, second = lines()
+    assert 0.2 <= first["database_seconds"] <= first["seconds"]
+    assert 0 < waited[1] <= second["seconds"] - second["database_seconds"]
+
+
+@pytest.mark.parametrize(
+    ("database", "waited", "said"),
+    [
+        (0.1, 0.1, "the code, or what it waited for"),
+        (0.6, 0.1, "the database, 0.500 s of it: SELECT pg_sleep($1)"),
+        (0.1, 0.6, "waiting 0.600 s for a database connection"),
+    ],
+)
+async def test_a_slow_request_says_what_made_it_slow(
+    log: Log, lines: Lines, database: float, waited: float, said: str
+) -> None:
+    current = RequestContext("id", "GET", "/")
+    current.seconds, current.waited_seconds = 1, waited
+    current.spent("SELECT\n pg_sleep($1)", database - 0.1)
+    current.spent("SELECT 1", 0.1)
+    log._slow_seconds = 0.9
+    log.request(current)
+    [line] = lines()
+    assert line["level"] == "WARNING"
+    assert line["slow"] == said
+
+
+async def test_a_path_writes_no_lines_of_its_own(settings: Settings, tmp_path: Path) -> None:
+    log = Log(LogSettings(), as_text, os.open(tmp_path / "log", os.O_WRONLY | os.O_CREAT))
+    async with running(settings, log) as app, client_of(app) as client:
+        await client.get("/a%0a15:00:00 200 GET /admin%1b[31m%00")
+    log.writer.close()
+    written = (tmp_path / "log").read_bytes()
+    assert written.count(b"\n") == 1
+    assert b"\x1b" not in written
+    assert b"\0" not in written
+
+
+@pytest.mark.parametrize("render", [as_json, as_text])
+def test_an_address_that_a_proxy_passes_on_is_short_and_printable(
+    monkeypatch: pytest.MonkeyPatch, render: Callable[[dict[str, Any]], bytes]
+) -> None:
+    written: list[bytes] = []
+    log = Log(LogSettings(), render)
+    monkeypatch.setattr(log.writer, "write", written.append)
+    log.request(RequestContext("request-1", "GET", "/livez", "\x1b[31m\n" + "x" * 5_000))
+    log.request(RequestContext("request-2", "GET", "/livez", "2001:db8::1"))
+    assert len(written[0]) < 700
+    assert b"\x1b" not in written[0]
+    assert written[0].count(b"\n") == 1
+    assert b"2001:db8::1" in written[1]
+
+
+async def test_a_line_has_a_bound_whatever_a_client_sends(client: Client, lines: Lines) -> None:
+    long = "x" * 5_000
+    headers = dict.fromkeys(("User-Agent", "X-Request-ID", "Referer", "X-Forwarded-For"), long)
+    for path in (f"/{long}", f"/v1/posts/{long}", f"/v1/posts?{long}={long}", "/%00" * 5_000):
+        await client.get(path, headers=headers)
+    written = [line for line in lines() if line["event"] == "request"]
+    assert len(written) == 4
+    assert max(len(json.dumps(line)) for line in written) < 4_000
+    assert long[:1_000] not in json.dumps(written)
+
+
+def test_lines_of_two_workers_in_one_pipe_stay_whole() -> None:
+    reader, descriptor = os.pipe()
+    writers = [LogWriter(descriptor) for _ in range(2)]
+    for number in range(4_000):
+        for name, writer in zip(b"ab", writers, strict=True):
+            writer.write(bytes([name]) * (1 + number % 300) + b"\n")
+    closing = [threading.Thread(target=writer.close) for writer in writers]
+    for thread in closing:
+        thread.start()
+    received = b""
+    while received.count(b"\n") < 8_000:
+        received += os.read(reader, 1_000)
+    for thread in closing:
+        thread.join()
+    assert all(len(set(line)) == 1 for line in received.splitlines())
+
+
+def test_a_long_line_is_a_piece_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    pieces: list[bytes] = []
+
+    def write(_descriptor: int, piece: bytes) -> int:
+        pieces.append(piece)
+        return len(piece)
+
+    monkeypatch.setattr(log_writer, "os", SimpleNamespace(write=write))
+    writer, said = LogWriter(1), [b"short\n", b"x" * 10_000 + b"\n", b"short\n"]
+    for line in said:
+        writer.write(line)
+    writer.close()
+    assert b"".join(pieces) == b"".join(said)
+    assert all(piece.endswith(b"\n") for piece in pieces)
+
+
+async def test_what_the_code_says_is_a_line_too(log: Log, lines: Lines) -> None:
+    logger = logging.getLogger("app.test.of_logs")
+    logger.addHandler(LogHandler(log))
+    try:
+        raise ValueError("wrong")
+    except ValueError:
+        logger.exception("It is %s", "so")
+    [line] = lines()
+    assert (line["event"], line["logger"], line["level"]) == (
+        "It is so",
+        "app.test.of_logs",
+        "ERROR",
+    )
+    assert "ValueError: wrong" in line["exception"]
+
+
+@pytest.mark.parametrize("slow_seconds", [60, 0])
+async def test_a_person_reads_what_became_of_a_request(
+    settings: Settings, tmp_path: Path, clean: None, slow_seconds: float
+) -> None:
+    log = Log(LogSettings(), as_text, os.open(tmp_path / "log", os.O_WRONLY | os.O_CREAT))
+    log._slow_seconds = slow_seconds
+    async with running(settings, log) as app, client_of(app) as client:
+        await client.get("/v1/posts?limit=3")
+        await client.get("/livez")
+    log.writer.close()
+    posts, livez = (tmp_path / "log").read_text(encoding="utf-8").splitlines()
+    assert "] 200 GET /v1/posts, " in posts
+    assert ", 1 statements, MISS" in posts
+    assert ("slow because of" in posts) == (slow_seconds == 0)
+    assert "] 200 GET /livez, " in livez
+    assert not log.writer.dropped
+
+
+def test_a_person_reads_lines_of_text() -> None:
+    log = Log(LogSettings(), as_text)
+    written: list[bytes] = []
+    log.writer.write = lambda line: written.append(line)  # type: ignore[method-assign]
+    record = logging.LogRecord("app.x", logging.WARNING, "", 1, "Valkey is \ud800", (), None)
+    log.record(record)
+    [line] = written
+    assert line.decode().endswith("WARNING app.x: Valkey is \\ud800\n")
+
+
+def test_lines_that_cannot_be_written_are_counted() -> None:
+    writer = LogWriter(os.open("/dev/full", os.O_WRONLY))
+    for _ in range(10):
+        writer.write(b"line\n")
+    writer.close()
+    assert writer.dropped == 10
+
+
+def test_lines_that_nobody_reads_are_counted_and_nobody_waits(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(log_writer, "MOST_WAITING", 100)
+    monkeypatch.setattr(log_writer, "CLOSE_SECONDS", 0.01)
+    reader, descriptor = os.pipe()
+    writer = LogWriter(descriptor)
+    for _ in range(2_000):
+        writer.write(bytes(1_000))
+    assert writer.dropped
+    writer.close()
+    os.set_blocking(reader, False)
+    with suppress(BlockingIOError):
+        while os.read(reader, 65_536):
+            pass
+
+
+class Unshowable:
+    def __repr__(self) -> str:
+        raise RuntimeError("no")
+
+
+EXTRA = {
+    "order_id": 7,
+    "items": [{"sku": "a", "left": 0.5}, None],
+    "level": "mine",
+    "exception": "mine",
+    "when": MORNING,
+    "broken": Unshowable(),
+    "huge": 10**5_000,
+    "long": "x" * 100_000,
+    "many": list(range(10_000)),
+    "password": "hunter2",
+    "headers": {"Authorization": "hunter2", "X-Api-Key": "hunter2"},
+    "secret_value": SecretStr("hunter2"),
+    "setting": SecretStr("hunter2"),
+    "account": SimpleNamespace(name="Ada", password="hunter2", key=b"k"),
+    "deep": [[[[[{"password": "hunter2"}]]]]],
+    "url": "postgresql://app:hunter2@db/app",
+    "line\nbreak": "a\nb",
+}
+
+
+def test_what_is_passed_as_extra_is_in_the_line(log: Log, lines: Lines) -> None:
+    logger = logging.getLogger("app.test.of_extra")
+    logger.addHandler(LogHandler(log))
+    logger.warning("request", extra=EXTRA)
+    [line] = lines()
+    assert (line["event"], line["level"], line["order_id"]) == ("request", "WARNING", 7)
+    assert line["items"] == [{"sku": "a", "left": 0.5}, None]
+    assert (line["extra_level"], line["extra_exception"]) == ("mine", "mine")
+    assert line["when"] == repr(MORNING)
+    assert "Unshowable" in line["broken"]
+    assert len(line["many"]) <= 50
+    written = json.dumps(line)
+    assert len(written) < 10_000
+    assert "hunter2" not in written
+
+
+TWICE = [(b"authorization", b"Bearer hunter2"), (b"accept", b"a"), (b"accept", b"b")]
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        Headers(raw=TWICE),
+        Headers(raw=TWICE[:2]),
+        Headers({"X-Api-Key": "hunter2 " * 500}),
+        TWICE,
+        [("password", "hunter2")],
+        SimpleNamespace(password='two "hunter2"', token=b"a' hunter2"),
+        SimpleNamespace(password="two ' \" hunter2"),
+        SimpleNamespace(note="it's", token="a 'hunter2'"),
+    ],
+)
+def test_a_secret_with_a_space_is_not_in_the_line(log: Log, lines: Lines, value: object) -> None:
+    log.record(logging.makeLogRecord({"msg": "Sent", "sent": value}))
+    [line] = lines()
+    assert "***" in str(line["sent"])
+    assert "hunter2" not in str(line)
+
+
+def test_a_number_of_another_library_is_a_number_of_the_line(log: Log, lines: Lines) -> None:
+    class Double(float):
+        """As NumPy has it."""
+
+    log.record(logging.makeLogRecord({"msg": "Sum", "sum": Double(1.5), "none": Double("nan")}))
+    [line] = lines()
+    assert (line["sum"], line["none"]) == (1.5, None)
+    assert datetime.fromisoformat(line["time"]).tzinfo is UTC
+
+
+def test_a_person_reads_what_is_passed_as_extra() -> None:
+    log = Log(LogSettings(), as_text)
+    written: list[bytes] = []
+    log.writer.write = lambda line: written.append(line)  # type: ignore[method-assign]
+    log.record(logging.makeLogRecord({"name": "app.x", "msg": "request", **EXTRA}))
+    log.record(logging.makeLogRecord({"name": "app.x", "msg": "Plain"}))
+    [line, plain] = (line.decode() for line in written)
+    assert " app.x: request " in line
+    assert "order_id=7" in line
+    assert "extra_level='mine'" in line
+    assert line.count("\n") == 1
+    assert "hunter2" not in line
+    assert plain.endswith("app.x: Plain\n")
+
+
+@pytest.mark.parametrize("shown", [True, False])
+@pytest.mark.parametrize("render", [as_json, as_text])
+async def test_a_request_line_has_the_clients_address_unless_it_is_left_out(
+    settings: Settings, tmp_path: Path, shown: bool, render: Callable[[Any], bytes]
+) -> None:
+    descriptor = os.open(tmp_path / "log", os.O_WRONLY | os.O_CREAT)
+    log = Log(LogSettings(client_address=shown), render, descriptor)
+    async with running(settings, log) as app:
+        transport = httpx2.ASGITransport(app, client=("203.0.113.9", 1234))
+        async with httpx2.AsyncClient(transport=transport, base_url="http://test") as client:
+            await client.get("/livez")
+    log.writer.close()
+    assert (b"203.0.113.9" in (tmp_path / "log").read_bytes()) == shown

@@ -1,0 +1,179 @@
+"""Passwords and tokens."""
+
+import asyncio
+import os
+import sys
+import threading
+from collections.abc import Iterator
+from datetime import datetime, timedelta
+from types import SimpleNamespace
+
+import pytest
+from argon2 import PasswordHasher
+
+from app.errors import Unauthenticated, Unavailable
+from app.infra.security import access_tokens
+from app.infra.security.access_tokens import AccessTokens
+from app.infra.security.passwords import Match, Passwords
+from app.infra.security.settings import AuthSettings
+
+CHEAP = {"argon2_memory_kib": 64, "argon2_time_cost": 1, "hashing_queue_seconds": 60}
+# The same eight characters: a composed and a decomposed one, and two kinds of space.
+TYPED = ["caf\u00e9 bar", "cafe\u0301\u3000bar", "caf\u00e9\u00a0bar"]
+NORMALISED = TYPED[0]
+
+
+@pytest.fixture
+def passwords() -> Iterator[Passwords]:
+    made = Passwords(AuthSettings.model_validate(CHEAP))
+    yield made
+    made.close()
+
+
+async def test_a_password_matches_its_own_hash_alone(passwords: Passwords) -> None:
+    encoded = await passwords.hash("correct horse")
+    assert "correct" not in encoded
+    assert await passwords.verify("correct horse", encoded)
+    assert not await passwords.verify("wrong horse", encoded)
+    assert not await passwords.verify("correct horse", None)
+    assert not await passwords.verify("correct horse", "not a hash")
+    assert await passwords.hash("correct horse") != encoded
+
+
+async def test_a_hash_of_other_parameters_is_outdated(passwords: Passwords) -> None:
+    encoded = await passwords.hash("correct horse")
+    assert not passwords.is_outdated(encoded)
+    stronger = Passwords(AuthSettings.model_validate({**CHEAP, "argon2_time_cost": 2}))
+    assert stronger.is_outdated(encoded)
+    stronger.close()
+
+
+async def test_past_the_queue_hashing_is_refused_at_once() -> None:
+    limits = {**CHEAP, "hashing_threads": 1, "hashing_queue": 2, "argon2_memory_kib": 8192}
+    passwords = Passwords(AuthSettings.model_validate(limits))
+    results = await asyncio.gather(
+        *(passwords.hash("correct horse") for _ in range(10)), return_exceptions=True
+    )
+    assert [isinstance(result, str) for result in results] == [True] * 3 + [False] * 7
+    assert all(isinstance(result, Unavailable) for result in results[3:])
+    assert await passwords.hash("correct horse")  # the places are free again
+    passwords.close()
+
+
+async def test_a_hash_that_no_thread_begins_in_time_is_refused() -> None:
+    limits = {**CHEAP, "hashing_threads": 1, "hashing_queue": 1, "hashing_queue_seconds": 0.01}
+    passwords = Passwords(AuthSettings.model_validate(limits))
+    ends = threading.Event()
+    running = asyncio.create_task(passwords._run(ends.wait))
+    await asyncio.sleep(0)
+    for _ in range(3):  # the place of the one that was refused is free again
+        async with asyncio.timeout(60):
+            with pytest.raises(Unavailable, match="Too many people are signing in"):
+                await passwords.hash("correct horse")
+    ends.set()
+    assert await running  # a hash that has begun is waited for
+    passwords.close()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux has a priority for each thread")
+async def test_a_hash_has_a_lower_priority_than_the_event_loop(passwords: Passwords) -> None:
+    hashing = await passwords._run(
+        lambda: os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+    )
+    assert hashing > os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
+
+
+async def test_a_password_matches_in_every_form_of_the_same_text(passwords: Passwords) -> None:
+    encoded = await passwords.hash(TYPED[1])
+    for typed in TYPED:
+        assert await passwords.verify(typed, encoded) is Match.NORMALISED
+    assert not await passwords.verify("cafe bar", encoded)
+
+
+async def test_a_hash_from_before_normalisation_matches_as_it_was_typed(
+    passwords: Passwords,
+) -> None:
+    encoded = PasswordHasher(memory_cost=64, time_cost=1).hash(TYPED[1])
+    assert await passwords.verify(TYPED[1], encoded) is Match.AS_TYPED
+    assert not await passwords.verify(TYPED[0], encoded)
+
+
+@pytest.mark.parametrize(("typed", "hashes"), [(TYPED[0], 1), (TYPED[1], 2)])
+async def test_an_unknown_account_costs_as_many_hashes_as_a_wrong_password(
+    passwords: Passwords, monkeypatch: pytest.MonkeyPatch, typed: str, hashes: int
+) -> None:
+    encoded = await passwords.hash("another password")
+    verified: list[str] = []
+    original = PasswordHasher.verify
+
+    def verify(hasher: PasswordHasher, encoded: str, password: str) -> bool:
+        verified.append(password)
+        return original(hasher, encoded, password)
+
+    monkeypatch.setattr(PasswordHasher, "verify", verify)
+    for known in (encoded, None):
+        verified.clear()
+        assert not await passwords.verify(typed, known)
+        assert len(verified) == hashes
+
+
+async def test_a_caller_who_leaves_frees_the_place() -> None:
+    limits = {**CHEAP, "hashing_threads": 1, "hashing_queue": 1}
+    passwords = Passwords(AuthSettings.model_validate(limits))
+    for _ in range(10):
+        task = asyncio.create_task(passwords.hash("correct horse"))
+        await asyncio.sleep(0)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        await asyncio.sleep(0.01)
+    assert await passwords.hash("correct horse")
+    passwords.close()
+
+
+def test_a_token_of_another_secret_is_refused() -> None:
+    ours = AccessTokens(AuthSettings())
+    theirs = AccessTokens(AuthSettings.model_validate({"secret": "x" * 32}))
+    assert ours.verify(ours.issue(7)) == 7
+    with pytest.raises(Unauthenticated):
+        ours.verify(theirs.issue(7))
+
+
+@pytest.mark.parametrize(("seconds", "accepted"), [(8, True), (15, False)])
+def test_the_clocks_of_two_replicas_may_differ_by_ten_seconds(
+    seconds: int, accepted: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tokens = AccessTokens(AuthSettings())
+
+    ahead = SimpleNamespace(now=lambda zone: datetime.now(zone) + timedelta(seconds=seconds))
+    with monkeypatch.context() as other_replica:
+        other_replica.setattr(access_tokens, "datetime", ahead)
+        token = tokens.issue(7)
+    if accepted:
+        assert tokens.verify(token) == 7
+    else:
+        with pytest.raises(Unauthenticated):
+            tokens.verify(token)
+
+
+def test_a_verified_token_is_not_verified_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    tokens = AccessTokens(AuthSettings())
+    token = tokens.issue(7)
+    assert tokens.verify(token) == 7
+    monkeypatch.setattr("jwt.decode", None)
+    assert tokens.verify(token) == 7
+
+
+async def test_an_unknown_account_costs_a_hash_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    verified = []
+    original = PasswordHasher.verify
+
+    def verify(hasher: PasswordHasher, encoded: str, password: str) -> bool:
+        verified.append(encoded)
+        return original(hasher, encoded, password)
+
+    monkeypatch.setattr(PasswordHasher, "verify", verify)
+    passwords = Passwords(AuthSettings.model_validate(CHEAP))
+    assert not await passwords.verify("the password of nobody", None)
+    assert not await passwords.verify("the password of nobody", "")
+    assert [encoded[:10] for encoded in verified] == ["$argon2id$"] * 2
+    passwords.close()

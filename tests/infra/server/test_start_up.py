@@ -1,0 +1,244 @@
+"""The service as it is started where it is deployed: it runs, or says in a sentence why not."""
+
+import asyncio
+import os
+import re
+import socket
+import subprocess
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import asyncpg
+import httpx2
+import pytest
+from sqlalchemy import make_url
+
+from app.settings import Settings
+
+PROJECT = Path(__file__).parents[3]
+COMMAND = [sys.executable, "-m", "app.serve"]
+PATIENCE_SECONDS = 120
+C_LOCALE = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
+
+REFUSED = [
+    *[({"WEB_CONCURRENCY": value}, "WEB_CONCURRENCY") for value in ("2.5", "2 # two", "-1", "x")],
+    ({"PORT": "tcp"}, "PORT"),
+    ({"PORT": "9" * 5_000}, "PORT"),
+    ({"SERVER_PORT": "http"}, "SERVER_PORT"),
+    ({"SERVER_HOST": "0.0.0.0:80"}, "SERVER_HOST"),
+    ({"SERVER_HOST": "203.0.113.1"}, "SERVER_HOST"),
+    ({"DATABASE_URL": "postgresql://a:p@ss@h/db"}, "DATABASE_URL"),
+    ({"DATABASE_URL": "postgresql://a:p%00@h/db"}, "DATABASE_URL"),
+    ({"VALKEY_URL": "redis://h/abc"}, "VALKEY_URL"),
+    ({"SECRETS_DIR": "/nowhere"}, "SECRETS_DIR"),
+    ({"PROMETHEUS_MULTIPROC_DIR": "/dev/null"}, "PROMETHEUS_MULTIPROC_DIR"),
+    ({"ENVIRONMENT": "production", **C_LOCALE}, "AUTH_SECRET"),
+]
+FILES = [
+    (".env", "ENVIRONMENT=production".encode("utf-16"), ".env"),
+    (".env", "AUTH_ISSUER=é".encode("latin-1"), ".env"),
+    (".env", b"ENVIROMENT=production", "ENVIRONMENT"),
+    (".env", b"ENVIRONMENT: production", ".env"),
+    ("secrets/auth_secret", b"\x80\xff\x00", "AUTH_SECRET"),
+    ("secrets/server_trusted_proxy", b"10.0.0.5", "SERVER_TRUSTED_PROXIES"),
+]
+
+
+def environment(folder: Path, **changes: str) -> dict[str, str]:
+    """Return what the service is started with: nothing of this shell is a setting."""
+    (folder / "secrets").mkdir(exist_ok=True)
+    kept = {name: os.environ[name] for name in ("PATH", "HOME", "TMPDIR") if name in os.environ}
+    covered = {name: text for name, text in os.environ.items() if name.startswith("COV")}
+    return {
+        **kept,
+        **covered,
+        "PYTHONPATH": str(PROJECT),
+        "SECRETS_DIR": str(folder / "secrets"),
+        **changes,
+    }
+
+
+def refusal(folder: Path, **changes: str) -> str:
+    """Start the service, which ends by itself; return what it says."""
+    started = subprocess.run(
+        COMMAND,
+        cwd=folder,
+        env=environment(folder, **changes),
+        capture_output=True,
+        encoding="utf-8",
+        timeout=PATIENCE_SECONDS,
+        check=False,
+    )
+    assert started.returncode == 1
+    assert "Traceback" not in started.stdout + started.stderr
+    return started.stderr
+
+
+@pytest.mark.parametrize(("changes", "name"), REFUSED)
+def test_what_is_wrong_is_said_in_a_sentence(
+    tmp_path: Path, changes: dict[str, str], name: str
+) -> None:
+    message = refusal(tmp_path, **changes)
+    assert re.search(rf"The service cannot start.*\s{name}\b", message, re.DOTALL)
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        ({"username": "stranger"}, 'password authentication failed for user "stranger"'),
+        ({"password": "hunter2"}, "password authentication failed"),
+        ({"database": "nowhere"}, 'database "nowhere" does not exist'),
+    ],
+)
+def test_a_database_that_refuses_the_address_ends_the_start_with_the_reason(
+    settings: Settings, tmp_path: Path, change: dict[str, Any], reason: str
+) -> None:
+    url = make_url(settings.database.url.get_secret_value()).set(**change)
+    changes = {
+        **servers(settings),
+        "DATABASE_URL": url.render_as_string(hide_password=False),
+        "WEB_CONCURRENCY": "2",
+        "SERVER_PORT": free_port(),
+    }
+    said = refusal(tmp_path, **changes)
+    assert "The service cannot start. DATABASE_URL: " in said
+    assert reason in said
+    assert str(url.password) not in said
+
+
+async def test_a_database_without_the_schema_is_named_at_the_start(
+    settings: Settings, tmp_path: Path
+) -> None:
+    base, _, _ = settings.database.url.get_secret_value().rpartition("/")
+    message = asyncio.to_thread(first_lines, tmp_path, DATABASE_URL=f"{base}/template1")
+    assert "Migrate it with: alembic upgrade head" in await message
+
+
+def test_a_database_that_is_away_is_named_at_the_start(tmp_path: Path) -> None:
+    said = first_lines(tmp_path, DATABASE_URL="postgresql://a:hunter2@127.0.0.1:1/app")
+    assert "The database was not reached" in said
+    assert "correct DATABASE_URL" in said
+    assert "hunter2" not in said
+
+
+def first_lines(folder: Path, **changes: str) -> str:
+    """Start the service, and return what it says before its workers boot."""
+    process = subprocess.Popen(
+        COMMAND,
+        cwd=folder,
+        env=environment(folder, **changes, SERVER_PORT=free_port(), SERVER_DRAIN_SECONDS="0"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        encoding="utf-8",
+    )
+    assert process.stdout is not None
+    lines = []
+    for line in process.stdout:
+        lines.append(line)
+        if "Booting worker" in line:
+            break
+    process.terminate()
+    process.communicate(timeout=PATIENCE_SECONDS)
+    return "".join(lines)
+
+
+@pytest.mark.parametrize(("file", "content", "name"), FILES)
+def test_a_file_that_is_wrong_is_named(
+    tmp_path: Path, file: str, content: bytes, name: str
+) -> None:
+    environment(tmp_path)
+    (tmp_path / file).write_bytes(content)
+    assert name in refusal(tmp_path)
+
+
+@asynccontextmanager
+async def started(folder: Path, url: str, **changes: str) -> AsyncIterator[Path]:
+    """Start the service and wait until it is ready at `url`; it writes to the file yielded."""
+    log = folder / "log"
+    with log.open("wb") as output:
+        process = subprocess.Popen(
+            COMMAND, cwd=folder, env=environment(folder, **changes), stdout=output, stderr=output
+        )
+    try:
+        async with asyncio.timeout(PATIENCE_SECONDS), httpx2.AsyncClient() as client:
+            while await readiness(client, url) != 200:
+                assert process.poll() is None, log.read_text(encoding="utf-8")
+                await asyncio.sleep(0.1)
+        yield log
+    finally:
+        process.terminate()
+        process.wait(PATIENCE_SECONDS)
+    assert "Traceback" not in log.read_text(encoding="utf-8")
+
+
+async def readiness(client: httpx2.AsyncClient, url: str) -> int:
+    try:
+        return (await client.get(f"{url}/readyz")).status_code
+    except httpx2.HTTPError:
+        return 0
+
+
+def free_port() -> str:
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        return str(free.getsockname()[1])
+
+
+def servers(settings: Settings) -> dict[str, str]:
+    """Return where the servers of the tests are."""
+    return {
+        "DATABASE_URL": settings.database.url.get_secret_value(),
+        "VALKEY_URL": settings.valkey.url.get_secret_value(),
+        "SERVER_DRAIN_SECONDS": "0",
+    }
+
+
+async def test_it_runs_with_a_worker_for_each_core_on_the_port_of_the_platform(
+    settings: Settings, tmp_path: Path
+) -> None:
+    port = free_port()
+    changes = {"PORT": port, "WEB_CONCURRENCY": "auto", "ENVIROMENT": "production"}
+    async with started(tmp_path, f"http://127.0.0.1:{port}", **servers(settings), **changes) as log:
+        said = log.read_text(encoding="utf-8")
+    assert "ENVIROMENT is not a setting, the nearest one is ENVIRONMENT" in said
+
+
+@pytest.mark.skipif(not socket.has_ipv6, reason="Python was built without IPv6")
+@pytest.mark.parametrize(("host", "clients"), [("::1", ["[::1]"]), ("::", ["[::1]", "127.0.0.1"])])
+async def test_it_listens_on_ipv6_and_knows_clients_of_ipv4(
+    settings: Settings, tmp_path: Path, host: str, clients: list[str]
+) -> None:
+    port = free_port()
+    changes = {"SERVER_HOST": host, "SERVER_PORT": port, "WEB_CONCURRENCY": ""}
+    async with (
+        started(tmp_path, f"http://[::1]:{port}", **servers(settings), **changes),
+        httpx2.AsyncClient() as client,
+    ):
+        for address in clients:  # both loopbacks may see metrics, and are trusted as proxies
+            metrics = f"http://{address}:{port}/metrics"
+            forwarded = {"X-Forwarded-For": "203.0.113.9"}
+            assert (await client.get(metrics)).status_code == 200
+            assert (await client.get(metrics, headers=forwarded)).status_code == 404
+
+
+def libpq_variables() -> set[str]:
+    """Return all that asyncpg reads, and those that PostgreSQL's own programs know besides."""
+    source = (Path(asyncpg.__file__).parent / "connect_utils.py").read_text(encoding="utf-8")
+    read = set(re.findall(r"[\"'](PG[A-Z]+)[\"']", source))
+    return read | {"PGOPTIONS", "PGCHANNELBINDING", "PGCONNECT_TIMEOUT"}
+
+
+async def test_neither_the_locale_nor_the_variables_of_libpq_change_anything(
+    settings: Settings, tmp_path: Path
+) -> None:
+    variables = libpq_variables()
+    assert {"PGSSLMODE", "PGTARGETSESSIONATTRS", "PGGSSLIB", "PGSSLCERT"} <= variables
+    (tmp_path / ".env").write_text("AUTH_ISSUER=é\n", encoding="utf-8")
+    port = free_port()
+    changes = {**dict.fromkeys(variables, "wrong"), **C_LOCALE, "SERVER_PORT": port}
+    async with started(
+        tmp_path, f"http://127.0.0.1:{port}", **servers(settings), **changes, AUTH_AUDIENCE="é"
+    ):
+        pass

@@ -1,0 +1,149 @@
+"""A request that the database failed without a trace is run once more."""
+
+from collections.abc import AsyncIterator
+
+import httpx2
+import pytest
+from fastapi import FastAPI
+from sqlalchemy import text
+
+from app.features.users.models import User
+from app.infra.dependencies import ProcessResources, ReadSession, WriteSession
+from app.settings import Settings
+from tests.application import client_of, running
+from tests.factories import Factory
+
+END_OURSELVES = text("SELECT pg_terminate_backend(pg_backend_pid())")
+CONFLICT = text("DO $$ BEGIN RAISE serialization_failure; END $$")
+
+
+@pytest.fixture
+async def runs() -> list[str]:
+    """What the endpoints did, in order."""
+    return []
+
+
+@pytest.fixture
+async def client(
+    settings: Settings, runs: list[str], clean: None
+) -> AsyncIterator[httpx2.AsyncClient]:
+    """The application with endpoints whose database fails the first time, or each time."""
+    async with running(settings) as app:
+        add_endpoints(app, runs)
+        async with client_of(app) as client:
+            yield client
+
+
+def add_endpoints(app: FastAPI, runs: list[str]) -> None:
+    @app.get("/read")
+    async def read(session: ReadSession) -> str:
+        runs.append("read")
+        if len(runs) == 1:
+            await session.execute(END_OURSELVES)
+        return "done"
+
+    @app.post("/write")
+    async def write(row: dict[str, str], session: WriteSession) -> str:
+        runs.append(row["name"])
+        session.add(User(**row))
+        await session.flush()
+        if len(runs) == 1:
+            await session.execute(CONFLICT)
+        return "done"
+
+    @app.get("/always")
+    async def always(session: ReadSession) -> None:
+        runs.append("always")
+        await session.execute(END_OURSELVES)
+
+
+async def test_a_read_whose_connection_dies_is_run_again(
+    client: httpx2.AsyncClient, runs: list[str]
+) -> None:
+    response = await client.get("/read")
+    assert (response.status_code, response.json()) == (200, "done")
+    assert runs == ["read", "read"]
+
+
+async def test_a_write_that_lost_a_conflict_is_run_again_with_its_body(
+    client: httpx2.AsyncClient, runs: list[str], resources: ProcessResources
+) -> None:
+    row = {"name": "Ann", "email": "ann@example.com", "password_hash": "x"}
+    response = await client.post("/write", json=row)
+    assert (response.status_code, response.json()) == (200, "done")
+    assert runs == ["Ann", "Ann"]
+    async with resources.database.read() as session:
+        assert await session.scalar(text("SELECT count(*) FROM users")) == 1
+
+
+async def test_the_second_failure_is_answered(client: httpx2.AsyncClient, runs: list[str]) -> None:
+    response = await client.get("/always")
+    assert response.status_code == 503
+    assert response.headers["retry-after"] == "1"
+    assert runs == ["always", "always"]
+
+
+async def test_an_open_outcome_is_not_tried_again(
+    settings: Settings, resources: ProcessResources, runs: list[str], clean: None
+) -> None:
+    async with running(settings) as app, client_of(app) as client:
+
+        @app.post("/dies-before-commit")
+        async def dies(session: WriteSession) -> None:
+            runs.append("write")
+            pid = await session.scalar(text("SELECT pg_backend_pid()"))
+            async with resources.database.read() as other:
+                await other.execute(text(f"SELECT pg_terminate_backend({pid}, 5000)"))
+
+        response = await client.post("/dies-before-commit")
+    assert response.status_code == 503
+    assert "not known" in response.json()["detail"]
+    assert runs == ["write"]
+
+
+async def test_what_has_committed_is_not_run_again(
+    settings: Settings, runs: list[str], clean: None
+) -> None:
+    async with running(settings) as app, client_of(app) as client:
+
+        @app.post("/two-transactions")
+        async def two(session: ReadSession) -> None:
+            runs.append("run")
+            async with app.state.resources.database.transaction() as write:
+                await write.execute(text("SELECT 1"))
+            await session.execute(END_OURSELVES)
+
+        assert (await client.post("/two-transactions")).status_code == 503
+    assert runs == ["run"]
+
+
+@pytest.mark.parametrize("method", ["GET", "PATCH"])
+async def test_a_migration_meanwhile_is_not_noticed(
+    settings: Settings, resources: ProcessResources, make: Factory, method: str
+) -> None:
+    author = await make.user()
+    post = await make.post(author)
+    async with running(settings) as app, client_of(app) as client:
+        for length in (201, 202, 200):
+            for title in ("A", "B"):
+                response = await client.request(
+                    method,
+                    f"/v1/posts/{post.id}",
+                    json={"title": title} if method == "PATCH" else None,
+                    headers=make.headers(author),
+                )
+                assert response.status_code == 200
+            async with resources.database.transaction() as session:
+                alter = f"ALTER TABLE posts ALTER title TYPE varchar({length})"
+                await session.execute(text(alter))
+
+
+async def test_a_server_that_became_read_only_is_unavailable(settings: Settings) -> None:
+    async with running(settings) as app, client_of(app) as client:
+
+        @app.post("/standby")
+        async def standby(session: WriteSession) -> None:
+            await session.execute(text("SET TRANSACTION READ ONLY"))
+            await session.execute(text("UPDATE users SET name = name"))
+
+        assert (await client.post("/standby")).status_code == 503

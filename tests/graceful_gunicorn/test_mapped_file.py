@@ -21,13 +21,11 @@ import os, signal, sys
 from graceful_gunicorn.mapped_file import use_preallocated_files
 use_preallocated_files()
 from app.infra.observability import metrics
-from app.infra.observability.counting import counting, observing
 from graceful_gunicorn.mapped_file import MappedFile
 
-count = counting(metrics.LOG_DROPPED)
 for number in range(1_000):
-    observing(metrics.REQUESTS.labels("GET", f"/{number}", 200))(0.1)
-    count()
+    metrics.REQUESTS.labels("GET", f"/{number}", 200).observe(0.1)
+    metrics.LOG_DROPPED.inc()
 metrics.WORKERS.set(1)
 print(MappedFile.lost_keys)
 """

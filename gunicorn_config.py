@@ -9,7 +9,7 @@ import gc
 from gunicorn.arbiter import Arbiter
 from gunicorn.workers.base import Worker
 
-from app.infra.database.connection_budget import is_schema_behind, read_capacity
+from app.infra.database.connection_budget import is_schema_behind, read_connection_budget
 from app.infra.server.config import server_config
 from app.infra.shutdown import the_end
 from app.settings import load_settings, misspelt_variables
@@ -54,7 +54,7 @@ def on_starting(server: Arbiter) -> None:
             )
     for sentence in misspelt_variables():
         server.log.warning("In the environment: %s", sentence)
-    found = read_capacity(
+    found = read_connection_budget(
         _settings.database,
         workers=workers,
         replicas=_settings.replicas,
@@ -66,7 +66,7 @@ def on_starting(server: Arbiter) -> None:
             "starts, and /readyz answers 503 until the database is reached. If that does not "
             "happen soon, correct DATABASE_URL."
         )
-    elif not found.is_enough:
+    elif not found.is_sufficient:
         if _settings.environment == "production":
             raise SystemExit(f"The service cannot start. {found}")
         server.log.warning("%s", found)

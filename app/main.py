@@ -24,7 +24,7 @@ from app.infra.web.board import open_board
 from app.infra.web.body_limit import BodyLimitMiddleware
 from app.infra.web.concurrency_limit import ConcurrencyLimiter, ConcurrencyLimitMiddleware
 from app.infra.web.cors import cors
-from app.infra.web.head_requests import HeadMiddleware
+from app.infra.web.head_requests import HeadRequestMiddleware
 from app.infra.web.observe_requests import ObservationMiddleware, Observer
 from app.infra.web.openapi import add_documentation
 from app.infra.web.problems import add_problem_handlers
@@ -32,14 +32,14 @@ from app.infra.web.query_parameters import StrictRoute
 from app.infra.web.request_id import request_id_header
 from app.infra.web.request_metrics import count_request
 from app.infra.web.request_span import RequestSpanMiddleware
-from app.infra.web.request_timeout import DeadlineMiddleware
+from app.infra.web.request_timeout import RequestTimeoutMiddleware
 from app.infra.web.response_cache import ResponseCacheMiddleware
 from app.infra.web.root_path import RootPathMiddleware
 from app.infra.web.security_headers import security_headers
-from app.infra.web.server_error import CatchAllMiddleware
+from app.infra.web.server_error import UnhandledErrorMiddleware
 from app.infra.web.settings import CorsSettings, DocsSettings, LimitsSettings
 from app.infra.web.timing import process_time, server_timing
-from app.infra.web.trusted_hosts import HostsMiddleware
+from app.infra.web.trusted_hosts import TrustedHostsMiddleware
 from app.settings import Settings, load_settings
 
 DESCRIPTION = """Users, posts and comments.
@@ -71,14 +71,14 @@ def layers(settings: Sections, limiter: ConcurrencyLimiter, log: Log | None) -> 
             if settings[CorsSettings].origins
             else []
         ),
-        CatchAllMiddleware,
+        UnhandledErrorMiddleware,
         *([partial(RootPathMiddleware, root_path=server.root_path)] if server.root_path else []),
-        *([partial(HostsMiddleware, hosts=limits.hosts)] if limits.hosts else []),
-        HeadMiddleware,
+        *([partial(TrustedHostsMiddleware, hosts=limits.hosts)] if limits.hosts else []),
+        HeadRequestMiddleware,
         ResponseCacheMiddleware,
         partial(BodyLimitMiddleware, limit_bytes=limits.body_bytes, most_values=limits.body_values),
         partial(ConcurrencyLimitMiddleware, limiter=limiter),
-        partial(DeadlineMiddleware, seconds=limits.request_seconds),
+        partial(RequestTimeoutMiddleware, seconds=limits.request_seconds),
     )
 
 

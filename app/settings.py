@@ -23,10 +23,10 @@ from app.infra.database.settings import DatabaseSettings
 from app.infra.observability.settings import GuardsSettings, LogSettings, MetricsSettings
 from app.infra.security.settings import DEVELOPMENT_SECRET, MINIMUM_SECRET_BYTES, AuthSettings
 from app.infra.server.settings import CLOSING_SECONDS, ServerSettings
-from app.infra.settings_base.names import Names
-from app.infra.settings_base.section import Few, Section, Sections
+from app.infra.settings_base.names import SettingNames
+from app.infra.settings_base.section import Section, Sections, SmallCount
 from app.infra.settings_base.sources import (
-    Unreadable,
+    SettingsSourceError,
     ignore_libpq_variables,
     read_values,
     unknown_variables,
@@ -60,7 +60,7 @@ class Settings(BaseSettings):
 
     environment: Literal["development", "production"] = "development"
     web_concurrency: Workers = None
-    replicas: Few = 1
+    replicas: SmallCount = 1
     database: DatabaseSettings = DatabaseSettings()
     valkey: ValkeySettings = ValkeySettings()
     cache: CacheSettings = CacheSettings()
@@ -138,11 +138,11 @@ class _Values(EnvSettingsSource):
         self.env_vars = {name.lower(): value for name, value in values.items()}
 
 
-def names() -> Names:
+def names() -> SettingNames:
     """Return the names of all settings, as they are in the environment."""
     fields = Settings.model_fields
     sections = {name: field.default for name, field in fields.items() if _is_section(field)}
-    return Names(
+    return SettingNames(
         sections=frozenset(name.upper() for name in sections),
         settings=frozenset(name.upper() for name in fields.keys() - sections.keys()).union(
             f"{name}_{key}".upper()
@@ -168,7 +168,7 @@ def load_settings() -> Settings:
         return Settings()
     except ValidationError as error:
         problems = [_sentence(entry["loc"], entry["msg"]) for entry in error.errors()]
-    except Unreadable as error:
+    except SettingsSourceError as error:
         problems = [str(error)]
     raise SystemExit("The service cannot start with these settings.\n  " + "\n  ".join(problems))
 

@@ -22,11 +22,11 @@ os.environ.setdefault("PROMETHEUS_MULTIPROC_DIR", tempfile.mkdtemp(prefix="layer
 from app.infra.observability.logs import Log, as_json
 from app.infra.web.body_limit import BodyLimitMiddleware
 from app.infra.web.concurrency_limit import ConcurrencyLimiter, ConcurrencyLimitMiddleware
-from app.infra.web.head_requests import HeadMiddleware
+from app.infra.web.head_requests import HeadRequestMiddleware
 from app.infra.web.observe_requests import ObservationMiddleware
 from app.infra.web.request_id import request_id_header
-from app.infra.web.request_timeout import DeadlineMiddleware
-from app.infra.web.server_error import CatchAllMiddleware
+from app.infra.web.request_timeout import RequestTimeoutMiddleware
+from app.infra.web.server_error import UnhandledErrorMiddleware
 from app.infra.web.timing import process_time
 from app.main import Layer, observers
 from app.settings import load_settings
@@ -101,11 +101,11 @@ def stacks(log: Log) -> dict[str, ASGIApp]:
     limiter = ConcurrencyLimiter(settings.limits)
     limited = partial(ConcurrencyLimitMiddleware, limiter=limiter)
     inside: list[tuple[str, Layer]] = [
-        ("catch all", CatchAllMiddleware),
-        ("head", HeadMiddleware),
+        ("catch all", UnhandledErrorMiddleware),
+        ("head", HeadRequestMiddleware),
         ("body limit", partial(BodyLimitMiddleware, limit_bytes=settings.limits.body_bytes)),
         ("concurrency limit", limited),
-        ("deadline", partial(DeadlineMiddleware, seconds=settings.limits.request_seconds)),
+        ("deadline", partial(RequestTimeoutMiddleware, seconds=settings.limits.request_seconds)),
     ]
     for count, (name, _) in enumerate(inside, 1):
         app: ASGIApp = answer

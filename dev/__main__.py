@@ -9,7 +9,7 @@ import shutil
 import sys
 from collections.abc import Callable
 
-from app.infra.settings_base.sources import Unreadable, ignore_libpq_variables
+from app.infra.settings_base.sources import SettingsSourceError, ignore_libpq_variables
 from dev.backing import DATA, open_backing
 from dev.database import DEMO_POSTS, flush_cache, seed, upgrade, write_migration
 from dev.inspection import PROFILE_SECONDS, show_connections, show_memory, write_profile
@@ -29,7 +29,7 @@ def main() -> int:
     command: Callable[[Arguments], None] = arguments.command
     try:
         command(arguments)
-    except (CommandError, Unreadable) as error:
+    except (CommandError, SettingsSourceError) as error:
         return _fail(str(error))
     except OSError as error:
         return _fail(f"{error}: make that possible, then run the command again.")

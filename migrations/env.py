@@ -16,7 +16,7 @@ from app.features.posts import models as posts
 from app.features.users import models as users
 from app.infra.cache.config import cache_config
 from app.infra.database.base import Base
-from app.infra.database.pgbouncer import statement_arguments
+from app.infra.database.pgbouncer import pgbouncer_arguments
 from app.infra.settings_base.urls import asyncpg_arguments
 from app.settings import load_settings
 from coherent_cache import NotFlushed, flush_cache
@@ -52,7 +52,7 @@ async def main() -> None:
         poolclass=pool.NullPool,
         connect_args={
             **asyncpg_arguments(settings.database.url.get_secret_value()),
-            **statement_arguments(settings.database),
+            **pgbouncer_arguments(settings.database),
         },
     )
     try:

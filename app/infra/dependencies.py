@@ -17,7 +17,7 @@ from app.infra.security.access_tokens import AccessTokens
 from app.infra.security.passwords import Passwords
 from app.infra.settings_base.section import Sections
 from app.infra.validation.fields import Limit
-from app.infra.validation.preconditions import Precondition, joined
+from app.infra.validation.preconditions import Precondition, join_header_lines
 from app.infra.web.request_retry import TryAgain, may_be_tried_again
 from coherent_cache import SHOWN, Cache, NoCache, Reader
 
@@ -61,7 +61,12 @@ async def lagging_session(held: Resources, request: Request) -> AsyncIterator[As
     the request again. What is kept for others is loaded from the primary.
     """
     replica, scope = held.replica, request.scope
-    if replica is None or not replica.keeps_up or SHOWN in scope or not may_be_tried_again(scope):
+    if (
+        replica is None
+        or not replica.is_up_to_date
+        or SHOWN in scope
+        or not may_be_tried_again(scope)
+    ):
         REPLICA_READS.labels("primary").inc()
         async with held.database.read() as session:
             session.info[SHOWN] = scope.get(SHOWN, set())
@@ -72,7 +77,7 @@ async def lagging_session(held: Resources, request: Request) -> AsyncIterator[As
         async with replica.database.read() as session:
             yield session
     except (Unavailable, DBAPIError) as error:
-        if replica.is_to_blame(error) and may_be_tried_again(scope):
+        if replica.should_retry_on_primary(error) and may_be_tried_again(scope):
             raise TryAgain from error
         raise
 
@@ -103,7 +108,9 @@ async def precondition(
 ) -> Precondition:
     """Read the conditions of the caller; the arguments document the headers, which are lists."""
     lines = request.headers.getlist
-    return Precondition(joined(lines("if-match")), joined(lines("if-none-match")))
+    return Precondition(
+        join_header_lines(lines("if-match")), join_header_lines(lines("if-none-match"))
+    )
 
 
 # Scope "function": the session has been committed or rolled back, and its connection returned,

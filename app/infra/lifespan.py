@@ -9,7 +9,7 @@ from app.errors import Unavailable
 from app.infra.cache.config import cache_config
 from app.infra.cache.settings import CacheSettings, ValkeySettings
 from app.infra.database.engine import open_engine, open_outbox_engine
-from app.infra.database.pool import FairPool
+from app.infra.database.pool import FifoPool
 from app.infra.database.replica import Replica, open_replica
 from app.infra.database.sessions import Database
 from app.infra.database.settings import DatabaseSettings
@@ -85,5 +85,5 @@ def _make_cache(settings: Sections) -> Cache | None:
 def _measures(database: Database, replica: Replica | None, cache: Cache | None) -> list[Measure]:
     """Return what is measured once a second. Of the pools, only the primary's is."""
     pool = database.engine.pool
-    measured = [pool.measure] if isinstance(pool, FairPool) else []
+    measured = [pool.measure] if isinstance(pool, FifoPool) else []
     return measured + [held.measure for held in (replica, cache) if held is not None]

@@ -5,7 +5,7 @@ import re
 import pytest
 from fastapi.sse import _PING_INTERVAL
 
-from app.infra.database.connection_budget import Capacity
+from app.infra.database.connection_budget import ConnectionBudget
 from app.infra.database.settings import DatabaseSettings
 from app.infra.server.settings import ServerSettings
 from tests.contract.deployment import (
@@ -90,7 +90,7 @@ def test_the_pools_of_all_replicas_fit_in_the_database(where: str) -> None:
     [limit] = re.findall(r"max_connections=(\d+)", flags)
     names = ("WEB_CONCURRENCY", "DATABASE_POOL_SIZE", "REPLICAS")
     workers, pool, replicas = (int(environment(where)[name]) for name in names)
-    capacity = Capacity(workers, pool, 1, replicas, int(limit), RESERVED_CONNECTIONS, 0)
+    capacity = ConnectionBudget(workers, pool, 1, replicas, int(limit), RESERVED_CONNECTIONS, 0)
     assert capacity.needed <= capacity.free
 
 

@@ -63,12 +63,12 @@ def test_the_layers_stand_in_their_order(settings: Settings) -> None:
     ]
     assert found[:7] == [
         "ObservationMiddleware",
-        "CatchAllMiddleware",
-        "HeadMiddleware",
+        "UnhandledErrorMiddleware",
+        "HeadRequestMiddleware",
         "ResponseCacheMiddleware",
         "BodyLimitMiddleware",
         "ConcurrencyLimitMiddleware",
-        "DeadlineMiddleware",
+        "RequestTimeoutMiddleware",
     ]
 
 

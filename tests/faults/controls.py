@@ -32,12 +32,12 @@ from app.infra.database.sessions import Database
 from app.infra.database.settings import DatabaseSettings
 from app.infra.observability import background
 from app.infra.observability.log_writer import LogWriter
-from app.infra.security.passwords import Match, Passwords
+from app.infra.security.passwords import PasswordMatch, Passwords
 from app.infra.shutdown import ServerEnd
 from app.infra.web import body_limit, problems
 from app.infra.web.body_limit import BodyLimitMiddleware
 from app.infra.web.concurrency_limit import ConcurrencyLimiter
-from app.infra.web.server_error import CatchAllMiddleware
+from app.infra.web.server_error import UnhandledErrorMiddleware
 from coherent_cache import assembly, entry
 from coherent_cache.breaker import Breaker
 from coherent_cache.budget import Budget
@@ -73,8 +73,8 @@ async def _transaction_that_ends_on_success(self: Database) -> AsyncIterator[Asy
     await session.close()
 
 
-async def _verify_if_known(self: Passwords, password: str, encoded: str | None) -> Match:
-    return await _verify(self, password, encoded) if encoded else Match.NONE
+async def _verify_if_known(self: Passwords, password: str, encoded: str | None) -> PasswordMatch:
+    return await _verify(self, password, encoded) if encoded else PasswordMatch.NONE
 
 
 async def _run_when_it_is_its_turn(
@@ -151,7 +151,7 @@ PATCHES: dict[str, tuple[tuple[Any, str, Any], ...]] = {
     "no_retry": ((problems, "may_be_tried_again", lambda _scope: False),),
     "no_backstop": (
         (problems, "may_be_tried_again", lambda _scope: False),
-        (problems, "expected_failure", lambda _error: None),
+        (problems, "to_app_error", lambda _error: None),
     ),
     "no_cleanup": (
         (Database, "transaction", _transaction_that_ends_on_success),
@@ -174,9 +174,9 @@ PATCHES: dict[str, tuple[tuple[Any, str, Any], ...]] = {
     "no_in_flight_limit": ((ConcurrencyLimiter, "acquire", _enter_always),),
     "deaf_memory": ((Channel, "_handle_invalidation", lambda _self, _tags: None),),
     "deaf_streams": ((ServerEnd, "announce", lambda _self: None),),
-    "no_catch_all": ((CatchAllMiddleware, "__call__", _pass_on),),
+    "no_catch_all": ((UnhandledErrorMiddleware, "__call__", _pass_on),),
     "any_owner": ((ClusterStore, "_handle_new_owner", _believe),),
-    "no_fallback": ((Replica, "is_to_blame", lambda _self, _error: False),),
+    "no_fallback": ((Replica, "should_retry_on_primary", lambda _self, _error: False),),
     "no_cache": (
         (Reader, "get_from_memory", lambda _self, _key: None),
         (Reader, "read", _load_always),
@@ -190,7 +190,7 @@ PATCHES: dict[str, tuple[tuple[Any, str, Any], ...]] = {
     "no_deadline": ((Budget, "until_deadline", _wait_for_ever),),
     "no_checksum": ((entry, "zlib", SimpleNamespace(crc32=lambda *_: 0)),),
     "unbounded_bodies": (
-        (body_limit, "check_shape", lambda *_: None),
+        (body_limit, "check_body_shape", lambda *_: None),
         (BodyLimitMiddleware, "_limit_of", lambda self, _route: self._limit_bytes),
         (RequestBodyLimitMiddleware, "__call__", _pass_on),
     ),

@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 import httpx2
 import pytest
 
-from app.infra.database.pgbouncer import wanted_timeouts
+from app.infra.database.pgbouncer import session_timeouts
 from app.infra.database.settings import DatabaseSettings
 from dev.servers import ROOT
 from tests.conftest import TABLES
@@ -41,7 +41,7 @@ OTHERS = """
     SELECT pg_terminate_backend(pid) FROM pg_stat_activity
     WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()
 """
-TIMEOUTS = wanted_timeouts(DatabaseSettings())
+TIMEOUTS = session_timeouts(DatabaseSettings())
 
 
 @pytest.fixture

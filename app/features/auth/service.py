@@ -14,7 +14,7 @@ from app.features.auth.queries import Family
 from app.features.auth.schemas import TokenRead
 from app.features.users.queries import get_user_by_email, set_password_hash
 from app.infra.dependencies import ProcessResources
-from app.infra.security.passwords import Match
+from app.infra.security.passwords import PasswordMatch
 from app.infra.security.settings import AuthSettings
 from app.infra.validation.fields import normalise_email
 
@@ -32,7 +32,7 @@ async def log_in(held: ProcessResources, email: str, password: str) -> TokenRead
         raise Unauthenticated(
             "The e-mail address or the password is wrong.", code="invalid_credentials"
         )
-    outdated = match is Match.AS_TYPED or held.passwords.is_outdated(user.password_hash)
+    outdated = match is PasswordMatch.AS_TYPED or held.passwords.is_outdated(user.password_hash)
     new_hash = await _new_hash(held, password) if outdated else None
     async with held.database.transaction() as session:
         if new_hash is not None:

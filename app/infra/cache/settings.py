@@ -5,7 +5,7 @@ from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, field_validator, model_validator
 
-from app.infra.settings_base.section import Few, Positive, Seconds, Section
+from app.infra.settings_base.section import Positive, Seconds, Section, SmallCount
 from app.infra.settings_base.urls import valkey_url
 
 
@@ -18,7 +18,7 @@ class ValkeySettings(Section):
 
     url: SecretStr = SecretStr("redis://127.0.0.1:6379/0")
     cluster: bool = False
-    max_connections: Few = 32
+    max_connections: SmallCount = 32
     timeout_seconds: Seconds = 0.1
     slow_seconds: Seconds = 0.02
 

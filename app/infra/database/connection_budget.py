@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import asyncpg
 
-from app.infra.database.pgbouncer import UNSET, RoleTimeouts, wanted_timeouts
+from app.infra.database.pgbouncer import UNSET, MissingRoleTimeouts, session_timeouts
 from app.infra.database.schema_version import read_revisions
 from app.infra.database.settings import DatabaseSettings
 from app.infra.settings_base.urls import asyncpg_arguments
@@ -29,7 +29,7 @@ CAPACITY = """
 
 
 @dataclass(frozen=True, slots=True)
-class Capacity:
+class ConnectionBudget:
     """What the service may take, and what the server has to give.
 
     A worker has its pool, and with a cache one connection more, over which it looks at the outbox.
@@ -44,7 +44,7 @@ class Capacity:
     held_by_others: int
 
     @property
-    def is_enough(self) -> bool:
+    def is_sufficient(self) -> bool:
         """Whether all pools may be full at once."""
         return self.needed <= self.free
 
@@ -70,21 +70,21 @@ class Capacity:
         )
 
 
-def read_capacity(
+def read_connection_budget(
     database: DatabaseSettings, *, workers: int, replicas: int, has_cache: bool
-) -> Capacity | RoleTimeouts | None:
+) -> ConnectionBudget | MissingRoleTimeouts | None:
     """Ask the server, once, before the workers start. None when it cannot be reached.
 
     Ends the process if the server refuses what DATABASE_URL says, which no waiting would mend.
     """
     if database.pooler:
-        wanted = wanted_timeouts(database)
+        wanted = session_timeouts(database)
         rows = asyncio.run(_ask(database, UNSET, list(wanted)))
-        return None if rows is None else RoleTimeouts(wanted, tuple(name for [name] in rows))
+        return None if rows is None else MissingRoleTimeouts(wanted, tuple(name for [name] in rows))
     rows = asyncio.run(_ask(database, CAPACITY, APPLICATION_NAME))
     if rows is None:
         return None
-    return Capacity(workers, database.pool_size, int(has_cache), replicas, *rows[0])
+    return ConnectionBudget(workers, database.pool_size, int(has_cache), replicas, *rows[0])
 
 
 def is_schema_behind(database: DatabaseSettings) -> bool:

@@ -15,10 +15,10 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from app.errors import Unavailable
-from app.infra.database.pgbouncer import statement_arguments, wanted_timeouts
-from app.infra.database.pool import FairPool
-from app.infra.database.query_stats import watch_statements
-from app.infra.database.retry import note_commit
+from app.infra.database.pgbouncer import pgbouncer_arguments, session_timeouts
+from app.infra.database.pool import FifoPool
+from app.infra.database.query_stats import record_statements
+from app.infra.database.retry import record_commit
 from app.infra.database.settings import DatabaseSettings
 from app.infra.observability.diagnostics.leak_detection import watch_connections
 from app.infra.observability.repeat_filter import RepeatFilter
@@ -43,7 +43,7 @@ def open_engine(settings: DatabaseSettings, application_name: str) -> AsyncEngin
     arguments = asyncpg_arguments(settings.url.get_secret_value())
     engine = create_async_engine(
         "postgresql+asyncpg://",
-        poolclass=FairPool,
+        poolclass=FifoPool,
         pool_size=settings.pool_size,
         max_overflow=0,
         pool_timeout=settings.pool_timeout_seconds,
@@ -55,14 +55,14 @@ def open_engine(settings: DatabaseSettings, application_name: str) -> AsyncEngin
             "command_timeout": settings.command_timeout_seconds,
             "server_settings": arguments["server_settings"]
             | _server_settings(settings, application_name),
-            **statement_arguments(settings),
+            **pgbouncer_arguments(settings),
         },
     )
-    watch_statements(engine.sync_engine)
+    record_statements(engine.sync_engine)
     if traces():
         trace_statements(engine.sync_engine)
     event.listen(engine.sync_engine, "do_connect", _connect)
-    event.listen(engine.sync_engine, "commit", note_commit)
+    event.listen(engine.sync_engine, "commit", record_commit)
     event.listen(engine.sync_engine, "checkout", _replace_closed)
     watch_connections(engine.sync_engine)  # after it: one that is replaced was not taken out
     event.listen(engine.sync_engine, "handle_error", _forget_row)
@@ -87,7 +87,7 @@ def open_outbox_engine(settings: DatabaseSettings, application_name: str) -> Asy
 def _server_settings(settings: DatabaseSettings, application_name: str) -> dict[str, str]:
     if settings.pooler:  # which refuses all others
         return {"application_name": application_name}
-    timeouts = wanted_timeouts(settings).items()
+    timeouts = session_timeouts(settings).items()
     return {
         "application_name": application_name,
         "client_connection_check_interval": "2000",

@@ -37,7 +37,7 @@ UNSTORABLE = (
 PRIMARY_KEY = re.compile(r"pk_.+|.+_pkey")
 
 
-def left_nothing_behind(error: SQLAlchemyError) -> bool:
+def is_safe_to_retry(error: SQLAlchemyError) -> bool:
     """Whether the server has undone the transaction, so that the same work may be tried again."""
     if not isinstance(error, DBAPIError):
         return False
@@ -45,7 +45,7 @@ def left_nothing_behind(error: SQLAlchemyError) -> bool:
     return undone or error.connection_invalidated or _is_of_old_schema(error)
 
 
-def expected_failure(error: SQLAlchemyError) -> AppError | None:
+def to_app_error(error: SQLAlchemyError) -> AppError | None:
     """Return what a client is told about `error`, or None when nobody expected it."""
     if isinstance(error, PoolTimeout):
         return Unavailable("All database connections are busy.")

@@ -14,7 +14,7 @@ from app.infra.database.settings import DatabaseSettings
 UNSET = "SELECT name FROM pg_settings WHERE name = ANY($1) AND setting = '0' ORDER BY name"
 
 
-def statement_arguments(settings: DatabaseSettings) -> Mapping[str, Any]:
+def pgbouncer_arguments(settings: DatabaseSettings) -> Mapping[str, Any]:
     """Return how the driver is to treat statements, for SQLAlchemy's `connect_args`.
 
     Behind a pooler a statement has no name and is sent whole with each execution: a second round
@@ -30,14 +30,14 @@ def statement_arguments(settings: DatabaseSettings) -> Mapping[str, Any]:
 
 
 @dataclass(frozen=True, slots=True)
-class RoleTimeouts:
+class MissingRoleTimeouts:
     """The timeouts that the service wants, and which of them the role does not have."""
 
     wanted: Mapping[str, float]
     unset: tuple[str, ...]
 
     @property
-    def is_enough(self) -> bool:
+    def is_sufficient(self) -> bool:
         """Whether the role has all of them."""
         return not self.unset
 
@@ -52,7 +52,7 @@ class RoleTimeouts:
         )
 
 
-def wanted_timeouts(settings: DatabaseSettings) -> dict[str, float]:
+def session_timeouts(settings: DatabaseSettings) -> dict[str, float]:
     """Return the seconds that the service allows, by PostgreSQL's names."""
     return {
         "idle_in_transaction_session_timeout": settings.idle_in_transaction_timeout_seconds,

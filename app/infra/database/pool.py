@@ -29,7 +29,7 @@ class PoolExhausted(Unavailable):
     """Nobody gave a connection back in time."""
 
 
-class FairPool(AsyncAdaptedQueuePool):
+class FifoPool(AsyncAdaptedQueuePool):
     """`AsyncAdaptedQueuePool` behind an `asyncio.Semaphore` of its full size."""
 
     def __init__(self, *args: Any, **options: Any) -> None:

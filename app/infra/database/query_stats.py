@@ -8,7 +8,7 @@ from sqlalchemy import Engine, event
 from app.infra.observability.request_context import request_context
 
 
-def watch_statements(engine: Engine) -> None:
+def record_statements(engine: Engine) -> None:
     """Note every statement on the exchange in whose context it is sent."""
     event.listen(engine, "before_cursor_execute", _before)
     event.listen(engine, "after_cursor_execute", _after)

@@ -59,12 +59,12 @@ class Replica:
         return time.monotonic() - self._passed_at
 
     @property
-    def keeps_up(self) -> bool:
+    def is_up_to_date(self) -> bool:
         """Whether to read there."""
         is_silent = time.monotonic() - self._answered_at > SILENT_SECONDS
         return not is_silent and self.lag_seconds <= self._most_lag_seconds
 
-    def is_to_blame(self, error: Unavailable | DBAPIError) -> bool:
+    def should_retry_on_primary(self, error: Unavailable | DBAPIError) -> bool:
         """Whether the primary may do what failed here. One that is away is not asked again soon.
 
         A query that takes too long does so anywhere, and a pool that is exhausted by a replica that
@@ -73,14 +73,14 @@ class Replica:
         """
         if isinstance(error, DBAPIError):
             if error.connection_invalidated:
-                self.doubt()
+                self.distrust()
             return getattr(error.orig, "sqlstate", None) != QUERY_CANCELED
         if isinstance(error, PoolExhausted):
-            return not self.keeps_up
-        self.doubt()
+            return not self.is_up_to_date
+        self.distrust()
         return True
 
-    def doubt(self) -> None:
+    def distrust(self) -> None:
         """Do not read there before the next check has passed."""
         self._passed_at = float("-inf")
 
@@ -94,10 +94,10 @@ class Replica:
             try:
                 self._tell(await self._check())
             except FAILURES:
-                self.doubt()
+                self.distrust()
                 self._tell("not reached")
             except BaseException:
-                self.doubt()
+                self.distrust()
                 raise
             await sleep(CHECK_SECONDS)
 
@@ -110,11 +110,11 @@ class Replica:
             is_replica, replayed = (await session.execute(REPLAYED)).one()
         self._answered_at = time.monotonic()
         if not is_replica:
-            self.doubt()
+            self.distrust()
             return "no replica (any more)"
         while self._positions and self._positions[0][1] <= replayed:
             self._passed_at = self._positions.popleft()[0]
-        return "in use" if self.keeps_up else "too far behind"
+        return "in use" if self.is_up_to_date else "too far behind"
 
     def _note(self, now: float, position: int) -> None:
         # After a failover the log goes on from where the new primary was.

@@ -3,23 +3,23 @@
 from contextvars import ContextVar
 
 
-class Attempt:
+class CommitTracker:
     """One run of some work, such as a request."""
 
-    committed = False
+    has_committed = False
 
 
-_current: ContextVar[Attempt | None] = ContextVar("attempt", default=None)
+_current: ContextVar[CommitTracker | None] = ContextVar("attempt", default=None)
 
 
-def begin_attempt() -> Attempt:
+def track_commits() -> CommitTracker:
     """Watch the commits of this context and of what it calls."""
-    attempt = Attempt()
+    attempt = CommitTracker()
     _current.set(attempt)
     return attempt
 
 
-def note_commit(_connection: object) -> None:
+def record_commit(_connection: object) -> None:
     """Note that a commit is about to be sent; whether it arrives is not ours to know."""
     if (attempt := _current.get()) is not None:
-        attempt.committed = True
+        attempt.has_committed = True

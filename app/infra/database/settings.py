@@ -4,7 +4,7 @@ from typing import Annotated
 
 from pydantic import Field, SecretStr, field_validator
 
-from app.infra.settings_base.section import Few, Seconds, Section, WholeSeconds
+from app.infra.settings_base.section import Seconds, Section, SmallCount, WholeSeconds
 from app.infra.settings_base.urls import postgresql_url
 
 
@@ -15,7 +15,7 @@ class DatabaseSettings(Section):
     pooler: bool = False
     replica_url: SecretStr | None = None
     replica_lag_seconds: Annotated[float, Field(ge=2, le=3_600)] = 5
-    pool_size: Few = 5
+    pool_size: SmallCount = 5
     pool_timeout_seconds: Seconds = 1
     pool_recycle_seconds: WholeSeconds = 1800
     connect_timeout_seconds: Seconds = 3

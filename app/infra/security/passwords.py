@@ -25,7 +25,7 @@ T = TypeVar("T")
 HASHING_NICENESS = 5  # a third of the processor time of a thread with the usual priority
 
 
-class Match(IntEnum):
+class PasswordMatch(IntEnum):
     """What the check of a password found. NONE is false, the others are true."""
 
     NONE = 0
@@ -56,15 +56,15 @@ class Passwords:
         """Return the encoded hash of a new password, with its parameters and a random salt."""
         return await self._run(self._hasher.hash, normalise_password(password) or password)
 
-    async def verify(self, password: str, encoded: str | None) -> Match:
+    async def verify(self, password: str, encoded: str | None) -> PasswordMatch:
         """Whether `password`, normalised or as it was typed, has the hash `encoded`.
 
         No hash takes as long as one with the parameters in force, and never matches.
         """
-        forms = {normalise_password(password) or password: Match.NORMALISED}
-        forms.setdefault(password, Match.AS_TYPED)
+        forms = {normalise_password(password) or password: PasswordMatch.NORMALISED}
+        forms.setdefault(password, PasswordMatch.AS_TYPED)
         match = await self._run(self._match, forms, encoded or self._dummy)
-        return match if encoded else Match.NONE
+        return match if encoded else PasswordMatch.NONE
 
     def is_outdated(self, encoded: str) -> bool:
         """Whether `encoded` was made with other parameters than those in force."""
@@ -74,12 +74,12 @@ class Passwords:
         """Drop what waits, and let running hashes end."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
-    def _match(self, forms: Mapping[str, Match], encoded: str) -> Match:
+    def _match(self, forms: Mapping[str, PasswordMatch], encoded: str) -> PasswordMatch:
         for form, match in forms.items():
             with suppress(VerificationError, InvalidHashError):
                 self._hasher.verify(encoded, form)
                 return match
-        return Match.NONE
+        return PasswordMatch.NONE
 
     async def _run(self, function: Callable[P, T], *arguments: P.args, **options: P.kwargs) -> T:
         if not self._places.acquire(blocking=False):

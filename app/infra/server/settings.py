@@ -5,7 +5,7 @@ from typing import Annotated
 
 from pydantic import Field, field_validator
 
-from app.infra.settings_base.section import Count, Few, Seconds, Section, WholeSeconds
+from app.infra.settings_base.section import Count, Seconds, Section, SmallCount, WholeSeconds
 from app.infra.settings_base.urls import ListeningHost, RootPath
 
 CLOSING_SECONDS = 5  # the last of the graceful timeout, for the lifespan to close everything
@@ -25,7 +25,7 @@ class ServerSettings(Section):
     port: Annotated[int, Field(ge=0, le=65_535)] = 8000
     root_path: RootPath = ""
     trusted_proxies: str = "127.0.0.1,::1"
-    threads: Few = 8
+    threads: SmallCount = 8
     keep_alive_seconds: WholeSeconds = 75
     drain_seconds: Annotated[float, Field(ge=0, le=3_600)] = 8
     graceful_timeout_seconds: Annotated[int, Field(ge=15, le=86_400)] = 30

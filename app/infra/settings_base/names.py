@@ -27,7 +27,7 @@ def is_service_link(name: str, value: str) -> bool:
 
 
 @dataclass(frozen=True)
-class Names:
+class SettingNames:
     """The names of all sections, DATABASE among them, and of all settings, such as REPLICAS."""
 
     sections: frozenset[str]

@@ -6,7 +6,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 # Bounded, so that a value with a digit too many is refused at start-up and not by a library later.
 Positive = Annotated[int, Field(gt=0, le=10**12)]
-Few = Annotated[int, Field(gt=0, le=10_000)]
+SmallCount = Annotated[int, Field(gt=0, le=10_000)]
 WholeSeconds = Annotated[int, Field(gt=0, le=366 * 86_400)]
 Count = Annotated[int, Field(ge=0, le=10**12)]
 Seconds = Annotated[float, Field(ge=0.001, le=86_400)]

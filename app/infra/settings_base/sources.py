@@ -12,18 +12,18 @@ from pathlib import Path
 from dotenv import dotenv_values
 from dotenv.parser import parse_stream
 
-from app.infra.settings_base.names import PORT, SECRETS_DIR, Names, is_service_link
+from app.infra.settings_base.names import PORT, SECRETS_DIR, SettingNames, is_service_link
 
 DOTENV = Path(".env")
 DEFAULT_SECRETS_DIR = "/run/secrets"
 LIBPQ_VARIABLE = re.compile(r"PG[A-Z]+")
 
 
-class Unreadable(Exception):
+class SettingsSourceError(Exception):
     """A source of settings cannot be read. The text says which one, and what to do."""
 
 
-def read_values(known: Names) -> dict[str, str]:
+def read_values(known: SettingNames) -> dict[str, str]:
     """Return the value of every setting that is set somewhere: the environment wins, then `.env`.
 
     A name in `.env` or SECRETS_DIR that looks like a misspelt setting is refused.
@@ -34,7 +34,9 @@ def read_values(known: Names) -> dict[str, str]:
     files = files_in(Path(folder or DEFAULT_SECRETS_DIR), is_required=folder is not None)
     for where, names in ((DOTENV.name, dotenv), (SECRETS_DIR, files)):
         if wrong := known.misspelt(names):
-            raise Unreadable("\n  ".join(f"{where}: {_is_no_setting(*it)}" for it in wrong.items()))
+            raise SettingsSourceError(
+                "\n  ".join(f"{where}: {_is_no_setting(*it)}" for it in wrong.items())
+            )
     secrets = {name: read_secret(name, files[name]) for name in known.settings & files.keys()}
     values = {name: value for name, value in secrets.items() if value} | dotenv | environment
     if PORT in values and "SERVER_PORT" not in values:
@@ -42,7 +44,7 @@ def read_values(known: Names) -> dict[str, str]:
     return values
 
 
-def unknown_variables(known: Names) -> list[str]:
+def unknown_variables(known: SettingNames) -> list[str]:
     """Say of each variable of the environment that looks like a misspelt setting that it is none.
 
     This is for a warning: unlike a file of ours the environment is full of other programs' names.
@@ -57,7 +59,9 @@ def _is_no_setting(name: str, cure: str) -> str:
 
 def _platform_port(text: str) -> str:
     if not re.fullmatch(r"[0-9]{1,5}", text.strip()) or int(text) > 65_535:
-        raise Unreadable("PORT is not a port: set it, or SERVER_PORT, to a number up to 65535.")
+        raise SettingsSourceError(
+            "PORT is not a port: set it, or SERVER_PORT, to a number up to 65535."
+        )
     return text
 
 
@@ -86,7 +90,7 @@ def read_dotenv(file: Path = DOTENV) -> dict[str, str]:
     except FileNotFoundError:
         return {}
     except OSError as error:
-        raise Unreadable(
+        raise SettingsSourceError(
             f"{file.name} cannot be read ({error.strerror}): make it a readable file, or remove it."
         ) from None
     text = _text(content, file.name)
@@ -104,7 +108,7 @@ def _refuse_unreadable_lines(text: str, file: str) -> None:
         if statement.error:
             string, line = statement.original  # the string begins with the empty lines before it
             line += string[: -len(string.lstrip())].count("\n")
-            raise Unreadable(
+            raise SettingsSourceError(
                 f"{file}: line {line} is not NAME=value: correct it, and the quotes around its "
                 "value, or write # before it."
             )
@@ -124,7 +128,7 @@ def files_in(folder: Path, *, is_required: bool) -> dict[str, Path]:
         reason = "No such folder"
     except OSError as error:
         reason = str(error.strerror)
-    raise Unreadable(
+    raise SettingsSourceError(
         f"SECRETS_DIR cannot be read ({reason}): set it to a folder that this user may read."
     ) from None
 
@@ -134,7 +138,7 @@ def read_secret(name: str, file: Path) -> str:
     try:
         content = file.read_bytes()
     except OSError as error:
-        raise Unreadable(
+        raise SettingsSourceError(
             f"{name} in SECRETS_DIR cannot be read ({error.strerror}): "
             "make it a file that this user may read."
         ) from None
@@ -147,5 +151,5 @@ def _text(content: bytes, what: str) -> str:
     except UnicodeDecodeError:
         text = "\0"
     if "\0" in text:
-        raise Unreadable(f"{what} is not UTF-8 text: save it as UTF-8.")
+        raise SettingsSourceError(f"{what} is not UTF-8 text: save it as UTF-8.")
     return text

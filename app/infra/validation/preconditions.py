@@ -39,7 +39,7 @@ class Precondition:
             raise Stale("It exists, and If-None-Match says that it must not.")
 
 
-def joined(lines: Sequence[str]) -> str | None:
+def join_header_lines(lines: Sequence[str]) -> str | None:
     """Return the value of a header that was sent in several lines, or None if there is none."""
     return ", ".join(lines) if lines else None
 

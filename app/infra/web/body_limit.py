@@ -10,7 +10,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.errors import InvalidRequest
 from app.infra.observability.metrics import REFUSED
-from app.infra.web.body_shape import check_shape
+from app.infra.web.body_shape import check_body_shape
 from app.infra.web.problems import code_of, problem, problem_of
 
 
@@ -45,7 +45,7 @@ class BodyLimitMiddleware:
             if length is not None and length > limit_bytes:
                 raise TooLarge(limit_bytes)
             body = await self._read(receive, limit_bytes)
-            check_shape(scope, body, self._most_values)
+            check_body_shape(scope, body, self._most_values)
         except TooLarge as too_large:
             scope.update(found)  # the refusal is this route's
             await self._refuse(too_large, scope, receive, send)

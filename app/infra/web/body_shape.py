@@ -17,7 +17,7 @@ NO_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
 DIGITS_TO_ZERO = bytes.maketrans(b"123456789", b"000000000")
 
 
-def check_shape(scope: Scope, body: bytes, most_values: int) -> None:
+def check_body_shape(scope: Scope, body: bytes, most_values: int) -> None:
     """Raise `InvalidRequest` for a body that holds more than may be parsed."""
     media_type = _media_type(scope)
     if media_type.endswith(("/json", "+json")):

@@ -18,7 +18,7 @@ from app.infra.web.settings import LimitsSettings
 WITHOUT_BODY = (204, 304)
 
 
-class StreamRefused(Exception):
+class StreamLimitReached(Exception):
     """The stream limit was reached before the response started. The middleware answers 503."""
 
     def __init__(self, refusal: Unavailable) -> None:
@@ -100,7 +100,7 @@ class ConcurrencyLimitMiddleware:
         request = _Request(self._limiter, send)
         try:
             await self.app(scope, receive, request.send)
-        except StreamRefused as refused:
+        except StreamLimitReached as refused:
             await problem_of(scope, refused.refusal)(scope, receive, send)
         finally:
             request.end()
@@ -138,7 +138,7 @@ class _Request:
         try:
             self._limiter.begin_stream()
         except Unavailable as refusal:
-            raise StreamRefused(refusal) from None
+            raise StreamLimitReached(refusal) from None
         self._is_stream = True
 
 

@@ -22,7 +22,7 @@ SENT = (
 SHOWN = ("Age", "ETag", "Link", "Location", "Retry-After", "X-Cache", "X-Request-ID")
 
 
-class CorsWithProblemsMiddleware(CORSMiddleware):
+class CorsMiddleware(CORSMiddleware):
     """Says what it refuses in the form of every other error."""
 
     def preflight_response(self, request_headers: Headers) -> Response:
@@ -39,7 +39,7 @@ class CorsWithProblemsMiddleware(CORSMiddleware):
 def cors(app: ASGIApp, settings: CorsSettings) -> ASGIApp:
     """Stand outside of the response cache, so that a hit has the headers of whoever asks for it."""
     more = settings.headers.split(",") if settings.headers else []
-    return CorsWithProblemsMiddleware(
+    return CorsMiddleware(
         app,
         allow_origins=settings.origins.split(","),
         allow_methods=METHODS,

@@ -5,7 +5,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 IS_HEAD = "app.is_head"  # for what would go on for as long as somebody listens
 
 
-class HeadMiddleware:
+class HeadRequestMiddleware:
     """Pure ASGI. What stands inside it sees a GET."""
 
     def __init__(self, app: ASGIApp) -> None:

@@ -28,11 +28,11 @@ def token_endpoint(endpoint: EndpointT) -> EndpointT:
     return endpoint
 
 
-def is_for_oauth2(scope: Scope) -> bool:
+def is_token_endpoint(scope: Scope) -> bool:
     """Whether a request goes to an endpoint that OAuth2 clients call."""
     return hasattr(scope.get("endpoint"), MARK)
 
 
-def error_of(code: str) -> str:
+def oauth2_error(code: str) -> str:
     """Return the error of the RFC for the code of a problem that the client has caused."""
     return ERRORS.get(code, "invalid_request")

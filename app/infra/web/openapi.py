@@ -13,7 +13,7 @@ from starlette.responses import HTMLResponse
 
 from app.infra.web.problems import MEDIA_TYPE, title
 from app.infra.web.security_headers import PAGE_HEADERS, PAGE_POLICY
-from app.infra.web.static_files import Files
+from app.infra.web.static_files import RangeStaticFiles
 
 Responses = dict[int | str, dict[str, Any]]
 SCHEMA_PATH = "#/components/schemas/"
@@ -66,7 +66,7 @@ def add_documentation(app: FastAPI, root_path: str) -> None:
     `root_path` is the prefix under which clients reach the service.
     """
     app.openapi = lambda: _document(app, root_path)  # type: ignore[method-assign]
-    app.mount("/docs/assets", Files(packages=[("fastapi_swagger", "resources")]))
+    app.mount("/docs/assets", RangeStaticFiles(packages=[("fastapi_swagger", "resources")]))
 
     @app.get("/docs", include_in_schema=False)
     async def docs() -> HTMLResponse:

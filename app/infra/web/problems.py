@@ -20,13 +20,13 @@ from starlette.types import Scope
 
 from app.errors import AppError, Unavailable
 from app.infra.database.error_mapping import (
-    expected_failure,
-    left_nothing_behind,
+    is_safe_to_retry,
+    to_app_error,
     violated_constraint,
 )
 from app.infra.observability.repeat_filter import RepeatFilter
 from app.infra.observability.request_context import request_id
-from app.infra.web.oauth2 import NOT_STORED, STATUSES, error_of, is_for_oauth2
+from app.infra.web.oauth2 import NOT_STORED, STATUSES, is_token_endpoint, oauth2_error
 from app.infra.web.request_retry import TryAgain, may_be_tried_again
 from app.infra.web.security_headers import PRIVATE
 from coherent_cache import CacheBusy
@@ -81,9 +81,9 @@ def problem(
     """
     headers = {"Cache-Control": PRIVATE, **(headers or {})}
     members = {}
-    if status < 500 and is_for_oauth2(scope):
+    if status < 500 and is_token_endpoint(scope):
         status = STATUSES.get(status, status)
-        members["error"] = error_of(code)
+        members["error"] = oauth2_error(code)
         headers |= NOT_STORED
     if status == 401:
         headers["WWW-Authenticate"] = "Bearer"
@@ -164,10 +164,10 @@ async def _on_invalid_request(request: Request, error: Exception) -> Response:
 
 async def _on_database_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, SQLAlchemyError)
-    if left_nothing_behind(error) and may_be_tried_again(request.scope):
+    if is_safe_to_retry(error) and may_be_tried_again(request.scope):
         logger.warning("The database failed a request, run again: %s", _cause(error))
         raise TryAgain from error
-    failure = expected_failure(error)
+    failure = to_app_error(error)
     if failure is None:
         logger.error(
             "The database refused a statement, which is no client's fault: %s", _cause(error)

@@ -10,7 +10,7 @@ import random
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.infra.database.retry import Attempt, begin_attempt
+from app.infra.database.retry import CommitTracker, track_commits
 
 FIRST_ATTEMPT = "app.first_attempt"
 
@@ -21,8 +21,8 @@ class TryAgain(Exception):
 
 def may_be_tried_again(scope: Scope) -> bool:
     """Whether this is the first attempt of a request below `RetryOnce`, and committed nothing."""
-    attempt: Attempt | None = scope.get(FIRST_ATTEMPT)
-    return attempt is not None and not attempt.committed
+    attempt: CommitTracker | None = scope.get(FIRST_ATTEMPT)
+    return attempt is not None and not attempt.has_committed
 
 
 class RetryOnce:
@@ -44,7 +44,7 @@ class RetryOnce:
         async def receive_again() -> Message:
             return received.pop(0) if received else await receive()
 
-        scope[FIRST_ATTEMPT] = begin_attempt()
+        scope[FIRST_ATTEMPT] = track_commits()
         try:
             await self.app(scope, receive_and_keep, send)
         except TryAgain:

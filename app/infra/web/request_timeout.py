@@ -33,7 +33,7 @@ class _Run:
         self.task.cancel()
 
 
-class DeadlineMiddleware:
+class RequestTimeoutMiddleware:
     """Pure ASGI. A stream has begun its answer, and goes on."""
 
     def __init__(self, app: ASGIApp, seconds: float) -> None:

@@ -31,7 +31,7 @@ def _is_not_cancelled(record: logging.LogRecord) -> bool:
 logging.getLogger("uvicorn.error").addFilter(_is_not_cancelled)
 
 
-class CatchAllMiddleware:
+class UnhandledErrorMiddleware:
     """Pure ASGI, next to the request id, which it needs, and inside of those who count."""
 
     def __init__(self, app: ASGIApp) -> None:

@@ -1,4 +1,4 @@
-"""Files that are sent as they are: whole, or the byte ranges that a client asks for."""
+"""RangeStaticFiles that are sent as they are: whole, or the byte ranges that a client asks for."""
 
 import os
 from collections.abc import Awaitable
@@ -20,7 +20,7 @@ DETAILS = {
 }
 
 
-class RangedFile(FileResponse):
+class RangeFileResponse(FileResponse):
     """A `FileResponse` that ignores a range it must not answer (RFC 9110, §14.2).
 
     That is a range of another unit than bytes, and any range of a HEAD. Its errors are problems.
@@ -40,8 +40,8 @@ class RangedFile(FileResponse):
         await super().__call__({**scope, "headers": headers}, receive, send_file_or_problem)
 
 
-class Files(StaticFiles):
-    """Starlette's static files, sent as `RangedFile`."""
+class RangeStaticFiles(StaticFiles):
+    """Starlette's static files, sent as `RangeFileResponse`."""
 
     def file_response(
         self,
@@ -51,7 +51,7 @@ class Files(StaticFiles):
         status_code: int = 200,
     ) -> Response:
         """Answer with the file, or 304 when the client has it."""
-        file = RangedFile(full_path, status_code, KEPT, stat_result=stat_result)
+        file = RangeFileResponse(full_path, status_code, KEPT, stat_result=stat_result)
         if self.is_not_modified(file.headers, Headers(scope=scope)):
             return NotModifiedResponse(file.headers)
         return file

@@ -12,7 +12,7 @@ from app.infra.web.problems import code_of, problem
 PORT = re.compile(r":\d*$")
 
 
-class HostsMiddleware:
+class TrustedHostsMiddleware:
     """Pure ASGI, outside of the response cache: a hit, too, is for whoever asked by name.
 
     `hosts` are separated by commas; `*.example.com` is every name below that one.

@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy import text
 
 from app.infra.dependencies import ProcessResources
-from app.infra.security.passwords import Match
+from app.infra.security.passwords import PasswordMatch
 from tests.factories import PASSWORD, Factory
 
 Client = httpx2.AsyncClient
@@ -146,7 +146,7 @@ async def test_of_many_changes_with_one_password_at_once_one_succeeds(
     everybody = asyncio.Barrier(5)
     verify = resources.passwords.verify
 
-    async def verify_together(password: str, encoded: str | None) -> Match:
+    async def verify_together(password: str, encoded: str | None) -> PasswordMatch:
         matches = await verify(password, encoded)
         await asyncio.wait_for(
             everybody.wait(), 60

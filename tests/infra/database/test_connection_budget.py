@@ -9,7 +9,7 @@ from pathlib import Path
 
 from sqlalchemy import text
 
-from app.infra.database.connection_budget import Capacity, read_capacity
+from app.infra.database.connection_budget import ConnectionBudget, read_connection_budget
 from app.infra.database.settings import DatabaseSettings
 from app.infra.lifespan import open_resources
 from app.settings import Settings
@@ -19,7 +19,7 @@ TAKEN = text("SELECT count(*) FROM pg_stat_activity WHERE application_name = :na
 
 
 def test_the_arithmetic_is_in_the_message() -> None:
-    capacity = Capacity(
+    capacity = ConnectionBudget(
         workers=4,
         pool_size=10,
         of_cache=1,
@@ -42,15 +42,15 @@ def test_the_arithmetic_is_in_the_message() -> None:
 
 
 def test_the_server_is_asked(settings: Settings) -> None:
-    capacity = read_capacity(settings.database, workers=2, replicas=1, has_cache=True)
-    assert isinstance(capacity, Capacity)
+    capacity = read_connection_budget(settings.database, workers=2, replicas=1, has_cache=True)
+    assert isinstance(capacity, ConnectionBudget)
     assert (capacity.max_connections, capacity.needed) == (100, 12)
     assert 0 < capacity.free <= 97
 
 
 def test_a_service_without_a_cache_does_not_look_at_the_outbox(settings: Settings) -> None:
-    capacity = read_capacity(settings.database, workers=2, replicas=1, has_cache=False)
-    assert isinstance(capacity, Capacity)
+    capacity = read_connection_budget(settings.database, workers=2, replicas=1, has_cache=False)
+    assert isinstance(capacity, ConnectionBudget)
     assert capacity.needed == 10
 
 
@@ -65,7 +65,7 @@ async def test_a_worker_takes_no_more_connections_than_are_counted(settings: Set
 
 def test_a_server_that_is_away_cannot_be_asked() -> None:
     away = DatabaseSettings.model_validate({"url": "postgresql://a:b@127.0.0.1:1/x"})
-    assert read_capacity(away, workers=2, replicas=1, has_cache=True) is None
+    assert read_connection_budget(away, workers=2, replicas=1, has_cache=True) is None
 
 
 def serve(settings: Settings, **environment: str) -> subprocess.Popen[str]:

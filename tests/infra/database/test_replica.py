@@ -51,7 +51,7 @@ async def app(
             await session.execute(text("SELECT pg_terminate_backend(pg_backend_pid())"))
             return True
 
-        await until(lambda: replica_of(app).keeps_up)
+        await until(lambda: replica_of(app).is_up_to_date)
         yield app
 
 
@@ -94,11 +94,11 @@ async def test_what_lags_too_far_is_not_asked_until_it_has_caught_up(
     await standby.ask("SELECT pg_wal_replay_pause()")
     async with app.state.resources.database.transaction() as session:
         await session.execute(text("SELECT pg_logical_emit_message(true, 'test', 'lags')"))
-    await until(lambda: not replica_of(app).keeps_up)
+    await until(lambda: not replica_of(app).is_up_to_date)
     await until(lambda: replica_of(app).lag_seconds > 2)
     assert not await is_answered_by_replica(client)
     await standby.ask("SELECT pg_wal_replay_resume()")
-    await until(lambda: replica_of(app).keeps_up)
+    await until(lambda: replica_of(app).is_up_to_date)
     await comes_to_be_answered_by_replica(client)
 
 
@@ -109,7 +109,7 @@ async def test_a_replica_that_dies_is_no_error_to_a_client(
     standby.kill()  # the next request is sent on a connection that was
     for _ in range(20):
         assert not await is_answered_by_replica(client)
-    assert not replica_of(app).keeps_up
+    assert not replica_of(app).is_up_to_date
 
 
 async def test_what_fails_at_the_replica_is_asked_of_the_primary(
@@ -120,7 +120,7 @@ async def test_what_fails_at_the_replica_is_asked_of_the_primary(
     response = await client.get("/fails-there")
     assert response.status_code == 503
     assert response.headers["retry-after"] == "1"
-    await until(lambda: replica_of(app).keeps_up)
+    await until(lambda: replica_of(app).is_up_to_date)
     await comes_to_be_answered_by_replica(client)
 
 
@@ -128,9 +128,9 @@ async def test_a_promoted_replica_is_not_asked(
     app: FastAPI, client: httpx2.AsyncClient, standby: Standby, caplog: pytest.LogCaptureFixture
 ) -> None:
     assert await standby.ask("SELECT pg_promote()")
-    await until(lambda: not replica_of(app).keeps_up)
+    await until(lambda: not replica_of(app).is_up_to_date)
     await asyncio.sleep(3 * replica_module.CHECK_SECONDS)
-    assert not replica_of(app).keeps_up
+    assert not replica_of(app).is_up_to_date
     assert not await is_answered_by_replica(client)
     assert "no replica (any more)" in caplog.text
 

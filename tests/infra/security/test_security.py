@@ -14,7 +14,7 @@ from argon2 import PasswordHasher
 from app.errors import Unauthenticated, Unavailable
 from app.infra.security import access_tokens
 from app.infra.security.access_tokens import AccessTokens
-from app.infra.security.passwords import Match, Passwords
+from app.infra.security.passwords import PasswordMatch, Passwords
 from app.infra.security.settings import AuthSettings
 
 CHEAP = {"argon2_memory_kib": 64, "argon2_time_cost": 1, "hashing_queue_seconds": 60}
@@ -86,7 +86,7 @@ async def test_a_hash_has_a_lower_priority_than_the_event_loop(passwords: Passwo
 async def test_a_password_matches_in_every_form_of_the_same_text(passwords: Passwords) -> None:
     encoded = await passwords.hash(TYPED[1])
     for typed in TYPED:
-        assert await passwords.verify(typed, encoded) is Match.NORMALISED
+        assert await passwords.verify(typed, encoded) is PasswordMatch.NORMALISED
     assert not await passwords.verify("cafe bar", encoded)
 
 
@@ -94,7 +94,7 @@ async def test_a_hash_from_before_normalisation_matches_as_it_was_typed(
     passwords: Passwords,
 ) -> None:
     encoded = PasswordHasher(memory_cost=64, time_cost=1).hash(TYPED[1])
-    assert await passwords.verify(TYPED[1], encoded) is Match.AS_TYPED
+    assert await passwords.verify(TYPED[1], encoded) is PasswordMatch.AS_TYPED
     assert not await passwords.verify(TYPED[0], encoded)
 
 

@@ -8,7 +8,7 @@ import pytest
 from starlette.requests import Request
 
 from app.errors import InvalidRequest
-from app.infra.web.body_shape import DEEPEST, LONGEST_NUMBER, check_shape
+from app.infra.web.body_shape import DEEPEST, LONGEST_NUMBER, check_body_shape
 from tests.contract.document import APPLICATION, OPERATIONS, Json, Operation, api_routes
 from tests.factories import PASSWORD, Factory
 
@@ -45,14 +45,14 @@ REFUSED = [
 
 @pytest.mark.parametrize("body", TAKEN)
 def test_what_may_be_parsed_is_let_through(body: bytes) -> None:
-    check_shape(scope(JSON), body, MOST)
+    check_body_shape(scope(JSON), body, MOST)
 
 
 @pytest.mark.parametrize("body", REFUSED)
 @pytest.mark.parametrize("media_type", [JSON, "Application/JSON ; charset=utf-16", "a/b+json"])
 def test_what_holds_too_much_is_refused(body: bytes, media_type: str) -> None:
     with pytest.raises(InvalidRequest):
-        check_shape(scope(media_type), body, MOST)
+        check_body_shape(scope(media_type), body, MOST)
 
 
 @pytest.mark.parametrize(("depth", "refused"), [(DEEPEST, False), (DEEPEST + 1, True)])
@@ -62,9 +62,9 @@ def test_a_body_may_be_nested_this_deep(depth: int, refused: bool) -> None:
         body = f'["[[[", {"[]," * 50} {opening * (depth - 1)}1{closing * (depth - 1)}]'.encode()
         if refused:
             with pytest.raises(InvalidRequest, match="nested"):
-                check_shape(scope(JSON), body, 1_000)
+                check_body_shape(scope(JSON), body, 1_000)
         else:
-            check_shape(scope(JSON), body, 1_000)
+            check_body_shape(scope(JSON), body, 1_000)
 
 
 @pytest.mark.parametrize("body", [b"[" * 33 + b"1]" * 500_000, b"[{" * 17 + b"1}" * 500_000])
@@ -74,16 +74,16 @@ def test_checking_how_deep_a_body_is_nested_holds_nobody_up(body: bytes) -> None
     for _ in range(5):
         began = time.thread_time()
         with pytest.raises(InvalidRequest, match="nested"):
-            check_shape(scope(JSON), body, 1_000)
+            check_body_shape(scope(JSON), body, 1_000)
         seconds.append(time.thread_time() - began)
     assert min(seconds) < 0.04
 
 
 @pytest.mark.parametrize("separator", [b"&", b";", b"a=b&"])
 def test_a_form_has_a_number_of_fields(separator: bytes) -> None:
-    check_shape(scope(FORM), separator * (MOST - 1), MOST)
+    check_body_shape(scope(FORM), separator * (MOST - 1), MOST)
     with pytest.raises(InvalidRequest, match="fields"):
-        check_shape(scope(FORM), separator * MOST, MOST)
+        check_body_shape(scope(FORM), separator * MOST, MOST)
 
 
 def scope(media_type: str) -> Json:

@@ -6,7 +6,7 @@ import httpx2
 import pytest
 from fastapi import FastAPI
 
-from app.infra.web.static_files import RangedFile
+from app.infra.web.static_files import RangeFileResponse
 from app.main import create_app
 from app.settings import Settings
 from tests.application import client_of
@@ -112,8 +112,8 @@ async def test_a_route_can_send_a_file(settings: Settings, tmp_path: Path) -> No
     app: FastAPI = create_app(settings)
 
     @app.get("/file")
-    async def file() -> RangedFile:
-        return RangedFile(tmp_path / "file.txt")
+    async def file() -> RangeFileResponse:
+        return RangeFileResponse(tmp_path / "file.txt")
 
     async with client_of(app) as client:
         part = await client.get("/file", headers={"Range": "bytes=2-3"})

@@ -21,10 +21,9 @@ from redis import Redis
 
 from benchmarks.load import Sample, find_wrk, measure
 from dev.address import Address
-from dev.backing import Backing
 from dev.database import DEMO_POSTS, seed, upgrade
 from dev.server_process import free_port
-from dev.servers import embedded_servers
+from dev.servers import Servers, embedded_servers
 from dev.service import GUNICORN, open_service, wait_until_ready
 from dev.terminal import CommandError, say
 
@@ -68,7 +67,7 @@ class Server:
 
 @contextmanager
 def serving(
-    backing: Backing, environment: dict[str, str], module: tuple[str, ...] = GUNICORN
+    servers: Servers, environment: dict[str, str], module: tuple[str, ...] = GUNICORN
 ) -> Iterator[Server]:
     """Serve with one worker, as in production, until the block is left. Its log is not kept."""
     address = Address("127.0.0.1", free_port())
@@ -76,7 +75,7 @@ def serving(
     with ExitStack() as stack:
         nowhere = stack.enter_context(Path(os.devnull).open("wb"))
         with patch.dict(os.environ, production | {"WEB_CONCURRENCY": "1"} | environment):
-            process = stack.enter_context(open_service(module, backing, address, output=nowhere))
+            process = stack.enter_context(open_service(module, servers, address, output=nowhere))
         wait_until_ready(process, address, 30)
         yield Server(address.url, process.pid)
 
@@ -97,9 +96,9 @@ def _median(samples: list[Sample]) -> Sample:
     return Sample(*map(statistics.median, columns))
 
 
-def make_room(backing: Backing) -> None:
+def make_room(servers: Servers) -> None:
     """Let Valkey hold all that is asked for: eviction is not what is measured."""
-    with Redis.from_url(backing.valkey_url) as valkey:
+    with Redis.from_url(servers.valkey_url) as valkey:
         valkey.config_set("maxmemory", "2gb")
 
 
@@ -129,13 +128,12 @@ def main() -> None:
     lines: list[str] = []
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory()))
-        found = stack.enter_context(embedded_servers(folder, durable=False))
-        backing = Backing(found.database_url, found.valkey_url, embedded_database=True)
-        make_room(backing)
-        upgrade(backing)
-        seed(backing, DEMO_POSTS)
+        servers = stack.enter_context(embedded_servers(folder, durable=False))
+        make_room(servers)
+        upgrade(servers)
+        seed(servers, DEMO_POSTS)
         services = {
-            name: stack.enter_context(serving(backing, environment))
+            name: stack.enter_context(serving(servers, environment))
             for name, environment in SERVICES.items()
         }
         for case in CASES:
@@ -145,7 +143,7 @@ def main() -> None:
                     say(f"{case.title}: filling the cache, {FILL_SECONDS} s")
                     server = services[name]
                     measure(server.url, server.process_id, FILL_SECONDS, EACH_POST)
-            with serving(backing, {"BENCHMARK_BYTES": str(folder / "bytes.json")}, RAW) as raw:
+            with serving(servers, {"BENCHMARK_BYTES": str(folder / "bytes.json")}, RAW) as raw:
                 lines += rows(case, measure_case(case, {"raw ASGI": raw, **services}))
     REPORT.write_text(HEAD.format(cores=os.cpu_count()) + "\n".join(lines) + "\n", encoding="utf-8")
     say(f"{REPORT.read_text(encoding='utf-8')}\nWritten to {REPORT.relative_to(Path.cwd())}")

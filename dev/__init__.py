@@ -1,1 +1,1 @@
-"""The developer's tools: what `make` runs. Nothing here reaches the production image."""
+"""The developer's tools: what `make` runs. The production image does not contain them."""

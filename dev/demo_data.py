@@ -44,6 +44,7 @@ class DatabaseNotEmpty(Exception):
 
 async def load(database_url: str, posts: int, *, progress: Progress | None = None) -> None:
     """Store `posts` posts, a tenth as many users and three times as many comments."""
+    progress = progress or _terminal_progress()
     connection = await asyncpg.connect(**asyncpg_arguments(postgresql_url(database_url)))
     try:
         async with connection.transaction():
@@ -52,7 +53,7 @@ async def load(database_url: str, posts: int, *, progress: Progress | None = Non
             if await connection.fetchval("SELECT EXISTS (SELECT FROM users)"):
                 raise DatabaseNotEmpty("The demo data needs an empty database; this one has users.")
             for table, (total, rows) in Blog(posts).tables().items():
-                await _copy(connection, table, total, rows, progress or _terminal_progress())
+                await _copy(connection, table, total, rows, progress)
         await connection.execute("ANALYZE users, posts, comments")
     finally:
         await connection.close()

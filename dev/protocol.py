@@ -1,4 +1,4 @@
-"""The protocol of production for `make dev`, where Uvicorn takes it by its name."""
+"""The protocol class of graceful_gunicorn for `make dev`: Uvicorn imports it by its name."""
 
 from app.infra.server.config import server_config
 from app.settings import load_settings

@@ -1,124 +1,151 @@
-"""One server as a child process: its lock, its log, its port, its end.
-
-The server inherits an exclusive lock on the file that names its process id. The lock lives exactly
-as long as the server, whatever became of the process that started it, so a leftover is known for
-certain: a process id alone may have been given to somebody else since.
-"""
+"""Starts a server as a child process, waits until it is ready, and stops it."""
 
 import fcntl
 import os
 import signal
 import socket
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
+from typing import IO
 
-from dev.identity import Identity, spawn
-from dev.terminal import CommandError
+from app.infra.settings_base.sources import LIBPQ_VARIABLE
+from dev.terminal import CommandError, say
 
-# Recovery after a crash may take long; a server that is silent for longer is broken.
+# Recovery after a crash may take PostgreSQL long.
 _START_SECONDS = 120.0
-# PostgreSQL writes a checkpoint first, which after a large import takes seconds.
+# PostgreSQL writes a checkpoint when it stops. After a large import that takes seconds.
 _STOP_SECONDS = 30.0
-# A port that was free a moment ago may be taken by the time the server binds it.
+# Another process can take a free port before the server binds it.
 _ATTEMPTS = 3
+
+SUPERVISOR = (sys.executable, "-IS", str(Path(__file__).with_name("supervise.py")))
 
 
 @dataclass(frozen=True)
 class Program:
-    """What is known of a server before it runs; its lock and its log are in `folder`."""
+    """A server that can be started. Its lock and its log are in `folder`."""
 
     title: str
     name: str
     folder: Path
     stop_signal: signal.Signals
-    identity: Identity
+    # Goes before the command line of the server.
+    prefix: tuple[str, ...] = ()
+    # An open file for a supervisor (supervise.py) to inherit. Without it there is no supervisor.
+    claim: IO[str] | None = None
 
     @property
     def lock_path(self) -> Path:
-        """Held by the server itself; contains its process id."""
+        """The lock that supervise.py describes."""
         return self.folder / f"{self.name}.lock"
 
     @property
     def log_path(self) -> Path:
-        """Begun anew at each start."""
         return self.folder / f"{self.name}.log"
 
 
 @dataclass(frozen=True)
 class Server:
-    """A program that was started here."""
-
     program: Program
     process: subprocess.Popen[bytes]
     port: int
 
     @property
     def is_running(self) -> bool:
-        """Whether our own process lives, not whether something answers on its port."""
         return self.process.poll() is None
 
     def stop(self) -> None:
-        """End it, by force when it takes too long."""
+        """Stop the server; kill it when it has not ended within 30 seconds."""
         self.process.send_signal(self.program.stop_signal)
         try:
             self.process.wait(_STOP_SECONDS)
         except subprocess.TimeoutExpired:
-            self.process.kill()
+            os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
+        if self.process.stdin is not None:
+            self.process.stdin.close()
 
 
 def start_on_free_port(
-    program: Program,
-    command: Callable[[int], Sequence[str]],
-    is_ready: Callable[[Server], bool],
-    *,
-    configuration: Callable[[int], str] = lambda _port: "",
+    program: Program, command: Callable[[int], Sequence[str]], is_ready: Callable[[Server], bool]
 ) -> Server:
-    """Start the server and return once it is ready; `configuration` is its standard input."""
+    """Start the server with the command line for a free port; return when it is ready."""
     for _ in range(_ATTEMPTS):
         port = free_port()
-        server = Server(program, _launch(program, command(port), configuration(port)), port)
+        process = _launch(program, command(port))
+        server = Server(program, process, port)
         if _becomes_ready(server, is_ready):
             return server
-    tail = program.log_path.read_text(errors="replace", encoding="utf-8").splitlines()[-10:]
-    sentence = f"{program.title} does not start; its log is {program.log_path}."
-    raise CommandError("\n".join([*tail, sentence]))
+    tail = program.log_path.read_text(encoding="utf-8", errors="replace").splitlines()[-10:]
+    raise CommandError(
+        "\n".join([*tail, f"{program.title} does not start. Its log is {program.log_path}."])
+    )
+
+
+def _launch(program: Program, command: Sequence[str]) -> subprocess.Popen[bytes]:
+    command = [*program.prefix, *command]
+    with program.log_path.open("wb") as log:
+        if program.claim is None:
+            return spawn(command, output=log)
+        limits = (str(program.lock_path), str(int(program.stop_signal)), str(_STOP_SECONDS))
+        return spawn(
+            [*SUPERVISOR, *limits, *command],
+            input_=subprocess.PIPE,
+            output=log,
+            inherit=[program.claim.fileno()],
+        )
+
+
+def spawn(
+    command: Sequence[str],
+    *,
+    output: IO[bytes] | int,
+    input_: int = subprocess.DEVNULL,
+    inherit: Sequence[int] = (),
+) -> subprocess.Popen[bytes]:
+    """Start a process in a session of its own, so that Ctrl-C in the terminal does not reach it.
+
+    Variables such as PGDATA are removed from its environment: they change PostgreSQL's programs.
+    """
+    kept = {name: text for name, text in os.environ.items() if not LIBPQ_VARIABLE.fullmatch(name)}
+    return subprocess.Popen(
+        command,
+        stdin=input_,
+        stdout=output,
+        stderr=subprocess.STDOUT,
+        cwd="/",  # every user may enter this folder
+        env=kept | {"LC_ALL": "C"},
+        pass_fds=inherit,
+        start_new_session=True,
+    )
 
 
 def stop_leftover(program: Program) -> bool:
-    """End the server that outlived a killed keeper; tell whether there was one."""
+    """Stop the server that outlived a killed supervisor; return whether there was one."""
     with program.lock_path.open("a+", encoding="utf-8") as lock:
-        if _acquire(lock.fileno()):
+        if _acquire(lock):
             return False
         lock.seek(0)
         process_id = int(lock.read())
         for stop_signal in (program.stop_signal, signal.SIGKILL):
-            with suppress(ProcessLookupError):  # dead, while its last children still end
+            with suppress(ProcessLookupError):  # it has ended, and its children are ending
                 os.kill(process_id, stop_signal)
-            if _wait(lambda: _acquire(lock.fileno()), _STOP_SECONDS):
+            if _wait(lambda: _acquire(lock), _STOP_SECONDS, f"{program.title} to stop"):
                 return True
-    raise CommandError(f"{program.title} (process {process_id}) does not stop: end it by hand.")
-
-
-def _launch(program: Program, command: Sequence[str], text: str) -> subprocess.Popen[bytes]:
-    with program.lock_path.open("w", encoding="utf-8") as lock, program.log_path.open("wb") as log:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        process = spawn(program.identity, command, output=log, inherit=[lock.fileno()])
-        lock.write(str(process.pid))
-    assert process.stdin is not None
-    with suppress(BrokenPipeError), process.stdin as stdin:
-        stdin.write(text.encode())
-    return process
+    raise CommandError(f"{program.title} (process {process_id}) does not stop: kill it by hand.")
 
 
 def _becomes_ready(server: Server, is_ready: Callable[[Server], bool]) -> bool:
+    waiting_for = f"{server.program.title} to start"
     ready = False
     try:
-        _wait(lambda: not server.is_running or is_ready(server), _START_SECONDS)
+        _wait(lambda: not server.is_running or is_ready(server), _START_SECONDS, waiting_for)
         ready = server.is_running and is_ready(server)
     finally:
         if not ready:
@@ -126,25 +153,37 @@ def _becomes_ready(server: Server, is_ready: Callable[[Server], bool]) -> bool:
     return ready
 
 
-def _wait(condition: Callable[[], bool], seconds: float) -> bool:
-    deadline = time.monotonic() + seconds
+def _wait(condition: Callable[[], bool], seconds: float, waiting_for: str) -> bool:
+    """Wait until the condition holds; return whether it did in time."""
+    started = said = time.monotonic()
     while not condition():
-        if time.monotonic() > deadline:
+        now = time.monotonic()
+        if now > started + seconds:
             return False
+        if now > said + 2:
+            say(f"Waiting for {waiting_for} ({now - started:.0f} s)")
+            said = now + 3
         time.sleep(0.02)
     return True
 
 
-def _acquire(descriptor: int) -> bool:
+def _acquire(lock: IO[str]) -> bool:
     try:
-        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
     return True
 
 
 def free_port() -> int:
-    """Choose a port that nobody listens on."""
     with socket.socket() as candidate:
         candidate.bind(("127.0.0.1", 0))
         return int(candidate.getsockname()[1])
+
+
+def package_folder(name: str) -> Path:
+    """Find the folder of a package whose programs are used, without importing the package."""
+    spec = find_spec(name)
+    if spec is None or not spec.submodule_search_locations:
+        raise CommandError(f"{name} is not installed. Remove .venv, then run the command again.")
+    return Path(spec.submodule_search_locations[0])

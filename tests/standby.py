@@ -7,16 +7,14 @@ import signal
 import subprocess
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import asyncpg
 
-from dev.identity import spawn
-from dev.installation import Installation, open_installation
-from dev.postgres import is_ready_in, options
-from dev.server_process import Program, Server, start_on_free_port
+from dev.postgres import is_ready, options, postgres_binary, unprivileged
+from dev.server_process import Program, Server, spawn, start_on_free_port
 
 LEASH = ("setpriv", "--pdeathsig", "INT", "--") if shutil.which("setpriv") else ()
 
@@ -61,16 +59,14 @@ class Standby:
 @contextmanager
 def open_standby(primary_url: str, folder: Path) -> Iterator[Standby]:
     """Copy the primary and follow it. It ends with this context, or with whoever runs the tests."""
-    installation = open_installation(folder)
-    identity = replace(installation.identity, prefix=(*installation.identity.prefix, *LEASH))
-    data = installation.home / "standby"
+    data = folder / "standby"
     try:
-        _copy(installation, primary_url, data)
-        command = [installation.program("postgres"), "-D", str(data), *options(durable=False)]
+        _copy(primary_url, data)
+        command = [postgres_binary("postgres"), "-D", str(data), *options(durable=False)]
         server = start_on_free_port(
-            Program("the replica", "standby", folder, signal.SIGINT, identity),
+            Program("the replica", "standby", folder, signal.SIGINT, (*unprivileged(), *LEASH)),
             lambda port: [*command, "-p", str(port)],
-            is_ready_in(data),
+            lambda _: is_ready(data),
         )
         primary = urlsplit(primary_url)
         netloc = f"{primary.username}:{primary.password}@127.0.0.1:{server.port}"
@@ -82,16 +78,14 @@ def open_standby(primary_url: str, folder: Path) -> Iterator[Standby]:
             server.stop()
     finally:
         shutil.rmtree(data, ignore_errors=True)
-        if installation.home != folder:
-            shutil.rmtree(installation.home)
 
 
-def _copy(installation: Installation, primary_url: str, data: Path) -> None:
+def _copy(primary_url: str, data: Path) -> None:
     command = [
-        *(installation.program("pg_basebackup"), f"--dbname={primary_url}", f"--pgdata={data}"),
+        *(postgres_binary("pg_basebackup"), f"--dbname={primary_url}", f"--pgdata={data}"),
         *("--checkpoint=fast", "--wal-method=stream", "--write-recovery-conf", "--no-sync"),
     ]
-    process = spawn(installation.identity, command, output=subprocess.PIPE)
+    process = spawn([*unprivileged(), *command], output=subprocess.PIPE)
     output = process.communicate()[0]
     assert process.returncode == 0, output.decode()
 

@@ -25,8 +25,8 @@ from app.infra.observability.request_context import RequestContext, request_cont
 from app.infra.observability.tracing import telemetry, trace_statements, traces
 from app.settings import Settings
 from dev.address import Address
-from dev.backing import Backing
 from dev.server_process import free_port
+from dev.servers import Servers
 from dev.service import GUNICORN, open_service, wait_until_ready
 from tests.factories import Factory
 
@@ -94,14 +94,14 @@ def service(settings: Settings, monkeypatch: pytest.MonkeyPatch, clean: None) ->
     monkeypatch.setenv("VALKEY_TIMEOUT_SECONDS", "5")
     monkeypatch.setenv("VALKEY_SLOW_SECONDS", "30")
     url, valkey = settings.database.url, settings.valkey.url
-    backing = Backing(url.get_secret_value(), valkey.get_secret_value(), embedded_database=True)
+    servers = Servers(url.get_secret_value(), valkey.get_secret_value())
     with ExitStack() as stack:
 
         def start(variables: dict[str, str]) -> httpx2.Client:
             for name, value in variables.items():
                 monkeypatch.setenv(name, value)
             address = Address("127.0.0.1", free_port())
-            process = stack.enter_context(open_service(GUNICORN, backing, address))
+            process = stack.enter_context(open_service(GUNICORN, servers, address))
             wait_until_ready(process, address, 60)
             return stack.enter_context(httpx2.Client(base_url=address.url, timeout=30))
 

@@ -12,9 +12,8 @@ import pytest
 from app.infra.server.settings import ServerSettings
 from app.settings import Settings
 from dev.address import Address, choose_address
-from dev.backing import Backing
 from dev.server_process import free_port
-from dev.servers import ROOT
+from dev.servers import ROOT, Servers
 from dev.service import GUNICORN, UVICORN, open_service, wait_until_ready
 from dev.terminal import CommandError
 
@@ -30,12 +29,12 @@ def test_the_service_listens_where_it_was_told_and_logs_a_request_once(
 ) -> None:
     monkeypatch.setenv("WEB_CONCURRENCY", "auto")
     database, valkey = settings.database.url, settings.valkey.url
-    backing = Backing(
+    servers = Servers(
         database.get_secret_value(), valkey.get_secret_value(), embedded_database=True
     )
     address = Address(host, free_port())
     log = tmp_path / "log"
-    with log.open("wb") as output, open_service(module, backing, address, output=output) as process:
+    with log.open("wb") as output, open_service(module, servers, address, output=output) as process:
         wait_until_ready(process, address, 60)
         with urllib.request.urlopen(f"{address.url}/v1/posts") as response:
             assert response.status == 200

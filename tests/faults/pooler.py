@@ -10,7 +10,8 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from dev.identity import spawn
+from dev.postgres import unprivileged
+from dev.server_process import spawn
 from dev.servers import ROOT
 from tests.faults.load import free_port
 from tests.faults.postgres import Backend
@@ -42,7 +43,6 @@ def open_pooler(backend: Backend, folder: Path) -> Iterator[Backend]:
         pytest.skip("pgbouncer is not installed")
     url, port = urlsplit(backend.database_url), free_port()
     folder.mkdir(mode=0o755)
-    backend.identity.hand_over(folder)
     (folder / "users.txt").write_text(f'"{url.username}" "{url.password}"\n', encoding="utf-8")
     (folder / "pgbouncer.ini").write_text(
         CONFIGURATION.format(
@@ -55,8 +55,8 @@ def open_pooler(backend: Backend, folder: Path) -> Iterator[Backend]:
         encoding="utf-8",
     )
     with (folder / "log").open("wb") as log:
-        command = [PGBOUNCER, str(folder / "pgbouncer.ini")]
-        process = spawn(backend.identity, command, output=log)
+        command = [*unprivileged(), PGBOUNCER, str(folder / "pgbouncer.ini")]
+        process = spawn(command, output=log)
     try:
         netloc = f"{url.username}:{url.password}@127.0.0.1:{port}"
         yield replace(backend, database_url=url._replace(netloc=netloc).geturl())

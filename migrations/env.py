@@ -1,7 +1,10 @@
-"""Runs the migrations. Several replicas may start at once: they take turns on an advisory lock."""
+"""Runs the migrations. Replicas that start together take turns by an advisory lock."""
 
 import asyncio
 import sys
+from importlib import import_module
+from importlib.util import find_spec
+from pkgutil import iter_modules
 from typing import Any
 
 from alembic import context
@@ -10,10 +13,7 @@ from sqlalchemy import Connection, pool, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import create_async_engine
 
-from app.features.auth import models as auth
-from app.features.comments import models as comments
-from app.features.posts import models as posts
-from app.features.users import models as users
+from app import features
 from app.infra.cache.config import cache_config
 from app.infra.database.base import Base
 from app.infra.database.pgbouncer import pgbouncer_arguments
@@ -21,16 +21,22 @@ from app.infra.settings_base.urls import asyncpg_arguments
 from app.settings import load_settings
 from coherent_cache import NotFlushed, flush_cache
 
-MODELS = (auth, comments, posts, users)  # importing them is what fills the metadata
 LOCK = text("SELECT pg_advisory_xact_lock(hashtext('migrations'))")
-# A migration may take long, and wait long for its turn, whatever the role's timeouts are.
-PATIENCE = text(
+# A migration may take long and may wait long for the lock, whatever timeouts the role has.
+NO_TIMEOUTS = text(
     "SELECT set_config('statement_timeout', '0', true), set_config('lock_timeout', '0', true)"
 )
 
 
+def import_models() -> None:
+    """Import `models` of every feature, which adds its tables to `Base.metadata`."""
+    for feature in iter_modules(features.__path__, "app.features."):
+        if find_spec(f"{feature.name}.models"):
+            import_module(f"{feature.name}.models")
+
+
 def migrate(connection: Connection) -> bool:
-    """Run what was asked for, in one transaction; tell whether the schema was changed."""
+    """Run the Alembic command in one transaction. Return whether it changed the schema."""
     steps: list[Any] = []
     context.configure(
         connection=connection,
@@ -38,14 +44,14 @@ def migrate(connection: Connection) -> bool:
         on_version_apply=lambda **step: steps.append(step),
     )
     with context.begin_transaction():
-        connection.execute(PATIENCE)
+        connection.execute(NO_TIMEOUTS)
         connection.execute(LOCK)
         context.run_migrations()
     return bool(steps)
 
 
 async def main() -> None:
-    """Connect, migrate, disconnect; what the cache holds may look different now."""
+    """Migrate, then flush the cache: its entries may have been built from the old schema."""
     settings = load_settings()
     engine = create_async_engine(
         "postgresql+asyncpg://",
@@ -59,7 +65,7 @@ async def main() -> None:
         connection = await engine.connect()
     except (OSError, TimeoutError, DBAPIError, PostgresError) as error:
         reason = f"{type(error).__name__}: {error}"
-        raise SystemExit(f"DATABASE_URL leads to no database that lets us in. {reason}") from None
+        raise SystemExit(f"Cannot connect to the database in DATABASE_URL. {reason}") from None
     try:
         is_changed = await connection.run_sync(migrate)
     finally:
@@ -72,4 +78,5 @@ async def main() -> None:
             sys.stderr.write(f"{error}\n")
 
 
+import_models()
 asyncio.run(main())

@@ -1,6 +1,7 @@
-"""The migrations: up from empty, one down and up again, in agreement with the models."""
+"""The migrations run in both directions, and agree with the models of every feature."""
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -12,13 +13,19 @@ import pytest
 from app.infra.database.schema_version import read_revisions
 
 PROJECT = Path(__file__).parents[2]
+NEW_MODEL = """
+from app.infra.database.base import Base
+
+class Invoice(Base):
+    __tablename__ = "invoices"
+"""
 
 
-def alembic(url: str, *arguments: str) -> subprocess.Popen[str]:
+def alembic(url: str, *arguments: str, project: Path = PROJECT) -> subprocess.Popen[str]:
     """Start alembic as `make migrate` and the deployment do."""
     return subprocess.Popen(
         [sys.executable, "-m", "alembic", *arguments],
-        cwd=PROJECT,
+        cwd=project,
         env={**os.environ, "DATABASE_URL": url, "VALKEY_URL": os.environ["TEST_VALKEY_URL"]},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -59,7 +66,7 @@ async def schema(url: str) -> list[tuple[object, ...]]:
     return [tuple(row) for row in rows]
 
 
-async def test_every_step_goes_down_and_up_again(empty_database: str) -> None:
+async def test_every_migration_can_be_reverted_and_repeated(empty_database: str) -> None:
     revisions = run(empty_database, "history").count("->")
     before = await schema(empty_database)
     for _ in range(revisions):
@@ -74,6 +81,20 @@ async def test_every_step_goes_down_and_up_again(empty_database: str) -> None:
     assert "No new upgrade operations" in run(empty_database, "check")
 
 
+async def test_model_in_a_new_feature_folder_is_found(empty_database: str, tmp_path: Path) -> None:
+    shutil.copy(PROJECT / "pyproject.toml", tmp_path)
+    for folder in ("app", "coherent_cache", "migrations"):
+        shutil.copytree(PROJECT / folder, tmp_path / folder)
+    for name, content in (("__init__.py", ""), ("models.py", NEW_MODEL)):
+        file = tmp_path / "app" / "features" / "invoices" / name
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(content, encoding="utf-8")
+    run(empty_database, "upgrade", "head")
+    output = alembic(empty_database, "check", project=tmp_path).communicate()[0]
+    assert "add_table" in output
+    assert "'invoices'" in output
+
+
 async def test_replicas_that_migrate_at_once_take_turns(empty_database: str) -> None:
     processes = [alembic(empty_database, "upgrade", "head") for _ in range(4)]
     outputs = [process.communicate()[0] for process in processes]
@@ -81,7 +102,7 @@ async def test_replicas_that_migrate_at_once_take_turns(empty_database: str) -> 
     assert read_revisions().head in run(empty_database, "current")
 
 
-def test_a_revision_that_we_do_not_know_is_newer() -> None:
+def test_unknown_revision_counts_as_newer() -> None:
     revisions = read_revisions()
     assert not revisions.is_behind(revisions.head)
     assert not revisions.is_behind("unknown")

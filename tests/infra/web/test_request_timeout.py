@@ -1,4 +1,4 @@
-"""A request that takes too long is ended, and gives back what it holds."""
+"""A request that takes too long is answered with 503, and releases its connection and its locks."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -16,7 +16,7 @@ from tests.application import client_of, running
 
 Client = httpx2.AsyncClient
 SECONDS = 0.2
-STREAM_SECONDS = 2  # in which a busy machine begins an answer
+STREAM_SECONDS = 2  # enough for a busy machine to start the response
 FOREVER_SECONDS = 3_600
 SLEEP = text(f"SELECT pg_sleep({FOREVER_SECONDS})")
 PATIENCE_SECONDS = 60
@@ -30,7 +30,7 @@ IDLE = text("""
 async def hurried(
     settings: Settings, seconds: float = SECONDS
 ) -> AsyncIterator[tuple[FastAPI, Client]]:
-    """Run an application in which nothing but the deadline of a request ends it."""
+    """Run an application in which only the request timeout ends a slow request."""
     limits = settings.limits.model_copy(update={"request_seconds": seconds})
     patience = dict.fromkeys(
         ("statement_timeout_seconds", "command_timeout_seconds"), FOREVER_SECONDS
@@ -68,6 +68,10 @@ def add_slow_routes(app: FastAPI) -> None:
 
         return StreamingResponse(pieces())
 
+    @app.get("/own-timeout")
+    async def own_timeout() -> None:
+        raise TimeoutError
+
     @app.get("/stubborn")
     async def stubborn() -> str:
         try:
@@ -78,7 +82,7 @@ def add_slow_routes(app: FastAPI) -> None:
 
 
 @pytest.mark.parametrize("path", ["/slow/read", "/slow/write", "/slow/both"])
-async def test_a_request_that_takes_too_long_is_503_and_leaves_nothing_behind(
+async def test_slow_request_is_503_and_releases_connections_locks_and_tasks(
     settings: Settings, path: str
 ) -> None:
     async with hurried(settings) as (app, client):
@@ -102,13 +106,13 @@ async def test_a_request_that_takes_too_long_is_503_and_leaves_nothing_behind(
             assert await session.scalar(text("SELECT to_regclass('late')")) is None
 
 
-async def test_a_stream_that_has_begun_goes_on(settings: Settings) -> None:
+async def test_stream_that_has_started_is_not_cut_off(settings: Settings) -> None:
     async with hurried(settings, STREAM_SECONDS) as (_, client):
         response = await client.get("/slow/stream")
         assert (response.status_code, response.text) == (200, "piece" * 4)
 
 
-async def test_each_request_has_its_own_time(settings: Settings) -> None:
+async def test_each_request_has_its_own_timeout(settings: Settings) -> None:
     async with hurried(settings) as (_, client):
         seconds = []
         now = asyncio.get_running_loop().time
@@ -125,7 +129,7 @@ async def test_each_request_has_its_own_time(settings: Settings) -> None:
         assert min(seconds) > SECONDS * 0.9
 
 
-async def test_the_task_of_a_request_is_as_it_was(settings: Settings) -> None:
+async def test_timeout_leaves_no_cancellation_on_the_task(settings: Settings) -> None:
     async with hurried(settings) as (_, client):
         task = asyncio.current_task()
         assert task is not None
@@ -135,7 +139,7 @@ async def test_the_task_of_a_request_is_as_it_was(settings: Settings) -> None:
         assert task.cancelling() == 0
 
 
-async def test_a_cancellation_from_outside_is_passed_on(settings: Settings) -> None:
+async def test_cancellation_by_the_server_is_passed_on(settings: Settings) -> None:
     async with hurried(settings, FOREVER_SECONDS) as (app, client):
         task = asyncio.create_task(client.get("/slow/read"))
         async with asyncio.timeout(PATIENCE_SECONDS):
@@ -144,3 +148,10 @@ async def test_a_cancellation_from_outside_is_passed_on(settings: Settings) -> N
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
+
+
+async def test_timeout_error_of_the_application_is_not_taken_for_a_slow_request(
+    settings: Settings,
+) -> None:
+    async with hurried(settings, FOREVER_SECONDS) as (_, client):
+        assert (await client.get("/own-timeout")).status_code == 500

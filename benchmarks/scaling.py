@@ -17,8 +17,7 @@ from redis.asyncio import Redis
 from coherent_cache import CacheConfig
 from coherent_cache.client import open_server
 from coherent_cache.entry import Entry
-from coherent_cache.outcomes import Lease, Miss
-from coherent_cache.store import Store, new_lease_token
+from coherent_cache.store import Lease, Miss, Store, random_token
 from dev.servers import embedded_servers
 
 REPORT = Path(__file__).parent / "scaling.md"
@@ -43,7 +42,7 @@ def entry(number: int, tags: int, size: int) -> Entry:
 
 async def put(store: Store, new: Entry) -> None:
     """Lease and fill, as a reader does who has loaded it."""
-    token = new_lease_token()
+    token = random_token()
     lease = await store.lease(new.key, token, Miss().invalid_fill_id, force=True)
     assert isinstance(lease, Lease)
     assert await store.fill(new, lease)
@@ -93,7 +92,7 @@ async def rows(url: str) -> AsyncIterator[tuple[str, str]]:
     """Measure, and yield what was found."""
     config = CacheConfig(valkey_url=url, code_version="release", timeout_seconds=5)
     async with open_server(config) as valkey:
-        store = Store(valkey, "scaling", "release")
+        store = Store(valkey, config)
         for title, tags, size in (("a post", 2, 1_000), ("a page of 20 posts", 40, 20_000)):
             await valkey.flushdb()
             made = [entry(number, tags, size) for number in range(ENTRIES)]

@@ -1,17 +1,15 @@
 """A two-tier cache over Valkey that does not serve stale answers. See README.md for its use."""
 
-from coherent_cache.assembly import Cache, NoCache
-from coherent_cache.budget import READ_SECONDS
+from coherent_cache.assembly import Cache, NoCache, NotFlushed, flush_cache
+from coherent_cache.budget import READ_SECONDS, CacheBusy
 from coherent_cache.code_version import code_digest
 from coherent_cache.config import CacheConfig
 from coherent_cache.entry import Entry
-from coherent_cache.errors import CacheBusy
-from coherent_cache.flush import NotFlushed, flush_cache
+from coherent_cache.invalidation import SHOWN, invalidate, shows
 from coherent_cache.outbox import outbox_table
 from coherent_cache.reader import Answer, Reader, Source
 from coherent_cache.store import CACHE_ERRORS
-from coherent_cache.tags import SHOWN, invalidate, shows
-from coherent_cache.traced import OpenSpan
+from coherent_cache.tracing import OpenSpan
 from coherent_cache.trust import Trust
 
 __all__ = [

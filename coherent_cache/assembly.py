@@ -1,26 +1,28 @@
 """Assembles the cache of one process. `NoCache` takes its place when caching is switched off."""
 
+import asyncio
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
 from coherent_cache._tasks import InBackground, in_background
 from coherent_cache.channel import Channel
 from coherent_cache.client import open_valkey
-from coherent_cache.cluster import ValkeyCluster
+from coherent_cache.cluster import ClusterChannel, ClusterStore, ValkeyCluster
 from coherent_cache.config import CacheConfig
 from coherent_cache.entry import Entry
-from coherent_cache.failover import ClusterChannel, ClusterStore
 from coherent_cache.invalidation import Invalidation
 from coherent_cache.memory import Memory
 from coherent_cache.metrics import BREAKER_OPEN, MEMORY_BYTES
 from coherent_cache.outbox import Outbox
 from coherent_cache.reader import Answer, Load, Reader, Source
 from coherent_cache.relay import Relay
-from coherent_cache.store import Store
-from coherent_cache.traced import OpenSpan, TracedClusterStore, TracedStore
+from coherent_cache.store import CACHE_ERRORS, Store
+from coherent_cache.tracing import OpenSpan, trace
 from coherent_cache.trust import Trust
+
+FIRST_POLL_SECONDS = 1.0
 
 
 class Cache:
@@ -33,20 +35,18 @@ class Cache:
 
     def __init__(self, config: CacheConfig, *, open_span: OpenSpan | None = None) -> None:
         self._config = config
-        self._valkey = open_valkey(config)
+        self._valkey = valkey = open_valkey(config)
         self.memory = Memory(config.memory_bytes, config.memory_ttl_seconds)
-        self.store = self._build_store(open_span)
-        listener = ClusterChannel if isinstance(self._valkey, ValkeyCluster) else Channel
-        self.channel = listener(self._valkey, self.store.channel, self.memory)
+        if isinstance(valkey, ValkeyCluster):
+            self.store: Store = ClusterStore(valkey, config)
+            self.channel: Channel = ClusterChannel(valkey, self.store.channel, self.memory)
+        else:
+            self.store = Store(valkey, config)
+            self.channel = Channel(valkey, self.store.channel, self.memory)
+        if open_span is not None:
+            trace(self.store, open_span)
         self.trust = Trust(self.memory)
-        self.reader = Reader(
-            self.store,
-            self.memory,
-            self.channel,
-            self.trust,
-            concurrent_bypasses=config.concurrent_bypasses,
-            cache_seconds=config.timeout_seconds,
-        )
+        self.reader = Reader(self.store, self.memory, self.channel, self.trust, config)
         self.invalidation = Invalidation(self.store, self.memory, self.trust, config.namespace)
 
     async def before_commit(self, session: AsyncSession) -> None:
@@ -97,29 +97,16 @@ class Cache:
             stack.push_async_callback(self._valkey.aclose)
             if self._config.memory_ttl_seconds > 0:
                 await stack.enter_async_context(in_background(self.channel.run, "cache channel"))
+            outbox = Outbox(outbox_engine, self._config.namespace)
             relay = Relay(
-                Outbox(outbox_engine, self._config.namespace),
-                self.store,
-                self.invalidation,
-                self.trust,
-                self._config,
-                unavailable,
+                outbox, self.store, self.invalidation, self.trust, self._config, unavailable
             )
-            await relay.first_run()
+            # Poll once, so that the first request can use the cache. `run` repeats what fails here.
+            with suppress(Exception):
+                async with asyncio.timeout(FIRST_POLL_SECONDS):
+                    await relay.run_once()
             await stack.enter_async_context(in_background(relay.run, "cache relay"))
             yield
-
-    def _build_store(self, open_span: OpenSpan | None) -> Store:
-        config, valkey = self._config, self._valkey
-        arguments = config.namespace, config.code_version, config.slow_seconds
-        if isinstance(valkey, ValkeyCluster):
-            kind = ClusterStore if open_span is None else TracedClusterStore
-            store: Store = kind(valkey, *arguments)
-        else:
-            store = (Store if open_span is None else TracedStore)(valkey, *arguments)
-        if isinstance(store, TracedStore) and open_span is not None:
-            store.open_span = open_span
-        return store
 
 
 class NoCache:
@@ -136,3 +123,22 @@ class NoCache:
     async def read(self, _key: str, load: Load, *, skip_memory: bool = False) -> Answer:  # noqa: ARG002 - the signature of Reader.read
         """Call `load` and return its entry."""
         return Answer(await load(), Source.BYPASS)
+
+
+class NotFlushed(Exception):
+    """Valkey could not be reached. Entries stay in the cache until their TTL ends."""
+
+
+async def flush_cache(config: CacheConfig) -> int:
+    """Empty the cache from outside of the service, after changes that did not invalidate anything.
+
+    Returns the number of keys that were removed from Valkey.
+    """
+    try:
+        async with open_valkey(config) as valkey:
+            return await Store(valkey, config).flush()
+    except CACHE_ERRORS as error:
+        raise NotFlushed(
+            f"Valkey was not reached ({type(error).__name__}), so the cache was not emptied. "
+            f"Its entries expire within {config.ttl_seconds:g} s at most. Check VALKEY_URL."
+        ) from error

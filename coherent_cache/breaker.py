@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from coherent_cache.overdue import OverdueTimer
+from coherent_cache.budget import OverdueTimer
 
 logger = logging.getLogger(__name__)
 
@@ -14,7 +14,6 @@ logger = logging.getLogger(__name__)
 FAILURES_TO_OPEN = 3
 SLOW_LOOK_UPS_TO_OPEN = 5
 MIN_OPEN_SECONDS, MAX_OPEN_SECONDS = 0.5, 1.0  # before the next probe
-NO_LIMIT_SECONDS = 3_600.0
 
 
 class Breaker:
@@ -25,8 +24,8 @@ class Breaker:
     look-ups have opened.
     """
 
-    def __init__(self, slow_seconds: float = NO_LIMIT_SECONDS) -> None:
-        self.slow_seconds = slow_seconds
+    def __init__(self, slow_seconds: float) -> None:
+        self._slow_seconds = slow_seconds
         self._failures = 0
         self._slow = 0
         self._next_probe_at = 0.0
@@ -67,7 +66,7 @@ class Breaker:
             was_slow = True
             self._update(self._failures, self._slow + 1)
 
-        overdue = OverdueTimer(self.slow_seconds, note_slow)
+        overdue = OverdueTimer(self._slow_seconds, note_slow)
         try:
             yield
         finally:

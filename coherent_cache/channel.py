@@ -11,9 +11,8 @@ from typing import Any
 
 from redis.exceptions import RedisError
 
-from coherent_cache.client import Valkey
 from coherent_cache.memory import Memory
-from coherent_cache.store import EVERYTHING
+from coherent_cache.store import EVERYTHING, Valkey
 
 PING_SECONDS = 0.5
 LIVE_SECONDS = 1.5

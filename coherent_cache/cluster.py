@@ -1,20 +1,26 @@
-"""The client of a Valkey cluster, with the same limits that client.py sets for a single server."""
+"""The cache on a Valkey cluster: the client, the store and the channel.
+
+A failover may lose the latest writes, so it must act like a flush. Valkey acknowledges a write
+before its replicas have it. A replica that becomes the owner of the slot may lack an invalidation
+that its predecessor acknowledged, and would then serve stale entries. To prevent this, every entry
+has one more tag, EVERYTHING. A process that finds a new owner invalidates this tag, and uses no
+answer of the new owner before that.
+"""
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Iterable, Sequence
 from typing import Any
 
 from redis.asyncio.cluster import RedisCluster
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
 from redis.commands.core import AsyncScript
 from redis.exceptions import ConnectionError as ConnectionLost
-from redis.exceptions import NoScriptError, RedisClusterException
+from redis.exceptions import NoScriptError, RedisClusterException, RedisError, SlotNotCoveredError
 
+from coherent_cache.channel import Channel
 from coherent_cache.config import CacheConfig
+from coherent_cache.entry import Entry
+from coherent_cache.store import EVERYTHING, Keys, Store
 
-# One command may need four: the command, the search for the slot's new owner, and the retry.
-TIMEOUTS_PER_COMMAND = 4
 SPARE_CONNECTIONS = 4  # to each node: for the channel, and for finding the owner of the slot
 
 
@@ -70,17 +76,73 @@ class _Script(AsyncScript):
             return await runner.eval(self.script, *values)
 
 
-def open_cluster(config: CacheConfig) -> ValkeyCluster:
-    """Create this process's client. `valkey_url` may name any reachable node of the cluster."""
-    cluster = ValkeyCluster.from_url(
-        config.valkey_url,
-        protocol=2,
-        max_connections=config.max_connections,
-        command_timeout_seconds=TIMEOUTS_PER_COMMAND * config.timeout_seconds,
-        socket_timeout=config.timeout_seconds,
-        socket_connect_timeout=config.timeout_seconds,
-        require_full_coverage=False,  # slots that this namespace does not use may have no owner
-        retry=Retry(NoBackoff(), 1),
-    )
-    assert isinstance(cluster, ValkeyCluster)  # `from_url` is annotated with the base class
-    return cluster
+class OwnerChanged(RedisError):
+    """The slot has an owner that this process did not know when it sent the command."""
+
+
+class ClusterStore(Store):
+    """One namespace, in one slot of a cluster."""
+
+    def __init__(self, valkey: ValkeyCluster, config: CacheConfig) -> None:
+        super().__init__(valkey, config)
+        self._cluster = valkey
+        self._owner_key = f"{self.prefix}owner"
+        self._known_owner = ""
+        self._owner_lock = asyncio.Lock()
+
+    async def invalidate(self, tags: Sequence[str]) -> None:
+        """Invalidate the tags. Repeat this once if the owner changed in the meantime."""
+        try:
+            await super().invalidate(tags)
+        except OwnerChanged:
+            await super().invalidate(tags)
+
+    async def _execute(self, command: Awaitable[Any]) -> Any:
+        known = self._known_owner
+        answer = await super()._execute(command)
+        if not known or self._current_owner() != known:
+            await self._handle_new_owner()
+            raise OwnerChanged
+        return answer
+
+    async def _handle_new_owner(self) -> None:
+        """Invalidate every entry at a new owner, unless another process has already done so."""
+        async with self._owner_lock:
+            owner = self._current_owner()
+            if owner == self._known_owner:
+                return
+            # MGET returns nil for a key of another type, where GET would fail.
+            if await super()._execute(self._cluster.mget([self._owner_key])) != [owner.encode()]:
+                await super()._execute(self._invalidate_command([EVERYTHING]))
+                await super()._execute(self._cluster.set(self._owner_key, owner))
+            self._known_owner = owner
+
+    def _current_owner(self) -> str:
+        node = self._cluster.get_node_from_key(self.prefix)
+        return node.name if node is not None else ""
+
+    def _tag_keys(self, entry: Entry) -> Keys:
+        if not entry.tag_keys:
+            entry.tag_keys = (*super()._tag_keys(entry), self._tag_key(EVERYTHING))
+        return entry.tag_keys
+
+
+class ClusterChannel(Channel):
+    """Listens only at the owner of the slot.
+
+    INVALIDATE publishes at the owner. The other nodes receive its messages only through the owner,
+    and may be cut off from it.
+    """
+
+    @property
+    def is_live(self) -> bool:
+        """Whether a pong arrived recently, and from the owner of the slot."""
+        return super().is_live and not self._is_on_wrong_node()
+
+    def _is_on_wrong_node(self) -> bool:
+        assert isinstance(self._valkey, ValkeyCluster)
+        try:
+            owner = self._valkey.get_node_from_key(self._name)
+        except SlotNotCoveredError:
+            return True
+        return self._pubsub is None or self._pubsub.get_pubsub_node() != owner

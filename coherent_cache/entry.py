@@ -58,7 +58,7 @@ class Entry:
         key, tags = self.key.encode(), "\n".join(self.tags).encode()
         lengths = CONTENT.pack(self.expires_at, len(key), len(tags), len(self.value))
         content = b"".join((lengths, key, tags, self.value))
-        return CHECKSUM.pack(zlib.crc32(content, zlib.crc32(header))) + content
+        return CHECKSUM.pack(checksum_of(header, content)) + content
 
 
 def decode_entry(raw: bytes) -> Entry | None:
@@ -79,10 +79,15 @@ def decode_entry(raw: bytes) -> Entry | None:
     value_at = tags_at + tags_length
     content = memoryview(raw)[content_at:]
     is_complete = len(raw) == value_at + value_length
-    if not is_complete or zlib.crc32(content, zlib.crc32(raw[1:tokens_at])) != checksum:
+    if not is_complete or checksum_of(raw[1:tokens_at], content) != checksum:
         return None
     names = raw[tags_at:value_at].decode()
     tags = tuple(names.split("\n")) if names else ()
     entry = Entry(raw[key_at:tags_at].decode(), tags, raw[value_at:], expires_at=expires_at)
     entry.tokens = raw[tokens_at:envelope_at]
     return entry
+
+
+def checksum_of(header: bytes, content: bytes | memoryview) -> int:
+    """Return the checksum of an entry."""
+    return zlib.crc32(content, zlib.crc32(header))

@@ -1,5 +1,8 @@
 """Invalidates what a transaction changed: after the commit, and before the response starts.
 
+A tag is a name such as `post:5`. The user of this package chooses the names. Two functions record
+tags on the session: `shows` those of an answer, and `invalidate` those of a change.
+
 The tags are also written to the outbox, in the transaction itself. If the process crashes after the
 commit, or Valkey is unreachable, the relays (relay.py) find the tags there and repeat the
 invalidation until it succeeds. Repeating an invalidation is harmless.
@@ -13,11 +16,34 @@ from coherent_cache.memory import Memory
 from coherent_cache.metrics import INVALIDATIONS
 from coherent_cache.outbox import insert_change
 from coherent_cache.store import CACHE_ERRORS, Store
-from coherent_cache.tags import tags_to_invalidate
 from coherent_cache.trust import Trust
 
-ROW = "cache_outbox_id"
+# Keys of `session.info`. A response cache may use SHOWN in the ASGI scope too.
+SHOWN, INVALIDATED, ROW = "cache.shown", "cache.invalidated", "cache.outbox_id"
 TAGS_PER_COMMAND = 500
+
+
+def shows(session: AsyncSession, *tags: str) -> None:
+    """Record that the answer shows the things that these tags name, or shows their absence.
+
+    Call this before the query wherever the tags are known by then. "Not found" is an answer too,
+    and must be invalidated when the thing is created.
+    """
+    session.info.setdefault(SHOWN, set()).update(tags)
+
+
+def invalidate(session: AsyncSession, *tags: str) -> None:
+    """Invalidate every answer that shows one of these tags, after the commit of this transaction.
+
+    The invalidation is complete before the response starts. A rollback invalidates nothing. A crash
+    after the commit delays the invalidation until the next poll of a relay, but never loses it.
+    """
+    session.info.setdefault(INVALIDATED, set()).update(tags)
+
+
+def tags_to_invalidate(session: AsyncSession) -> list[str]:
+    """Return the tags that were passed to `invalidate`, sorted."""
+    return sorted(session.info.get(INVALIDATED, ()))
 
 
 class Invalidation:

@@ -4,57 +4,43 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import (
-    ARRAY,
-    BigInteger,
-    Column,
-    DateTime,
-    Identity,
-    Index,
-    MetaData,
-    Table,
-    Text,
-    func,
-    text,
-)
+import sqlalchemy as sa
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
 MAX_ROWS = 500
 INFINITE_AGE = float("inf")
 
 
-def outbox_table(metadata: MetaData) -> Table:
+def outbox_table(metadata: sa.MetaData) -> sa.Table:
     """Declare the table in `metadata`, so that migrations create it.
 
     A row is inserted in the transaction of the change. It is deleted when all its tags have been
     invalidated.
     """
-    return Table(
+    now = sa.func.clock_timestamp()
+    return sa.Table(
         "cache_outbox",
         metadata,
-        Column("id", BigInteger, Identity(), primary_key=True),
-        Column(
-            "created_at",
-            DateTime(timezone=True),
-            server_default=func.clock_timestamp(),
-            nullable=False,
-        ),
-        Column("tags", ARRAY(Text), nullable=False),
-        Column("namespace", Text, nullable=False),
-        Index(None, "namespace", "id"),
+        sa.Column("id", sa.BigInteger, sa.Identity(), primary_key=True),
+        sa.Column("created_at", sa.DateTime(timezone=True), server_default=now, nullable=False),
+        sa.Column("tags", sa.ARRAY(sa.Text), nullable=False),
+        sa.Column("namespace", sa.Text, nullable=False),
+        sa.Index(None, "namespace", "id"),
     )
 
 
-INSERT = text("INSERT INTO cache_outbox (tags, namespace) VALUES (:tags, :namespace) RETURNING id")
-DELETE = text("DELETE FROM cache_outbox WHERE id = ANY(:ids)")
-DELETE_EXPIRED = text("""
+INSERT = sa.text(
+    "INSERT INTO cache_outbox (tags, namespace) VALUES (:tags, :namespace) RETURNING id"
+)
+DELETE = sa.text("DELETE FROM cache_outbox WHERE id = ANY(:ids)")
+DELETE_EXPIRED = sa.text("""
     DELETE FROM cache_outbox
     WHERE namespace = :namespace
       AND created_at < clock_timestamp() - make_interval(secs => :age_seconds)
 """)
 # The database computes the ages, because the clocks of the processes differ. The rows are ordered
 # by id and not by time, so that the oldest come first even if the clock was set back.
-READ = text("""
+READ = sa.text("""
     SELECT pg_is_in_recovery(), noted.id, noted.tags, noted.age
     FROM (VALUES (1)) AS always LEFT JOIN (
         SELECT id, tags, extract(epoch FROM clock_timestamp() - created_at)::float AS age

@@ -10,18 +10,17 @@ import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from enum import StrEnum
+from functools import partial
 from typing import NamedTuple
 
 from coherent_cache._tasks import detached
-from coherent_cache.breaker import NO_LIMIT_SECONDS
-from coherent_cache.budget import Budget
+from coherent_cache.budget import Budget, CacheBusy
 from coherent_cache.channel import Channel
+from coherent_cache.config import CacheConfig
 from coherent_cache.entry import Entry
-from coherent_cache.errors import CacheBusy
 from coherent_cache.memory import Memory
 from coherent_cache.metrics import FILLS_REFUSED
-from coherent_cache.outcomes import Lease, Miss, Wait
-from coherent_cache.store import CACHE_ERRORS, Store, new_lease_token
+from coherent_cache.store import CACHE_ERRORS, Lease, Miss, Store, Wait, random_token
 from coherent_cache.trust import Trust
 
 Load = Callable[[], Awaitable[Entry]]
@@ -55,20 +54,14 @@ class Reader:
     """
 
     def __init__(
-        self,
-        store: Store,
-        memory: Memory,
-        channel: Channel,
-        trust: Trust,
-        concurrent_bypasses: int,
-        cache_seconds: float = NO_LIMIT_SECONDS,
+        self, store: Store, memory: Memory, channel: Channel, trust: Trust, config: CacheConfig
     ) -> None:
         self._store = store
-        self._trust = trust
-        self._cache_seconds = cache_seconds
         self._memory = memory
         self._channel = channel
-        self._bypass = asyncio.Semaphore(concurrent_bypasses)
+        self._trust = trust
+        self._config = config
+        self._bypass = asyncio.Semaphore(config.concurrent_bypasses)
         # Loads by key. A waiting load starts when the running load of the same key has ended.
         self._waiting: dict[str, asyncio.Task[Answer]] = {}
         self._running: dict[str, asyncio.Task[Answer]] = {}
@@ -93,27 +86,22 @@ class Reader:
         """
         if not skip_memory and (entry := self.get_from_memory(key)) is not None:
             return Answer(entry, Source.MEMORY)
-        budget, miss = self._new_budget(), None
-        if key not in self._waiting:
+        budget, miss = Budget(self._config), None
+        if self._load_to_join(key) is None:
             found = await self._look_up(key, budget)
             if isinstance(found, Entry):
                 return Answer(found, Source.VALKEY)
             miss = found
-        task = self._waiting.get(key)
-        if task is None:
-            # The load is shared, so it must not inherit the context of the first caller's request.
-            task = detached(self._run_load(key, load, miss, budget))
-            task.add_done_callback(_retrieve_exception)
-            self._waiting[key] = task
+        task = self._load_to_join(key) or self._start_load(key, load, miss, budget)
         # A caller that is cancelled must not cancel the load of the others.
         return await budget.until_deadline(asyncio.shield(task))
 
-    def _new_budget(self) -> Budget:
-        return Budget(self._cache_seconds, self._store.breaker.slow_seconds)
+    def _may_look_up(self) -> bool:
+        return self._trust.holds and self._store.breaker.allows()
 
     async def _look_up(self, key: str, budget: Budget) -> Entry | Miss | None:
         """Look up at Valkey, and keep a hit in memory. None if Valkey is not trusted or fails."""
-        if not self._trust.holds or not self._store.breaker.allows():
+        if not self._may_look_up():
             return None
         began = self._memory.begin_read()
         try:
@@ -131,21 +119,38 @@ class Reader:
         self._memory.discard(key)
         return await self._store.look_up(key)
 
+    def _load_to_join(self, key: str) -> asyncio.Task[Answer] | None:
+        """Return the load of this key that has not begun yet, if there is one."""
+        return self._waiting.get(key)
+
+    def _start_load(
+        self, key: str, load: Load, miss: Miss | None, budget: Budget
+    ) -> asyncio.Task[Answer]:
+        # The load is shared, so it must not inherit the context of the first caller's request.
+        task = detached(self._run_load(key, load, miss, budget))
+        task.add_done_callback(partial(self._forget_load, key))
+        self._waiting[key] = task
+        return task
+
     async def _run_load(self, key: str, load: Load, miss: Miss | None, budget: Budget) -> Answer:
-        if (before := self._running.get(key)) is not None:
-            await asyncio.wait({before})
-        task = self._running[key] = self._waiting.pop(key)
-        try:
-            if before is None:
-                return await self._load_or_wait(key, load, miss, budget)
-            # The previous load may have stored an entry. The budget starts anew, because the last
-            # caller that joined this load may have nearly all of its time left.
-            budget = self._new_budget()
-            return await self._load_or_wait(key, load, await self._look_up(key, budget), budget)
-        finally:
-            if self._running.get(key) is task:
-                del self._running[key]
-            del task  # it would form a cycle: task, exception, traceback, this frame, task
+        previous = self._running.get(key)
+        if previous is not None:
+            await asyncio.wait({previous})
+        self._running[key] = self._waiting.pop(key)
+        if previous is None:
+            return await self._load_or_wait(key, load, miss, budget)
+        # The previous load may have stored an entry. The budget starts anew, because the last
+        # caller that joined this load may have nearly all of its time left.
+        budget = Budget(self._config)
+        return await self._load_or_wait(key, load, await self._look_up(key, budget), budget)
+
+    def _forget_load(self, key: str, task: asyncio.Task[Answer]) -> None:
+        """Remove a load that has ended, even if it was cancelled before it began."""
+        for loads in (self._waiting, self._running):
+            if loads.get(key) is task:
+                del loads[key]
+        if not task.cancelled():
+            task.exception()  # mark it as retrieved, or asyncio logs it if no caller is left
 
     async def _load_or_wait(
         self, key: str, load: Load, found: Entry | Miss | None, budget: Budget
@@ -154,7 +159,7 @@ class Reader:
 
         A slow cache is not asked for a lease: an unused lease could not be released in time.
         """
-        token = new_lease_token()
+        token = random_token()
         force_after = time.monotonic() + MAX_LEASE_WAIT_SECONDS
         while isinstance(found, Miss) and not (budget.is_cache_slow or self._store.breaker.is_open):
             began = self._memory.begin_read()
@@ -182,16 +187,21 @@ class Reader:
         except BaseException:
             await asyncio.shield(self._release(key, lease, budget))
             raise
-        try:
-            stored = self._trust.holds and await budget.cache_step(self._store.fill(entry, lease))
-        except CACHE_ERRORS:
-            stored = False
-        if stored:
+        if await self._fill(entry, lease, budget):
             self._memory.put(entry, began)
         else:
             FILLS_REFUSED.inc()
             await self._release(key, lease, budget)
         return Answer(entry, Source.LOAD)
+
+    async def _fill(self, entry: Entry, lease: Lease, budget: Budget) -> bool:
+        try:
+            return self._may_fill() and await budget.cache_step(self._store.fill(entry, lease))
+        except CACHE_ERRORS:
+            return False
+
+    def _may_fill(self) -> bool:
+        return self._trust.holds
 
     async def _release(self, key: str, lease: Lease, budget: Budget) -> None:
         with suppress(*CACHE_ERRORS):  # an unreleased lease expires
@@ -208,9 +218,3 @@ class Reader:
             return Answer(await budget.until_deadline(load()), Source.BYPASS)
         finally:
             self._bypass.release()
-
-
-def _retrieve_exception(task: asyncio.Task[Answer]) -> None:
-    """Mark the exception as retrieved, or asyncio logs it if every caller was cancelled."""
-    if not task.cancelled():
-        task.exception()

@@ -32,8 +32,6 @@ BACKLOG_PAUSE_SECONDS = 0.05
 GRACE_SECONDS = 0.1
 ONE_BY_ONE_SECONDS = 0.5
 EXPIRY_MARGIN_SECONDS = 60
-EXPIRY_INTERVAL_SECONDS = 5
-FIRST_POLL_SECONDS = 1.0
 # Classes: connection, rollback after a conflict, resources, object state, operator, system error.
 UNAVAILABLE_SQLSTATES = ("08", "40", "53", "55", "57", "58")
 
@@ -64,17 +62,6 @@ class Relay:
         self._due_seconds = self._pause_seconds + GRACE_SECONDS
         longest_life = max(config.ttl_seconds, config.missing_ttl_seconds)
         self._expiry_seconds = longest_life + EXPIRY_MARGIN_SECONDS
-        self._next_expiry_at = 0.0
-
-    async def first_run(self) -> None:
-        """Poll before the first request, so that the request can use the cache. Raises nothing."""
-        try:
-            async with asyncio.timeout(FIRST_POLL_SECONDS):
-                await self.run_once()
-        except TimeoutError:
-            pass  # the database is unreachable; `run` polls again
-        except Exception:
-            logger.exception("The first poll of the outbox failed.")
 
     async def run(self) -> None:
         """Poll and relay until cancelled."""
@@ -138,40 +125,34 @@ class Relay:
 
     async def _relay(self, changes: Sequence[Change]) -> set[int]:
         """Invalidate the tags of these changes. Return the ids of the invalidated changes."""
-        try:
-            tags = dict.fromkeys(tag for change in changes for tag in change.tags)
-            await self._invalidation.invalidate([*tags])
+        done = set()
+        if await self._invalidate(changes):
             done = {change.id for change in changes}
-        except Exception as error:  # any kind: a single bad row may be the cause
-            self._trust.note_failure(error)
-            done = await self._relay_one_by_one(changes)
+        else:  # a single bad row may be the cause, and must not block the others
+            with suppress(TimeoutError):
+                async with asyncio.timeout(ONE_BY_ONE_SECONDS):
+                    for change in changes:
+                        if await self._invalidate([change]):
+                            done.add(change.id)
         if done:
             RELAYED.inc(len(done))
             with suppress(*self._database_errors):  # the rows are then relayed once more
                 await self._outbox.delete([*done])
         return done
 
-    async def _relay_one_by_one(self, changes: Sequence[Change]) -> set[int]:
-        """Invalidate change by change, so that a bad row does not block the others."""
-        done = set()
-        with suppress(TimeoutError):
-            async with asyncio.timeout(ONE_BY_ONE_SECONDS):
-                for change in changes:
-                    try:
-                        await self._invalidation.invalidate(change.tags)
-                        done.add(change.id)
-                    except Exception as error:
-                        self._trust.note_failure(error)
-        return done
+    async def _invalidate(self, changes: Sequence[Change]) -> bool:
+        try:
+            tags = dict.fromkeys(tag for change in changes for tag in change.tags)
+            await self._invalidation.invalidate([*tags])
+        except Exception as error:
+            self._trust.note_failure(error)
+            return False
+        return True
 
     async def _delete_expired(self, waiting: Sequence[float]) -> None:
         """Delete rows that are older than any entry that they could invalidate."""
-        now = time.monotonic()
-        if now < self._next_expiry_at or not any(
-            self._expiry_seconds < age < INFINITE_AGE for age in waiting
-        ):
+        if not any(self._expiry_seconds < age < INFINITE_AGE for age in waiting):
             return
-        self._next_expiry_at = now + EXPIRY_INTERVAL_SECONDS
         with suppress(*self._database_errors):
             if deleted := await self._outbox.delete_expired(self._expiry_seconds):
                 logger.error(

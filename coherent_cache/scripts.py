@@ -21,7 +21,10 @@ random. An eviction or a flush can therefore make an entry invalid, but never va
 
 # A key may hold a damaged value or a value of another type. GET and HMGET then return an error:
 # `pcall` returns it, where `call` would raise it. The script that finds the damage overwrites it.
-_READ_LOG = """
+#
+# A new log has a new epoch, so FILL refuses every load in progress. It must, because a new log does
+# not know which tags were invalidated before it existed.
+_LOG = """
 local function number(value)
   local plain = type(value) == 'string' and #value < 16 and string.match(value, '^%d+$')
   return plain and tonumber(value) or nil
@@ -32,44 +35,42 @@ local function read_log(log)
   local n, floor = number(state[2]), number(state[3])
   if state[1] and n and floor and floor <= n then return state[1], n, floor end
 end
-"""
-
-# A new log has a new epoch, so FILL refuses every load in progress. It must, because a new log does
-# not know which tags were invalidated before it existed.
-_WITH_LOG = (
-    _READ_LOG
-    + """
-local function log_state(log, epoch)
-  local present, n = read_log(log)
-  if present then return present, n end
-  -- The epoch includes the time. A command that a client sends again must create another epoch.
+-- The epoch includes the time. A command that a client sends again must create another epoch.
+local function new_epoch(random)
   local time = redis.call('TIME')
-  epoch = epoch .. time[1] .. '.' .. time[2]
+  return random .. time[1] .. '.' .. time[2]
+end
+local function open_log(log, random)
+  local epoch, n = read_log(log)
+  if epoch then return epoch, n end
+  epoch = new_epoch(random)
   redis.call('DEL', log)
   redis.call('HSET', log, 'epoch', epoch, 'n', 0, 'floor', 0)
   return epoch, 0
 end
 """
-)
 
 # Asks for the right to load.
 # KEYS  entry, log
-# ARGV  lease token, fill id of the entry that was found invalid, new epoch, lease milliseconds,
-#       "force" to load without holding the lease
+# ARGV  lease token, fill id of the entry that was found invalid, random part of a new epoch, lease
+#       milliseconds, "force" to load without holding the lease
 # Returns {"LEASED", epoch, n}; {"WAIT"} if another reader holds the lease; {"AGAIN"} if the key now
 # holds another entry, which the caller has not looked up.
 LEASE = (
-    _WITH_LOG
+    _LOG
     + """
+local function is_own_lease(value, token)
+  return string.sub(value, 2) == token
+end
 local now = redis.pcall('GET', KEYS[1])
 if type(now) == 'string' and ARGV[5] ~= 'force' then
   if string.sub(now, 1, 1) == 'L' and #now == 1 + #ARGV[1] then
-    if string.sub(now, 2) ~= ARGV[1] then return {'WAIT'} end
+    if not is_own_lease(now, ARGV[1]) then return {'WAIT'} end
   elseif string.sub(now, 2, 18) ~= ARGV[2] then
     return {'AGAIN'}
   end
 end
-local epoch, n = log_state(KEYS[2], ARGV[3])
+local epoch, n = open_log(KEYS[2], ARGV[3])
 if ARGV[5] ~= 'force' then redis.call('SET', KEYS[1], 'L' .. ARGV[1], 'PX', ARGV[4]) end
 return {'LEASED', epoch, n}
 """
@@ -81,20 +82,32 @@ return {'LEASED', epoch, n}
 #       milliseconds, a new token for each tag, the key of each tag
 # Returns the tokens that were stored with the entry, or false if the fill was refused.
 FILL = (
-    _READ_LOG
+    _LOG
     + """
+local function is_same_log(epoch, leased_epoch)
+  return epoch == leased_epoch
+end
+local function was_trimmed_since(n, floor)
+  return n < floor
+end
+-- A log whose n is below an n that it handed out or recorded is damaged.
+local function was_set_back(latest, last)
+  return latest > last
+end
+local function was_invalidated_since(n, latest)
+  return latest > n
+end
 local epoch, last, floor = read_log(KEYS[2])
 local n = tonumber(ARGV[2])
-if epoch ~= ARGV[1] or n < floor then return false end
+if not is_same_log(epoch, ARGV[1]) or was_trimmed_since(n, floor) then return false end
 local count = #KEYS - 2
 local latest = n
 for i = 1, count do
   local changed = redis.call('HGET', KEYS[2], ARGV[6 + count + i])
   if changed then latest = math.max(latest, number(changed) or last + 1) end
 end
--- A log whose n is below an n that it handed out or recorded is damaged. Delete it.
-if latest > last then redis.call('DEL', KEYS[2]) return false end
-if latest > n then return false end
+if was_set_back(latest, last) then redis.call('DEL', KEYS[2]) return false end
+if was_invalidated_since(n, latest) then return false end
 local tokens = {}
 for i = 1, count do
   local token = redis.pcall('GET', KEYS[2 + i])
@@ -122,14 +135,14 @@ return 0
 
 # Invalidates every entry that has one of the tags, and publishes the tags to the channel.
 # KEYS  log, the key of each tag
-# ARGV  new epoch, maximum size of the log, channel, message, the key of each tag
+# ARGV  random part of a new epoch, maximum size of the log, channel, message, the key of each tag
 # It may exceed `maxmemory`, because a refused invalidation would leave stale entries.
 INVALIDATE = (
     """#!lua flags=allow-oom
 """
-    + _WITH_LOG
+    + _LOG
     + """
-local epoch, n = log_state(KEYS[1], ARGV[1])
+local epoch, n = open_log(KEYS[1], ARGV[1])
 n = n + 1
 if redis.call('HLEN', KEYS[1]) + #KEYS > tonumber(ARGV[2]) then
   redis.call('DEL', KEYS[1])

@@ -8,18 +8,19 @@ reader decides what to do about them.
 import asyncio
 import secrets
 from collections.abc import Awaitable, Sequence
+from dataclasses import dataclass
 from itertools import chain
 from typing import Any
 
 from cachetools import LRUCache
+from redis.asyncio import Redis, RedisCluster
 from redis.exceptions import RedisClusterException, RedisError, ResponseError
 
 from coherent_cache import scripts
 from coherent_cache._tasks import detached
-from coherent_cache.breaker import NO_LIMIT_SECONDS, Breaker
-from coherent_cache.client import Valkey
+from coherent_cache.breaker import Breaker
+from coherent_cache.config import CacheConfig
 from coherent_cache.entry import FILL_ID, HEADER, SCHEMA, TOKEN_BYTES, Entry, decode_entry
-from coherent_cache.outcomes import Lease, LookUpAgain, Miss, Wait
 
 # RedisClusterException is not a RedisError. A cluster raises it for a slot that no node covers.
 CACHE_ERRORS = (RedisError, RedisClusterException, OSError, TimeoutError)
@@ -31,9 +32,33 @@ MAX_KNOWN_TAG_KEYS = 50_000  # about 4 MB
 KEYS_PER_FLUSH_COMMAND = 1_000
 EVERYTHING = ""  # stands for all entries in a message; it is never the name of a tag
 
+Valkey = Redis | RedisCluster
 Keys = tuple[str, ...]
 Values = list[bytes | None]
-QueuedRead = tuple[Keys, asyncio.Future[Values]]
+
+
+@dataclass(frozen=True, slots=True)
+class Miss:
+    """There is no valid entry. `invalid_fill_id` identifies the invalid entry, if there is one."""
+
+    invalid_fill_id: bytes = b""
+
+
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """The right to load, with the position in the log at which the load begins."""
+
+    token: bytes
+    epoch: bytes
+    log_position: int
+
+
+class Wait:
+    """Another reader holds the lease. Look up again after a moment."""
+
+
+class LookUpAgain:
+    """The entry has changed since it was looked up."""
 
 
 class Store:
@@ -42,35 +67,29 @@ class Store:
     At most one MGET is in flight. Reads that arrive meanwhile are combined into the next MGET.
     """
 
-    def __init__(
-        self,
-        valkey: Valkey,
-        namespace: str,
-        code_version: str,
-        slow_seconds: float = NO_LIMIT_SECONDS,
-    ) -> None:
-        self._code_version = code_version
-        self.prefix = f"{{{namespace}}}"  # a hash tag: all keys are in one slot of a cluster
+    def __init__(self, valkey: Valkey, config: CacheConfig) -> None:
+        self.prefix = f"{{{config.namespace}}}"  # a hash tag: all keys are in one slot of a cluster
         self.channel = f"{self.prefix}invalidations"
-        self.breaker = Breaker(slow_seconds)
+        self.breaker = Breaker(config.slow_seconds)
         self._valkey = valkey
+        self._entry_prefix = f"{self.prefix}e:{config.code_version}:"
         self._log = f"{self.prefix}log"
         self._lease_script = valkey.register_script(scripts.LEASE)
         self._fill_script = valkey.register_script(scripts.FILL)
         self._release_script = valkey.register_script(scripts.RELEASE)
-        self._invalidate_script = valkey.register_script(scripts.INVALIDATE)
+        self._invalidate_script: Any = valkey.register_script(scripts.INVALIDATE)
         self._probe_script = valkey.register_script(scripts.PROBE)
         # By entry key, so that a look-up can read the entry and its tag tokens in one round trip.
         self._known_tag_keys: LRUCache[str, Keys] = LRUCache(
             MAX_KNOWN_TAG_KEYS, getsizeof=lambda tag_keys: len(tag_keys) + 1
         )
-        self._queue: list[QueuedRead] = []
+        self._queue: list[tuple[Keys, asyncio.Future[Values]]] = []
         self._sender: asyncio.Task[None] | None = None
 
     async def look_up(self, key: str) -> Entry | Miss:
         """Return the entry if it is valid. Needs one round trip if its tags are known, else two."""
         known = self._known_tag_keys.get(key, ())
-        raw, *tokens = await self._mget((self._entry_key(key), *known))
+        raw, *tokens = await self._mget((self._entry_prefix + key, *known))
         if raw is None or _is_lease(raw):
             return Miss()
         entry = decode_entry(raw)
@@ -79,13 +98,11 @@ class Store:
         if (current := self._tag_keys(entry)) != known:
             self._known_tag_keys[key] = current
             tokens = await self._mget(current)
-        return entry if _join(tokens) == entry.tokens else Miss(raw[FILL_ID])
+        return entry if _has_tokens(entry, tokens) else Miss(raw[FILL_ID])
 
     async def is_valid(self, copy: Entry) -> bool:
         """Whether Valkey would still return this entry, which was found or stored some time ago."""
-        if not copy.is_alive:
-            return False
-        return _join(await self._mget(self._tag_keys(copy))) == copy.tokens
+        return copy.is_alive and _has_tokens(copy, await self._mget(self._tag_keys(copy)))
 
     async def lease(
         self, key: str, token: bytes, invalid_fill_id: bytes, *, force: bool = False
@@ -94,11 +111,11 @@ class Store:
 
         With `force`, the caller may load although another reader holds the lease.
         """
-        epoch, mode = _random_token(), "force" if force else ""
+        mode = "force" if force else ""
         answer, *position = await self._execute(
             self._lease_script(
-                keys=[self._entry_key(key), self._log],
-                args=[token, invalid_fill_id, epoch, LEASE_MILLISECONDS, mode],
+                keys=[self._entry_prefix + key, self._log],
+                args=[token, invalid_fill_id, random_token(), LEASE_MILLISECONDS, mode],
             )
         )
         if answer == b"LEASED":
@@ -110,14 +127,14 @@ class Store:
         tag_keys = self._tag_keys(entry)
         ttl = int(entry.ttl_seconds * 1000)
         token_ttl = ttl + TOKEN_MARGIN_SECONDS * 1000
-        header = HEADER.pack(SCHEMA, _random_token(), len(tag_keys))
-        place: list[Any] = [lease.epoch, lease.log_position]
+        header = HEADER.pack(SCHEMA, random_token(), len(tag_keys))
+        position: list[Any] = [lease.epoch, lease.log_position]
         value: list[Any] = [header, entry.encode(header), ttl, token_ttl]
-        tokens = [_random_token() for _ in tag_keys]
+        new_tokens = [random_token() for _ in tag_keys]
         stored: bytes | None = await self._execute(
             self._fill_script(
-                keys=[self._entry_key(entry.key), self._log, *tag_keys],
-                args=[*place, *value, *tokens, *tag_keys],
+                keys=[self._entry_prefix + entry.key, self._log, *tag_keys],
+                args=[*position, *value, *new_tokens, *tag_keys],
             )
         )
         if stored is None:
@@ -128,7 +145,8 @@ class Store:
 
     async def release(self, key: str, lease: Lease) -> None:
         """Give up an unused lease."""
-        await self._execute(self._release_script(keys=[self._entry_key(key)], args=[lease.token]))
+        script = self._release_script(keys=[self._entry_prefix + key], args=[lease.token])
+        await self._execute(script)
 
     async def invalidate(self, tags: Sequence[str]) -> None:
         """Invalidate every entry that has one of `tags`, and notify all workers. Safe to repeat."""
@@ -141,15 +159,13 @@ class Store:
     async def flush(self) -> int:
         """Remove every entry from Valkey and from the memory of every worker.
 
-        Use this after changes that did not invalidate anything: changes by hand, a restore, a
-        migration. Loads in progress will not be stored, because the log is deleted first. Returns
-        the number of keys that were removed.
+        Loads in progress will not be stored, because the log is deleted first. Returns the number
+        of keys that were removed.
         """
-        found = await self._valkey.delete(self._log)
-        pattern = f"{self.prefix}*"
-        keys = [key async for key in self._valkey.scan_iter(pattern, count=KEYS_PER_FLUSH_COMMAND)]
-        for at in range(0, len(keys), KEYS_PER_FLUSH_COMMAND):
-            found += await self._valkey.unlink(*keys[at : at + KEYS_PER_FLUSH_COMMAND])
+        found, size = await self._valkey.delete(self._log), KEYS_PER_FLUSH_COMMAND
+        keys = [key async for key in self._valkey.scan_iter(f"{self.prefix}*", count=size)]
+        for at in range(0, len(keys), size):
+            found += await self._valkey.unlink(*keys[at : at + size])
         await self._valkey.publish(self.channel, EVERYTHING)
         return int(found)
 
@@ -171,7 +187,7 @@ class Store:
         finally:
             self._sender = None
 
-    async def _send_batch(self, batch: list[QueuedRead]) -> None:
+    async def _send_batch(self, batch: list[tuple[Keys, asyncio.Future[Values]]]) -> None:
         # Validations of one entry share one tuple of keys. Its `id()` is cheaper than its hash.
         wanted = {id(keys): keys for keys, _ in batch}
         all_keys = list(dict.fromkeys(chain.from_iterable(wanted.values())))
@@ -202,15 +218,12 @@ class Store:
         self.breaker.succeeded()
         return answer
 
-    def _invalidate_command(self, tags: Sequence[str]) -> Awaitable[Any]:
+    def _invalidate_command(self, tags: Sequence[str]) -> Any:
         tag_keys = [self._tag_key(tag) for tag in tags]
         return self._invalidate_script(
             keys=[self._log, *tag_keys],
-            args=[_random_token(), MAX_LOGGED_TAGS, self.channel, "\n".join(tags), *tag_keys],
+            args=[random_token(), MAX_LOGGED_TAGS, self.channel, "\n".join(tags), *tag_keys],
         )
-
-    def _entry_key(self, key: str) -> str:
-        return f"{self.prefix}e:{self._code_version}:{key}"
 
     def _tag_keys(self, entry: Entry) -> Keys:
         if not entry.tag_keys:
@@ -221,9 +234,9 @@ class Store:
         return f"{self.prefix}t:{tag}"
 
 
-def new_lease_token() -> bytes:
-    """Return a random token that identifies one reader's lease."""
-    return _random_token()
+def random_token() -> bytes:
+    """Return a token that no other call returns, in this process or another."""
+    return secrets.token_bytes(TOKEN_BYTES)
 
 
 def _is_lease(raw: bytes) -> bool:
@@ -231,9 +244,6 @@ def _is_lease(raw: bytes) -> bool:
     return raw[:1] == b"L" and len(raw) == 1 + TOKEN_BYTES
 
 
-def _join(tokens: Values) -> bytes:
-    return b"".join([token or b"" for token in tokens])
-
-
-def _random_token() -> bytes:
-    return secrets.token_bytes(TOKEN_BYTES)
+def _has_tokens(entry: Entry, tokens: Values) -> bool:
+    """Whether the entry was stored with these tokens, which are the current ones of its tags."""
+    return b"".join([token or b"" for token in tokens]) == entry.tokens

@@ -10,7 +10,7 @@ from app.features.posts.models import Post
 from app.features.users import tags as users
 from app.features.users.models import User
 from app.infra.dependencies import ProcessResources
-from coherent_cache.tags import invalidate
+from coherent_cache import invalidate
 
 PASSWORD = "correct horse battery"
 NUMBER = count(1)

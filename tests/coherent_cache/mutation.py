@@ -1,42 +1,39 @@
-"""Removes one safeguard from the protocol, by replacing a piece of its source text."""
+"""Removes one safeguard of the protocol, by replacing a named function with a broken one."""
 
-import inspect
-import textwrap
+import re
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import pytest
 
+from coherent_cache import scripts
 
-@dataclass(frozen=True)
-class Mutation:
-    """Replaces `old` with `new` in a script, or in the source of a function or method."""
-
-    owner: Any
-    name: str
-    old: str
-    new: str
-
-    def apply(self, patch: pytest.MonkeyPatch) -> None:
-        """Apply the mutation. Fails unless the source contains the old text exactly once."""
-        original = getattr(self.owner, self.name)
-        source = original if isinstance(original, str) else _source(original)
-        count = source.count(self.old)
-        assert count == 1, f"{self.name} contains {self.old!r} {count} times. Update the mutation."
-        mutated = source.replace(self.old, self.new)
-        if not isinstance(original, str):
-            patch.setattr(self.owner, self.name, _compile(mutated, original))
-        else:
-            patch.setattr(self.owner, self.name, mutated)
+Mutation = Callable[[pytest.MonkeyPatch], None]
+BrokenMethod = Callable[..., Any]
 
 
-def _source(function: Callable[..., Any]) -> str:
-    return textwrap.dedent(inspect.getsource(function))
+def broken(owner: Any, name: str, replacement: BrokenMethod) -> Mutation:
+    """Replace a function of a module or a method of a class."""
+    return lambda patch: patch.setattr(owner, name, replacement)
 
 
-def _compile(source: str, function: Callable[..., Any]) -> Callable[..., Any]:
-    names: dict[str, Any] = {}
-    exec(compile(source, "<mutation>", "exec"), function.__globals__, names)
-    compiled: Callable[..., Any] = names[function.__name__]
-    return compiled
+def wrapped(owner: Any, name: str, wrap: Callable[[Any], BrokenMethod]) -> Mutation:
+    """Replace a method by one that calls the original, which `wrap` receives."""
+    return lambda patch: patch.setattr(owner, name, wrap(getattr(owner, name)))
+
+
+def broken_lua(script: str, definition: str) -> Mutation:
+    """Replace a function of a Lua script by another definition of the same function."""
+    header = re.match(r"local function (\w+)\(", definition)
+    assert header, definition
+
+    def apply(patch: pytest.MonkeyPatch) -> None:
+        # From the function's first line to its `end`, which is the next line without indentation.
+        pattern = rf"^local function {header[1]}\(.*\n(?:[ ].*\n)*end\n"
+        mutated, count = re.subn(
+            pattern, lambda _: definition, getattr(scripts, script), flags=re.MULTILINE
+        )
+        assert count == 1, f"{script} defines {header[1]} {count} times."
+        patch.setattr(scripts, script, mutated)
+
+    return apply

@@ -6,6 +6,7 @@ The process uses the real Store, Memory, Channel, Trust, Relay and Reader.
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Collection
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
@@ -22,12 +23,13 @@ from coherent_cache.relay import Relay
 from coherent_cache.store import Store
 from coherent_cache.trust import Trust
 from tests.coherent_cache.model_database import Change, RequiredVersions
-from tests.coherent_cache.worker import NAMES, config_of
+from tests.coherent_cache.worker import CONFIG
 
 Run = Callable[[], Awaitable[Any]]
 
 LONG_SECONDS = 3_600
 MEMORY_BYTES = 1_000_000
+LIMITS = replace(CONFIG, timeout_seconds=LONG_SECONDS, concurrent_bypasses=10)
 
 
 class Command:
@@ -82,7 +84,7 @@ class SteppedStore(Store):
     """The real store, except that its commands wait in `pending`."""
 
     def __init__(self, valkey: Redis, refusals: WriteRefusals) -> None:
-        super().__init__(valkey, *NAMES)
+        super().__init__(valkey, CONFIG)
         self._refusals = refusals
         self.pending: list[Command] = []
         self.is_dead = False
@@ -126,11 +128,9 @@ class Process:
         self.memory = Memory(MEMORY_BYTES, LONG_SECONDS)
         self.channel = Channel(valkey, self.store.channel, self.memory)
         self.trust = Trust(self.memory)
-        self.reader = Reader(
-            self.store, self.memory, self.channel, self.trust, concurrent_bypasses=10
-        )
-        invalidation = Invalidation(self.store, self.memory, self.trust, NAMES[0])
-        self.relay = Relay(outbox, self.store, invalidation, self.trust, config_of(""))
+        self.reader = Reader(self.store, self.memory, self.channel, self.trust, LIMITS)
+        invalidation = Invalidation(self.store, self.memory, self.trust, CONFIG.namespace)
+        self.relay = Relay(outbox, self.store, invalidation, self.trust, CONFIG)
         self.is_connected = True
         # A message, or None for a new subscription, with all that was invalidated before it.
         self.inbox: deque[tuple[bytes | None, RequiredVersions]] = deque()

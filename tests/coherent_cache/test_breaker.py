@@ -44,7 +44,7 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 @pytest.fixture
 def open_breaker(clock: Clock) -> Breaker:
     """A breaker that slow look-ups have opened."""
-    breaker = Breaker()
+    breaker = Breaker(slow_seconds=60)
     for _ in range(SLOW_LOOK_UPS_TO_OPEN):
         assert breaker.allows()
         look_up(breaker, is_slow=True)
@@ -64,7 +64,7 @@ def test_slow_look_ups_open_the_breaker(open_breaker: Breaker) -> None:
 
 
 def test_breaker_opens_before_the_last_slow_look_up_ends(clock: Clock) -> None:
-    breaker = Breaker()
+    breaker = Breaker(slow_seconds=60)
     for _ in range(SLOW_LOOK_UPS_TO_OPEN - 1):
         look_up(breaker, is_slow=True)
     with breaker.timing_look_up():
@@ -74,7 +74,7 @@ def test_breaker_opens_before_the_last_slow_look_up_ends(clock: Clock) -> None:
 
 
 def test_fast_look_up_between_slow_ones_keeps_the_breaker_closed(clock: Clock) -> None:
-    breaker = Breaker()
+    breaker = Breaker(slow_seconds=60)
     for number in range(10 * SLOW_LOOK_UPS_TO_OPEN):
         look_up(breaker, is_slow=number % SLOW_LOOK_UPS_TO_OPEN != 0)
         assert not breaker.is_open
@@ -83,7 +83,7 @@ def test_fast_look_up_between_slow_ones_keeps_the_breaker_closed(clock: Clock) -
 def test_look_ups_that_time_out_count_as_slow(
     clock: Clock,
 ) -> None:
-    breaker = Breaker()
+    breaker = Breaker(slow_seconds=60)
     for number in range(SLOW_LOOK_UPS_TO_OPEN):
         if number % 2:
             look_up(breaker, is_slow=True)
@@ -117,7 +117,7 @@ def test_fast_probe_closes_the_breaker(open_breaker: Breaker, clock: Clock) -> N
 
 
 def test_slow_answer_resets_the_count_of_failures(clock: Clock) -> None:
-    breaker = Breaker()
+    breaker = Breaker(slow_seconds=60)
     for _ in range(FAILURES_TO_OPEN):
         breaker.failed(ConnectionLost())
     assert breaker.is_open
@@ -132,7 +132,7 @@ async def test_warning_about_a_wrong_password_names_the_setting_and_not_its_valu
     credentials = f"stranger:hunter2@{url.hostname}:{url.port}"
     wrong = replace(config, valkey_url=urlunsplit(url._replace(netloc=credentials)))
     async with open_server(wrong) as valkey:
-        store = Store(valkey, "namespace", "release")
+        store = Store(valkey, config)
         for _ in range(FAILURES_TO_OPEN):
             with pytest.raises(ConnectionLost):
                 await store.probe()

@@ -8,8 +8,8 @@ from redis.asyncio import Redis
 
 from coherent_cache import reader as reader_module
 from coherent_cache.entry import Entry
-from coherent_cache.outcomes import Miss
 from coherent_cache.reader import Source
+from coherent_cache.store import Miss
 from tests.coherent_cache.worker import Loader, Worker
 
 ENTRY, TOKEN, LOG = "{c}e:r:key", "{c}t:tag:key", "{c}log"

@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator
 
 import pytest
 
-from coherent_cache.overdue import OverdueTimer
+from coherent_cache.budget import OverdueTimer
 
 Pair = tuple[asyncio.StreamReader, socket.socket]
 

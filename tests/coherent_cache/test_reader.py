@@ -8,7 +8,7 @@ from redis.asyncio import Redis
 
 from coherent_cache import budget
 from coherent_cache import reader as reader_module
-from coherent_cache.errors import CacheBusy
+from coherent_cache.budget import CacheBusy
 from tests.coherent_cache.worker import Loader, Worker, eventually, make_worker
 
 
@@ -50,6 +50,30 @@ async def test_cancelled_read_does_not_cancel_the_load(worker: Worker, loader: L
     loader.may_finish.set()
     assert (await worker.reader.read("key", loader.load)).entry.value == b"1"
     assert loader.loads == 1
+
+
+@pytest.mark.parametrize("when", ["before it begins", "while it waits", "while it runs"])
+async def test_key_is_loaded_again_after_its_load_was_cancelled(
+    worker: Worker, loader: Loader, when: str
+) -> None:
+    loader.may_finish.clear()
+    reads = [asyncio.create_task(worker.reader.read("key", loader.load))]
+    if when != "before it begins":
+        await loader.started.wait()
+    if when == "while it waits":
+        reads.append(asyncio.create_task(worker.reader.read("key", loader.load)))
+    loads = worker.reader._running if when == "while it runs" else worker.reader._waiting
+    async with asyncio.timeout(60):
+        while "key" not in loads:
+            await asyncio.sleep(0)  # a longer sleep would miss the moment before the load begins
+    loads["key"].cancel()
+    loader.may_finish.set()
+    with pytest.raises(asyncio.CancelledError):
+        await reads[-1]
+    assert (await worker.reader.read("key", loader.load)).entry.value == b"1"
+    assert not (worker.reader._waiting)
+    assert not (worker.reader._running)
+    await asyncio.gather(*reads, return_exceptions=True)
 
 
 async def test_error_of_a_load_without_readers_is_not_logged(

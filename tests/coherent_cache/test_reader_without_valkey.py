@@ -4,6 +4,7 @@ import asyncio
 import socket
 import time
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from functools import partial
 
 import pytest
@@ -11,15 +12,14 @@ from redis.asyncio import Redis
 
 from coherent_cache import breaker
 from coherent_cache import reader as reader_module
-from coherent_cache.breaker import NO_LIMIT_SECONDS
+from coherent_cache.budget import CacheBusy
 from coherent_cache.client import open_server
 from coherent_cache.config import CacheConfig
 from coherent_cache.entry import Entry
-from coherent_cache.errors import CacheBusy
 from coherent_cache.reader import Answer, Source
 from coherent_cache.store import Store
 from tests.coherent_cache.worker import (
-    NAMES,
+    CONFIG,
     Loader,
     Proxy,
     Worker,
@@ -111,7 +111,7 @@ async def test_valkey_is_used_again_when_it_returns(
     for _ in range(breaker.FAILURES_TO_OPEN):
         await unreachable_worker.reader.read("key", loader.load)
     await proxy.start()
-    while not isinstance(await Store(valkey, *NAMES).look_up("key"), Entry):
+    while not isinstance(await Store(valkey, CONFIG).look_up("key"), Entry):
         await unreachable_worker.reader.read("key", loader.load)
     loads = loader.loads
     await unreachable_worker.reader.read("key", loader.load, skip_memory=True)
@@ -129,7 +129,7 @@ async def slow_worker(proxy: Proxy, valkey: Redis) -> AsyncIterator[Worker]:
     await proxy.start()
     proxy.delay_seconds = DELAY_SECONDS
     async with open_server(config_of(proxy.url)) as client:
-        worker = make_worker(client, slow_seconds=SLOW_SECONDS, cache_seconds=CACHE_SECONDS)
+        worker = make_worker(client, slow_seconds=SLOW_SECONDS, timeout_seconds=CACHE_SECONDS)
         yield worker
         await eventually(lambda: worker.store._sender is None)
 
@@ -157,7 +157,7 @@ async def test_slow_valkey_is_avoided_until_it_is_fast_again(
 async def test_read_after_a_slow_answer_takes_no_lease(
     slow_worker: Worker, valkey: Redis, loader: Loader
 ) -> None:
-    slow_worker.reader._cache_seconds = NO_LIMIT_SECONDS  # enough for a lease
+    slow_worker.reader._config = replace(CONFIG, slow_seconds=SLOW_SECONDS)  # enough for a lease
     assert (await slow_worker.reader.read("key", loader.load)).source is Source.BYPASS
     assert not await valkey.keys(f"{slow_worker.store.prefix}e:*")
 
@@ -165,7 +165,7 @@ async def test_read_after_a_slow_answer_takes_no_lease(
 async def test_delay_of_a_busy_process_does_not_count_as_slow(
     valkey: Redis, loader: Loader
 ) -> None:
-    worker = make_worker(valkey, slow_seconds=0.05, cache_seconds=0.1)
+    worker = make_worker(valkey, slow_seconds=0.05, timeout_seconds=0.1)
     await worker.reader.read("key", loader.load)
     sources = []
     for _ in range(2 * breaker.SLOW_LOOK_UPS_TO_OPEN):

@@ -1,6 +1,7 @@
 """The store returns only entries that belong to the key and have the current layout."""
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 from redis.asyncio import Redis
@@ -8,18 +9,17 @@ from redis.exceptions import SlotNotCoveredError
 
 from coherent_cache import store as store_module
 from coherent_cache.entry import Entry
-from coherent_cache.outcomes import Lease, Miss
-from coherent_cache.store import CACHE_ERRORS, Store, new_lease_token
-from tests.coherent_cache.worker import NAMES
+from coherent_cache.store import CACHE_ERRORS, Lease, Miss, Store, random_token
+from tests.coherent_cache.worker import CONFIG
 
 
 @pytest.fixture
 async def store(valkey: Redis) -> Store:
-    return Store(valkey, *NAMES)
+    return Store(valkey, CONFIG)
 
 
 async def fill(store: Store, entry: Entry) -> None:
-    lease = await store.lease(entry.key, new_lease_token(), b"")
+    lease = await store.lease(entry.key, random_token(), b"")
     assert isinstance(lease, Lease)
     assert await store.fill(entry, lease)
 
@@ -28,7 +28,7 @@ async def can_lease(store: Store, key: str) -> bool:
     """Check that the look-up is a miss, and return whether a lease is granted after it."""
     found = await store.look_up(key)
     assert isinstance(found, Miss)
-    return isinstance(await store.lease(key, new_lease_token(), found.invalid_fill_id), Lease)
+    return isinstance(await store.lease(key, random_token(), found.invalid_fill_id), Lease)
 
 
 @pytest.mark.parametrize("tags", [(), ("tag",), ("tag", "über", "tag")])
@@ -38,7 +38,7 @@ async def test_look_up_returns_the_entry_unchanged(
     entry = Entry("key", tags, bytes(range(256)))
     await fill(store, entry)
     assert await store.look_up("key") == entry
-    assert await Store(valkey, *NAMES).look_up("key") == entry
+    assert await Store(valkey, CONFIG).look_up("key") == entry
 
 
 async def test_entry_under_another_key_is_a_miss(store: Store, valkey: Redis) -> None:
@@ -63,7 +63,7 @@ async def test_tag_token_outlives_every_entry_that_contains_it(store: Store, val
 
 
 async def test_released_lease_can_be_granted_again(store: Store) -> None:
-    lease = await store.lease("key", new_lease_token(), b"")
+    lease = await store.lease("key", random_token(), b"")
     assert isinstance(lease, Lease)
     assert not await can_lease(store, "key")
     await store.release("key", lease)
@@ -83,7 +83,7 @@ async def test_flush_removes_every_key_and_refuses_loads_in_progress(
 ) -> None:
     await valkey.set("another's", b"stays")
     await fill(store, Entry("key", ("tag",), b"value"))
-    lease = await store.lease("other", new_lease_token(), b"")
+    lease = await store.lease("other", random_token(), b"")
     assert isinstance(lease, Lease)
     await store.flush()
     assert await valkey.keys() == [b"another's"]
@@ -91,7 +91,7 @@ async def test_flush_removes_every_key_and_refuses_loads_in_progress(
 
 
 async def test_releases_share_invalidations_but_not_entries(store: Store, valkey: Redis) -> None:
-    newer = Store(valkey, NAMES[0], "newer")
+    newer = Store(valkey, replace(CONFIG, code_version="newer"))
     await fill(store, Entry("key", ("tag",), b"old"))
     assert isinstance(await newer.look_up("key"), Miss)
     await fill(newer, Entry("key", ("tag",), b"new"))

@@ -4,12 +4,12 @@ import asyncio
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from typing import Any
 from urllib.parse import urlsplit
 
 from redis.asyncio import Redis
 
-from coherent_cache.breaker import NO_LIMIT_SECONDS
 from coherent_cache.channel import Channel
 from coherent_cache.config import CacheConfig
 from coherent_cache.entry import Entry
@@ -18,12 +18,17 @@ from coherent_cache.reader import Reader
 from coherent_cache.store import Store
 from coherent_cache.trust import Trust
 
-NAMES = ("c", "r")  # the namespace and the code version
-
 
 def config_of(url: str) -> CacheConfig:
     """Return a configuration with timeouts that a busy machine does not exceed."""
-    return CacheConfig(valkey_url=url, code_version=NAMES[1], timeout_seconds=5)
+    return CacheConfig(
+        valkey_url=url,
+        namespace="c",
+        code_version="r",
+        timeout_seconds=30,
+        slow_seconds=30,
+        concurrent_bypasses=2,
+    )
 
 
 @dataclass(frozen=True)
@@ -36,19 +41,17 @@ class Worker:
     reader: Reader
 
 
-def make_worker(
-    valkey: Redis,
-    concurrent_bypasses: int = 2,
-    *,
-    slow_seconds: float = NO_LIMIT_SECONDS,
-    cache_seconds: float = NO_LIMIT_SECONDS,
-) -> Worker:
+CONFIG = config_of("")  # for the parts that do not connect
+
+
+def make_worker(valkey: Redis, **limits: Any) -> Worker:
     """Connect the parts as `Cache` does. Nothing runs in the background."""
-    store = Store(valkey, *NAMES, slow_seconds)
+    config = replace(CONFIG, **limits)
+    store = Store(valkey, config)
     memory = Memory(max_bytes=1_000_000, ttl_seconds=3_600)
     channel = Channel(valkey, store.channel, memory)
     trust = trust_after_clean_poll(memory)
-    reader = Reader(store, memory, channel, trust, concurrent_bypasses, cache_seconds)
+    reader = Reader(store, memory, channel, trust, config)
     return Worker(store, memory, channel, reader)
 
 

@@ -18,7 +18,7 @@ from tests.coherent_cache.harness import MAX_LOGGED_TAGS, Harness
 from tests.coherent_cache.model_database import KEYS, Change, Database, RequiredVersions
 from tests.coherent_cache.model_outbox import Outbox
 from tests.coherent_cache.stepped_process import Command, Process, WriteRefusals
-from tests.coherent_cache.worker import NAMES
+from tests.coherent_cache.worker import CONFIG
 
 SCRIPTS = ("LEASE", "FILL", "RELEASE", "INVALIDATE")
 WRITES = (*SCRIPTS, "PROBE")
@@ -46,7 +46,7 @@ class World:
         self.processes = [self._start(), self._start()]
         self.reads: list[Read] = []
         self.sent: list[Command] = []
-        self._observer, self._writer = Store(self._valkey, *NAMES), Store(self._valkey, *NAMES)
+        self._observer, self._writer = Store(self._valkey, CONFIG), Store(self._valkey, CONFIG)
         self._invalidate_script: Any = self._writer._invalidate_script
         for store in (self._writer, *(process.store for process in self.processes)):
             store._invalidate_script = self._send_invalidate

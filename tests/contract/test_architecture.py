@@ -20,7 +20,7 @@ VIOLATIONS = {
     "app/main.py": "import dev.servers",
     "app/infra/lifespan.py": "import coherent_cache.store",
     "app/infra/server/config.py": "import graceful_gunicorn.protocol",
-    "coherent_cache/tags.py": "import fastapi",
+    "coherent_cache/outbox.py": "import fastapi",
     "graceful_gunicorn/config.py": "import coherent_cache",
 }
 PACKAGES = ("app", "coherent_cache", "graceful_gunicorn", "dev")

@@ -15,7 +15,7 @@ from fastapi import FastAPI, Request
 from app.infra.dependencies import ReadSession
 from app.infra.web.cacheable import public
 from app.settings import Settings
-from coherent_cache.tags import shows
+from coherent_cache import shows
 from tests.contract.serving import Served, serve
 from tests.factories import Factory
 

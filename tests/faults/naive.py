@@ -11,9 +11,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from coherent_cache.config import CacheConfig
 from coherent_cache.entry import Entry
-from coherent_cache.invalidation import Invalidation
+from coherent_cache.invalidation import Invalidation, tags_to_invalidate
 from coherent_cache.reader import Answer, Load, Reader, Source
-from coherent_cache.tags import tags_to_invalidate
 
 
 def plain_client(config: CacheConfig) -> Redis | RedisCluster:

@@ -19,9 +19,8 @@ from app.infra.database.sessions import Database
 from app.infra.observability.diagnostics.loop_watchdog import Watchdog
 from app.infra.web.response_cache import ResponseCacheMiddleware
 from coherent_cache.channel import Channel
-from coherent_cache.invalidation import Invalidation
+from coherent_cache.invalidation import Invalidation, tags_to_invalidate
 from coherent_cache.relay import Relay
-from coherent_cache.tags import tags_to_invalidate
 
 # How the test tells the workers what troubles them, beside the control.
 TROUBLE = "FAULTS_TROUBLE"

@@ -16,13 +16,12 @@ from sqlalchemy import text
 from app.infra.database.sessions import Database, after_commit
 from app.infra.dependencies import ProcessResources
 from app.settings import Settings
-from coherent_cache import Cache
+from coherent_cache import Cache, invalidate
 from coherent_cache import relay as relay_module
 from coherent_cache.entry import Entry
 from coherent_cache.invalidation import TAGS_PER_COMMAND
 from coherent_cache.relay import EXPIRY_MARGIN_SECONDS, Relay
 from coherent_cache.store import Store
-from coherent_cache.tags import invalidate
 from tests.application import RUN_RELAY, client_of, running
 from tests.coherent_cache.worker import Proxy, eventually
 from tests.factories import Factory

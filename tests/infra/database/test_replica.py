@@ -14,7 +14,7 @@ from app.infra.database.replica import Replica
 from app.infra.dependencies import LaggingSession
 from app.infra.web.cacheable import public
 from app.settings import Settings
-from coherent_cache.tags import shows
+from coherent_cache import shows
 from tests.application import client_of, running
 from tests.standby import Standby, open_standby, until
 

@@ -62,7 +62,7 @@ async def settled(app: FastAPI) -> None:
 async def stored(app: FastAPI) -> set[str]:
     """Return the keys of the entries in Valkey, leases too."""
     store = cache_of(app).store
-    prefix = store._entry_key("")
+    prefix = store._entry_prefix
     return {
         key.decode().removeprefix(prefix)
         async for key in store._valkey.scan_iter(f"{prefix}*", count=1_000)

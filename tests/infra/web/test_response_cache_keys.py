@@ -237,7 +237,7 @@ async def test_what_is_not_there_is_forgotten_sooner(
     await client.get("/v1/posts/999")
     store = cache_of(service).store
     found, missing = [
-        await store._valkey.pttl(store._entry_key(f"/v1/posts/{post_id}?"))
+        await store._valkey.pttl(f"{store._entry_prefix}/v1/posts/{post_id}?")
         for post_id in (post.id, 999)
     ]
     cache = service.state.resources.settings[CacheSettings]

@@ -18,7 +18,7 @@ from app.errors import Forbidden, InvalidRequest, NotFound, Unavailable
 from app.infra.dependencies import ReadSession
 from app.infra.web.cacheable import public
 from app.settings import Settings
-from coherent_cache.tags import shows
+from coherent_cache import shows
 from tests.application import client_of
 from tests.infra.web.test_response_cache import (
     GZIP,

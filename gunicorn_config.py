@@ -11,7 +11,7 @@ from gunicorn.workers.base import Worker
 
 from app.infra.database.connection_budget import is_schema_behind, read_connection_budget
 from app.infra.server.config import server_config
-from app.infra.shutdown import the_end
+from app.infra.shutdown import server_shutdown
 from app.settings import load_settings, misspelt_variables
 from graceful_gunicorn import (
     available_cores,
@@ -95,7 +95,7 @@ def post_worker_init(_worker: Worker) -> None:
 
     A full collection stops every request of the worker for as long as it takes.
     """
-    the_end.is_announced = True  # by the server, so that signals need not be watched
+    server_shutdown.is_announced_by_server = True
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 50)

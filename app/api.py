@@ -3,11 +3,12 @@
 from fastapi import FastAPI
 
 from app.features.auth import routes as auth
+from app.features.board import routes as board
 from app.features.comments import routes as comments
 from app.features.posts import routes as posts
 from app.features.users import routes as users
 from app.infra import health
-from app.infra.web import board, metrics_endpoint
+from app.infra.web import metrics_endpoint
 from app.infra.web.request_retry import RetryOnce
 from app.infra.web.routing import RouteTable
 

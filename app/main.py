@@ -11,6 +11,7 @@ from starlette.middleware.errors import ServerErrorMiddleware
 from starlette.types import ASGIApp
 
 from app.api import add_routes
+from app.features.board.routes import lifespan as board_lifespan
 from app.infra.database.connection_budget import APPLICATION_NAME
 from app.infra.health import open_readiness
 from app.infra.lifespan import open_resources
@@ -20,7 +21,6 @@ from app.infra.observability.settings import GuardsSettings, LogSettings, Metric
 from app.infra.observability.tracing import telemetry, traces
 from app.infra.server.settings import ServerSettings
 from app.infra.settings_base.section import Sections
-from app.infra.web.board import open_board
 from app.infra.web.body_limit import BodyLimitMiddleware
 from app.infra.web.concurrency_limit import ConcurrencyLimiter, ConcurrencyLimitMiddleware
 from app.infra.web.cors import cors
@@ -129,9 +129,9 @@ def create_app(settings: Settings, log: Log | None = None) -> FastAPI:
         with closing(log.writer) if log else nullcontext():
             async with (
                 open_resources(sections, APPLICATION_NAME, limiter.measure) as resources,
-                open_board() as board,
+                board_lifespan(app),
             ):
-                app.state.resources, app.state.board = resources, board
+                app.state.resources = resources
                 app.state.cache_reader = resources.reader
                 with open_readiness(resources.database, resources.cache) as readiness:
                     app.state.readiness = readiness

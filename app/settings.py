@@ -18,6 +18,7 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
+from app.features.board.settings import BoardSettings
 from app.infra.cache.settings import CacheSettings, ValkeySettings
 from app.infra.database.settings import DatabaseSettings
 from app.infra.observability.settings import GuardsSettings, LogSettings, MetricsSettings
@@ -31,7 +32,7 @@ from app.infra.settings_base.sources import (
     read_values,
     unknown_variables,
 )
-from app.infra.web.settings import BoardSettings, CorsSettings, DocsSettings, LimitsSettings
+from app.infra.web.settings import CorsSettings, DocsSettings, LimitsSettings
 
 
 def _workers(value: object) -> object:

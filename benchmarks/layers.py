@@ -103,7 +103,14 @@ def stacks(log: Log) -> dict[str, ASGIApp]:
     inside: list[tuple[str, Layer]] = [
         ("catch all", UnhandledErrorMiddleware),
         ("head", HeadRequestMiddleware),
-        ("body limit", partial(BodyLimitMiddleware, limit_bytes=settings.limits.body_bytes)),
+        (
+            "body limit",
+            partial(
+                BodyLimitMiddleware,
+                limit_bytes=settings.limits.body_bytes,
+                most_values=settings.limits.body_values,
+            ),
+        ),
         ("concurrency limit", limited),
         ("deadline", partial(RequestTimeoutMiddleware, seconds=settings.limits.request_seconds)),
     ]

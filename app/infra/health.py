@@ -20,7 +20,7 @@ from app.errors import Unavailable
 from app.infra.database.schema_version import Revisions, read_revisions
 from app.infra.database.sessions import Database
 from app.infra.observability.background import detached, failing
-from app.infra.shutdown import the_end
+from app.infra.shutdown import server_shutdown
 from coherent_cache import CACHE_ERRORS, Cache
 
 logger = logging.getLogger(__name__)
@@ -126,7 +126,7 @@ async def livez() -> dict[str, str]:
 @router.get("/readyz")
 async def readyz(state: Annotated[Readiness, Depends(readiness)]) -> dict[str, object]:
     """Answer 200 when requests may be sent here, with the state of each dependency."""
-    if the_end.is_near:
+    if server_shutdown.is_draining:
         raise Unavailable("This process is not ready: the service ends.")
     ready, checks = await state.report()
     if not ready:

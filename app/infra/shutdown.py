@@ -1,9 +1,9 @@
-"""What a process knows of its server's end, for readiness and for answers without an end.
+"""Tells the parts of a process that its server shuts down, before the lifespan ends.
 
-A server waits for its last answer before the lifespan ends, so that a stream which goes on until
-then holds it up for as long as it has patience. Our own worker says when it has come to that. Of
-another server, such as Uvicorn with its reloader, the signals are noted: each goes on to whoever
-had it before.
+A server waits for its running responses before it ends the lifespan. An endless stream must
+therefore end earlier, or the server waits until it gives up. The worker of `graceful_gunicorn`
+announces its shutdown. With another server, such as Uvicorn with its reloader, this module notices
+SIGTERM and SIGINT, and passes them on to the handlers that were there before.
 """
 
 import asyncio
@@ -16,59 +16,62 @@ from types import FrameType
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
-class ServerEnd:
-    """The end of the server of this process. `is_near`: the whole instance goes, send no more."""
+class ServerShutdown:
+    """The shutdown of the server of this process."""
 
     def __init__(self) -> None:
-        self.is_near = False
-        self.is_announced = False  # by the server: what a signal means is then for it to say
-        self.noted_by: set[asyncio.Event] = set()
+        # The whole instance shuts down. Load balancers should send requests elsewhere.
+        self.is_draining = False
+        # The server calls `begin`, so the signals need not be watched.
+        self.is_announced_by_server = False
+        self.events: set[asyncio.Event] = set()
 
-    def announce(self) -> None:
-        """Tell all who noted it. Called by the server, on the event loop."""
-        for ending in self.noted_by:
-            ending.set()
+    def begin(self) -> None:
+        """Set the events of `shutdown_event`. Call this on the event loop."""
+        for event in self.events:
+            event.set()
 
 
-the_end = ServerEnd()
+server_shutdown = ServerShutdown()
 
 
 @contextmanager
-def noting_the_end(ending: asyncio.Event) -> Iterator[None]:
-    """Set `ending` when the server of this process is about to end, until the block is left."""
-    the_end.noted_by.add(ending)
-    signals = [] if the_end.is_announced else [one for one in SIGNALS if _is_ours_to_handle(one)]
+def shutdown_event() -> Iterator[asyncio.Event]:
+    """Yield an event that is set when the server of this process begins to shut down."""
+    event = asyncio.Event()
+    server_shutdown.events.add(event)
+    signals = [] if server_shutdown.is_announced_by_server else _signals_with_handler()
     try:
-        with _noting(signals, asyncio.get_running_loop(), ending):
-            yield
+        with _set_on_signal(event, signals):
+            yield event
     finally:
-        the_end.noted_by.discard(ending)
+        server_shutdown.events.discard(event)
 
 
 @contextmanager
-def _noting(
-    signals: list[signal.Signals], loop: asyncio.AbstractEventLoop, ending: asyncio.Event
-) -> Iterator[None]:
-    before = {number: signal.getsignal(number) for number in signals}
+def _set_on_signal(event: asyncio.Event, signals: list[signal.Signals]) -> Iterator[None]:
+    loop = asyncio.get_running_loop()
+    handlers = {number: signal.getsignal(number) for number in signals}
 
-    def note(number: int, frame: FrameType | None) -> None:
+    def handle(number: int, frame: FrameType | None) -> None:
         if not loop.is_closed():
-            loop.call_soon_threadsafe(ending.set)
-        handler = before[signal.Signals(number)]
+            loop.call_soon_threadsafe(event.set)
+        handler = handlers[signal.Signals(number)]
         assert callable(handler)
         handler(number, frame)
 
     for number in signals:
-        signal.signal(number, note)
+        signal.signal(number, handle)
     try:
         yield
     finally:
         for number in signals:
-            if signal.getsignal(number) is note:
-                signal.signal(number, before[number])
+            if signal.getsignal(number) is handle:
+                signal.signal(number, handlers[number])
 
 
-def _is_ours_to_handle(number: signal.Signals) -> bool:
-    """Whether somebody handles it, and this is the thread in which that may change."""
-    in_main_thread = threading.current_thread() is threading.main_thread()
-    return in_main_thread and callable(signal.getsignal(number))
+def _signals_with_handler() -> list[signal.Signals]:
+    """Return the signals that somebody handles, or none: only the main thread may replace those."""
+    if threading.current_thread() is not threading.main_thread():
+        return []
+    return [number for number in SIGNALS if callable(signal.getsignal(number))]

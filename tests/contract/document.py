@@ -82,7 +82,7 @@ class Operation:
         return content
 
 
-# Their answers go on until the client leaves: tests/infra/web/test_board.py asks for them.
+# Their answers go on until the client leaves: tests/features/board/test_board.py asks for them.
 ENDLESS = {"GET /board/events"}
 
 # Not started: for its routes and its document alone.

@@ -32,7 +32,7 @@ from app.infra.database.settings import DatabaseSettings
 from app.infra.observability import background
 from app.infra.observability.log_writer import LogWriter
 from app.infra.security.passwords import PasswordMatch, Passwords
-from app.infra.shutdown import ServerEnd
+from app.infra.shutdown import ServerShutdown
 from app.infra.web import body_limit, problems
 from app.infra.web.body_limit import BodyLimitMiddleware
 from app.infra.web.concurrency_limit import ConcurrencyLimiter
@@ -172,7 +172,7 @@ PATCHES: dict[str, tuple[tuple[Any, str, Any], ...]] = {
     ),
     "no_in_flight_limit": ((ConcurrencyLimiter, "acquire", _enter_always),),
     "deaf_memory": ((Channel, "_handle_invalidation", lambda _self, _tags: None),),
-    "deaf_streams": ((ServerEnd, "announce", lambda _self: None),),
+    "deaf_streams": ((ServerShutdown, "begin", lambda _self: None),),
     "no_catch_all": ((UnhandledErrorMiddleware, "__call__", _pass_on),),
     "any_owner": ((ClusterStore, "_handle_new_owner", _believe),),
     "no_fallback": ((Replica, "should_retry_on_primary", lambda _self, _error: False),),

@@ -71,7 +71,7 @@ class RequestContext:
         """How many seconds it has taken so far."""
         return perf_counter() - self._started
 
-    def answered(self) -> None:
+    def stop_clock(self) -> None:
         """Stop the clock, once: a stream goes on for as long as somebody listens."""
         self.seconds = self.seconds or self.elapsed()
 

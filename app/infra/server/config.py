@@ -4,7 +4,7 @@ import sys
 from functools import partial
 
 from app.infra.server.settings import CLOSING_SECONDS, ServerSettings
-from app.infra.shutdown import the_end
+from app.infra.shutdown import server_shutdown
 from graceful_gunicorn import EarlyError, ServerConfig
 
 
@@ -22,17 +22,17 @@ def server_config(settings: ServerSettings) -> ServerConfig:
         write_seconds=settings.write_seconds,
         render_error=partial(_render_error, settings.hsts_seconds),
         on_refused=_count_refusal,
-        on_drain=_draw_near,
-        on_stop_accepting=_announce,
+        on_drain=_begin_draining,
+        on_stop_accepting=_begin_shutdown,
     )
 
 
-def _draw_near() -> None:
-    the_end.is_near = True
+def _begin_draining() -> None:
+    server_shutdown.is_draining = True
 
 
-def _announce() -> None:
-    the_end.announce()
+def _begin_shutdown() -> None:
+    server_shutdown.begin()
 
 
 # The master loads this module before the metrics have their folder, so these import late.

@@ -23,13 +23,13 @@ async def metrics(
     request: Request, settings: Annotated[MetricsSettings, Depends(section(MetricsSettings))]
 ) -> Response:
     """Answer the sum of all workers. Whoever may not see it is told that there is no such thing."""
-    if not may_see(request, settings):
+    if not may_see_metrics(request, settings):
         raise NotFound("Not Found.")
     # In a thread: it takes a while, and another process may have the lock of the files.
     return Response(await run_sync(_exposition), media_type=CONTENT_TYPE_LATEST)
 
 
-def may_see(request: Request, settings: MetricsSettings) -> bool:
+def may_see_metrics(request: Request, settings: MetricsSettings) -> bool:
     """Whether whoever asks is shown what is known of the inside."""
     if not settings.enabled:
         return False

@@ -59,7 +59,7 @@ class ObservationMiddleware:
         try:
             await self.app(scope, receive, send_observed)
         finally:
-            current.answered()
+            current.stop_clock()
             current.route = current.route or route_of(scope)
             for observe in self._observers:
                 observe(current)

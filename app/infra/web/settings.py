@@ -60,9 +60,3 @@ class DocsSettings(Section):
     """The interactive documentation: in development when not set."""
 
     enabled: Switch = None
-
-
-class BoardSettings(Section):
-    """The live board at `/`: in development when not set, for whoever may see the metrics."""
-
-    enabled: Switch = None

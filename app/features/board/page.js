@@ -1,6 +1,6 @@
 "use strict";
-// Each message has totals since the start. Numbers are differences between two of them: over
-// STEADY seconds, so that they can be read; lines over one second; routes over ROUTES seconds.
+// Each message has totals since the start. What is shown is the difference between two messages:
+// numbers over STEADY seconds, lines over one second, routes over ROUTES seconds.
 const STEADY = 5, ROUTES = 30, KEPT = 120, PATIENCE = 4, RETRY = 3, SLOWEST = 8;
 const byId = (id) => document.getElementById(id);
 const write = (id, text) => { if (byId(id).textContent !== text) byId(id).textContent = text; };
@@ -9,7 +9,7 @@ let messages = [];
 let lines = { rate: [], p50: [], p99: [], failed: [], lag: [] };
 let heardAt = 0, why = "";
 
-// What happened between two messages.
+// Returns the differences between two messages.
 function between(older, newer) {
   const seconds = newer.at - older.at, routes = [], all = newer.bounds.map(() => 0);
   let failed = 0;
@@ -28,7 +28,7 @@ function between(older, newer) {
   return { seconds, routes, buckets: all, count: all[all.length - 1] || 0, failed, cache, more };
 }
 
-// The seconds below which this part of the requests was answered, as Prometheus estimates it.
+// A quantile of the durations in seconds, estimated in the same way as Prometheus does it.
 function quantile(part, buckets, bounds) {
   const count = buckets[buckets.length - 1];
   if (!count) return null;
@@ -53,7 +53,7 @@ function duration(found) {
   return found.beyond ? `${found.beyond} ${time(found.seconds).replace(".0", "")}` : time(found.seconds);
 }
 
-// A line of the last KEPT seconds, the newest at the right; it is broken where there was nothing.
+// Draws a line of the last KEPT seconds, the newest at the right. It has gaps where nothing was received.
 function draw(name, least) {
   const values = lines[name], top = Math.max(least, ...values.map((value) => value ?? 0)) * 1.05;
   let line = "", area = "", began = null, x = 0;
@@ -90,10 +90,10 @@ function showNumbers(newest, steady) {
   write("failed", count(steady.failed / steady.seconds));
   byId("errors").classList.toggle("alarm", steady.failed > 0);
   write("lag", time(newest.loop_lag));
-  write("findings", grouped(newest.findings, 0));
-  byId("guards").classList.toggle("alarm", newest.findings > 0);
+  write("diagnostics", grouped(newest.diagnostics, 0));
+  byId("mistakes").classList.toggle("alarm", newest.diagnostics > 0);
   const blocked = newest.loop_blocked;
-  write("lag-note", blocked ? `held up ${grouped(blocked, 0)} × since the start` : "never held up");
+  write("lag-note", blocked ? `blocked ${grouped(blocked, 0)} × since the start` : "never blocked");
 }
 
 function showLines(bounds) {
@@ -128,7 +128,7 @@ function showDatabase(newest, steady) {
   const requests = steady.count;
   const each = steady.more("statements") / requests;
   fact("statements", requests ? grouped(each, each && each < 0.1 ? 3 : 2) : "–");
-  fact("asked", part(steady.more("asked_database"), requests));
+  fact("asked", part(steady.more("requests_with_statements"), requests));
 }
 
 function showRoutes(newest, recent) {
@@ -151,7 +151,7 @@ function showRoutes(newest, recent) {
   }));
 }
 
-// A narrow screen breaks a path before its slashes.
+// Lets a narrow screen break a path before its slashes.
 function breakable(text) {
   return text.split(/(?=\/)/).flatMap((piece) => [document.createElement("wbr"), piece]);
 }
@@ -211,7 +211,7 @@ function say(state, text) {
   write("state", text);
 }
 
-// A browser tries again by itself when a stream ends, and not when it was refused.
+// A browser reconnects by itself when a stream ends, but not when the request was refused.
 function listen() {
   const source = new EventSource("board/events");
   source.onmessage = (event) => hear(JSON.parse(event.data));

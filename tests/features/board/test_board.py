@@ -1,9 +1,7 @@
-"""The live board: who may see it, what it is fed, and that nothing stays behind a viewer."""
+"""The live board: who may see it, what its events contain, and what a viewer occupies."""
 
 import asyncio
-import os
 import re
-import signal
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -16,9 +14,9 @@ from fastapi import FastAPI
 from prometheus_client import REGISTRY
 from starlette.types import Message
 
-from app.infra.observability.totals import totals
-from app.infra.shutdown import ServerEnd, noting_the_end
-from app.infra.web import board
+from app.features.board import service
+from app.features.board.routes import content_hash
+from app.infra.shutdown import server_shutdown
 from app.settings import Settings
 from tests.application import client_of, running
 from tests.coherent_cache.worker import eventually
@@ -38,7 +36,7 @@ def served(settings: Settings, clean: None) -> Iterator[Served]:
 
 
 class Viewer:
-    """Somebody who looks, as the server sees them: what they were sent, until they leave."""
+    """A client of the event stream, without a server. It records what it is sent."""
 
     def __init__(self, app: FastAPI, method: str = "GET") -> None:
         self.sent: list[Message] = []
@@ -82,7 +80,7 @@ class Viewer:
 
 @asynccontextmanager
 async def viewing(app: FastAPI, number: int = 1) -> AsyncIterator[list[Viewer]]:
-    """Have the first event sent to some viewers, who leave with the block."""
+    """Connect viewers and wait for the first event of each. They leave at the end of the block."""
     viewers = [Viewer(app) for _ in range(number)]
     await eventually(lambda: all(viewer.events for viewer in viewers))
     yield viewers
@@ -98,7 +96,7 @@ def changed(settings: Settings, **sections: object) -> Settings:
 
 
 async def status_of(settings: Settings, path: str) -> int:
-    """Return the status with which a viewer is answered; HEAD, because a stream has no end."""
+    """Return the status of a response. The request is a HEAD, because a stream has no end."""
     async with running(settings) as app, client_of(app) as client:
         return (await client.head(path)).status_code
 
@@ -106,25 +104,25 @@ async def status_of(settings: Settings, path: str) -> int:
 # The page
 
 
-async def test_the_page_names_no_other_address(client: Client) -> None:
+async def test_page_loads_nothing_from_other_hosts(client: Client) -> None:
     page = (await client.get("/")).text
     assert re.findall(r"//[\w.-]+", page) == []
     addresses = re.findall(r"""(?:src|href|EventSource|fetch)\s*[=(]\s*["']([^"']+)""", page)
     assert set(addresses) == {"data:,", "board/events", "docs", "metrics"}
 
 
-async def test_the_page_runs_its_own_script_and_style_alone(client: Client) -> None:
+async def test_policy_allows_only_the_script_and_style_of_the_page(client: Client) -> None:
     response = await client.get("/")
     policy = response.headers["content-security-policy"]
     assert "default-src 'none'" in policy
     assert "unsafe" not in policy
     for element in ("script", "style"):
         [content] = re.findall(rf"<{element}>(.*?)</{element}>", response.text, re.DOTALL)
-        assert f"{element}-src '{board._digest(content)}'" in policy
+        assert f"{element}-src '{content_hash(content)}'" in policy
     assert " style=" not in response.text
 
 
-async def test_the_page_is_kept_by_nobody(client: Client) -> None:
+async def test_page_is_not_cached(client: Client) -> None:
     response = await client.get("/")
     assert response.headers.get_list("cache-control") == ["private, no-store"]
     assert "x-cache" not in response.headers
@@ -146,23 +144,21 @@ async def test_the_page_is_kept_by_nobody(client: Client) -> None:
         ({**PRODUCTION, "board": {"enabled": True}, "metrics": {"networks": "10.0.0.0/8"}}, 404),
     ],
 )
-async def test_the_board_is_for_those_who_may_see_the_metrics(
+async def test_board_is_shown_only_to_those_who_may_see_the_metrics(
     settings: Settings, clean: None, path: str, given: dict[str, object], status: int
 ) -> None:
     assert await status_of(changed(settings, **given), path) == status
 
 
-async def test_the_board_is_no_part_of_the_documented_api(client: Client) -> None:
+async def test_board_is_not_in_the_openapi_document(client: Client) -> None:
     paths = (await client.get("/openapi.json")).json()["paths"]
     assert not {"/", EVENTS} & paths.keys()
 
 
-# What it is fed
+# What the events contain
 
 
-async def test_an_event_has_the_requests_that_were_made_before(
-    app: FastAPI, client: Client
-) -> None:
+async def test_event_contains_earlier_requests(app: FastAPI, client: Client) -> None:
     for path in ("/v1/posts", "/v1/posts", "/nowhere"):
         await client.get(path)
     async with viewing(app) as [viewer]:
@@ -170,11 +166,11 @@ async def test_an_event_has_the_requests_that_were_made_before(
     assert event["routes"]["GET /v1/posts"]["buckets"][-1] >= 2
     assert event["routes"]["GET unmatched"]["failed"] == 0
     assert event["cache"].keys() >= {"hit_l1", "hit", "miss", "bypass"}
-    assert event["statements"] >= event["asked_database"] >= 1
+    assert event["statements"] >= event["requests_with_statements"] >= 1
     assert event["bounds"][-1] is None  # infinity
 
 
-async def test_an_exception_is_counted_as_an_error(settings: Settings) -> None:
+async def test_exception_is_counted_as_a_server_error(settings: Settings) -> None:
     async with running(settings) as app:
 
         @app.get("/breaks")
@@ -187,56 +183,56 @@ async def test_an_exception_is_counted_as_an_error(settings: Settings) -> None:
             assert viewer.events[0]["routes"]["GET /breaks"]["failed"] == 1
 
 
-async def test_whoever_looks_is_not_counted(app: FastAPI, client: Client) -> None:
+async def test_board_probes_and_scrapes_are_not_counted(app: FastAPI, client: Client) -> None:
     for path in ("/", "/livez", "/readyz", "/metrics"):
         await client.get(path)
     async with viewing(app):
         pass
-    shown = {name.partition(" ")[2] for name in totals(REGISTRY)["routes"]}
+    shown = {name.partition(" ")[2] for name in service.totals(REGISTRY)["routes"]}
     assert not shown & {"/", "/livez", "/readyz", "/metrics", EVENTS}
 
 
-async def test_events_go_on(app: FastAPI, clean: None) -> None:
+async def test_events_continue(app: FastAPI, clean: None) -> None:
     async with viewing(app) as [viewer]:
         await eventually(lambda: len(viewer.events) > 2)
-        first, *_, last = viewer.events  # the second may be of the same moment
+        first, *_, last = viewer.events  # two viewers can share the totals of one moment
     assert last["at"] > first["at"]
 
 
-async def test_viewers_share_what_was_collected(
+async def test_viewers_share_one_collection(
     app: FastAPI, clean: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     collected = 0
-    collect = board._collect
+    collect = service.collect
 
     def counted() -> bytes:
         nonlocal collected
         collected += 1
         return collect()
 
-    monkeypatch.setattr(board, "_collect", counted)
-    monkeypatch.setattr(board, "FRESH_SECONDS", 3_600)
+    monkeypatch.setattr(service, "collect", counted)
+    monkeypatch.setattr(service, "REUSE_SECONDS", 3_600)
     async with viewing(app, 5) as viewers:
         await eventually(lambda: all(len(viewer.events) > 2 for viewer in viewers))
-    assert collected <= 1  # none, if others have looked before
+    assert collected <= 1  # 0 if an earlier test has collected them
 
 
-async def test_how_long_somebody_looked_is_no_latency(app: FastAPI, clean: None) -> None:
+async def test_time_spent_watching_is_not_counted_as_latency(app: FastAPI, clean: None) -> None:
     labels = {"method": "GET", "route": EVENTS, "status": "200"}
     name = "http_request_duration_seconds_sum"
     before = REGISTRY.get_sample_value(name, labels) or 0
     async with viewing(app) as [viewer]:
-        began = time.monotonic()
+        started = time.monotonic()
         await eventually(lambda: len(viewer.events) > 2)
-        looked = time.monotonic() - began
-    assert (REGISTRY.get_sample_value(name, labels) or 0) - before < looked
+        watched = time.monotonic() - started
+    assert (REGISTRY.get_sample_value(name, labels) or 0) - before < watched
 
 
-# What stays behind
+# What a viewer occupies
 
 
-async def test_viewers_are_bounded(app: FastAPI, clean: None) -> None:
-    async with viewing(app, board.MOST_VIEWERS):
+async def test_number_of_viewers_is_limited(app: FastAPI, clean: None) -> None:
+    async with viewing(app, service.MAX_VIEWERS):
         refused = Viewer(app)
         await asyncio.wait_for(refused.task, PATIENCE_SECONDS)
         assert refused.status == 503
@@ -244,7 +240,7 @@ async def test_viewers_are_bounded(app: FastAPI, clean: None) -> None:
         assert viewer.status == 200
 
 
-async def test_nothing_is_held_by_a_viewer_or_after_one(app: FastAPI, clean: None) -> None:
+async def test_viewer_holds_no_connection_and_leaves_no_task(app: FastAPI, clean: None) -> None:
     pool = app.state.resources.database.engine.pool
     tasks = asyncio.all_tasks()
     async with viewing(app):
@@ -254,56 +250,27 @@ async def test_nothing_is_held_by_a_viewer_or_after_one(app: FastAPI, clean: Non
     assert {task for task in asyncio.all_tasks() - tasks if not task.done()} == set()
 
 
-async def test_a_head_of_the_events_ends(app: FastAPI, clean: None) -> None:
+async def test_head_request_for_events_ends(app: FastAPI, clean: None) -> None:
     viewer = Viewer(app, "HEAD")
     await asyncio.wait_for(viewer.task, PATIENCE_SECONDS)
     assert viewer.status == 200
     assert viewer.events == []
 
 
-async def test_viewers_leave_when_the_server_is_told_to_end(settings: Settings) -> None:
+async def test_streams_end_when_the_server_shuts_down(settings: Settings) -> None:
     async with running(settings) as app:
         viewer = Viewer(app)
         await eventually(lambda: viewer.events)
-        app.state.board.ending.set()
+        server_shutdown.begin()
         await asyncio.wait_for(viewer.task, PATIENCE_SECONDS)
     assert viewer.sent[-1]["more_body"] is False
 
 
-async def test_viewers_stay_until_a_server_that_says_so_itself_does(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    end = ServerEnd()
-    end.is_announced = True
-    monkeypatch.setattr("app.infra.shutdown.the_end", end)
-    before = signal.getsignal(signal.SIGTERM)
-    ending = asyncio.Event()
-    with noting_the_end(ending):
-        assert signal.getsignal(signal.SIGTERM) is before
-        assert not ending.is_set()
-        end.announce()
-        assert ending.is_set()
-
-
-async def test_a_signal_is_noted_and_goes_on_to_whoever_had_it() -> None:
-    heard: list[int] = []
-    before = signal.signal(signal.SIGTERM, lambda number, _: heard.append(number))
-    try:
-        ending = asyncio.Event()
-        with noting_the_end(ending):
-            os.kill(os.getpid(), signal.SIGTERM)
-            await asyncio.wait_for(ending.wait(), PATIENCE_SECONDS)
-        os.kill(os.getpid(), signal.SIGTERM)
-        await eventually(lambda: len(heard) == 2)
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
-def test_a_browser_that_leaves_is_noticed(served: Served) -> None:
+def test_place_is_free_again_when_a_browser_disconnects(served: Served) -> None:
     state = served.app.state.board
     with httpx2.stream("GET", f"{served.url}{EVENTS}") as response:
         assert response.headers["content-type"].startswith("text/event-stream")
-        lines = response.iter_lines()  # kept: the response is closed with it
+        lines = response.iter_lines()  # keep a reference: the response is closed with its iterator
         while not next(lines).startswith("data: "):
             pass
         assert state.viewers == 1

@@ -1,0 +1,105 @@
+"""A live board of the running service at `/`, for its developers. It is not part of the API.
+
+To remove it, delete this folder and `tests/features/board/`, its lines in `app/api.py` and
+`app/settings.py`, and its name in the order of the features in `pyproject.toml`.
+"""
+
+import base64
+import hashlib
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Annotated
+
+from fastapi import APIRouter, Depends, FastAPI, Request
+from starlette.responses import HTMLResponse, StreamingResponse
+
+from app.errors import NotFound
+from app.features.board.service import Board
+from app.features.board.settings import BoardSettings
+from app.infra.observability.request_context import request_context
+from app.infra.observability.settings import MetricsSettings
+from app.infra.shutdown import shutdown_event
+from app.infra.web.head_requests import IS_HEAD
+from app.infra.web.metrics_endpoint import may_see_metrics
+from app.infra.web.section_dependency import section
+from app.infra.web.security_headers import PAGE_HEADERS, PAGE_POLICY
+
+# When a worker is replaced, its streams end. Without this, browsers wait three seconds.
+RECONNECT = b"retry: 1000\n\n"
+STREAM_HEADERS = {"X-Accel-Buffering": "no"}
+
+HTML, STYLE, SCRIPT = (
+    Path(__file__).with_name(f"page.{suffix}").read_text(encoding="utf-8")
+    for suffix in ("html", "css", "js")
+)
+PAGE = HTML.replace("/* page.css */", STYLE).replace("/* page.js */", SCRIPT)
+
+
+def content_hash(content: str) -> str:
+    """Return the hash that allows inline content in a Content-Security-Policy."""
+    return "sha256-" + base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
+
+
+# Only this script and this style run, whatever an attacker manages to put into the page.
+HEADERS = {
+    **PAGE_HEADERS,
+    "Content-Security-Policy": (
+        f"default-src 'none'; script-src '{content_hash(SCRIPT)}'; "
+        f"style-src '{content_hash(STYLE)}'; connect-src 'self'; img-src data:; {PAGE_POLICY}"
+    ),
+}
+
+
+@asynccontextmanager
+async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    """Keep the board of this process. Its viewers leave as soon as the server shuts down."""
+    with shutdown_event() as event:
+        app.state.board = Board(event)
+        yield
+
+
+async def check_permission(
+    request: Request,
+    settings: Annotated[BoardSettings, Depends(section(BoardSettings))],
+    metrics: Annotated[MetricsSettings, Depends(section(MetricsSettings))],
+) -> None:
+    """Answer 404 if the board is off, or if the client may not see the metrics either."""
+    if not settings.enabled or not may_see_metrics(request, metrics):
+        raise NotFound("Not Found.")
+
+
+async def take_place(request: Request) -> AsyncIterator[Board]:
+    """Take a viewer's place on the board, until the response has ended."""
+    board: Board = request.app.state.board
+    with board.viewer():
+        yield board
+
+
+router = APIRouter(
+    include_in_schema=False, lifespan=lifespan, dependencies=[Depends(check_permission)]
+)
+
+
+@router.get("/")
+async def page() -> HTMLResponse:
+    """Show the board: one file, which loads nothing except its events."""
+    return HTMLResponse(PAGE, headers=HEADERS)
+
+
+@router.get("/board/events")
+async def events(
+    request: Request, board: Annotated[Board, Depends(take_place)]
+) -> StreamingResponse:
+    """Send the totals of all workers once a second, as server-sent events."""
+    if (current := request_context.get()) is not None:
+        current.stop_clock()  # the time for which somebody watches is not latency
+    stream = _events(board, is_head=IS_HEAD in request.scope)
+    return StreamingResponse(stream, media_type="text/event-stream", headers=STREAM_HEADERS)
+
+
+async def _events(board: Board, *, is_head: bool) -> AsyncIterator[bytes]:
+    yield RECONNECT
+    while not is_head and not board.shutdown.is_set():
+        yield b"data: %b\n\n" % await board.latest()
+        await board.wait()

@@ -14,14 +14,22 @@ from app.infra.observability.logs import Log
 from app.main import create_app
 from app.settings import Settings
 from coherent_cache.relay import Relay
+from tests.sample import notes
 
-RUN_RELAY = Relay.run  # before the fixture of all tests puts it to rest
+RUN_RELAY = Relay.run  # the fixture `relays_at_rest` replaces it
+
+
+def build(settings: Settings, log: Log | None = None) -> FastAPI:
+    """Build the application, with the routes of the sample feature."""
+    app = create_app(settings, log)
+    app.router.routes.extend(notes.router.routes)
+    return app
 
 
 @asynccontextmanager
 async def running(settings: Settings, log: Log | None = None) -> AsyncIterator[FastAPI]:
-    """Build the application and keep its resources open."""
-    app = create_app(settings, log)
+    """Build the application, with the routes of the sample feature, and run its lifespan."""
+    app = build(settings, log)
     async with app.router.lifespan_context(app):
         yield app
 
@@ -34,7 +42,7 @@ def client_of(app: ASGIApp) -> httpx2.AsyncClient:
 
 @contextmanager
 def recorded_statements(resources: ProcessResources) -> Iterator[list[str]]:
-    """Collect the SQL that is sent to the database meanwhile."""
+    """Collect the SQL that is sent to the database inside the block."""
     sent: list[str] = []
 
     def record(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:

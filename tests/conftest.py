@@ -1,5 +1,7 @@
-"""Real servers, production sessions: each test process has a database of its own, emptied after
-every test that wrote to it.
+"""Fixtures for all tests.
+
+The tests use a real PostgreSQL and Valkey. Each test process has its own database. Sessions commit
+as they do in production, so the tables are emptied after each test that wrote to them.
 """
 
 import asyncio
@@ -15,8 +17,10 @@ import asyncpg
 import httpx2
 import pytest
 from fastapi import FastAPI
-from sqlalchemy import text
+from sqlalchemy import make_url, text
+from sqlalchemy.ext.asyncio import create_async_engine
 
+from app.infra.database.base import Base
 from app.infra.dependencies import ProcessResources
 from app.infra.observability.diagnostics.report import listeners
 from app.infra.settings_base.sources import ignore_libpq_variables
@@ -25,10 +29,9 @@ from coherent_cache import trust
 from coherent_cache.relay import Relay
 from dev.servers import embedded_servers
 from tests.application import client_of, recorded_statements, running
-from tests.factories import Factory
+from tests.tables import ALL_TABLES, truncate
 
 PROJECT = Path(__file__).parents[1]
-TABLES = "users, posts, comments, refresh_tokens, cache_outbox"
 SERVERS = pytest.StashKey[ExitStack]()
 
 
@@ -37,7 +40,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Leave the fault cases out unless `--faults` asks for them, whichever folder was named."""
+    """Deselect the fault cases unless `--faults` asks for them, even if their folder was named."""
     if config.getoption("faults"):
         return
     long = [item for item in items if item.get_closest_marker("faults")]
@@ -46,7 +49,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Start the servers once, in the process that the others are children of."""
+    """Start the servers once, in the parent of the test processes."""
     ignore_libpq_variables()
     if "TEST_DATABASE_URL" in os.environ:
         return
@@ -68,16 +71,16 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_unconfigure(config: pytest.Config) -> None:
-    """Stop what was started here."""
+    """Stop the servers, in the process that started them."""
     if SERVERS in config.stash:
         config.stash[SERVERS].close()
 
 
 @pytest.fixture(scope="session", autouse=True)
 def relays_at_rest() -> Iterator[None]:
-    """Let relays take their first turn alone, and let the trust that it grants last.
+    """Run only the first turn of each relay, and let the lease that it grants last forever.
 
-    The loop of the tests stands still between them, which would end the trust.
+    The event loop does not run between tests, so a lease would expire.
     """
 
     async def rest(_relay: Relay) -> None:
@@ -91,7 +94,7 @@ def relays_at_rest() -> Iterator[None]:
 
 @pytest.fixture(autouse=True)
 def findings() -> Iterator[list[tuple[str, str]]]:
-    """What the guards find in a test. It fails for what it has not taken out."""
+    """The diagnostics that a test caused. The test fails if it leaves any in the list."""
     found: list[tuple[str, str]] = []
     listeners.append(listen := lambda guard, finding: found.append((guard, finding)))
     yield found
@@ -101,20 +104,30 @@ def findings() -> Iterator[list[tuple[str, str]]]:
 
 @pytest.fixture(scope="session")
 async def database_url(worker_id: str) -> str:
-    """A migrated database of this process, cloned from the one that was migrated once."""
+    """The database of this process, cloned from the migrated one, with the table of the sample."""
     server = os.environ["TEST_DATABASE_URL"]
     base, _, template = server.rpartition("/")
     name = f"test_{worker_id}"
     connection = await asyncpg.connect(f"{base}/postgres")
     await connection.execute(f'CREATE DATABASE {name} TEMPLATE "{template}"')
     await connection.close()
-    return f"{base}/{name}"
+    url = f"{base}/{name}"
+    await create_sample_table(url)
+    return url
+
+
+async def create_sample_table(url: str) -> None:
+    engine = create_async_engine(make_url(url).set(drivername="postgresql+asyncpg"))
+    async with engine.begin() as connection:
+        await connection.run_sync(Base.metadata.create_all, [Base.metadata.tables["test_notes"]])
+    await engine.dispose()
 
 
 @pytest.fixture(scope="session")
 def settings(database_url: str, worker_id: str) -> Settings:
-    """Production's settings, but for addresses, the cost of a password, and the patience that tests
-    need on a busy machine. A test of a timeout sets that timeout itself.
+    """Production's settings, except for addresses, cheap password hashes, and long timeouts.
+
+    Tests must pass on a busy machine. A test of a timeout sets that timeout itself.
     """
     return Settings.model_validate(
         {
@@ -125,10 +138,10 @@ def settings(database_url: str, worker_id: str) -> Settings:
                 "slow_seconds": 30,
             },
             "cache": {"namespace": worker_id},
-            # Tests themselves hold the loop up, when they start a process for example.
+            # Tests block the event loop themselves, for example when they start a process.
             "guards": {"blocked_seconds": 3_600},
             "metrics": {"server_timing": False},
-            # Tests ask more at once than they want answered at once.
+            # Tests send more requests at once than a worker runs at once.
             "limits": {"queued": 10_000, "queue_seconds": 60, "request_seconds": 60},
             "server": {"graceful_timeout_seconds": 90},
             "auth": {"argon2_memory_kib": 64, "argon2_time_cost": 1, "hashing_queue_seconds": 60},
@@ -138,14 +151,14 @@ def settings(database_url: str, worker_id: str) -> Settings:
 
 @pytest.fixture(scope="session")
 async def app(settings: Settings) -> AsyncIterator[FastAPI]:
-    """The application, its lifespan begun."""
+    """The application with its lifespan started."""
     async with running(settings) as app:
         yield app
 
 
 @pytest.fixture(scope="session")
 async def resources(app: FastAPI) -> ProcessResources:
-    """What the application holds open."""
+    """The resources that the application holds open."""
     held: ProcessResources = app.state.resources
     return held
 
@@ -162,15 +175,9 @@ async def clean(resources: ProcessResources) -> AsyncIterator[None]:
     """Empty every table, and the cache, after the test."""
     yield
     async with resources.database.transaction() as session:
-        await session.execute(text(f"TRUNCATE {TABLES} RESTART IDENTITY CASCADE"))
+        await session.execute(text(truncate(ALL_TABLES)))
     assert resources.cache is not None
     await resources.cache.flush()
-
-
-@pytest.fixture
-def make(resources: ProcessResources, clean: None) -> Factory:
-    """Make rows, as their owners would have."""
-    return Factory(resources)
 
 
 @pytest.fixture

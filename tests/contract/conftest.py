@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from app.infra.dependencies import ProcessResources
 from app.settings import Settings
 from tests.contract.serving import Served, serve
 from tests.factories import Factory
@@ -14,6 +15,11 @@ def served(settings: Settings, clean: None) -> Iterator[Served]:
     """The application, served on a port of the loopback."""
     with serve(settings) as served:
         yield served
+
+
+@pytest.fixture
+def make(resources: ProcessResources, clean: None) -> Factory:
+    return Factory(resources)
 
 
 @pytest.fixture

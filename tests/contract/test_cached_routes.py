@@ -16,7 +16,7 @@ from app.infra.web.cacheable import is_public
 from app.settings import Settings
 from coherent_cache.store import Store
 from tests.application import client_of, recorded_statements, running
-from tests.contract.document import ENDLESS, OPERATIONS, Operation, api_routes
+from tests.contract.document import APPLICATION, ENDLESS, OPERATIONS, Operation, api_routes
 from tests.contract.test_access import Caller, somebody
 from tests.factories import PASSWORD, Factory
 from tests.infra.web.test_response_cache import (
@@ -134,8 +134,8 @@ def routes_of(app: FastAPI, *, reads: bool) -> set[str]:
 # Writes
 
 
-def test_every_write_is_known(service: FastAPI) -> None:
-    assert routes_of(service, reads=False) == DROPS.keys() | DROP_NOTHING
+def test_every_write_is_known() -> None:
+    assert routes_of(APPLICATION, reads=False) == DROPS.keys() | DROP_NOTHING
 
 
 @pytest.mark.parametrize("route", DROPS)
@@ -206,9 +206,9 @@ async def test_a_refused_write_drops_nothing(
 # Reads
 
 
-def test_every_read_is_known(service: FastAPI) -> None:
-    assert routes_of(service, reads=True) == SHOWS.keys() | NOT_PUBLIC | ENDLESS
-    public = {f"GET {route.path}" for route in api_routes(service) if is_public(route)}
+def test_every_read_is_known() -> None:
+    assert routes_of(APPLICATION, reads=True) == SHOWS.keys() | NOT_PUBLIC | ENDLESS
+    public = {f"GET {route.path}" for route in api_routes(APPLICATION) if is_public(route)}
     assert public == SHOWS.keys()
 
 

@@ -10,11 +10,13 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
-from tests.conftest import TABLES
+from app.infra.dependencies import ProcessResources
 from tests.faults.postgres import Backend, open_backend
 from tests.faults.service import Service, serving
 from tests.faults.valkey import Valkey, open_own_valkey
 from tests.faults.verdicts import Verdicts
+from tests.sample.factory import NoteFactory
+from tests.tables import SERVICE_TABLES, truncate
 
 VERDICTS = pytest.StashKey[Verdicts]()
 STARTED = pytest.StashKey[float]()
@@ -64,7 +66,7 @@ async def serve_cached(
 ) -> AsyncIterator[Serve]:
     """As `serve`, with that Valkey. Both servers are whole and empty at the beginning."""
     await valkey.reset()
-    await backend.rows(f"TRUNCATE {TABLES} RESTART IDENTITY CASCADE")
+    await backend.rows(truncate(SERVICE_TABLES))
     yield partial(serving, replace(backend, valkey_url=valkey.url), monkeypatch)
     valkey.thaw()
     backend.thaw()
@@ -75,3 +77,8 @@ async def serve(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> AsyncItera
     """Serve the application under Gunicorn, less the guard that is named."""
     yield partial(serving, backend, monkeypatch)
     backend.thaw()
+
+
+@pytest.fixture
+def make(resources: ProcessResources, clean: None) -> NoteFactory:
+    return NoteFactory(resources)

@@ -14,8 +14,8 @@ from typing import Any
 
 import httpx2
 
-from tests.factories import PASSWORD
 from tests.faults.postgres import Backend
+from tests.features.users.factory import PASSWORD
 
 NO_ANSWER = 0
 OPEN = "It is not known whether the change was kept."

@@ -7,7 +7,6 @@ from functools import partial
 import pytest
 import redis
 
-from tests.factories import PASSWORD
 from tests.faults.conftest import Judge, Serve
 from tests.faults.load import (
     Answer,
@@ -24,6 +23,7 @@ from tests.faults.postgres import Backend
 from tests.faults.valkey import Valkey
 from tests.faults.verdicts import GUARDED
 from tests.faults.wire import Wire
+from tests.features.users.factory import PASSWORD
 
 pytestmark = pytest.mark.faults
 RATE = 80

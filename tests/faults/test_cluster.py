@@ -12,7 +12,6 @@ import pytest
 from app.infra.cache.config import cache_config
 from app.settings import Settings
 from coherent_cache import flush_cache
-from tests.conftest import TABLES
 from tests.faults.cluster import NODE_TIMEOUT_MILLISECONDS, Cluster, open_cluster
 from tests.faults.conftest import Judge
 from tests.faults.history import repeated, run_history
@@ -22,6 +21,7 @@ from tests.faults.service import serving
 from tests.faults.test_histories import seconds_of
 from tests.faults.verdicts import GUARDED
 from tests.faults.wire import Wire
+from tests.tables import SERVICE_TABLES, truncate
 
 pytestmark = pytest.mark.faults
 CLUSTER = {"cluster": True}
@@ -88,7 +88,7 @@ async def cluster(tmp_path: Path) -> AsyncIterator[Cluster]:
 @pytest.fixture
 async def empty(backend: Backend, cluster: Cluster) -> Backend:
     """A backend without rows, and with the cluster."""
-    await backend.rows(f"TRUNCATE {TABLES} RESTART IDENTITY CASCADE")
+    await backend.rows(truncate(SERVICE_TABLES))
     return replace(backend, valkey_url=cluster.url)
 
 

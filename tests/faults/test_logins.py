@@ -11,7 +11,6 @@ from itertools import chain
 import pytest
 
 from dev.address import Address
-from tests.factories import PASSWORD
 from tests.faults.conftest import Judge, Serve
 from tests.faults.load import Answer, constantly, late, sign_up, slowest, timed, unexpected
 from tests.faults.service import resident_mib
@@ -19,6 +18,7 @@ from tests.faults.test_bodies import request_bytes, send
 from tests.faults.test_limits import Load, not_served, share
 from tests.faults.verdicts import GUARDED
 from tests.faults.wire import Reply
+from tests.features.users.factory import PASSWORD
 
 pytestmark = pytest.mark.faults
 # With 400 logins chance alone leaves 0.45–0.55 in 8 of 100 runs; with 1,200, in 3 of 1,000.

@@ -16,7 +16,6 @@ import pytest
 from app.infra.database.pgbouncer import session_timeouts
 from app.infra.database.settings import DatabaseSettings
 from dev.servers import ROOT
-from tests.conftest import TABLES
 from tests.faults.conftest import Judge
 from tests.faults.history import repeated, run_history
 from tests.faults.load import (
@@ -33,6 +32,7 @@ from tests.faults.pooler import open_pooler
 from tests.faults.postgres import Backend
 from tests.faults.service import Service, serving
 from tests.faults.verdicts import GUARDED
+from tests.tables import SERVICE_TABLES, truncate
 
 pytestmark = pytest.mark.faults
 POOLER, NO_CACHE = {"pooler": True}, {"enabled": False}
@@ -50,7 +50,7 @@ async def pooled(
 ) -> AsyncIterator[Backend]:
     """The backend behind PgBouncer, with a role that has timeouts, and no rows."""
     monkeypatch.setenv("DATABASE_POOLER", "true")  # for the master, which looks for timeouts
-    await backend.rows(f"TRUNCATE {TABLES} RESTART IDENTITY CASCADE")
+    await backend.rows(truncate(SERVICE_TABLES))
     await set_timeouts(backend, TIMEOUTS)
     with open_pooler(backend, tmp_path / "pgbouncer") as pooled:
         await pooled.returned()

@@ -13,14 +13,14 @@ from app.infra.database.settings import DatabaseSettings
 from app.infra.dependencies import WriteSession
 from app.settings import Settings
 from tests.application import client_of, running
-from tests.factories import Factory
 from tests.faults.conftest import Judge
 from tests.faults.controls import without
 from tests.faults.load import timed, unexpected
 from tests.faults.verdicts import GUARDED
+from tests.sample.factory import NoteFactory
 
 RENAME = text("UPDATE users SET name = name || '!' WHERE id = :id")
-KEEP = text("SELECT 1 FROM posts WHERE id = :id FOR UPDATE")
+KEEP = text("SELECT 1 FROM test_notes WHERE id = :id FOR UPDATE")
 END = text("SELECT pg_terminate_backend(:process_id, 5000)")
 
 
@@ -46,13 +46,13 @@ async def caller(troubled: FastAPI) -> AsyncIterator[httpx2.AsyncClient]:
 
 @pytest.mark.parametrize("control", [GUARDED, "plain_engine"], indirect=True)
 async def test_a_lock_that_somebody_keeps(
-    caller: httpx2.AsyncClient, make: Factory, judge: Judge, control: str
+    caller: httpx2.AsyncClient, make: NoteFactory, judge: Judge, control: str
 ) -> None:
     author = await make.user()
-    post = await make.post(author)
-    url, headers = f"/v1/posts/{post.id}", make.headers(author)
+    note = await make.note(author)
+    url, headers = f"/test/notes/{note.id}", make.headers(author)
     async with make.resources.database.transaction() as session:
-        await session.execute(KEEP, {"id": post.id})
+        await session.execute(KEEP, {"id": note.id})
         change = timed(caller, "PATCH", url, json={"title": "T"}, headers=headers)
         waiting = asyncio.create_task(change)
         await asyncio.wait(
@@ -64,7 +64,7 @@ async def test_a_lock_that_somebody_keeps(
 
 @pytest.mark.parametrize("control", [GUARDED, "no_backstop"], indirect=True)
 async def test_a_deadlock(
-    troubled: FastAPI, caller: httpx2.AsyncClient, make: Factory, judge: Judge, control: str
+    troubled: FastAPI, caller: httpx2.AsyncClient, make: NoteFactory, judge: Judge, control: str
 ) -> None:
     ids = [(await make.user(name="A")).id for _ in range(2)]
     both, begun = asyncio.Barrier(2), list[int]()
@@ -88,7 +88,7 @@ async def test_a_deadlock(
 
 @pytest.mark.parametrize("control", [GUARDED, "no_retry"], indirect=True)
 async def test_a_connection_that_is_ended_within_a_transaction(
-    troubled: FastAPI, caller: httpx2.AsyncClient, make: Factory, judge: Judge, control: str
+    troubled: FastAPI, caller: httpx2.AsyncClient, make: NoteFactory, judge: Judge, control: str
 ) -> None:
     attempts: list[int] = []
 
@@ -124,7 +124,7 @@ async def test_a_server_that_refuses_connections(
     judge("Wrong password, no database", control, figure, unexpected(answers, (503,)))
 
 
-async def names(make: Factory) -> list[str]:
+async def names(make: NoteFactory) -> list[str]:
     """Return the names of all users."""
     async with make.resources.database.read() as session:
         return list(await session.scalars(text("SELECT name FROM users")))

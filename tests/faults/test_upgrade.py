@@ -10,13 +10,13 @@ from urllib.parse import urlencode
 import pytest
 
 from dev.address import Address
-from tests.factories import PASSWORD
 from tests.faults.conftest import Judge, Serve
 from tests.faults.forwarder import forwarding, read_message
 from tests.faults.load import register
 from tests.faults.service import Service
 from tests.faults.verdicts import GUARDED
 from tests.faults.wire import Wire
+from tests.features.users.factory import PASSWORD
 
 pytestmark = pytest.mark.faults
 PATIENCE_SECONDS = 5

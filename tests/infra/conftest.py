@@ -1,9 +1,11 @@
-"""What several tests of the infrastructure share."""
+"""Fixtures for the tests of the infrastructure, which run on the sample feature."""
 
 from pathlib import Path
 
 import pytest
 
+from app.infra.dependencies import ProcessResources
+from tests.factories import Factory
 from tests.tls import make_certificate
 
 
@@ -11,3 +13,8 @@ from tests.tls import make_certificate
 def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A self-signed certificate for localhost; its key is beside it."""
     return make_certificate(tmp_path_factory.mktemp("tls"))
+
+
+@pytest.fixture
+def make(resources: ProcessResources, clean: None) -> Factory:
+    return Factory(resources)

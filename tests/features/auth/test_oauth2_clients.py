@@ -11,7 +11,7 @@ from requests_oauthlib import OAuth2Session as RequestsSession
 
 from app.settings import Settings
 from tests.contract.serving import Served, serve
-from tests.factories import PASSWORD
+from tests.features.users.factory import PASSWORD
 
 
 @pytest.fixture

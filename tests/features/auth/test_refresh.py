@@ -14,7 +14,7 @@ from app.features.users.models import User
 from app.infra.dependencies import ProcessResources
 from app.settings import Settings
 from tests.application import client_of, running
-from tests.factories import PASSWORD, Factory
+from tests.features.users.factory import PASSWORD, UserFactory
 
 Client = httpx2.AsyncClient
 
@@ -47,7 +47,9 @@ async def waits_for_a_lock(resources: ProcessResources) -> None:
             await asyncio.sleep(0.01)
 
 
-async def test_a_refresh_token_is_exchanged_for_new_tokens(client: Client, make: Factory) -> None:
+async def test_a_refresh_token_is_exchanged_for_new_tokens(
+    client: Client, make: UserFactory
+) -> None:
     user = await make.user()
     first = await log_in(client, user)
     response = await refresh(client, first)
@@ -59,7 +61,9 @@ async def test_a_refresh_token_is_exchanged_for_new_tokens(client: Client, make:
     assert (await refresh(client, response.json()["refresh_token"])).status_code == 200
 
 
-async def test_a_second_use_revokes_the_family_and_no_other(client: Client, make: Factory) -> None:
+async def test_a_second_use_revokes_the_family_and_no_other(
+    client: Client, make: UserFactory
+) -> None:
     user = await make.user()
     other = await log_in(client, user)
     first = await log_in(client, user)
@@ -72,7 +76,7 @@ async def test_a_second_use_revokes_the_family_and_no_other(client: Client, make
 
 
 async def test_of_many_uses_at_once_at_most_one_works_and_nothing_survives(
-    client: Client, make: Factory, resources: ProcessResources
+    client: Client, make: UserFactory, resources: ProcessResources
 ) -> None:
     first = await log_in(client, await make.user())
     second = (await refresh(client, first)).json()["refresh_token"]
@@ -88,7 +92,7 @@ async def test_what_we_did_not_issue_is_401(client: Client, token: str) -> None:
 
 
 async def test_logging_out_ends_the_family_and_may_be_repeated(
-    client: Client, make: Factory
+    client: Client, make: UserFactory
 ) -> None:
     first = await log_in(client, await make.user())
     second = (await refresh(client, first)).json()["refresh_token"]
@@ -99,7 +103,7 @@ async def test_logging_out_ends_the_family_and_may_be_repeated(
 
 
 async def test_an_expired_token_is_401(
-    client: Client, make: Factory, resources: ProcessResources
+    client: Client, make: UserFactory, resources: ProcessResources
 ) -> None:
     expired = await log_in(client, await make.user())
     await expire_tokens(resources)
@@ -107,7 +111,7 @@ async def test_an_expired_token_is_401(
 
 
 async def test_a_login_deletes_expired_tokens_and_no_others(
-    client: Client, make: Factory, resources: ProcessResources
+    client: Client, make: UserFactory, resources: ProcessResources
 ) -> None:
     user = await make.user()
     await log_in(client, user)
@@ -120,7 +124,7 @@ async def test_a_login_deletes_expired_tokens_and_no_others(
 
 
 async def test_tokens_are_stored_as_hashes(
-    client: Client, make: Factory, resources: ProcessResources
+    client: Client, make: UserFactory, resources: ProcessResources
 ) -> None:
     token = await log_in(client, await make.user())
     async with resources.database.read() as session:
@@ -129,7 +133,7 @@ async def test_tokens_are_stored_as_hashes(
     assert token.encode().hex() not in str(row)
 
 
-async def test_a_login_stores_an_outdated_hash_anew(settings: Settings, make: Factory) -> None:
+async def test_a_login_stores_an_outdated_hash_anew(settings: Settings, make: UserFactory) -> None:
     user = await make.user()
     stronger = settings.auth.model_copy(update={"argon2_time_cost": 2})
     changed = settings.model_copy(update={"auth": stronger})
@@ -144,7 +148,7 @@ async def test_a_login_stores_an_outdated_hash_anew(settings: Settings, make: Fa
 
 
 async def test_a_revocation_meets_a_token_that_is_being_added(
-    client: Client, make: Factory, resources: ProcessResources
+    client: Client, make: UserFactory, resources: ProcessResources
 ) -> None:
     first = await log_in(client, await make.user())
     second = (await refresh(client, first)).json()["refresh_token"]

@@ -10,7 +10,7 @@ from argon2 import PasswordHasher
 
 from app.infra.dependencies import ProcessResources
 from app.settings import Settings
-from tests.factories import PASSWORD, Factory
+from tests.features.users.factory import PASSWORD, UserFactory
 
 Client = httpx2.AsyncClient
 
@@ -21,7 +21,7 @@ async def log_in(client: Client, email: str, password: str) -> httpx2.Response:
     return await client.post("/v1/auth/token", data=form)
 
 
-async def test_a_token_tells_who_is_calling(client: Client, make: Factory) -> None:
+async def test_a_token_tells_who_is_calling(client: Client, make: UserFactory) -> None:
     user = await make.user()
     response = await log_in(client, user.email.upper(), PASSWORD)
     assert response.status_code == 200
@@ -33,7 +33,7 @@ async def test_a_token_tells_who_is_calling(client: Client, make: Factory) -> No
 
 
 async def test_an_unknown_account_answers_like_a_wrong_password(
-    client: Client, make: Factory
+    client: Client, make: UserFactory
 ) -> None:
     user = await make.user()
     wrong = await log_in(client, user.email, "not the password")
@@ -48,7 +48,7 @@ async def test_an_unknown_account_answers_like_a_wrong_password(
 
 
 async def test_an_unknown_account_costs_as_many_hashes_as_a_known_one(
-    client: Client, make: Factory, monkeypatch: pytest.MonkeyPatch
+    client: Client, make: UserFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     user = await make.user()
     hashed: list[str] = []
@@ -101,7 +101,7 @@ async def test_another_grant_type_is_unsupported(client: Client, grant_type: str
 
 
 async def test_a_field_that_is_sent_twice_is_an_invalid_request(
-    client: Client, make: Factory
+    client: Client, make: UserFactory
 ) -> None:
     user = await make.user()
     for name in ("username", "password", "grant_type", "scope"):
@@ -136,7 +136,7 @@ async def test_every_error_of_the_token_endpoint_is_one_for_oauth2(
 
 
 async def test_a_refresh_token_works_once_at_the_token_endpoint(
-    client: Client, make: Factory
+    client: Client, make: UserFactory
 ) -> None:
     user = await make.user()
     token = (await log_in(client, user.email, PASSWORD)).json()["refresh_token"]
@@ -175,7 +175,7 @@ def forged(settings: Settings, user_id: int, **changes: object) -> str:
 
 
 async def test_a_token_of_our_making_is_accepted(
-    client: Client, make: Factory, settings: Settings
+    client: Client, make: UserFactory, settings: Settings
 ) -> None:
     user = await make.user()
     headers = {"Authorization": f"Bearer {forged(settings, user.id)}"}
@@ -200,7 +200,7 @@ async def test_a_token_of_our_making_is_accepted(
     ],
 )
 async def test_a_token_with_wrong_claims_is_401(
-    client: Client, make: Factory, settings: Settings, changes: dict[str, object]
+    client: Client, make: UserFactory, settings: Settings, changes: dict[str, object]
 ) -> None:
     user = await make.user()
     headers = {"Authorization": f"Bearer {forged(settings, user.id, **changes)}"}
@@ -210,7 +210,7 @@ async def test_a_token_with_wrong_claims_is_401(
 
 
 async def test_a_token_with_another_signature_is_401(
-    client: Client, make: Factory, settings: Settings
+    client: Client, make: UserFactory, settings: Settings
 ) -> None:
     user = await make.user()
     good = forged(settings, user.id)
@@ -231,7 +231,7 @@ async def test_a_token_with_another_signature_is_401(
 
 
 async def test_a_remembered_token_still_expires(
-    client: Client, make: Factory, resources: ProcessResources, settings: Settings
+    client: Client, make: UserFactory, resources: ProcessResources, settings: Settings
 ) -> None:
     user = await make.user()
     soon = datetime.now(UTC) + timedelta(seconds=1)
@@ -244,7 +244,7 @@ async def test_a_remembered_token_still_expires(
     assert (await client.get("/v1/users/me", headers=headers)).status_code == 401
 
 
-async def test_a_token_of_an_account_that_is_gone_is_401(client: Client, make: Factory) -> None:
+async def test_a_token_of_an_account_that_is_gone_is_401(client: Client, make: UserFactory) -> None:
     user = await make.user()
     user.id += 1000
     response = await client.get("/v1/users/me", headers=make.headers(user))

@@ -1,11 +1,11 @@
-"""Comments on a post, as their callers see them."""
+"""Comments on a post, as clients see them."""
 
 import asyncio
 
 import httpx2
 import pytest
 
-from tests.factories import Factory
+from tests.features.comments.factory import CommentFactory
 
 Client = httpx2.AsyncClient
 
@@ -16,7 +16,9 @@ async def count(client: Client, post_id: int) -> int:
     return number
 
 
-async def test_a_comment_is_answered_whole_and_counted(client: Client, make: Factory) -> None:
+async def test_a_comment_is_answered_whole_and_counted(
+    client: Client, make: CommentFactory
+) -> None:
     post = await make.post()
     user = await make.user(name="Ann")
     response = await client.post(
@@ -31,7 +33,7 @@ async def test_a_comment_is_answered_whole_and_counted(client: Client, make: Fac
     assert await count(client, post.id) == 1
 
 
-async def test_a_comment_is_no_edit_of_the_post(client: Client, make: Factory) -> None:
+async def test_a_comment_is_no_edit_of_the_post(client: Client, make: CommentFactory) -> None:
     post = await make.post()
     before = (await client.get(f"/v1/posts/{post.id}")).json()
     headers = make.headers(await make.user())
@@ -40,7 +42,7 @@ async def test_a_comment_is_no_edit_of_the_post(client: Client, make: Factory) -
     assert after == {**before, "comment_count": 1}
 
 
-async def test_concurrent_comments_are_all_counted(client: Client, make: Factory) -> None:
+async def test_concurrent_comments_are_all_counted(client: Client, make: CommentFactory) -> None:
     post = await make.post()
     user = await make.user()
     headers = make.headers(user)
@@ -59,7 +61,7 @@ async def test_concurrent_comments_are_all_counted(client: Client, make: Factory
 
 
 async def test_comments_are_listed_oldest_first_there_and_back(
-    client: Client, make: Factory
+    client: Client, make: CommentFactory
 ) -> None:
     post = await make.post()
     comments = await make.comments(5, post)
@@ -76,27 +78,62 @@ async def test_comments_are_listed_oldest_first_there_and_back(
     assert back["items"] == second["items"]
 
 
-async def test_a_bad_cursor_is_refused(client: Client, make: Factory) -> None:
+async def test_a_bad_cursor_is_refused(client: Client, make: CommentFactory) -> None:
     post = await make.post()
     response = await client.get(f"/v1/posts/{post.id}/comments?cursor=nonsense")
     assert response.status_code == 422
     assert response.json()["code"] == "invalid_cursor"
 
 
-async def test_a_post_without_comments_has_an_empty_list(client: Client, make: Factory) -> None:
+async def test_a_cursor_of_comments_is_refused_by_the_list_of_posts(
+    client: Client, make: CommentFactory
+) -> None:
+    post = await make.post()
+    await make.comments(3, post)
+    of_comments = (await client.get(f"/v1/posts/{post.id}/comments?limit=1")).json()["next"]
+    response = await client.get(f"/v1/posts?cursor={of_comments}")
+    assert (response.status_code, response.json()["code"]) == (422, "invalid_cursor")
+
+
+async def test_a_post_without_comments_has_an_empty_list(
+    client: Client, make: CommentFactory
+) -> None:
     post = await make.post()
     response = await client.get(f"/v1/posts/{post.id}/comments")
     assert response.json() == {"items": [], "next": None, "prev": None}
 
 
-async def test_comments_of_a_missing_post_are_404(client: Client, make: Factory) -> None:
+async def test_comments_of_a_missing_post_are_404(client: Client, make: CommentFactory) -> None:
     headers = make.headers(await make.user())
     assert (await client.get("/v1/posts/1/comments")).status_code == 404
     response = await client.post("/v1/posts/1/comments", json={"body": "?"}, headers=headers)
     assert response.status_code == 404
 
 
-async def test_only_its_author_deletes_a_comment(client: Client, make: Factory) -> None:
+async def test_a_deleted_post_is_gone_with_its_comments(
+    client: Client, make: CommentFactory
+) -> None:
+    author = await make.user()
+    post = await make.post(author)
+    comment = await make.comment(post)
+    headers = make.headers(author)
+    assert (await client.delete(f"/v1/posts/{post.id}", headers=headers)).status_code == 204
+    gone = await client.delete(f"/v1/comments/{comment.id}", headers=headers)
+    assert gone.status_code == 404
+
+
+async def test_comments_of_a_deleted_account_stay_without_its_name(
+    client: Client, make: CommentFactory
+) -> None:
+    user = await make.user(name="Ann")
+    comment = await make.comment(author=user)
+    await client.delete("/v1/users/me", headers=make.headers(user))
+    nobody = {"id": user.id, "name": "Deleted user", "avatar_url": None}
+    comments = (await client.get(f"/v1/posts/{comment.post_id}/comments")).json()["items"]
+    assert [(item["id"], item["author"]) for item in comments] == [(comment.id, nobody)]
+
+
+async def test_only_its_author_deletes_a_comment(client: Client, make: CommentFactory) -> None:
     author = await make.user()
     post = await make.post()
     comment = await make.comment(post, author)
@@ -111,7 +148,9 @@ async def test_only_its_author_deletes_a_comment(client: Client, make: Factory) 
 
 
 @pytest.mark.parametrize("body", [{}, {"body": ""}, {"body": "x" * 5001}, {"body": "x", "id": 1}])
-async def test_a_malformed_comment_is_refused(client: Client, make: Factory, body: object) -> None:
+async def test_a_malformed_comment_is_refused(
+    client: Client, make: CommentFactory, body: object
+) -> None:
     post = await make.post()
     headers = make.headers(await make.user())
     response = await client.post(f"/v1/posts/{post.id}/comments", json=body, headers=headers)
@@ -121,7 +160,7 @@ async def test_a_malformed_comment_is_refused(client: Client, make: Factory, bod
 
 @pytest.mark.parametrize("number", [1, 3, 30])
 async def test_a_page_with_its_authors_is_one_statement(
-    client: Client, make: Factory, statements: list[str], number: int
+    client: Client, make: CommentFactory, statements: list[str], number: int
 ) -> None:
     post = await make.post()
     for _ in range(number):
@@ -132,7 +171,7 @@ async def test_a_page_with_its_authors_is_one_statement(
 
 
 async def test_a_post_and_its_comments_may_be_deleted_at_once(
-    client: Client, make: Factory, caplog: pytest.LogCaptureFixture
+    client: Client, make: CommentFactory, caplog: pytest.LogCaptureFixture
 ) -> None:
     user = await make.user()
     headers = make.headers(user)
@@ -146,7 +185,9 @@ async def test_a_post_and_its_comments_may_be_deleted_at_once(
     assert not caplog.records  # no deadlock, not one that a second run has mended either
 
 
-async def test_comments_appear_in_the_order_of_the_list(client: Client, make: Factory) -> None:
+async def test_comments_appear_in_the_order_of_the_list(
+    client: Client, make: CommentFactory
+) -> None:
     post = await make.post()
     headers = make.headers(await make.user())
     url = f"/v1/posts/{post.id}/comments"

@@ -12,7 +12,7 @@ from app.features.posts.models import Post
 from app.features.users.models import User
 from app.settings import Settings
 from tests.application import client_of
-from tests.factories import Factory
+from tests.features.posts.factory import PostFactory
 from tests.infra.web.test_response_cache import GZIP, LONG, NO_STORE, patient_app
 
 Client = httpx2.AsyncClient
@@ -32,17 +32,17 @@ async def client(service: FastAPI, clean: None) -> AsyncIterator[Client]:
 
 
 @pytest.fixture
-def make(service: FastAPI, clean: None) -> Factory:
-    return Factory(service.state.resources)
+def make(service: FastAPI, clean: None) -> PostFactory:
+    return PostFactory(service.state.resources)
 
 
 @pytest.fixture
-async def author(make: Factory) -> User:
+async def author(make: PostFactory) -> User:
     return await make.user()
 
 
 @pytest.fixture
-async def post(make: Factory, author: User) -> Post:
+async def post(make: PostFactory, author: User) -> Post:
     return await make.post(author, body=LONG)
 
 
@@ -52,7 +52,7 @@ def url(post: Post) -> str:
 
 
 @pytest.fixture
-def headers(make: Factory, author: User) -> dict[str, str]:
+def headers(make: PostFactory, author: User) -> dict[str, str]:
     return make.headers(author)
 
 
@@ -226,7 +226,7 @@ async def test_without_a_condition_the_last_one_wins(
 
 
 async def test_a_comment_changes_how_it_is_shown_and_not_the_post(
-    client: Client, make: Factory, url: str, headers: dict[str, str]
+    client: Client, make: PostFactory, url: str, headers: dict[str, str]
 ) -> None:
     seen = await etag(client, url)
     commenter = make.headers(await make.user())
@@ -254,7 +254,7 @@ async def test_a_condition_on_what_is_not_there(
 
 
 async def test_a_stranger_learns_nothing_from_a_condition(
-    client: Client, make: Factory, url: str
+    client: Client, make: PostFactory, url: str
 ) -> None:
     stranger = make.headers(await make.user())
     for condition in (await etag(client, url), '"9-x"', "*"):

@@ -11,7 +11,7 @@ import pytest
 from pydantic_core import SchemaSerializer, SchemaValidator
 
 from app.infra.web.etags import entity_tag
-from tests.factories import Factory
+from tests.features.posts.factory import PostFactory
 from tests.infra.web.test_response_cache import NO_STORE
 
 Client = httpx2.AsyncClient
@@ -40,7 +40,7 @@ def counting() -> Iterator[dict[str, int]]:
 
 @pytest.mark.parametrize("method", ["POST", "PATCH", "GET"])
 async def test_a_post_is_validated_and_serialised_once(
-    client: Client, make: Factory, method: str
+    client: Client, make: PostFactory, method: str
 ) -> None:
     author = await make.user()
     post = await make.post(author)
@@ -54,14 +54,16 @@ async def test_a_post_is_validated_and_serialised_once(
     assert counted == {"validated": 1, "serialised": 1}
 
 
-async def test_the_counting_sees_what_is_counted(client: Client, make: Factory) -> None:
+async def test_the_counting_sees_what_is_counted(client: Client, make: PostFactory) -> None:
     await make.posts(2)
     with counting() as counted:
         await client.get("/v1/users/1", headers=NO_STORE)
     assert counted["serialised"] == 1
 
 
-async def test_the_entity_tag_is_of_the_bytes_that_are_sent(client: Client, make: Factory) -> None:
+async def test_the_entity_tag_is_of_the_bytes_that_are_sent(
+    client: Client, make: PostFactory
+) -> None:
     author = await make.user()
     new = {"title": "Übung", "body": "\N{PILE OF POO}"}
     created = await client.post("/v1/posts", json=new, headers=make.headers(author))

@@ -8,7 +8,8 @@ from sqlalchemy import text
 
 from app.infra.dependencies import ProcessResources
 from app.infra.security.passwords import PasswordMatch
-from tests.factories import PASSWORD, Factory
+from tests.features.users.factory import PASSWORD, UserFactory
+from tests.sample.factory import NoteFactory
 
 Client = httpx2.AsyncClient
 
@@ -18,7 +19,7 @@ async def log_in(client: Client, email: str, password: str) -> httpx2.Response:
     return await client.post("/v1/auth/token", data=form)
 
 
-async def test_a_profile_is_changed_without_a_password(client: Client, make: Factory) -> None:
+async def test_a_profile_is_changed_without_a_password(client: Client, make: UserFactory) -> None:
     user = await make.user(name="Ann")
     response = await client.patch(
         "/v1/users/me", json={"bio": "I count."}, headers=make.headers(user)
@@ -28,7 +29,7 @@ async def test_a_profile_is_changed_without_a_password(client: Client, make: Fac
     assert (await client.get(f"/v1/users/{user.id}")).json()["bio"] == "I count."
 
 
-async def test_a_change_of_nothing_changes_nothing(client: Client, make: Factory) -> None:
+async def test_a_change_of_nothing_changes_nothing(client: Client, make: UserFactory) -> None:
     user = await make.user()
     before = (await client.get("/v1/users/me", headers=make.headers(user))).json()
     response = await client.patch("/v1/users/me", json={}, headers=make.headers(user))
@@ -37,7 +38,7 @@ async def test_a_change_of_nothing_changes_nothing(client: Client, make: Factory
 
 @pytest.mark.parametrize("change", [{"email": "new@example.com"}, {"password": "new password"}])
 async def test_credentials_need_the_current_password(
-    client: Client, make: Factory, change: dict[str, str]
+    client: Client, make: UserFactory, change: dict[str, str]
 ) -> None:
     user = await make.user()
     headers = make.headers(user)
@@ -51,7 +52,7 @@ async def test_credentials_need_the_current_password(
 
 
 async def test_a_new_address_logs_in_and_the_old_one_does_not(
-    client: Client, make: Factory
+    client: Client, make: UserFactory
 ) -> None:
     user = await make.user()
     change = {"email": "New@example.com", "current_password": PASSWORD}
@@ -61,7 +62,7 @@ async def test_a_new_address_logs_in_and_the_old_one_does_not(
     assert (await log_in(client, user.email, PASSWORD)).status_code == 400
 
 
-async def test_a_taken_address_is_409_in_a_race_too(client: Client, make: Factory) -> None:
+async def test_a_taken_address_is_409_in_a_race_too(client: Client, make: UserFactory) -> None:
     users = [await make.user() for _ in range(6)]
     change = {"email": "wanted@example.com", "current_password": PASSWORD}
     responses = await asyncio.gather(
@@ -72,7 +73,7 @@ async def test_a_taken_address_is_409_in_a_race_too(client: Client, make: Factor
     assert codes == {None, "email_taken"}
 
 
-async def test_a_new_password_ends_every_refresh_token(client: Client, make: Factory) -> None:
+async def test_a_new_password_ends_every_refresh_token(client: Client, make: UserFactory) -> None:
     user = await make.user()
     tokens = [(await log_in(client, user.email, PASSWORD)).json() for _ in range(2)]
     change = {"password": "another password", "current_password": PASSWORD}
@@ -87,24 +88,21 @@ async def test_a_new_password_ends_every_refresh_token(client: Client, make: Fac
     assert (await client.post("/v1/auth/refresh", json=body)).status_code == 200
 
 
-async def test_a_deleted_account_is_anonymous_and_its_posts_stay(
-    client: Client, make: Factory
+async def test_a_deleted_account_is_anonymous_and_what_it_wrote_stays(
+    client: Client, make: NoteFactory
 ) -> None:
     user = await make.user(name="Ann", bio="I count.", avatar_url="/v1/avatars/0.webp")
-    post = await make.post(user)
-    comment = await make.comment(post, user)
+    note = await make.note(user)
     response = await client.delete("/v1/users/me", headers=make.headers(user))
     assert (response.status_code, response.content) == (204, b"")
     nobody = {"id": user.id, "name": "Deleted user", "avatar_url": None}
-    assert (await client.get(f"/v1/posts/{post.id}")).json()["author"] == nobody
-    comments = (await client.get(f"/v1/posts/{post.id}/comments")).json()["items"]
-    assert [(item["id"], item["author"]) for item in comments] == [(comment.id, nobody)]
+    assert (await client.get(f"/test/notes/{note.id}")).json()["author"] == nobody
     profile = (await client.get(f"/v1/users/{user.id}")).json()
     assert (profile["name"], profile["bio"]) == ("Deleted user", "")
 
 
 async def test_nothing_personal_of_a_deleted_account_is_kept(
-    client: Client, make: Factory, resources: ProcessResources
+    client: Client, make: UserFactory, resources: ProcessResources
 ) -> None:
     user = await make.user(
         email="forget-me@example.com", name="Forget Me", bio="Forget me.", avatar_url="/forget-me"
@@ -117,7 +115,7 @@ async def test_nothing_personal_of_a_deleted_account_is_kept(
     assert "argon2" not in row
 
 
-async def test_a_deleted_account_opens_nothing(client: Client, make: Factory) -> None:
+async def test_a_deleted_account_opens_nothing(client: Client, make: UserFactory) -> None:
     user = await make.user()
     token = (await log_in(client, user.email, PASSWORD)).json()
     headers = make.headers(user)
@@ -132,7 +130,7 @@ async def test_a_deleted_account_opens_nothing(client: Client, make: Factory) ->
 
 
 async def test_the_address_of_a_deleted_account_is_free_again(
-    client: Client, make: Factory
+    client: Client, make: UserFactory
 ) -> None:
     for _ in range(2):
         user = await make.user(email="ann@example.com")
@@ -140,7 +138,7 @@ async def test_the_address_of_a_deleted_account_is_free_again(
 
 
 async def test_of_many_changes_with_one_password_at_once_one_succeeds(
-    client: Client, make: Factory, resources: ProcessResources, monkeypatch: pytest.MonkeyPatch
+    client: Client, make: UserFactory, resources: ProcessResources, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     user = await make.user()
     everybody = asyncio.Barrier(5)

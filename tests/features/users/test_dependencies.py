@@ -10,7 +10,7 @@ from app.features.users.dependencies import CurrentUser, FreshUser
 from app.settings import Settings
 from coherent_cache.reader import Answer, Reader
 from tests.application import client_of, recorded_statements, running
-from tests.factories import Factory
+from tests.features.users.factory import UserFactory
 
 
 async def name(user: CurrentUser) -> str:
@@ -52,7 +52,7 @@ def looked_up(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 
 async def test_the_cached_caller_is_looked_up_once_whoever_asks(
-    app_of_the_test: FastAPI, make: Factory, looked_up: list[str]
+    app_of_the_test: FastAPI, make: UserFactory, looked_up: list[str]
 ) -> None:
     user = await make.user()
     async with client_of(app_of_the_test) as client:
@@ -62,7 +62,7 @@ async def test_the_cached_caller_is_looked_up_once_whoever_asks(
 
 
 async def test_a_fresh_caller_is_read_from_the_database_by_each_who_asks(
-    app_of_the_test: FastAPI, make: Factory, looked_up: list[str]
+    app_of_the_test: FastAPI, make: UserFactory, looked_up: list[str]
 ) -> None:
     user = await make.user()
     async with client_of(app_of_the_test) as client:

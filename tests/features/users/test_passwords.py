@@ -4,7 +4,7 @@ import httpx2
 import pytest
 from argon2 import PasswordHasher
 
-from tests.factories import PASSWORD, Factory
+from tests.features.users.factory import PASSWORD, UserFactory
 
 Client = httpx2.AsyncClient
 
@@ -56,7 +56,7 @@ async def test_a_password_has_many_spellings(client: Client, one: str, other: st
     ],
 )
 async def test_a_password_has_8_to_128_characters_and_no_controls(
-    client: Client, make: Factory, password: str
+    client: Client, make: UserFactory, password: str
 ) -> None:
     account = {"email": "ada@example.com", "name": "Ada", "password": password}
     assert (await client.post("/v1/users", json=account)).status_code == 422
@@ -66,7 +66,7 @@ async def test_a_password_has_8_to_128_characters_and_no_controls(
 
 
 async def test_a_hash_from_before_normalisation_goes_on_working(
-    client: Client, make: Factory
+    client: Client, make: UserFactory
 ) -> None:
     one, other = SPELLINGS[0]
     user = await make.user(password_hash=CHEAP.hash(other))
@@ -80,7 +80,7 @@ async def test_a_hash_from_before_normalisation_goes_on_working(
 
 
 async def test_an_old_password_with_control_characters_goes_on_working(
-    client: Client, make: Factory
+    client: Client, make: UserFactory
 ) -> None:
     user = await make.user(password_hash=CHEAP.hash("tab\tin between"))
     for _ in range(2):

@@ -8,7 +8,7 @@ from sqlalchemy import func, select
 
 from app.features.users.models import User
 from app.infra.dependencies import ProcessResources
-from tests.factories import Factory
+from tests.features.users.factory import UserFactory
 
 Client = httpx2.AsyncClient
 
@@ -24,7 +24,7 @@ async def test_a_new_account_is_answered_without_its_password(client: Client) ->
     assert (user["email"], user["name"]) == (ANN["email"], ANN["name"])
 
 
-async def test_a_profile_shows_no_email(client: Client, make: Factory) -> None:
+async def test_a_profile_shows_no_email(client: Client, make: UserFactory) -> None:
     user = await make.user(name="Ann")
     response = await client.get(f"/v1/users/{user.id}")
     assert response.status_code == 200
@@ -35,7 +35,7 @@ async def test_a_missing_profile_is_404(client: Client) -> None:
     assert (await client.get("/v1/users/1")).status_code == 404
 
 
-async def test_me_is_who_is_calling(client: Client, make: Factory) -> None:
+async def test_me_is_who_is_calling(client: Client, make: UserFactory) -> None:
     await make.user()
     user = await make.user()
     response = await client.get("/v1/users/me", headers=make.headers(user))

@@ -26,7 +26,8 @@ from app.infra.observability.request_context import RequestContext, request_cont
 from app.infra.observability.settings import LogSettings
 from app.settings import Settings
 from tests.application import client_of, running
-from tests.factories import MORNING, Factory
+from tests.factories import Factory
+from tests.factory import MORNING
 
 Client = httpx2.AsyncClient
 Lines = Callable[[], list[dict[str, Any]]]

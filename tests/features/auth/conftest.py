@@ -1,0 +1,11 @@
+"""Fixtures for the tests of `auth`."""
+
+import pytest
+
+from app.infra.dependencies import ProcessResources
+from tests.features.users.factory import UserFactory
+
+
+@pytest.fixture
+def make(resources: ProcessResources, clean: None) -> UserFactory:
+    return UserFactory(resources)

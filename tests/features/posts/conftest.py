@@ -1,0 +1,11 @@
+"""Fixtures for the tests of `posts`."""
+
+import pytest
+
+from app.infra.dependencies import ProcessResources
+from tests.features.posts.factory import PostFactory
+
+
+@pytest.fixture
+def make(resources: ProcessResources, clean: None) -> PostFactory:
+    return PostFactory(resources)

@@ -1,0 +1,207 @@
+"""`/test/notes`: a small feature on which the tests of app/infra run.
+
+It exists in the tests alone, so that a user of this project may delete every feature of the
+service. It has one table, a cached list with pages, a cached read, a cached child list, and the
+three writes. A note may be a reply to another note.
+"""
+
+from collections.abc import Iterator
+from typing import Annotated
+
+from fastapi import Path, Query, Request, Response
+from pydantic import MISSING, BaseModel, Field, TypeAdapter
+from sqlalchemy import ForeignKey, Index, String, bindparam, select
+from sqlalchemy import Text as TextColumn
+from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import Mapped, joinedload, mapped_column, relationship
+from sqlalchemy.orm.attributes import set_committed_value
+
+from app.errors import Forbidden, NotFound
+from app.features.users import tags as users
+from app.features.users.dependencies import CurrentUser
+from app.features.users.models import User
+from app.features.users.schemas import Author
+from app.infra.database.base import Base
+from app.infra.database.pagination import KeysetList, Page
+from app.infra.dependencies import Conditions, PageQuery, ReadSession, WriteSession
+from app.infra.validation.fields import KIB, Id, Input, Text
+from app.infra.web.cacheable import public
+from app.infra.web.etags import tagged_response
+from app.infra.web.link_header import PageRead, link_neighbours
+from app.infra.web.routing import feature_router
+from coherent_cache import invalidate, shows
+
+
+class Note(Base):
+    """A note. A reply has a parent."""
+
+    __tablename__ = "test_notes"
+
+    author_id: Mapped[int] = mapped_column(ForeignKey("users.id"))
+    parent_id: Mapped[int | None] = mapped_column(ForeignKey("test_notes.id", ondelete="CASCADE"))
+    title: Mapped[str] = mapped_column(String(200))
+    body: Mapped[str] = mapped_column(TextColumn)
+    version: Mapped[int] = mapped_column(server_default="1")
+
+    author: Mapped[User] = relationship(lazy="raise")
+
+
+Index(None, Note.created_at, Note.id)
+Index(None, Note.author_id, Note.created_at, Note.id)
+Index(None, Note.parent_id, Note.created_at, Note.id)
+
+
+class NoteCreate(Input):
+    title: Annotated[Text, Field(min_length=1, max_length=200)]
+    body: Annotated[Text, Field(min_length=1, max_length=20_000)]
+
+
+class NoteUpdate(Input):
+    title: Annotated[Text, Field(min_length=1, max_length=200)] | MISSING = MISSING
+    body: Annotated[Text, Field(min_length=1, max_length=20_000)] | MISSING = MISSING
+
+
+class NoteRead(BaseModel):
+    id: int
+    author: Author
+    title: str
+    body: str
+    version: int
+
+
+class NotePage(PageRead[NoteRead]):
+    """A page of notes."""
+
+
+WITH_AUTHOR = joinedload(Note.author, innerjoin=True).load_only(
+    User.id, User.name, User.avatar_url, raiseload=True
+)
+NOTES = select(Note).options(WITH_AUTHOR)
+BY_ID = NOTES.where(Note.id == bindparam("note_id"))
+BY_ID_LOCKED = BY_ID.with_for_update(of=Note)
+ALL_NOTES = KeysetList("notes", NOTES, Note, newest_first=True)
+NOTES_BY_AUTHOR = KeysetList(
+    "notes", NOTES.where(Note.author_id == bindparam("author_id")), Note, newest_first=True
+)
+REPLIES = KeysetList(
+    "replies", NOTES.where(Note.parent_id == bindparam("note_id")), Note, newest_first=False
+)
+
+NEW_NOTES = "notes:new"
+NOTE_READ = TypeAdapter(NoteRead)
+LARGEST_NOTE = 256 * KIB
+NoteId = Annotated[Id, Path()]
+
+router = feature_router("/test/notes")
+router.include_in_schema = False  # the OpenAPI document is the one of the service
+
+
+def note_tag(note_id: int) -> str:
+    return f"note:{note_id}"
+
+
+def new_notes_by(author_id: int) -> str:
+    return f"{NEW_NOTES}:{author_id}"
+
+
+def page_tags(page: Page[Note], author_id: int | None) -> Iterator[str]:
+    for row in page.rows:
+        yield note_tag(row.id)
+    for row in page.items:
+        yield users.user(row.author_id)
+    if not page.is_settled:
+        yield NEW_NOTES if author_id is None else new_notes_by(author_id)
+
+
+@router.get("", response_model=NotePage)
+@public()
+async def list_notes(
+    request: Request,
+    response: Response,
+    session: ReadSession,
+    query: PageQuery,
+    author_id: Annotated[Id | None, Query()] = None,
+) -> Page[Note]:
+    if author_id is None:
+        page = await ALL_NOTES.page(session, query)
+    else:
+        page = await NOTES_BY_AUTHOR.page(session, query, author_id=author_id)
+    shows(session, *page_tags(page, author_id))
+    link_neighbours(request, response, page, limit=query.limit, author_id=author_id)
+    return page
+
+
+@router.post("", status_code=201, response_model=NoteRead, max_body_size=LARGEST_NOTE)
+async def create_note(data: NoteCreate, user: CurrentUser, session: WriteSession) -> Response:
+    note = Note(author_id=user.id, title=data.title, body=data.body)
+    session.add(note)
+    await session.flush()
+    set_committed_value(note, "author", user)
+    invalidate(session, note_tag(note.id), NEW_NOTES, new_notes_by(user.id))
+    headers = {"Location": f"/test/notes/{note.id}"}
+    return tagged_response(NOTE_READ, note, note.version, 201, headers)
+
+
+@router.get("/{note_id}", response_model=NoteRead)
+@public()
+async def read_note(note_id: NoteId, session: ReadSession) -> Response:
+    shows(session, note_tag(note_id))
+    note = existing(await session.scalar(BY_ID, {"note_id": note_id}))
+    shows(session, users.user(note.author_id))
+    return tagged_response(NOTE_READ, note, note.version)
+
+
+@router.patch("/{note_id}", response_model=NoteRead, max_body_size=LARGEST_NOTE)
+async def update_note(
+    note_id: NoteId,
+    data: NoteUpdate,
+    user: CurrentUser,
+    session: WriteSession,
+    precondition: Conditions,
+) -> Response:
+    note = await own_note(session, user, note_id)
+    precondition.require(note.version)
+    for field, value in data.model_dump().items():
+        setattr(note, field, value)
+    if session.is_modified(note):
+        note.version += 1
+        await session.flush()
+        invalidate(session, note_tag(note.id))
+    return tagged_response(NOTE_READ, note, note.version)
+
+
+@router.delete("/{note_id}", status_code=204, response_class=Response)
+async def delete_note(
+    note_id: NoteId, user: CurrentUser, session: WriteSession, precondition: Conditions
+) -> None:
+    note = await own_note(session, user, note_id)
+    precondition.require(note.version)
+    await session.delete(note)
+    invalidate(session, note_tag(note.id))
+
+
+@router.get("/{note_id}/replies", response_model=NotePage)
+@public()
+async def list_replies(
+    note_id: NoteId, request: Request, response: Response, session: ReadSession, query: PageQuery
+) -> Page[Note]:
+    shows(session, note_tag(note_id))
+    page = await REPLIES.page(session, query, note_id=note_id)
+    if not page.items:
+        existing(await session.scalar(BY_ID, {"note_id": note_id}))
+    shows(session, *(users.user(reply.author_id) for reply in page.items))
+    link_neighbours(request, response, page, limit=query.limit)
+    return page
+
+
+async def own_note(session: AsyncSession, author: User, note_id: int) -> Note:
+    note = existing(await session.scalar(BY_ID_LOCKED, {"note_id": note_id}))
+    if note.author_id != author.id:
+        raise Forbidden("Only its author may change a note.")
+    return note
+
+
+def existing(note: Note | None) -> Note:
+    if note is None:
+        raise NotFound("There is no such note.")
+    return note

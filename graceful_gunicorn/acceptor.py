@@ -16,6 +16,10 @@ from functools import partial
 from graceful_gunicorn.shared_state import SharedState, WorkerState
 
 YIELD_SECONDS = 0.002
+# How many connections a worker accepts after this pause if the other workers have not accepted them
+# in the meantime. If it accepted one only, each of the last clients of a burst would wait for a
+# pause. If it accepted many, the shares would be uneven.
+ACCEPTS_AFTER_PAUSE = 4
 # The maximum for one turn of the event loop. With one connection per turn, a burst would stay in
 # the kernel's queue, and new connections would wait there behind requests that no limit counts yet.
 MAX_ACCEPTS_PER_TURN = 16
@@ -51,7 +55,7 @@ class Acceptor:
         self.refresh_other_workers()
         for listener in self._listeners:
             self._loop.add_reader(listener, self._on_readable, listener)
-        self._own.accepting = True
+        self._own.wants_to_accept = True
 
     def stop(self, *, accept_queued: bool) -> None:
         """Stop accepting and close the listeners. A second call does nothing.
@@ -59,7 +63,7 @@ class Acceptor:
         Connections in the kernel's queue are left to the other workers. If there are none,
         `accept_queued` makes this worker accept the queued connections first.
         """
-        self._own.accepting = False
+        self._own.wants_to_accept = False
         listeners, self._listeners = self._listeners, ()
         for listener in listeners:
             self._loop.remove_reader(listener)
@@ -110,4 +114,6 @@ class Acceptor:
 
     def _resume(self, listener: socket.socket) -> None:
         self._loop.add_reader(listener, self._on_readable, listener)
-        self._accept(listener)
+        for _ in range(ACCEPTS_AFTER_PAUSE):
+            if not self._accept(listener):
+                return

@@ -7,12 +7,12 @@ from gunicorn.arbiter import Arbiter
 from graceful_gunicorn.arbiter_reload import check_before_reload
 from graceful_gunicorn.arbiter_shutdown import announce_instance_shutdown, halt_only_once
 from graceful_gunicorn.config import ServerConfig
-from graceful_gunicorn.multiprocess_metrics import archive_worker
+from graceful_gunicorn.multiprocess_metrics import remove_live_gauges
 from graceful_gunicorn.shared_state import SHARED_STATE
-
-if TYPE_CHECKING:  # it imports prometheus_client, before `begin_metrics` was called
-    from graceful_gunicorn.worker import Worker
 from graceful_gunicorn.worker_starter import WorkerStarter
+
+if TYPE_CHECKING:  # it imports prometheus_client, which must not happen before `begin_metrics`
+    from graceful_gunicorn.worker import Worker
 
 
 def guard_master(server: Arbiter, config: ServerConfig) -> None:
@@ -33,10 +33,7 @@ def prepare_worker(worker: "Worker", config: ServerConfig) -> None:
 
 
 def forget_worker(server: Arbiter, worker: "Worker") -> None:
-    """Keep the counters of a worker that has exited, and release its slot.
-
-    Call this in `child_exit`.
-    """
-    archive_worker(worker.pid)
+    """Release the slot of a worker that has exited. Call this in `child_exit`."""
+    remove_live_gauges(worker.worker_state.number)
     server.worker_starter.note_exit(worker.worker_state)
     worker.worker_state.release()

@@ -1,9 +1,8 @@
 """Sums the metrics of all workers for one scrape."""
 
-import logging
 import os
 from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from prometheus_client import REGISTRY, CollectorRegistry
@@ -11,22 +10,23 @@ from prometheus_client.metrics_core import CounterMetricFamily, GaugeMetricFamil
 from prometheus_client.multiprocess import MultiProcessCollector
 from prometheus_client.registry import Collector
 
-from graceful_gunicorn.multiprocess_metrics import FOLDER, metrics_lock
+from graceful_gunicorn.multiprocess_metrics import FOLDER
 from graceful_gunicorn.shared_state import SHARED_STATE
-
-logger = logging.getLogger(__name__)
 
 
 class MetricsFileCollector(Collector):
     """Sums the metrics that the workers keep in files.
 
-    A file that a worker has created but not yet written is skipped.
+    A file that a worker has created but not yet written is skipped. The files are added in a fixed
+    order, because otherwise rounding errors could make a sum smaller than at the last scrape.
     """
 
     def collect(self) -> Iterable[Metric]:
         """Read every file in the folder."""
-        files = Path(os.environ[FOLDER]).glob("*.db")
-        written = [str(file) for file in files if file.stat().st_size]
+        written = []
+        for file in sorted(Path(os.environ[FOLDER]).glob("*.db")):
+            with suppress(FileNotFoundError):  # a worker has exited
+                written += [str(file)] * (file.stat().st_size > 0)
         sums: Iterable[Metric] = MultiProcessCollector.merge(written)
         return sums
 
@@ -55,19 +55,14 @@ class SharedStateCollector(Collector):
 
 @contextmanager
 def registry_of_all_workers() -> Iterator[CollectorRegistry]:
-    """Yield a registry with the sums over all workers. Collect from it inside of the block.
+    """Yield a registry with the sums over all workers.
 
-    If the folder cannot be read, the registry contains only the metrics in shared memory.
+    If the folder cannot be read, it contains only the metrics in shared memory.
     """
     if FOLDER not in os.environ:  # there is only one process, for example in `make dev`
         yield REGISTRY
         return
     registry = CollectorRegistry()
     registry.register(SharedStateCollector())
-    with ExitStack() as stack:
-        try:
-            stack.enter_context(metrics_lock(exclusive=False))
-            registry.register(MetricsFileCollector())
-        except OSError:
-            logger.exception("The folder of the metrics cannot be read")
-        yield registry
+    registry.register(MetricsFileCollector())
+    yield registry

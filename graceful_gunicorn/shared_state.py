@@ -4,35 +4,32 @@ It records which workers accept connections, how many connections each worker ha
 instance is shutting down. It lives in anonymous memory that the master shares with every worker it
 forks, including the workers that a reload starts.
 
-Each cell has a single writer, and no cell is locked. A reader may see a value that is slightly out
-of date, which only makes its decision slightly worse.
+Each field has a single writer and is written in one operation, so nothing is locked. A reader may
+see a value that is slightly out of date, which only makes its decision slightly worse.
 """
 
-import mmap
 import time
 from collections.abc import Collection
+from ctypes import Structure, c_bool, c_double, c_int64, sizeof
 from enum import IntEnum
+from mmap import mmap
+from typing import Any
 
 # A worker whose last heartbeat is older than this counts as not accepting.
 STALE_SECONDS = 1.0
 # A worker that dies sooner than this after its boot counts as a worker that failed to start.
 STABLE_SECONDS = 2.0
-CELL_BYTES = 8  # a cell is written in one operation, so no reader sees half a number
-# The cells of the instance, followed by the number of these cells.
-SHUTDOWN, SLOTS_USED, STARTED, BOOT_FAILURES, BOOT_FAILED_AT, HEADER_CELLS = range(6)
-# The cells of one worker, followed by the number of these cells.
-(
-    ALLOCATED,
-    HEARTBEAT_AT,
-    ACCEPTING,
-    CONNECTIONS,
-    BOOTED_AT,
-    EXITED_CLEANLY,
-    MISSING_METRICS,
-    LOST_METRICS,
-    WORKER_CELLS,
-) = range(9)
 MAX_SLOTS = 1024  # enough for several generations of the largest supported number of workers
+
+
+class TooManyWorkersError(Exception):
+    """No slot is free for another worker."""
+
+    def __init__(self) -> None:
+        super().__init__(
+            f"{MAX_SLOTS:,} workers are running, which is the maximum. Replaced workers count until"
+            " they have exited. Configure fewer workers."
+        )
 
 
 class Shutdown(IntEnum):
@@ -43,25 +40,38 @@ class Shutdown(IntEnum):
     IMMEDIATE = 2
 
 
-class WorkerState:
-    """What one worker publishes to the master and to the other workers."""
+class WorkerState(Structure):
+    """What one worker publishes to the master and to the other workers.
 
-    def __init__(self, cells: "memoryview[float]") -> None:
-        self._cells = cells
+    `connections` is the number at the last heartbeat. `booted_at` is 0 until the worker serves.
+    `missing_metrics` is how many metrics of this worker have found no room on the disk, and
+    `lost_metrics` is the sum over all workers that ever had this slot.
+    """
 
-    def record_boot(self) -> None:
-        """Record that this worker has started to serve."""
-        self._cells[BOOTED_AT] = time.monotonic()
+    number: int
+    allocated: bool
+    heartbeat_at: float
+    wants_to_accept: bool
+    connections: int
+    booted_at: float
+    exited_cleanly: bool
+    missing_metrics: int
+    lost_metrics: int
+    _fields_ = (
+        ("number", c_int64),
+        ("allocated", c_bool),
+        ("heartbeat_at", c_double),
+        ("wants_to_accept", c_bool),
+        ("connections", c_int64),
+        ("booted_at", c_double),
+        ("exited_cleanly", c_bool),
+        ("missing_metrics", c_int64),
+        ("lost_metrics", c_int64),
+    )
 
     def heartbeat(self, connections: int) -> None:
         """Record that this worker is alive, and how many connections it has."""
-        self._cells[HEARTBEAT_AT] = time.monotonic()
-        self._cells[CONNECTIONS] = connections
-
-    @property
-    def connections(self) -> int:
-        """The number of connections at this worker's last heartbeat."""
-        return int(self._cells[CONNECTIONS])
+        self.heartbeat_at, self.connections = time.monotonic(), connections
 
     @property
     def accepting(self) -> bool:
@@ -69,133 +79,114 @@ class WorkerState:
 
         This is false for a worker that hangs, because its heartbeat is stale.
         """
-        fresh = time.monotonic() - self._cells[HEARTBEAT_AT] < STALE_SECONDS
-        return fresh and bool(self._cells[ACCEPTING])
-
-    @accepting.setter
-    def accepting(self, accepting: bool) -> None:
-        self._cells[ACCEPTING] = accepting
-
-    @property
-    def booted(self) -> bool:
-        """Whether this worker has ever served."""
-        return bool(self._cells[BOOTED_AT])
+        return self.wants_to_accept and time.monotonic() - self.heartbeat_at < STALE_SECONDS
 
     @property
     def exited_early(self) -> bool:
         """Whether this worker, which has exited, failed before it was stable."""
-        return not self._cells[EXITED_CLEANLY] and not self.stable_since(float("-inf"))
+        return not self.exited_cleanly and not self.stable_since(float("-inf"))
 
     def stable_since(self, moment: float) -> bool:
         """Whether this worker booted after `moment` and has served for STABLE_SECONDS since."""
-        booted_at = self._cells[BOOTED_AT]
-        return moment < booted_at < time.monotonic() - STABLE_SECONDS and self.booted
+        is_old_enough = self.booted_at < time.monotonic() - STABLE_SECONDS
+        return self.booted_at > moment and is_old_enough and bool(self.booted_at)
 
     def record_missing_metrics(self, count: int) -> None:
         """Record how many metrics of this worker have found no room on the disk so far."""
-        self._cells[LOST_METRICS] += count - self._cells[MISSING_METRICS]
-        self._cells[MISSING_METRICS] = count
-
-    @property
-    def missing_metrics(self) -> int:
-        """How many metrics of this worker have found no room on the disk."""
-        return int(self._cells[MISSING_METRICS])
-
-    @property
-    def lost_metrics(self) -> int:
-        """How many metrics found no room, summed over all workers that ever had this slot."""
-        return int(self._cells[LOST_METRICS])
-
-    def record_clean_exit(self) -> None:
-        """Record that this worker exits as intended, so its exit is not a failed boot."""
-        self._cells[EXITED_CLEANLY] = 1
-
-    @property
-    def allocated(self) -> bool:
-        """Whether this slot belongs to a worker."""
-        return bool(self._cells[ALLOCATED])
-
-    def allocate(self) -> None:
-        """Reset this slot for a new worker. LOST_METRICS stays: it is a total since the start."""
-        for cell in range(LOST_METRICS):
-            self._cells[cell] = 0
-        self._cells[ALLOCATED] = 1
+        self.lost_metrics += count - self.missing_metrics
+        self.missing_metrics = count
 
     def release(self) -> None:
         """Free this slot after its worker has exited."""
-        for cell in (ALLOCATED, ACCEPTING, BOOTED_AT, MISSING_METRICS):
-            self._cells[cell] = 0
+        for name, _ in self._fields_:
+            if name not in ("number", "lost_metrics"):
+                setattr(self, name, 0)
+
+
+class _Memory(Structure):
+    _fields_ = (
+        ("shutdown", c_int64),
+        ("started", c_bool),
+        ("boot_failures", c_int64),
+        ("boot_failed_at", c_double),
+        ("used_slots", c_int64),
+        ("slots", WorkerState * MAX_SLOTS),
+    )
 
 
 class SharedState:
     """One slot for each worker, allocated by the master, and the state of the whole instance."""
 
     def __init__(self) -> None:
-        memory = mmap.mmap(-1, CELL_BYTES * (HEADER_CELLS + MAX_SLOTS * WORKER_CELLS))
-        self._cells = memoryview(memory).cast("d")
-        starts = range(HEADER_CELLS, len(self._cells), WORKER_CELLS)
-        self._slots = [WorkerState(self._cells[start : start + WORKER_CELLS]) for start in starts]
+        self._memory: Any = _Memory.from_buffer(mmap(-1, sizeof(_Memory)))
+        self._all_slots: list[WorkerState] = list(self._memory.slots)
+        for number, slot in enumerate(self._all_slots):
+            slot.number = number
 
     @property
     def shutdown(self) -> Shutdown:
         """Whether and how the instance is shutting down."""
-        return Shutdown(int(self._cells[SHUTDOWN]))
+        return Shutdown(self._memory.shutdown)
 
     @shutdown.setter
     def shutdown(self, shutdown: Shutdown) -> None:
-        self._cells[SHUTDOWN] = shutdown
+        self._memory.shutdown = shutdown
 
     @property
     def started(self) -> bool:
         """Whether any worker of this instance has ever served."""
-        return bool(self._cells[STARTED])
+        return bool(self._memory.started)
 
     def record_boot(self, worker: WorkerState) -> None:
         """Record that a worker has started to serve. The worker itself calls this."""
-        worker.record_boot()
-        self._cells[STARTED] = 1
+        worker.booted_at = time.monotonic()
+        self._memory.started = True
 
     @property
     def failed_boots(self) -> int:
         """How many boots have failed since the last worker that booted and became stable."""
-        failures, failed_at = int(self._cells[BOOT_FAILURES]), self._cells[BOOT_FAILED_AT]
-        return 0 if any(slot.stable_since(failed_at) for slot in self._used_slots()) else failures
+        failed_at = self._memory.boot_failed_at
+        is_repaired = any(slot.stable_since(failed_at) for slot in self._slots())
+        return 0 if is_repaired else int(self._memory.boot_failures)
 
     def record_failed_boot(self) -> int:
         """Count another failed boot, and return `failed_boots`. Only the master calls this."""
-        self._cells[BOOT_FAILURES] = failures = self.failed_boots + 1
-        self._cells[BOOT_FAILED_AT] = time.monotonic()
+        self._memory.boot_failures = failures = self.failed_boots + 1
+        self._memory.boot_failed_at = time.monotonic()
         return failures
 
     @property
     def missing_metrics(self) -> int:
         """How many metrics of the current workers have found no room on the disk."""
-        return sum(slot.missing_metrics for slot in self._used_slots())
+        return sum(slot.missing_metrics for slot in self._slots())
 
     @property
     def lost_metrics(self) -> int:
         """How many metrics of all workers since the start have found no room on the disk."""
-        return sum(slot.lost_metrics for slot in self._used_slots())
+        return sum(slot.lost_metrics for slot in self._slots())
+
+    def allocate_worker(self) -> WorkerState:
+        """Allocate the first free slot to a new worker. Raises TooManyWorkersError."""
+        free = next((slot for slot in self._all_slots if not slot.allocated), None)
+        if free is None:
+            raise TooManyWorkersError
+        free.allocated = True
+        self._memory.used_slots = max(self._memory.used_slots, free.number + 1)
+        return free
 
     def release_all_except(self, workers: Collection[WorkerState]) -> None:
         """Free every allocated slot that is not in `workers`."""
-        for slot in self._used_slots():
+        for slot in self._slots():
             if slot.allocated and slot not in workers:
                 slot.release()
 
-    def allocate_worker(self) -> WorkerState:
-        """Allocate the first free slot to a new worker."""
-        number, slot = next((at, slot) for at, slot in enumerate(self._slots) if not slot.allocated)
-        slot.allocate()
-        self._cells[SLOTS_USED] = max(self._cells[SLOTS_USED], number + 1)
-        return slot
-
     def other_accepting_workers(self, own: WorkerState) -> list[WorkerState]:
         """Return the state of every worker that accepts connections, except `own`."""
-        return [slot for slot in self._used_slots() if slot is not own and slot.accepting]
+        return [slot for slot in self._slots() if slot is not own and slot.accepting]
 
-    def _used_slots(self) -> list[WorkerState]:
-        return self._slots[: int(self._cells[SLOTS_USED])]
+    def _slots(self) -> list[WorkerState]:
+        """Return the slots that have ever been allocated."""
+        return self._all_slots[: self._memory.used_slots]
 
 
 # The master imports this module before it forks, so all workers share this memory. The module is

@@ -9,7 +9,8 @@ from gunicorn.arbiter import Arbiter
 from uvicorn_worker import UvicornWorker
 
 from graceful_gunicorn.config import ServerConfig
-from graceful_gunicorn.mapped_file import use_preallocated_files
+from graceful_gunicorn.mapped_file import name_process, use_preallocated_files
+from graceful_gunicorn.multiprocess_metrics import files_name
 from graceful_gunicorn.protocol import protocol_class
 from graceful_gunicorn.server import Server
 from graceful_gunicorn.shared_state import SHARED_STATE, WorkerState
@@ -19,6 +20,8 @@ from graceful_gunicorn.worker_starter import BOOT_FAILED_EXIT_CODE
 # How long Uvicorn waits for tasks that are still running when all connections have been closed or
 # the deadline of the shutdown has passed. After that it cancels them.
 CANCEL_SECONDS = 1
+
+use_preallocated_files()
 
 
 class Worker(UvicornWorker):  # type: ignore[misc]
@@ -44,12 +47,12 @@ class Worker(UvicornWorker):  # type: ignore[misc]
         Once the instance has started, a worker that fails to boot exits with a code that Gunicorn
         does not know, so the failure does not end the instance.
         """
-        use_preallocated_files()
+        name_process(files_name(self.worker_state.number))
         try:
             super().init_process()
         except (Exception, SystemExit) as error:
             is_success = isinstance(error, SystemExit) and not error.code
-            if self.worker_state.booted or not SHARED_STATE.started or is_success:
+            if self.worker_state.booted_at or not SHARED_STATE.started or is_success:
                 raise
             # The traceback does not show the message of a SystemExit, so the text includes it.
             self.log.exception("This worker cannot boot: %s", error)  # noqa: TRY401
@@ -66,4 +69,4 @@ class Worker(UvicornWorker):  # type: ignore[misc]
         await server.serve_shared_sockets([listener.sock for listener in self.sockets])
         if not server.started:
             sys.exit(Arbiter.WORKER_BOOT_ERROR)
-        self.worker_state.record_clean_exit()
+        self.worker_state.exited_cleanly = True

@@ -51,7 +51,7 @@ class WorkerShutdown:
         self._requested_at = self._requested_at or time.monotonic()
         if being_replaced:
             self._being_replaced = True
-            self._own.accepting = False
+            self._own.wants_to_accept = False
 
     @property
     def in_progress(self) -> bool:
@@ -86,12 +86,12 @@ class WorkerShutdown:
     def _another_worker_accepts(self) -> bool:
         """Return whether another worker accepts connections and will continue to.
 
-        This worker first withdraws its own `accepting` flag and then looks at the others. In this
+        This worker first withdraws its own `wants_to_accept` and then looks at the others. In this
         order, two workers that shut down at the same time never both rely on each other.
         """
-        self._own.accepting = False
+        self._own.wants_to_accept = False
         found = bool(self._shared_state.other_accepting_workers(self._own))
-        self._own.accepting = not (found or self._being_replaced)
+        self._own.wants_to_accept = not (found or self._being_replaced)
         return found
 
     def _stop_accepting(self, acceptor: Acceptor, now: float) -> None:

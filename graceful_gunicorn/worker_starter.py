@@ -11,9 +11,15 @@ import random
 import time
 
 from gunicorn.arbiter import Arbiter
+from gunicorn.errors import HaltServer
 from gunicorn.workers.base import Worker
 
-from graceful_gunicorn.shared_state import SHARED_STATE, Shutdown, WorkerState
+from graceful_gunicorn.shared_state import (
+    SHARED_STATE,
+    Shutdown,
+    TooManyWorkersError,
+    WorkerState,
+)
 
 # The exit code of a worker that cannot boot. Gunicorn gives this code no meaning, so it continues.
 BOOT_FAILED_EXIT_CODE = 70
@@ -43,15 +49,19 @@ class WorkerStarter:
     def spawn_worker(self) -> None:
         """Start one worker.
 
-        If the operating system refuses, for example because the limit of processes is reached, the
-        start is retried later. Before the instance has started, the OSError is raised.
+        If the operating system refuses, for example because the limit of processes is reached, or
+        if there are too many workers, the start is retried later. Before the instance has started,
+        this ends the instance.
         """
         try:
             self._spawn_worker()
-        except OSError:
-            if os.getpid() != self._arbiter.pid or not SHARED_STATE.started:
+        except (OSError, TooManyWorkersError) as error:
+            if os.getpid() != self._arbiter.pid:
                 raise
-            self._arbiter.log.exception("The system refused to start a worker")
+            reason = f"A worker cannot be started. {error}"
+            if not SHARED_STATE.started:
+                raise HaltServer(reason, Arbiter.WORKER_BOOT_ERROR) from error
+            self._arbiter.log.exception(reason)
             SHARED_STATE.release_all_except([worker.worker_state for worker in self._workers()])
             self._note_failure()
 
@@ -65,7 +75,7 @@ class WorkerStarter:
         if not SHARED_STATE.failed_boots:
             return True
         is_due = time.monotonic() >= self._next_start_at
-        return is_due and all(worker.worker_state.booted for worker in self._workers())
+        return is_due and all(worker.worker_state.booted_at for worker in self._workers())
 
     def _note_failure(self) -> None:
         failures = SHARED_STATE.record_failed_boot()

@@ -10,15 +10,22 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-METRICS = "graceful_gunicorn.multiprocess_metrics"
+
+def _metrics_folder() -> Path:
+    return Path(os.environ["PROMETHEUS_MULTIPROC_DIR"])
+
+
 SHARED_STATE = "graceful_gunicorn.shared_state.SharedState"
 # The patches are strings, so that only the module of the chosen control is imported. Some modules
 # must not be imported before the folder of the metrics exists.
 PATCHES: dict[str, tuple[str, Any]] = {
-    # The files of an exited worker are still removed.
-    "no_archive": (f"{METRICS}._add_to_archive", lambda _source, _archive: None),
-    "files_left": (f"{METRICS}.archive_worker", lambda _process_id: None),
-    "sparse_files": ("graceful_gunicorn.mapped_file._allocate", lambda _descriptor, _size: None),
+    "files_removed": (
+        "graceful_gunicorn.multiprocess_metrics.remove_live_gauges",
+        lambda slot: [file.unlink() for file in _metrics_folder().glob(f"*_worker-{slot}.db")],
+    ),
+    # Each process has files of its own, as prometheus_client names them.
+    "files_left": ("graceful_gunicorn.mapped_file.name_process", lambda _name: None),
+    "sparse_files": ("graceful_gunicorn.mapped_file._allocate", lambda _file, size: size),
     # Each failed boot ends the instance, as it does at the first start.
     "halting": (f"{SHARED_STATE}.started", False),
 }

@@ -112,7 +112,7 @@ def mixed(author: Author) -> Callable[[int], Awaitable[Answer]]:
     return send
 
 
-@pytest.mark.parametrize("control", [GUARDED, "no_archive"])
+@pytest.mark.parametrize("control", [GUARDED, "files_removed"])
 async def test_only_what_a_killed_worker_had_in_hand_is_lost(
     backend: Backend, serve: Serve, judge: Judge, folder: Path, control: str
 ) -> None:
@@ -135,7 +135,7 @@ async def test_only_what_a_killed_worker_had_in_hand_is_lost(
     judge("F16 worker-kill", control, f"{figure}; {counters.figure}", broken)
 
 
-@pytest.mark.parametrize("control", [GUARDED, "no_archive", "files_left"])
+@pytest.mark.parametrize("control", [GUARDED, "files_removed", "files_left"])
 async def test_workers_that_are_recycled_leave_their_counts_and_nothing_else(
     serve: Serve,
     judge: Judge,
@@ -156,7 +156,7 @@ async def test_workers_that_are_recycled_leave_their_counts_and_nothing_else(
     judge("Recycled workers, metrics", control, figure, broken)
 
 
-@pytest.mark.parametrize("control", [GUARDED, "no_archive"])
+@pytest.mark.parametrize("control", [GUARDED, "files_removed"])
 async def test_nothing_is_lost_in_a_reload(
     serve: Serve, judge: Judge, folder: Path, control: str
 ) -> None:

@@ -7,7 +7,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from graceful_gunicorn.acceptor import MAX_ACCEPTS_PER_TURN, Acceptor
+from graceful_gunicorn.acceptor import ACCEPTS_AFTER_PAUSE, MAX_ACCEPTS_PER_TURN, Acceptor
 from graceful_gunicorn.shared_state import SharedState, WorkerState
 
 BURST = 3 * MAX_ACCEPTS_PER_TURN
@@ -27,15 +27,18 @@ def listener() -> Iterator[socket.socket]:
 def add_worker(state: SharedState, connections: int) -> WorkerState:
     worker = state.allocate_worker()
     worker.heartbeat(connections)
-    worker.accepting = True
+    worker.wants_to_accept = True
     return worker
 
 
-async def accepted_in_one_turn(
-    listener: socket.socket, state: SharedState, worker: WorkerState
-) -> int:
-    """Let a worker accept for one turn, close what it accepted, and return the number."""
-    accepted = 0
+async def accepted_per_turn(
+    turns: int, listener: socket.socket, state: SharedState, worker: WorkerState
+) -> list[int]:
+    """Let a worker accept, close what it accepted, and return the number for each turn.
+
+    Turns in which it accepted nothing are not counted.
+    """
+    accepted, numbers = 0, list[int]()
 
     def close(connection: socket.socket) -> None:
         nonlocal accepted
@@ -45,10 +48,12 @@ async def accepted_in_one_turn(
 
     acceptor = Acceptor([listener], state, worker, close)
     acceptor.start()
-    while not accepted:  # a turn may end before the event loop has polled the socket
+    while len(numbers) < turns:
         await asyncio.sleep(0)
+        if accepted > sum(numbers):
+            numbers.append(accepted - sum(numbers))
     acceptor.stop(accept_queued=False)
-    return accepted
+    return numbers
 
 
 async def test_a_single_worker_accepts_several_connections_per_turn(
@@ -56,16 +61,25 @@ async def test_a_single_worker_accepts_several_connections_per_turn(
 ) -> None:
     state = SharedState()
     own = add_worker(state, 0)
-    assert await accepted_in_one_turn(listener, state, own) == MAX_ACCEPTS_PER_TURN
+    assert await accepted_per_turn(1, listener, state, own) == [MAX_ACCEPTS_PER_TURN]
 
 
 async def test_a_worker_accepts_no_more_than_its_share_of_a_burst(listener: socket.socket) -> None:
     state = SharedState()
     add_worker(state, 3)
-    assert await accepted_in_one_turn(listener, state, add_worker(state, 3)) == 2
+    assert await accepted_per_turn(1, listener, state, add_worker(state, 3)) == [2]
 
 
 async def test_a_worker_with_many_connections_may_be_a_few_ahead(listener: socket.socket) -> None:
     state = SharedState()
     add_worker(state, 100)
-    assert await accepted_in_one_turn(listener, state, add_worker(state, 100)) == 8
+    assert await accepted_per_turn(1, listener, state, add_worker(state, 100)) == [8]
+
+
+async def test_a_worker_accepts_several_connections_that_the_others_have_left(
+    listener: socket.socket,
+) -> None:
+    state = SharedState()
+    add_worker(state, 3)
+    accepted = await accepted_per_turn(3, listener, state, add_worker(state, 3))
+    assert accepted == [2, ACCEPTS_AFTER_PAUSE, ACCEPTS_AFTER_PAUSE]

@@ -17,16 +17,16 @@ from tests.disks import small_file_system
 
 # A worker with one time series per label: many more than the file can hold at first.
 WORKER = """
-import os, signal, sys
-from graceful_gunicorn.mapped_file import use_preallocated_files
+from graceful_gunicorn.mapped_file import MappedFile, use_preallocated_files
 use_preallocated_files()
-from app.infra.observability import metrics
-from graceful_gunicorn.mapped_file import MappedFile
+from prometheus_client import Counter, Gauge, Histogram
 
+jobs = Counter("jobs", "Jobs.")
+seconds = Histogram("job_seconds", "Seconds of a job.", ["kind"])
 for number in range(1_000):
-    metrics.REQUESTS.labels("GET", f"/{number}", 200).observe(0.1)
-    metrics.LOG_DROPPED.inc()
-metrics.WORKERS.set(1)
+    seconds.labels(f"/{number}").observe(0.1)
+    jobs.inc()
+Gauge("alive", "Workers.", multiprocess_mode="livesum").set(1)
 print(MappedFile.lost_keys)
 """
 
@@ -65,7 +65,7 @@ def test_disk_space_is_allocated_before_it_is_written(tmp_path: Path) -> None:
     assert values_in(file) == {f"key {number}": number for number in range(3_000)}
 
 
-def test_values_stay_in_memory_if_the_disk_has_no_room_for_a_file(
+def test_a_file_that_the_disk_has_no_room_for_loses_its_values(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     fail_to_allocate(monkeypatch, errno.ENOSPC)
@@ -73,9 +73,8 @@ def test_values_stay_in_memory_if_the_disk_has_no_room_for_a_file(
         mapped = MappedFile(str(tmp_path / f"{kind}_1.db"))
         assert mapped.read_value("key") == (0.0, 0.0)
         mapped.write_value("key", 3.0, 1.0)
-        assert mapped.read_value("key") == (3.0, 1.0)
         mapped.close()
-    assert not list(tmp_path.iterdir())
+    assert not any(file.stat().st_size for file in tmp_path.iterdir())
     assert MappedFile.lost_keys == 2
     assert caplog.text.count("No room for metrics") == 1
 
@@ -90,14 +89,33 @@ def test_a_file_that_cannot_grow_keeps_its_values(
         mapped.write_value(f"key {number}", 1.0, 0.0)
     mapped.write_value("key 0", 2.0, 0.0)
     mapped.write_value("key 2999", 2.0, 0.0)
-    assert mapped.read_value("key 2999") == (2.0, 0.0)
-    assert not mapped.is_complete
+    assert mapped.read_value("key 0") == (2.0, 0.0)
     found = values_in(file)
     assert found["key 0"] == 2.0
     assert file.stat().st_size == INITIAL_BYTES
     mapped.close()
     assert len(found) + MappedFile.lost_keys == 3_000
     assert caplog.text.count("No room for metrics") == 1
+
+
+def test_the_next_process_continues_in_the_same_file(tmp_path: Path) -> None:
+    file = tmp_path / "counter_1.db"
+    for number in range(0, 3_000, 1_000):
+        with closing(MappedFile(str(file))) as mapped:
+            for key in range(number + 1_000):
+                value, _ = mapped.read_value(f"key {key}")
+                mapped.write_value(f"key {key}", value + 1, 0.0)
+        assert file.stat().st_blocks * 512 >= file.stat().st_size
+    assert [values_in(file)[f"key {key}"] for key in (0, 1_000, 2_999)] == [3, 2, 1]
+
+
+def test_a_hole_in_an_existing_file_is_filled_before_it_is_written(tmp_path: Path) -> None:
+    file = tmp_path / "counter_1.db"
+    MappedFile(str(file)).close()
+    os.truncate(file, 4 * INITIAL_BYTES)
+    assert file.stat().st_blocks * 512 < file.stat().st_size
+    MappedFile(str(file)).close()
+    assert file.stat().st_blocks * 512 >= file.stat().st_size == 4 * INITIAL_BYTES
 
 
 @pytest.mark.parametrize("error_number", [errno.EOPNOTSUPP, errno.EINVAL])
@@ -119,7 +137,7 @@ def test_a_folder_that_was_removed_is_created_again(tmp_path: Path) -> None:
     assert values_in(tmp_path / "gone" / "counter_1.db") == {"key": 1.0}
 
 
-def test_values_stay_in_memory_if_the_folder_is_a_file(tmp_path: Path) -> None:
+def test_values_are_lost_if_the_folder_is_a_file(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     MappedFile(str(tmp_path / "file" / "counter_1.db")).write_value("key", 1.0, 0.0)
     assert MappedFile.lost_keys == 1

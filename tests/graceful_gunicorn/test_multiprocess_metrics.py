@@ -1,33 +1,41 @@
-"""When workers are replaced, their counters are kept and their files are removed."""
+"""When workers are replaced, their counters go on and the folder does not grow."""
 
-import math
 import os
-import random
 import subprocess
 import sys
-from errno import ENOSPC
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from app.infra.observability.metrics import exact
 from graceful_gunicorn import registry_of_all_workers
 from graceful_gunicorn.multiprocess_metrics import (
     FOLDER,
     MASTER,
-    archive_worker,
     begin_metrics,
     end_metrics,
+    remove_live_gauges,
 )
 from graceful_gunicorn.shared_state import SharedState
 
 WORKER = """
-import os
-from app.infra.observability import metrics
-metrics.POOL_REFUSED.inc(3)
-metrics.REQUESTS.labels("GET", "/v1/posts", 200).observe(0.2)
-metrics.WORKERS.set(1)
-print(os.getpid())
+import os, sys
+from graceful_gunicorn.mapped_file import name_process, use_preallocated_files
+from graceful_gunicorn.multiprocess_metrics import files_name
+use_preallocated_files()
+name_process(files_name(int(sys.argv[1])))
+from prometheus_client import Counter, Gauge, Histogram
+
+jobs = Counter("jobs", "Jobs.")
+jobs.inc(float(sys.argv[2]))
+Histogram("job_seconds", "Seconds of a job.", ["kind"]).labels("mail").observe(0.2)
+Gauge("alive", "Workers.", multiprocess_mode="livesum").set(1)
+if "fork" in sys.argv:
+    if os.fork() == 0:
+        jobs.inc(10)
+        os._exit(0)
+    os.wait()
+    jobs.inc()
 """
 
 
@@ -40,10 +48,10 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path / "metrics"
 
 
-def run_worker() -> int:
-    """Run a process that increments counters and exits. Return its process id."""
-    worker = subprocess.run([sys.executable, "-c", WORKER], capture_output=True, check=True)
-    return int(worker.stdout)
+def run_worker(slot: int = 0, jobs: float = 3, *arguments: str) -> None:
+    """Run a process that counts some jobs and exits."""
+    command = [sys.executable, "-c", WORKER, str(slot), str(jobs), *arguments]
+    subprocess.run(command, check=True)
 
 
 def scraped(name: str, **labels: str) -> float | None:
@@ -52,48 +60,74 @@ def scraped(name: str, **labels: str) -> float | None:
         return registry.get_sample_value(name, labels)
 
 
-def test_counters_of_exited_workers_are_kept_and_their_files_removed(folder: Path) -> None:
+def test_counters_go_on_in_the_files_of_the_slot(folder: Path) -> None:
     for number in range(1, 4):
-        worker = run_worker()
-        assert scraped("workers") == 1
-        archive_worker(worker)
-        assert scraped("database_pool_refused_total") == 3 * number
-        labels = {"method": "GET", "route": "/v1/posts", "status": "200"}
-        assert scraped("http_request_duration_seconds_count", **labels) == number
-        assert scraped("workers") is None
-        assert {file.name for file in folder.glob("*.db")} == {
-            "counter_archive.db",
-            "histogram_archive.db",
+        run_worker(slot=1)
+        assert scraped("alive") == 1
+        remove_live_gauges(1)
+        assert scraped("jobs_total") == 3 * number
+        assert scraped("job_seconds_count", kind="mail") == number
+        assert scraped("alive") is None
+        assert {file.name for file in folder.iterdir()} == {
+            "counter_worker-1.db",
+            "histogram_worker-1.db",
         }
 
 
-def test_sums_do_not_depend_on_the_order_in_which_workers_are_archived() -> None:
-    for _ in range(100):
-        times = [exact(random.uniform(0, 10)) for _ in range(10)]
-        assert sum(times) == sum(sorted(times)) == math.fsum(times)
+def test_a_scrape_sums_all_workers(folder: Path) -> None:
+    run_worker(0)
+    run_worker(1)
+    assert (scraped("jobs_total"), scraped("alive")) == (6, 2)
 
 
-def test_archiving_a_worker_without_metrics_does_nothing(folder: Path) -> None:
-    archive_worker(2**22)
-    assert not list(folder.glob("*.db"))
+def test_a_process_that_a_worker_forks_has_files_of_its_own(folder: Path) -> None:
+    run_worker(0, 3, "fork")
+    assert scraped("jobs_total") == 14
+    assert len(list(folder.glob("counter_*.db"))) == 2
 
 
-def test_archiving_a_worker_that_was_killed_while_it_created_a_file_succeeds(folder: Path) -> None:
-    (folder / "counter_1.db").touch()
-    archive_worker(1)
-    assert not list(folder.glob("*.db"))
+def test_a_sum_does_not_depend_on_the_order_in_which_the_folder_lists_the_files(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise rounding could make a counter fall, which Prometheus takes for a restart."""
+    for slot, jobs in enumerate((0.1, 0.2, 0.3)):
+        run_worker(slot, jobs)
+    files = sorted(folder.glob("*.db"))
+
+    def listed(order: list[Path]) -> Iterator[Path]:
+        return iter(order)
+
+    sums = set()
+    for order in (files, files[::-1], files[1:] + files[:1], files[2:] + files[:2]):
+        monkeypatch.setattr(Path, "glob", lambda _folder, _pattern, order=order: listed(order))
+        sums.add(scraped("jobs_total"))
+    assert len(sums) == 1
 
 
-def test_a_scrape_skips_a_file_that_a_worker_has_just_created(folder: Path) -> None:
-    run_worker()
-    (folder / "counter_1.db").touch()
-    assert scraped("database_pool_refused_total") == 3
+def test_a_worker_without_metrics_leaves_nothing_to_remove(folder: Path) -> None:
+    remove_live_gauges(7)
+    assert not list(folder.iterdir())
+
+
+def test_without_a_folder_there_is_nothing_to_remove() -> None:
+    assert FOLDER not in os.environ
+    remove_live_gauges(0)
+
+
+def test_a_file_that_a_worker_has_just_created_is_skipped_and_used_by_the_next_worker(
+    folder: Path,
+) -> None:
+    run_worker(0)
+    (folder / "counter_worker-1.db").touch()
+    assert scraped("jobs_total") == 3
+    run_worker(1)
+    assert scraped("jobs_total") == 6
 
 
 def test_a_reload_keeps_the_counters(folder: Path) -> None:
     run_worker()
     begin_metrics()  # a reload runs the configuration file again in the same master
-    assert scraped("database_pool_refused_total") == 3
+    assert scraped("jobs_total") == 3
 
 
 def test_a_new_master_starts_with_an_empty_folder_and_removes_it_at_the_end(
@@ -102,7 +136,7 @@ def test_a_new_master_starts_with_an_empty_folder_and_removes_it_at_the_end(
     run_worker()
     monkeypatch.setenv(MASTER, "another")
     begin_metrics()
-    assert scraped("database_pool_refused_total") is None
+    assert scraped("jobs_total") is None
     end_metrics()
     assert not folder.exists()
 
@@ -114,33 +148,16 @@ def test_a_folder_that_contains_other_files_is_not_removed(folder: Path) -> None
     assert [file.name for file in folder.iterdir()] == ["notes.txt"]
 
 
-def test_an_error_of_the_archive_is_logged_and_not_raised(
-    folder: Path, caplog: pytest.LogCaptureFixture
-) -> None:
-    folder.rename(folder.with_name("gone"))
-    folder.touch()
-    archive_worker(1)
-    assert "The counters of worker 1 are not in the archive" in caplog.text
-
-
-def test_the_files_of_an_exited_worker_stay_if_the_disk_has_no_room_for_the_archive(
+def test_an_error_in_the_master_is_logged_and_not_raised(
     folder: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    first, second = run_worker(), run_worker()
-    archive_worker(first)
+    def fail(path: str) -> None:
+        raise PermissionError(13, "Permission denied")
 
-    def fail(descriptor: int, offset: int, size: int) -> None:
-        raise OSError(ENOSPC, "No space left on device")
-
-    with monkeypatch.context() as patch:
-        patch.setattr(os, "posix_fallocate", fail)
-        archive_worker(second)
-    assert f"The counters of worker {second} are not in the archive" in caplog.text
-    assert scraped("database_pool_refused_total") == 6
-    assert not list(folder.glob("*.new"))
-    archive_worker(second)
-    assert scraped("database_pool_refused_total") == 6
-    assert not list(folder.glob(f"*_{second}.db"))
+    run_worker(0)
+    monkeypatch.setattr(os, "remove", fail)
+    remove_live_gauges(0)
+    assert "The gauges of a worker that has exited cannot be removed" in caplog.text
 
 
 def test_a_scrape_reports_metrics_that_found_no_room(
@@ -165,7 +182,7 @@ def test_a_scrape_without_a_readable_folder_reports_the_shared_state(folder: Pat
     folder.rmdir()
     folder.touch()
     assert scraped("metrics_lost_total") == 0
-    assert scraped("workers") is None
+    assert scraped("alive") is None
 
 
 def test_a_folder_that_cannot_be_created_is_an_error_that_names_the_variable(

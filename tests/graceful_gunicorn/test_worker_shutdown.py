@@ -44,7 +44,7 @@ class Worker:
 
     def __init__(self, shared_state: SharedState) -> None:
         self.state = shared_state.allocate_worker()
-        self.state.accepting = True
+        self.state.wants_to_accept = True
         self.acceptor, self.server_state = FakeAcceptor(), ServerState()
         self.is_unready = False
         config = replace(CONFIG, on_drain=self.become_unready)

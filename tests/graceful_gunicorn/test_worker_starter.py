@@ -5,6 +5,7 @@ import os
 from dataclasses import dataclass, field
 
 import pytest
+from gunicorn.errors import HaltServer
 
 from graceful_gunicorn import shared_state, worker_starter
 from graceful_gunicorn.shared_state import SharedState, WorkerState
@@ -71,7 +72,7 @@ class Instance:
 
     def boot_all(self) -> None:
         for worker in self.master.WORKERS.values():
-            if not worker.worker_state.booted:
+            if not worker.worker_state.booted_at:
                 self.shared_state.record_boot(worker.worker_state)
 
     def kill(self, number: int) -> None:
@@ -85,7 +86,7 @@ class Instance:
         for _ in range(seconds):
             self.pass_seconds(1)
             for number, worker in list(self.master.WORKERS.items()):
-                if not worker.worker_state.booted:
+                if not worker.worker_state.booted_at:
                     self.kill(number)
         return self.master.starts - before
 
@@ -151,7 +152,7 @@ def test_a_clean_exit_is_not_a_failed_boot(instance: Instance) -> None:
     instance.kill(1)
     instance.pass_seconds(1)
     instance.boot_all()
-    instance.master.WORKERS[3].worker_state.record_clean_exit()
+    instance.master.WORKERS[3].worker_state.exited_cleanly = True
     instance.kill(3)
     assert instance.shared_state.failed_boots == 0
 
@@ -162,7 +163,7 @@ def test_a_fork_that_the_system_refuses_is_retried(
     instance.kill(1)
     instance.master.cannot_fork = True
     instance.pass_seconds(2_000)
-    assert "The system refused to start a worker" in caplog.text
+    assert "A worker cannot be started. [Errno 11] Resource temporarily unavailable" in caplog.text
     assert 0 < instance.shared_state.failed_boots < 200
     instance.master.cannot_fork = False
     instance.pass_seconds(20)
@@ -176,5 +177,33 @@ def test_failures_before_the_instance_has_started_are_not_delayed(
     instance.kill(1)
     assert instance.fail_all_boots(3) == 3
     instance.master.cannot_fork = True
-    with pytest.raises(BlockingIOError):
+    with pytest.raises(HaltServer, match="A worker cannot be started"):
+        instance.pass_seconds(1)
+
+
+def test_one_worker_too_many_is_started_when_another_one_has_exited(
+    instance: Instance, caplog: pytest.LogCaptureFixture
+) -> None:
+    instance.master.num_workers = shared_state.MAX_SLOTS
+    instance.pass_seconds(1)
+    instance.boot_all()
+    instance.pass_seconds(60)
+    instance.master.num_workers += 1
+    instance.pass_seconds(60)
+    assert len(instance.master.WORKERS) == shared_state.MAX_SLOTS
+    assert "A worker cannot be started. 1,024 workers are running" in caplog.text
+    instance.kill(1)
+    instance.pass_seconds(20)
+    assert len(instance.master.WORKERS) == shared_state.MAX_SLOTS
+    assert max(instance.master.WORKERS) > shared_state.MAX_SLOTS
+
+
+def test_a_first_start_with_too_many_workers_ends_the_instance_with_the_reason(
+    instance: Instance, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for _ in range(shared_state.MAX_SLOTS - 2):
+        instance.shared_state.allocate_worker()
+    monkeypatch.setattr(SharedState, "started", False)
+    instance.master.num_workers = 3
+    with pytest.raises(HaltServer, match="1,024 workers are running"):
         instance.pass_seconds(1)

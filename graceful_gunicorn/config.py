@@ -17,7 +17,7 @@ class EarlyError(NamedTuple):
     body: bytes
 
 
-def plain_error(status: int, detail: str, path: str) -> EarlyError:  # noqa: ARG001 - the interface
+def plain_error(_status: int, _code: str, detail: str, _path: str) -> EarlyError:
     """Render an error as one line of plain text."""
     body = f"{detail}\n".encode()
     length = (b"content-length", b"%d" % len(body))
@@ -52,7 +52,8 @@ class ServerConfig:
         disconnected when the write buffer of its connection has been full for `write_seconds`.
 
     Callbacks:
-        `render_error(status, detail, path)` renders the response to a request that exceeds a limit.
+        `render_error(status, code, detail, path)` renders the response to a refused request. The
+        code is a short name of the error that never changes.
         `on_refused(limit)` is called for each such request, so that the service can count it.
         `on_drain` is called in each worker when the instance begins to shut down, so that readiness
         checks can fail. `on_stop_accepting` is called when a worker no longer accepts connections,
@@ -68,7 +69,7 @@ class ServerConfig:
     header_fields: int = 100
     body_seconds: float = 20
     write_seconds: float = 30
-    render_error: Callable[[int, str, str], EarlyError] = plain_error
+    render_error: Callable[[int, str, str, str], EarlyError] = plain_error
     on_refused: Callable[[str], None] = _do_not_count
     on_drain: Callable[[], None] = _do_nothing
     on_stop_accepting: Callable[[], None] = _do_nothing

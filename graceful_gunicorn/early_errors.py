@@ -1,6 +1,7 @@
 """Responses to requests that exceed a limit and are refused before they reach the application."""
 
 import logging
+from http import HTTPStatus
 from typing import NamedTuple
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
@@ -18,6 +19,11 @@ class EarlyRefusal(NamedTuple):
     limit: str
     status: int
     detail: str
+
+    @property
+    def code(self) -> str:
+        """The stable code of the error, such as `request_timeout`."""
+        return HTTPStatus(self.status).name.lower()
 
 
 SLOW_HEAD = EarlyRefusal("header_seconds", 408, "The header took too long to arrive.")
@@ -47,6 +53,6 @@ def render_refusal(
 ) -> bytes:
     """Return the complete response. It has `Connection: close`."""
     status = refusal.status
-    headers, body = config.render_error(status, refusal.detail, path)
+    headers, body = config.render_error(status, refusal.code, refusal.detail, path)
     fields = b"".join(b"%s: %s\r\n" % header for header in (*default_headers, *headers, CLOSE))
     return STATUS_LINE[status] + fields + b"\r\n" + body

@@ -11,8 +11,9 @@ from typing import Any
 from unittest.mock import patch
 
 
-def _metrics_folder() -> Path:
-    return Path(os.environ["PROMETHEUS_MULTIPROC_DIR"])
+def _remove_all_files(slot: int) -> None:
+    for file in Path(os.environ["PROMETHEUS_MULTIPROC_DIR"]).glob(f"*_worker-{slot}.db"):
+        file.unlink()
 
 
 SHARED_STATE = "graceful_gunicorn.shared_state.SharedState"
@@ -21,7 +22,7 @@ SHARED_STATE = "graceful_gunicorn.shared_state.SharedState"
 PATCHES: dict[str, tuple[str, Any]] = {
     "files_removed": (
         "graceful_gunicorn.multiprocess_metrics.remove_live_gauges",
-        lambda slot: [file.unlink() for file in _metrics_folder().glob(f"*_worker-{slot}.db")],
+        _remove_all_files,
     ),
     # Each process has files of its own, as prometheus_client names them.
     "files_left": ("graceful_gunicorn.mapped_file.name_process", lambda _name: None),

@@ -6,7 +6,6 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
-from http import HTTPStatus
 from typing import Any
 
 import uvicorn
@@ -23,9 +22,8 @@ BUSY_SECONDS = 0.5
 LARGE_BYTES = 10_000_000  # more than all buffers between the server and a client can hold
 
 
-def render_problem(status: int, detail: str, _path: str) -> EarlyError:
+def render_problem(status: int, code: str, detail: str, _path: str) -> EarlyError:
     """Render an error as a problem with a request id, as a real service would."""
-    code = HTTPStatus(status).name.lower()
     problem = {"status": status, "code": code, "detail": detail, "request_id": "1"}
     body = json.dumps(problem).encode()
     media_type = (b"content-type", b"application/problem+json")

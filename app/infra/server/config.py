@@ -38,10 +38,10 @@ def _begin_shutdown() -> None:
 # The master loads this module before the metrics have their folder, so these import late.
 
 
-def _render_error(hsts_seconds: int, status: int, detail: str, path: str) -> EarlyError:
+def _render_error(hsts_seconds: int, status: int, code: str, detail: str, path: str) -> EarlyError:
     from app.infra.web.early_errors import render_problem
 
-    return render_problem(hsts_seconds, status, detail, path)
+    return render_problem(hsts_seconds, status, code, detail, path)
 
 
 def _count_refusal(limit: str) -> None:

@@ -1,16 +1,16 @@
 """Renders the answer to a request that the server refuses before the application sees it."""
 
 from app.infra.observability.request_context import RequestContext, request_context
-from app.infra.web.problems import code_of, problem
+from app.infra.web.problems import problem
 from app.infra.web.request_id import request_id_header, request_id_of
 from app.infra.web.security_headers import security_headers
 from graceful_gunicorn import EarlyError
 
 
-def render_problem(hsts_seconds: int, status: int, detail: str, path: str) -> EarlyError:
+def render_problem(hsts_seconds: int, status: int, code: str, detail: str, path: str) -> EarlyError:
     """Return a problem with the headers of every answer. Call it in a context of its own."""
     current = RequestContext(request_id_of({"headers": []}), "", path)
     request_context.set(current)
-    response = problem({"path": path}, status, code_of(status), detail)
+    response = problem({"path": path}, status, code, detail)
     headers = [*security_headers(hsts_seconds), *response.raw_headers, request_id_header(current)]
     return EarlyError(headers, bytes(response.body))

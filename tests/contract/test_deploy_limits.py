@@ -90,8 +90,8 @@ def test_the_pools_of_all_replicas_fit_in_the_database(where: str) -> None:
     [limit] = re.findall(r"max_connections=(\d+)", flags)
     names = ("WEB_CONCURRENCY", "DATABASE_POOL_SIZE", "REPLICAS")
     workers, pool, replicas = (int(environment(where)[name]) for name in names)
-    capacity = ConnectionBudget(workers, pool, 1, replicas, int(limit), RESERVED_CONNECTIONS, 0)
-    assert capacity.needed <= capacity.free
+    budget = ConnectionBudget(workers, pool, 1, replicas, int(limit), RESERVED_CONNECTIONS, 0)
+    assert budget.needed <= budget.free
 
 
 def test_as_many_replicas_are_counted_as_can_be_there() -> None:

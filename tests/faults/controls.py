@@ -195,7 +195,7 @@ PATCHES: dict[str, tuple[tuple[Any, str, Any], ...]] = {
     ),
     "operators_fault_is_the_clients": (
         (failures, "PRIMARY_KEY", re.compile("(?!)")),
-        (failures, "UNSTORABLE", (*failures.UNSTORABLE, "2200H")),
+        (failures, "INVALID_VALUES", (*failures.INVALID_VALUES, "2200H")),
     ),
     "patient_hashing": ((Passwords, "_run", _run_when_it_is_its_turn),),
     "plain_log": ((LogWriter, "write", _write_at_once),),

@@ -18,7 +18,7 @@ from tests.faults.postgres import Backend
 from tests.features.users.factory import PASSWORD
 
 NO_ANSWER = 0
-OPEN = "It is not known whether the change was kept."
+OPEN = "The database connection was lost. It is not known whether the change was stored."
 NUMBER = count(1)
 
 

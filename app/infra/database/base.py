@@ -1,4 +1,4 @@
-"""The declarative base: the one metadata, and names for constraints that migrations can rely on."""
+"""The declarative base of all models, and the names of constraints, which migrations rely on."""
 
 from datetime import datetime
 from typing import Any, ClassVar
@@ -18,12 +18,12 @@ NAMING_CONVENTION = {
 
 
 class Base(DeclarativeBase):
-    """Every model's parent: a 64-bit identity, a creation time, and no implicit I/O."""
+    """Gives each table a 64-bit identity and a creation time."""
 
     metadata = MetaData(naming_convention=NAMING_CONVENTION)
     type_annotation_map: ClassVar[dict[Any, Any]] = {datetime: DateTime(timezone=True)}
-    # Values that the server computes come back with the statement that wrote them.
-    __mapper_args__ = {"eager_defaults": True}  # noqa: RUF012 - the base class declares it so
+    # Fetch values that the server computes with RETURNING, not with a second statement.
+    __mapper_args__ = {"eager_defaults": True}  # noqa: RUF012 - declared so by the base class
 
     id: Mapped[int] = mapped_column(BigInteger, Identity(), primary_key=True, sort_order=-1)
     created_at: Mapped[datetime] = mapped_column(server_default=func.now(), sort_order=1)

@@ -1,7 +1,7 @@
-"""One asynchronous engine and one pool a process, with every timeout set.
+"""The engine of a process: one pool, with a timeout for everything.
 
-Nothing connects before the first statement: a service whose database is away starts, and says so
-in `/readyz`.
+The first statement opens the first connection. So the service starts while the database is down,
+and `/readyz` reports it.
 """
 
 import logging
@@ -26,19 +26,18 @@ from app.infra.observability.tracing import trace_statements, traces
 from app.infra.settings_base.urls import asyncpg_arguments
 
 logger = logging.getLogger(__name__)
-logger.addFilter(RepeatFilter())  # every request tries to connect while the database is away
+logger.addFilter(RepeatFilter())  # while the database is down, every request tries to connect
 
 OUTBOX_COMMAND_SECONDS, OUTBOX_STATEMENT_SECONDS = 0.5, 0.4
-# admin_shutdown, crash_shutdown, cannot_connect_now; and read_only_sql_transaction, because after a
-# failover the connection leads to what is now a standby.
-UNUSABLE = ("57P01", "57P02", "57P03", "25006")
+# admin_shutdown, crash_shutdown, cannot_connect_now, and read_only_sql_transaction: after a
+# failover the connection may lead to a server that has become a standby.
+DISCONNECT_SQLSTATES = ("57P01", "57P02", "57P03", "25006")
 
 
 def open_engine(settings: DatabaseSettings, application_name: str) -> AsyncEngine:
-    """Build the engine of this process. Whoever opens it disposes of it.
+    """Create an engine. The caller disposes of it.
 
-    Refused connections, connect timeouts and statements without an answer within the command
-    timeout raise `Unavailable`, as does a full pool.
+    A failed connection, a timeout and an exhausted pool raise `Unavailable`.
     """
     arguments = asyncpg_arguments(settings.url.get_secret_value())
     engine = create_async_engine(
@@ -48,7 +47,7 @@ def open_engine(settings: DatabaseSettings, application_name: str) -> AsyncEngin
         max_overflow=0,
         pool_timeout=settings.pool_timeout_seconds,
         pool_recycle=settings.pool_recycle_seconds,
-        hide_parameters=True,  # errors are logged, and parameters are what clients sent
+        hide_parameters=True,  # errors are logged, and parameters may be personal data
         connect_args={
             **arguments,
             "timeout": settings.connect_timeout_seconds,
@@ -63,29 +62,29 @@ def open_engine(settings: DatabaseSettings, application_name: str) -> AsyncEngin
         trace_statements(engine.sync_engine)
     event.listen(engine.sync_engine, "do_connect", _connect)
     event.listen(engine.sync_engine, "commit", record_commit)
-    event.listen(engine.sync_engine, "checkout", _replace_closed)
-    watch_connections(engine.sync_engine)  # after it: one that is replaced was not taken out
-    event.listen(engine.sync_engine, "handle_error", _forget_row)
-    event.listen(engine.sync_engine, "handle_error", _drop_unusable)
+    event.listen(engine.sync_engine, "checkout", _replace_if_closed)
+    watch_connections(engine.sync_engine)  # last: a closed connection is replaced before it counts
+    event.listen(engine.sync_engine, "handle_error", _remove_row_from_message)
+    event.listen(engine.sync_engine, "handle_error", _handle_lost_connection)
     return engine
 
 
 def open_outbox_engine(settings: DatabaseSettings, application_name: str) -> AsyncEngine:
-    """Build the engine with the one connection that looks at the outbox: see `capacity.py`.
+    """Create the engine with one connection for reading the cache's outbox.
 
-    PostgreSQL ends a slow statement before this process gives up: a connection that is given up
-    leaves its statement running.
+    PostgreSQL's statement timeout is the shorter one. If this process gave up first, the statement
+    would go on running in PostgreSQL.
     """
-    own = {
+    limits = {
         "pool_size": 1,
         "command_timeout_seconds": OUTBOX_COMMAND_SECONDS,
         "statement_timeout_seconds": OUTBOX_STATEMENT_SECONDS,
     }
-    return open_engine(settings.model_copy(update=own), application_name)
+    return open_engine(settings.model_copy(update=limits), application_name)
 
 
 def _server_settings(settings: DatabaseSettings, application_name: str) -> dict[str, str]:
-    if settings.pooler:  # which refuses all others
+    if settings.pooler:  # PgBouncer refuses other settings
         return {"application_name": application_name}
     timeouts = session_timeouts(settings).items()
     return {
@@ -101,18 +100,18 @@ def _connect(
     try:
         return dialect.connect(*arguments, **options)
     except (OSError, TimeoutError, dialect.loaded_dbapi.Error) as error:
-        logger.warning("The database refused a connection: %s: %s", type(error).__name__, error)
+        logger.warning("Cannot connect to the database: %s: %s", type(error).__name__, error)
         raise Unavailable("The database cannot be reached.") from error
 
 
-def _replace_closed(connection: Any, _record: ConnectionPoolEntry, _proxy: Any) -> None:
-    """Replace a connection whose socket the server has closed meanwhile, at no round trip."""
+def _replace_if_closed(connection: Any, _record: ConnectionPoolEntry, _proxy: Any) -> None:
+    """Replace a connection that the server has closed. This takes no round trip."""
     if connection.driver_connection.is_closed():
         raise DisconnectionError
 
 
-def _forget_row(context: ExceptionContext) -> None:
-    """Cut the detail off an error: it quotes the row, and errors are logged."""
+def _remove_row_from_message(context: ExceptionContext) -> None:
+    """Remove DETAIL from an error, which quotes the row: errors are logged."""
     original = context.original_exception
     for error in (original, original.__cause__, context.sqlalchemy_exception):
         if error is not None and error.args:
@@ -121,24 +120,24 @@ def _forget_row(context: ExceptionContext) -> None:
         original.__cause__.detail = None
 
 
-def _drop_unusable(context: ExceptionContext) -> Unavailable | None:
-    """Have a connection dropped whose server has ended it, does not answer or cannot write.
+def _handle_lost_connection(context: ExceptionContext) -> Unavailable | None:
+    """Discard a connection that was closed, timed out or became read-only.
 
-    The others are left alone: each is looked at when it is next checked out.
+    The other connections of the pool are kept. Each is checked at its next checkout.
     """
     error = context.original_exception
-    frozen = isinstance(error, TimeoutError)
-    if frozen or getattr(error, "sqlstate", None) in UNUSABLE:
+    is_timeout = isinstance(error, TimeoutError)
+    if is_timeout or getattr(error, "sqlstate", None) in DISCONNECT_SQLSTATES:
         context.is_disconnect = True
         context.invalidate_pool_on_disconnect = False
-    if not frozen:
+    if not is_timeout:
         return None
     _abort(context)
     return Unavailable("The database did not answer in time.")
 
 
 def _abort(context: ExceptionContext) -> None:
-    """Close the socket without the farewell, which would wait for an answer as well."""
+    """Close the socket at once. An orderly close would wait for the server too."""
     if context.connection is not None:
         driver_connection: Any = context.connection.connection.driver_connection
         driver_connection.terminate()

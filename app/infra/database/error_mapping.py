@@ -1,7 +1,7 @@
-"""Which database errors are expected, by SQLSTATE: the backstop behind the checks of the features.
+"""Maps database errors to answers by their SQLSTATE (PostgreSQL documentation, appendix A).
 
-Codes: PostgreSQL documentation, appendix A. What is not listed here is a fault of the code or
-of the operator, and stays a 500: the log names the constraint or the sequence.
+Features check their input themselves; this covers races and failures. An error that is not listed
+is a bug or an operator's mistake. It stays a 500, and the log names the constraint.
 """
 
 import re
@@ -12,19 +12,22 @@ from sqlalchemy.exc import TimeoutError as PoolTimeout
 
 from app.errors import AppError, Conflict, InvalidRequest, Unavailable
 
-CONFLICTS = {"23505": "There is such a thing already.", "23503": "It refers to a missing thing."}
+CONFLICTS = {
+    "23505": "The same entry exists already.",  # unique_violation
+    "23503": "The request refers to something that does not exist.",  # foreign_key_violation
+}
 TRANSIENT = {
-    "40001": "Other changes got in the way of this one.",  # serialization_failure
-    "40P01": "Other changes got in the way of this one.",  # deadlock_detected
-    "55P03": "Another change holds what this one needs.",  # lock_not_available
+    "40001": "The change collided with another change.",  # serialization_failure
+    "40P01": "The change collided with another change.",  # deadlock_detected
+    "55P03": "Another change holds a lock that this one needs.",  # lock_not_available
     "57014": "The database took too long.",  # query_canceled: statement_timeout
     "25P03": "The database took too long.",  # idle_in_transaction_session_timeout
 }
-# Connection exceptions, insufficient resources, operator intervention, system errors.
+# Connection exception, insufficient resources, operator intervention, system error.
 UNAVAILABLE_CLASSES = ("08", "53", "57", "58")
-# Data exceptions that a value can cause. The others of class 22 are not the client's fault:
-# 2200H is a sequence at its end, 22012 a division by zero in our own SQL.
-UNSTORABLE = (
+# Data exceptions that a client's value can cause. Others of class 22 are not the client's fault:
+# 2200H is an exhausted sequence, 22012 a division by zero in our SQL.
+INVALID_VALUES = (
     "22001",  # string_data_right_truncation
     "22003",  # numeric_value_out_of_range
     "22007",  # invalid_datetime_format
@@ -33,46 +36,46 @@ UNSTORABLE = (
     "22P02",  # invalid_text_representation
     "22P05",  # untranslatable_character
 )
-# Primary keys by our naming convention, and by PostgreSQL's own.
+# Names of primary keys: by our naming convention, and by PostgreSQL's.
 PRIMARY_KEY = re.compile(r"pk_.+|.+_pkey")
 
 
 def is_safe_to_retry(error: SQLAlchemyError) -> bool:
-    """Whether the server has undone the transaction, so that the same work may be tried again."""
+    """Return whether the server rolled the transaction back, so that the request may run again."""
     if not isinstance(error, DBAPIError):
         return False
     undone = getattr(error.orig, "sqlstate", None) in ("40001", "40P01")
-    return undone or error.connection_invalidated or _is_of_old_schema(error)
+    return undone or error.connection_invalidated or _is_schema_change(error)
 
 
 def to_app_error(error: SQLAlchemyError) -> AppError | None:
-    """Return what a client is told about `error`, or None when nobody expected it."""
+    """Return the error that the client gets, or None when `error` is unexpected (a 500)."""
     if isinstance(error, PoolTimeout):
         return Unavailable("All database connections are busy.")
     if not isinstance(error, DBAPIError):
         return None
     sqlstate = getattr(error.orig, "sqlstate", None) or ""
     if sqlstate in CONFLICTS:
-        # The database makes primary keys itself: a collision means that its sequence is behind.
+        # PostgreSQL generates primary keys. A collision means that the sequence is behind.
         if PRIMARY_KEY.fullmatch(violated_constraint(error) or ""):
             return None
         return Conflict(CONFLICTS[sqlstate])
     if sqlstate in TRANSIENT:
         return Unavailable(TRANSIENT[sqlstate])
-    if _is_of_old_schema(error):
-        return Unavailable("The schema was changed at this moment.")
+    if _is_schema_change(error):
+        return Unavailable("The database schema has just changed.")
     if error.connection_invalidated or sqlstate.startswith(UNAVAILABLE_CLASSES):
         return Unavailable("The database is not available.")
-    if sqlstate in UNSTORABLE:
-        return InvalidRequest("A value is not one that can be stored.")
+    if sqlstate in INVALID_VALUES:
+        return InvalidRequest("The database cannot store one of the values.")
     return None
 
 
 def violated_constraint(error: DBAPIError) -> str | None:
-    """Return the name of the constraint that a statement violated, if it did."""
+    """Return the name of the violated constraint, if the error has one."""
     return getattr(error.orig and error.orig.__cause__, "constraint_name", None)
 
 
-def _is_of_old_schema(error: DBAPIError) -> bool:
-    """Whether a migration has changed a table under a prepared statement, which was refused."""
+def _is_schema_change(error: DBAPIError) -> bool:
+    """Return whether a migration has invalidated a prepared statement."""
     return isinstance(error.orig and error.orig.__cause__, InvalidCachedStatementError)

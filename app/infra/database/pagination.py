@@ -1,7 +1,8 @@
-"""Keyset pages over (created_at, id): flat at any depth, no COUNT, no OFFSET, stable under writes.
+"""Keyset pagination over (created_at, id), without COUNT and OFFSET.
 
-The row value `(created_at, id) < (…)` matches an index on both columns, so that a page at row
-90,000 reads as many rows as the first. Source: Winand, *SQL Performance Explained*, chapter 7.
+Every page costs the same, because the condition `(created_at, id) < (…)` can use an index on both
+columns. Pages stay correct while rows are inserted and deleted. Source: Winand, *SQL Performance
+Explained*, chapter 7.
 """
 
 import binascii
@@ -23,9 +24,9 @@ VERSION = 1
 MAX_ID = 2**63 - 1
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MICROSECOND = timedelta(microseconds=1)
-# A row is created when its transaction begins, and seen when it ends: the timeouts of the database
-# (statement, idle in transaction) and of requests keep these closer than that.
-LONGEST_TRANSACTION = timedelta(seconds=15)
+# `created_at` is the start of a transaction, but the row becomes visible at its commit. Timeouts
+# keep a transaction shorter than this.
+MAX_TRANSACTION = timedelta(seconds=15)
 LAYOUT = struct.Struct(">B?4sqq")  # version, backward, list, microseconds, id
 ENCODED_LENGTH = len(urlsafe_b64encode(bytes(LAYOUT.size)).rstrip(b"="))
 
@@ -35,7 +36,7 @@ RowT = TypeVar("RowT", bound=Base)
 
 @dataclass(frozen=True, slots=True)
 class PageRequest:
-    """What a client asks of a list: at most `limit` items, from where `cursor` points."""
+    """Which page of a list a client asks for: `limit` items after `cursor`."""
 
     limit: int
     cursor: str | None = None
@@ -43,10 +44,10 @@ class PageRequest:
 
 @dataclass(frozen=True, slots=True)
 class Page(Generic[RowT]):
-    """Items in the list's order, and the cursors of its neighbours where there are any.
+    """One page, with the cursors of the next and the previous page, if there are any.
 
-    `rows` are the items and the row after them, by which a neighbour is known. `is_settled` tells
-    that no row can come onto the page any more, whatever is committed from now on.
+    `rows` has the items and the row after them, which shows that another page follows. When
+    `is_settled` is true, no transaction that commits from now on can add a row to the page.
     """
 
     items: Sequence[RowT]
@@ -58,7 +59,7 @@ class Page(Generic[RowT]):
 
 @dataclass(frozen=True, slots=True)
 class Cursor:
-    """A place between two rows of one list, and the direction in which to read from it."""
+    """A position between two rows of a list, and the direction to read in."""
 
     list_id: bytes
     created_at: datetime
@@ -66,36 +67,36 @@ class Cursor:
     backward: bool = False
 
     def encode(self) -> str:
-        """Write it as URL-safe text. Opaque to clients, but neither secret nor signed."""
+        """Encode as URL-safe text. It is opaque to clients, but neither secret nor signed."""
         microseconds = (self.created_at - EPOCH) // MICROSECOND
         packed = LAYOUT.pack(VERSION, self.backward, self.list_id, microseconds, self.row_id)
         return urlsafe_b64encode(packed).rstrip(b"=").decode()
 
     @classmethod
     def decode(cls, text: str, list_id: bytes) -> Self:
-        """Read the cursor of the list `list_id`, or raise `InvalidRequest` (`invalid_cursor`)."""
+        """Decode a cursor of the list `list_id`, or raise `InvalidRequest` (`invalid_cursor`)."""
         try:
             if len(text) != ENCODED_LENGTH:
                 raise ValueError("length")
             packed = urlsafe_b64decode(text.encode("ascii") + b"=" * (-len(text) % 4))
             version, backward, of_list, microseconds, row_id = LAYOUT.unpack(packed)
             cursor = cls(of_list, EPOCH + microseconds * MICROSECOND, row_id, backward)
-            # Only what we could have written: base64 has several spellings for the same bytes.
+            # Base64 can encode the same bytes in several ways. Accept only the one of `encode`.
             if version != VERSION or of_list != list_id or row_id < 0 or cursor.encode() != text:
                 raise ValueError("not ours")
         except (ValueError, OverflowError, struct.error, binascii.Error):
             raise InvalidRequest(
-                "The cursor does not belong to this list: start again without one.",
+                "The cursor is not valid for this list. Start again without a cursor.",
                 code="invalid_cursor",
             ) from None
         return cursor
 
 
 class KeysetList(Generic[RowT]):
-    """A list that is read page by page. Its three statements are built once, at import.
+    """A list that is read page by page. Its SQL statements are built once, at import.
 
-    `statement` selects one entity whose columns `created_at` and `id` order the list, and may hold
-    bind parameters, which `page()` takes by name; a cursor is bound to the list and their values.
+    `statement` selects one entity. Its bind parameters are passed to `page()` by name. A cursor is
+    valid only for the same list with the same parameters.
     """
 
     def __init__(
@@ -108,16 +109,16 @@ class KeysetList(Generic[RowT]):
         place = tuple_(
             bindparam("at", type_=DateTime(timezone=True)), bindparam("after_id", type_=BigInteger)
         )
-        # As a literal: with LIMIT as a parameter PostgreSQL plans the statement anew each time.
+        # LIMIT is a literal: as a parameter, PostgreSQL would plan the statement again each time.
         limited = timed.limit(bindparam("limit", type_=Integer, literal_execute=True))
-        rising = limited.order_by(row.created_at, row.id)
-        falling = limited.order_by(row.created_at.desc(), row.id.desc())
-        later, earlier = rising.where(key > place), falling.where(key < place)
-        self._first = falling if newest_first else rising
+        ascending = limited.order_by(row.created_at, row.id)
+        descending = limited.order_by(row.created_at.desc(), row.id.desc())
+        later, earlier = ascending.where(key > place), descending.where(key < place)
+        self._first = descending if newest_first else ascending
         self._forward, self._backward = (earlier, later) if newest_first else (later, earlier)
 
     async def page(self, session: AsyncSession, query: PageRequest, **filters: int) -> Page[RowT]:
-        """Read one page in one statement, one row more than asked to know whether more follow."""
+        """Read one page in one statement. It reads one more row, to know whether a page follows."""
         list_id = self._id(filters)
         cursor = None if query.cursor is None else Cursor.decode(query.cursor, list_id)
         parameters: dict[str, object] = {**filters, "limit": query.limit + 1}
@@ -129,7 +130,7 @@ class KeysetList(Generic[RowT]):
         rows = [row for row, _ in found]
         items, next_page, prev_page = self._to_page(rows, query.limit, cursor, list_id)
         newest = self._newest_possible(rows, query.limit, cursor)
-        is_settled = bool(found and newest and newest < found[0][1] - LONGEST_TRANSACTION)
+        is_settled = bool(found and newest and newest < found[0][1] - MAX_TRANSACTION)
         return Page(items, next_page, prev_page, rows, is_settled)
 
     def _id(self, filters: Mapping[str, int]) -> bytes:
@@ -139,16 +140,16 @@ class KeysetList(Generic[RowT]):
     def _newest_possible(
         self, rows: Sequence[RowT], limit: int, cursor: Cursor | None
     ) -> datetime | None:
-        """Return how young a row can be and still belong on the page, or None for any age."""
-        is_rising = self._newest_first == (cursor is not None and cursor.backward)
-        if is_rising:
+        """Return the latest `created_at` that a row on this page can have, or None for any."""
+        is_ascending = self._newest_first == (cursor is not None and cursor.backward)
+        if is_ascending:
             return rows[-1].created_at if len(rows) > limit else None
         return None if cursor is None else cursor.created_at
 
     def _to_page(
         self, rows: Sequence[RowT], limit: int, cursor: Cursor | None, list_id: bytes
     ) -> tuple[Sequence[RowT], str | None, str | None]:
-        """Return the items, and the cursors of the next and of the previous page."""
+        """Return the items, and the cursors of the next and the previous page."""
         more = len(rows) > limit
         items = rows[:limit]
         if cursor is None:
@@ -167,7 +168,7 @@ class KeysetList(Generic[RowT]):
         return Cursor(list_id, row.created_at, row.id, backward).encode()
 
     def _empty_page(self, cursor: Cursor) -> tuple[Sequence[RowT], str | None, str | None]:
-        """Everything in this direction is gone: lead back, to the row at the cursor included."""
+        """Return a cursor that leads back, to the row that `cursor` was made from included."""
         step = 1 if self._newest_first == cursor.backward else -1
         row_id = min(max(cursor.row_id + step, 0), MAX_ID)
         back = replace(cursor, row_id=row_id, backward=not cursor.backward).encode()

@@ -1,7 +1,7 @@
-"""PgBouncer in transaction mode, between the service and PostgreSQL: DATABASE_POOLER.
+"""PgBouncer in transaction mode, between the service and PostgreSQL (DATABASE_POOLER).
 
-Each transaction may run on another connection of the server, and nothing may be left on one. So no
-statement is kept prepared, and the timeouts are those of the role, which start-up looks for.
+Each transaction may run on another server connection. So the service keeps no prepared statements,
+and it cannot set timeouts itself: the database role must have them, and start-up checks that.
 """
 
 from collections.abc import Mapping
@@ -10,15 +10,13 @@ from typing import Any
 
 from app.infra.database.settings import DatabaseSettings
 
-# Of `pg_settings`: those that were never set.
-UNSET = "SELECT name FROM pg_settings WHERE name = ANY($1) AND setting = '0' ORDER BY name"
+UNSET_TIMEOUTS = "SELECT name FROM pg_settings WHERE name = ANY($1) AND setting = '0' ORDER BY name"
 
 
 def pgbouncer_arguments(settings: DatabaseSettings) -> Mapping[str, Any]:
-    """Return how the driver is to treat statements, for SQLAlchemy's `connect_args`.
+    """Return SQLAlchemy's `connect_args` that keep asyncpg from preparing named statements.
 
-    Behind a pooler a statement has no name and is sent whole with each execution: a second round
-    trip, and PostgreSQL plans it each time.
+    Behind PgBouncer each execution then takes two round trips, and PostgreSQL plans it anew.
     """
     if not settings.pooler:
         return {}
@@ -29,33 +27,32 @@ def pgbouncer_arguments(settings: DatabaseSettings) -> Mapping[str, Any]:
     }
 
 
-@dataclass(frozen=True, slots=True)
-class MissingRoleTimeouts:
-    """The timeouts that the service wants, and which of them the role does not have."""
-
-    wanted: Mapping[str, float]
-    unset: tuple[str, ...]
-
-    @property
-    def is_sufficient(self) -> bool:
-        """Whether the role has all of them."""
-        return not self.unset
-
-    def __str__(self) -> str:
-        cures = "; ".join(
-            f"ALTER ROLE … SET {name} = '{round(self.wanted[name] * 1000)}ms'"
-            for name in self.unset
-        )
-        return (
-            "Behind a pooler (DATABASE_POOLER) timeouts are the role's, and that of DATABASE_URL "
-            f"lacks some: {cures}."
-        )
-
-
 def session_timeouts(settings: DatabaseSettings) -> dict[str, float]:
-    """Return the seconds that the service allows, by PostgreSQL's names."""
+    """Return the timeouts of a session in seconds, by PostgreSQL's names for them."""
     return {
         "idle_in_transaction_session_timeout": settings.idle_in_transaction_timeout_seconds,
         "lock_timeout": settings.lock_timeout_seconds,
         "statement_timeout": settings.statement_timeout_seconds,
     }
+
+
+@dataclass(frozen=True, slots=True)
+class RoleTimeouts:
+    """The timeouts that the service needs, and the names of those that the role lacks."""
+
+    needed: Mapping[str, float]
+    missing: tuple[str, ...]
+
+    @property
+    def is_sufficient(self) -> bool:
+        return not self.missing
+
+    def __str__(self) -> str:
+        statements = "; ".join(
+            f"ALTER ROLE … SET {name} = '{round(self.needed[name] * 1000)}ms'"
+            for name in self.missing
+        )
+        return (
+            "Behind a pooler (DATABASE_POOLER) the role in DATABASE_URL must have timeouts. "
+            f"Set those that are missing: {statements}."
+        )

@@ -1,8 +1,8 @@
-"""A connection pool that serves its callers in the order in which they came.
+"""A connection pool that serves waiting requests first in, first out.
 
-SQLAlchemy's own asyncio pool wakes a waiter and lets a newcomer overtake it, so that under load
-some requests wait for seconds while others never wait at all. Here a FIFO gate stands before the
-checkout, and whoever waits longer than the pool's timeout is refused with `PoolExhausted`.
+SQLAlchemy's asyncio pool wakes a waiter, but lets a newcomer take the connection before it. Under
+load some requests then wait for seconds while others never wait. Here a semaphore, which is fair,
+stands before the checkout.
 """
 
 import asyncio
@@ -26,19 +26,19 @@ from app.infra.observability.request_context import request_context
 
 
 class PoolExhausted(Unavailable):
-    """Nobody gave a connection back in time."""
+    """No connection was returned within the timeout of the pool."""
 
 
 class FifoPool(AsyncAdaptedQueuePool):
-    """`AsyncAdaptedQueuePool` behind an `asyncio.Semaphore` of its full size."""
+    """SQLAlchemy's pool behind a semaphore. There is no overflow."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self.waiting = 0
-        self._gate = asyncio.Semaphore(self.size() + max(0, self._max_overflow))
+        self._gate = asyncio.Semaphore(self.size())
 
     def _do_get(self) -> ConnectionPoolEntry:
-        await_only(self._enter())
+        await_only(self._acquire())
         try:
             return super()._do_get()
         except BaseException:
@@ -53,15 +53,15 @@ class FifoPool(AsyncAdaptedQueuePool):
 
     def measure(self) -> None:
         """Set the gauges of this process."""
-        POOL_SIZE.set(self.size() + max(0, self._max_overflow))
+        POOL_SIZE.set(self.size())
         POOL_IN_USE.set(self.checkedout())
         POOL_WAITING.set(self.waiting)
 
-    async def _enter(self) -> None:
+    async def _acquire(self) -> None:
         if not self._gate.locked():
-            await self._gate.acquire()  # free: returns without waiting, no timer needed
+            await self._gate.acquire()  # a connection is free, so this does not wait
             return
-        began = time.monotonic()
+        started = time.monotonic()
         self.waiting += 1
         try:
             async with asyncio.timeout(self.timeout()):
@@ -71,7 +71,7 @@ class FifoPool(AsyncAdaptedQueuePool):
             raise PoolExhausted("All database connections are busy.") from None
         finally:
             self.waiting -= 1
-            waited = time.monotonic() - began
+            waited = time.monotonic() - started
             POOL_WAIT.observe(exact(waited))
             if (current := request_context.get()) is not None:
                 current.waited_seconds += waited

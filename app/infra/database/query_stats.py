@@ -1,5 +1,6 @@
-"""Counts and times the statements of each request, for its headers, its log line and its budget."""
+"""Records the statements of each request in its context, with the time that each one took."""
 
+from contextvars import ContextVar
 from time import perf_counter
 from typing import Any
 
@@ -7,30 +8,29 @@ from sqlalchemy import Engine, event
 
 from app.infra.observability.request_context import request_context
 
+# A task runs one statement at a time, so one value for each task is enough.
+_started_at: ContextVar[float | None] = ContextVar("statement_started_at", default=None)
+
 
 def record_statements(engine: Engine) -> None:
-    """Note every statement on the exchange in whose context it is sent."""
-    event.listen(engine, "before_cursor_execute", _before)
-    event.listen(engine, "after_cursor_execute", _after)
-    event.listen(engine, "handle_error", _failed)
+    event.listen(engine, "before_cursor_execute", _on_start)
+    event.listen(engine, "after_cursor_execute", _on_success)
+    event.listen(engine, "handle_error", lambda error: _on_end(error.statement))
 
 
-def _before(
-    _connection: Any, _cursor: Any, statement: str, _parameters: Any, context: Any, _many: bool
-) -> None:
+def _on_start(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
     if (current := request_context.get()) is not None:
         current.statements.append(statement)
-        context.begun_at = perf_counter()
+        _started_at.set(perf_counter())
 
 
-def _after(
-    _connection: Any, _cursor: Any, statement: str, _parameters: Any, context: Any, _many: bool
-) -> None:
-    if (current := request_context.get()) is not None:
-        current.spent(statement, perf_counter() - context.begun_at)
+def _on_success(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+    _on_end(statement)
 
 
-def _failed(error: Any) -> None:
-    current, context = request_context.get(), error.execution_context
-    if current is not None and context is not None and hasattr(context, "begun_at"):
-        current.spent(error.statement, perf_counter() - context.begun_at)
+def _on_end(statement: str) -> None:
+    """Record the time. An error before the statement was sent, or at COMMIT, has no start time."""
+    current, started_at = request_context.get(), _started_at.get()
+    if current is not None and started_at is not None:
+        current.spent(statement, perf_counter() - started_at)
+        _started_at.set(None)

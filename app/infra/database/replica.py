@@ -1,8 +1,8 @@
-"""A streaming replica, for reads that may lag. It is asked while it is known to keep up.
+"""A streaming replica, for reads that may lag. It is used only while its lag is known to be small.
 
-How old its data is, is measured against the primary's position in the write-ahead log, twice a
-second: a replica is as old as the youngest position that it has passed. That needs no privilege, no
-clock but our own, and no replication that works: what hears nothing any more grows old.
+Twice a second the position of the primary in the write-ahead log is recorded with the time. The lag
+is the age of the newest recorded position that the replica has replayed. This needs no privileges
+and only the clock of this process. When replication stops, the lag grows.
 """
 
 import logging
@@ -27,12 +27,11 @@ from app.infra.observability.metrics import REPLICA_LAG
 logger = logging.getLogger(__name__)
 
 CHECK_SECONDS = 0.5
-# Below the pool's timeout: when it is exhausted by a replica that is frozen, that is known.
-SILENT_SECONDS = 0.9
-MOST_POSITIONS = 600
-QUERY_CANCELED = "57014"  # by statement_timeout
+# Shorter than the pool timeout: a frozen replica is noticed before it has exhausted the pool.
+UNANSWERED_SECONDS = 0.9
+MAX_POSITIONS = 600
+QUERY_CANCELED = "57014"  # statement_timeout
 POSITION = text("SELECT pg_wal_lsn_diff(pg_current_wal_lsn(), '0/0')::bigint")
-# The second is empty where there was never anything to replay: at what is no replica.
 REPLAYED = text(
     "SELECT pg_is_in_recovery(), pg_wal_lsn_diff(pg_last_wal_replay_lsn(), '0/0')::bigint"
 )
@@ -40,36 +39,36 @@ FAILURES = (Unavailable, SQLAlchemyError)
 
 
 class Replica:
-    """Whether to read there, and the sessions to do it. `checks` has a connection of its own."""
+    """Sessions of the replica, and whether to use them. `checks` has its own connection."""
 
     def __init__(
-        self, database: Database, checks: Database, primary: Database, most_lag_seconds: float
+        self, database: Database, checks: Database, primary: Database, max_lag_seconds: float
     ) -> None:
         self.database = database
         self._checks = checks
         self._primary = primary
-        self._most_lag_seconds = most_lag_seconds
-        self._passed_at = self._answered_at = float("-inf")
-        self._positions: deque[tuple[float, int]] = deque(maxlen=MOST_POSITIONS)
-        self._state = "not reached"
+        self._max_lag_seconds = max_lag_seconds
+        self._up_to_date_at = self._answered_at = float("-inf")
+        self._positions: deque[tuple[float, int]] = deque(maxlen=MAX_POSITIONS)
+        self._state = "unreachable"
 
     @property
     def lag_seconds(self) -> float:
-        """How old what is read there may be at this moment; infinite while it is not known."""
-        return time.monotonic() - self._passed_at
+        """How old a row read from the replica may be. Infinite while that is unknown."""
+        return time.monotonic() - self._up_to_date_at
 
     @property
     def is_up_to_date(self) -> bool:
-        """Whether to read there."""
-        is_silent = time.monotonic() - self._answered_at > SILENT_SECONDS
-        return not is_silent and self.lag_seconds <= self._most_lag_seconds
+        is_answering = time.monotonic() - self._answered_at <= UNANSWERED_SECONDS
+        return is_answering and self.lag_seconds <= self._max_lag_seconds
 
     def should_retry_on_primary(self, error: Unavailable | DBAPIError) -> bool:
-        """Whether the primary may do what failed here. One that is away is not asked again soon.
+        """Return whether the primary may succeed where the replica failed.
 
-        A query that takes too long does so anywhere, and a pool that is exhausted by a replica that
-        answers is no reason to exhaust the primary's. All else may be: a conflict with what is
-        replayed, a schema that is not there yet.
+        Not for a statement timeout, and not while a replica that answers is merely busy: the same
+        load would exhaust the primary too. Everything else may be specific to the replica, such as
+        a conflict with replayed changes. A replica that is unreachable is not used until the next
+        check succeeds.
         """
         if isinstance(error, DBAPIError):
             if error.connection_invalidated:
@@ -81,21 +80,21 @@ class Replica:
         return True
 
     def distrust(self) -> None:
-        """Do not read there before the next check has passed."""
-        self._passed_at = float("-inf")
+        """Do not use the replica before the next check succeeds."""
+        self._up_to_date_at = float("-inf")
 
     def measure(self) -> None:
         """Set the gauge of this process."""
         REPLICA_LAG.set(self.lag_seconds)
 
     async def run(self) -> None:
-        """Check until cancelled."""
+        """Check the replica until cancelled."""
         while True:
             try:
-                self._tell(await self._check())
+                self._log_state(await self._check())
             except FAILURES:
                 self.distrust()
-                self._tell("not reached")
+                self._log_state("unreachable")
             except BaseException:
                 self.distrust()
                 raise
@@ -103,44 +102,43 @@ class Replica:
 
     async def _check(self) -> str:
         now = time.monotonic()
-        with suppress(*FAILURES):  # then the replica grows old
+        with suppress(*FAILURES):  # without new positions the lag grows
             async with self._primary.read() as session:
-                self._note(now, (await session.execute(POSITION)).scalar_one())
+                self._record(now, (await session.execute(POSITION)).scalar_one())
         async with self._checks.read() as session:
             is_replica, replayed = (await session.execute(REPLAYED)).one()
         self._answered_at = time.monotonic()
         if not is_replica:
             self.distrust()
-            return "no replica (any more)"
+            return "not used, because it is a primary"
         while self._positions and self._positions[0][1] <= replayed:
-            self._passed_at = self._positions.popleft()[0]
+            self._up_to_date_at = self._positions.popleft()[0]
         return "in use" if self.is_up_to_date else "too far behind"
 
-    def _note(self, now: float, position: int) -> None:
-        # After a failover the log goes on from where the new primary was.
+    def _record(self, now: float, position: int) -> None:
+        # After a failover the log continues at a lower position.
         while self._positions and self._positions[-1][1] > position:
             self._positions.pop()
         self._positions.append((now, position))
 
-    def _tell(self, state: str) -> None:
-        """Log what has changed."""
+    def _log_state(self, state: str) -> None:
         if state != self._state:
             self._state = state
-            logger.warning("The database's replica is %s", state)
+            logger.warning("Database replica: %s", state)
 
 
 @asynccontextmanager
 async def open_replica(
     settings: DatabaseSettings, url: SecretStr, primary: Database, application_name: str
 ) -> AsyncIterator[Replica]:
-    """Open the replica's pool, as large as the primary's, and watch how it keeps up."""
-    there = settings.model_copy(update={"url": url})
-    impatient = {"connect_timeout_seconds": CHECK_SECONDS, "command_timeout_seconds": CHECK_SECONDS}
-    one = there.model_copy(update={"pool_size": 1, **impatient})
+    """Open a pool to the replica, of the same size as the primary's, and start the checks."""
+    timeouts = dict.fromkeys(("connect_timeout_seconds", "command_timeout_seconds"), CHECK_SECONDS)
+    reads = settings.model_copy(update={"url": url})
+    check_settings = reads.model_copy(update={"pool_size": 1, **timeouts})
     async with AsyncExitStack() as stack:
-        database = Database(open_engine(there, application_name))
+        database = Database(open_engine(reads, application_name))
         stack.push_async_callback(database.close)
-        checks = Database(open_engine(one, application_name))
+        checks = Database(open_engine(check_settings, application_name))
         stack.push_async_callback(checks.close)
         replica = Replica(database, checks, primary, settings.replica_lag_seconds)
         await stack.enter_async_context(in_background(replica.run, "database replica"))

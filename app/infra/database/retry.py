@@ -1,25 +1,23 @@
-"""Whether the work of this context has committed anything, after which it must not run again."""
+"""Tracks whether a request has sent a COMMIT. After that, it must not be run a second time."""
 
 from contextvars import ContextVar
 
 
 class CommitTracker:
-    """One run of some work, such as a request."""
-
     has_committed = False
 
 
-_current: ContextVar[CommitTracker | None] = ContextVar("attempt", default=None)
+_current: ContextVar[CommitTracker | None] = ContextVar("commit_tracker", default=None)
 
 
 def track_commits() -> CommitTracker:
-    """Watch the commits of this context and of what it calls."""
-    attempt = CommitTracker()
-    _current.set(attempt)
-    return attempt
+    """Track the commits of this context, and of the tasks that it starts from now on."""
+    tracker = CommitTracker()
+    _current.set(tracker)
+    return tracker
 
 
 def record_commit(_connection: object) -> None:
-    """Note that a commit is about to be sent; whether it arrives is not ours to know."""
-    if (attempt := _current.get()) is not None:
-        attempt.has_committed = True
+    """Record a commit before it is sent: if the connection dies then, its outcome is unknown."""
+    if (tracker := _current.get()) is not None:
+        tracker.has_committed = True

@@ -1,8 +1,9 @@
-"""Sessions: one kind that reads, one kind that is a transaction. Both connect at first use.
+"""Sessions: one kind for reading, and one kind that is a transaction.
 
-Two ideas to learn. `transaction()` commits when its block succeeds and rolls back when it fails.
-What must not be lost is written inside it (`invalidate(session, tags)`, through the hook); what may
-be lost runs after it (`after_commit`). A rolled-back transaction runs neither.
+A session takes a connection from the pool at its first statement. `transaction()` commits when its
+block succeeds and rolls back when it fails. Effects that must not be lost are written inside the
+transaction, as `invalidate(session, tags)` does through a hook. Effects that may be lost run after
+it: see `after_commit`. A rollback runs neither.
 """
 
 import logging
@@ -22,35 +23,34 @@ from app.infra.observability.request_context import request_context
 logger = logging.getLogger(__name__)
 
 Callback = Callable[[], Awaitable[None]]
-CALLBACKS = "after_commit"
 
 
-class Hook(Protocol):
-    """Takes part in every transaction."""
+class TransactionHook(Protocol):
+    """Called in every transaction of a `Database`."""
 
     async def before_commit(self, session: AsyncSession) -> None:
-        """Write what must be committed with the change. Its exception rolls back."""
+        """Write rows that must be committed with the change. An exception rolls back."""
 
     async def after_commit(self, session: AsyncSession) -> None:
-        """Act on what was committed, before any callback and before the response. No exception."""
+        """Run before the callbacks of `after_commit` and before the response. Must not raise."""
 
 
 class _ReadOnlySession(Session):
-    """The synchronous half of a read session; a flush in it is a programming error."""
+    """The synchronous session inside a read session. It refuses to flush."""
 
 
 @event.listens_for(_ReadOnlySession, "before_flush")
 def _refuse_writes(*_: Any) -> None:
-    raise TypeError("A read session does not write: ask for a WriteSession.")
+    raise TypeError("This session is for reading. Ask for a WriteSession to change something.")
 
 
 class Database:
-    """The sessions of one engine. `close()` returns every connection."""
+    """The sessions of one engine."""
 
-    def __init__(self, engine: AsyncEngine, *hooks: Hook) -> None:
+    def __init__(self, engine: AsyncEngine, *hooks: TransactionHook) -> None:
         self.engine = engine
         self._hooks = hooks
-        # AUTOCOMMIT: a statement is one round trip, without BEGIN before and ROLLBACK after it.
+        # With AUTOCOMMIT a statement is one round trip: there is no BEGIN and no ROLLBACK.
         self._read_sessions = async_sessionmaker(
             engine.execution_options(isolation_level="AUTOCOMMIT"),
             sync_session_class=_ReadOnlySession,
@@ -61,17 +61,16 @@ class Database:
 
     @asynccontextmanager
     async def read(self) -> AsyncIterator[AsyncSession]:
-        """Yield a session whose statements each see their own snapshot and cost one round trip."""
+        """Yield a session for reading. A statement is one round trip, with its own snapshot."""
         async with self._read_sessions() as session:
             yield session
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[AsyncSession]:
-        """Yield a session that is one transaction: committed on success, else rolled back.
+        """Yield a session that is one transaction. A session that is not used costs no round trip.
 
-        The callbacks of `after_commit` have run when the block has been left. A session that was
-        not used costs no round trip. Whatever the block or the commit raises is passed on; when a
-        connection dies while committing the outcome is open, which is `Unavailable`.
+        On exit it commits and runs the `after_commit` callbacks; after an exception it rolls back.
+        If the connection dies during COMMIT, the outcome is unknown, and this raises `Unavailable`.
         """
         async with self._write_sessions() as session:
             yield session
@@ -84,17 +83,21 @@ class Database:
         await _run_callbacks(session)
 
     async def close(self) -> None:
-        """Close every connection of the pool."""
         await self.engine.dispose()
 
 
 def after_commit(session: AsyncSession, callback: Callback) -> None:
-    """Run `callback` once the transaction of `session` has been committed, in order of calls.
+    """Run `callback` after the commit of this transaction, before the response starts.
 
-    For effects that may be lost: a crash between the commit and the callback loses it, and its
-    exception is logged and does not reach the client, whose write has been kept.
+    Callbacks run in the order of these calls. A crash after the commit loses them. The exception of
+    a callback is logged and does not reach the client, because the change has been committed.
     """
-    session.info.setdefault(CALLBACKS, []).append(callback)
+    _callbacks_of(session).append(callback)
+
+
+def _callbacks_of(session: AsyncSession) -> list[Callback]:
+    callbacks: list[Callback] = session.info.setdefault("after_commit_callbacks", [])
+    return callbacks
 
 
 async def _commit(session: AsyncSession) -> None:
@@ -103,7 +106,9 @@ async def _commit(session: AsyncSession) -> None:
         await session.commit()
     except DBAPIError as error:
         if error.connection_invalidated:
-            raise Unavailable("It is not known whether the change was kept.") from error
+            raise Unavailable(
+                "The database connection was lost. It is not known whether the change was stored."
+            ) from error
         raise
     finally:
         if (current := request_context.get()) is not None:
@@ -111,9 +116,8 @@ async def _commit(session: AsyncSession) -> None:
 
 
 async def _run_callbacks(session: AsyncSession) -> None:
-    callbacks: list[Callback] = session.info.pop(CALLBACKS, [])
-    for callback in callbacks:
+    for callback in _callbacks_of(session):
         try:
             await callback()
         except Exception:
-            logger.exception("A callback failed after the commit")
+            logger.exception("An after_commit callback failed")

@@ -1,4 +1,4 @@
-"""How this service uses PostgreSQL."""
+"""The settings DATABASE_…."""
 
 from typing import Annotated
 
@@ -9,7 +9,7 @@ from app.infra.settings_base.urls import postgresql_url
 
 
 class DatabaseSettings(Section):
-    """PostgreSQL, and how many connections each worker process holds to it."""
+    """PostgreSQL. `pool_size` is for each worker process. `pooler` is PgBouncer."""
 
     url: SecretStr = SecretStr("postgresql://app:app@127.0.0.1:5432/app")
     pooler: bool = False

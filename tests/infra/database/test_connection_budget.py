@@ -1,4 +1,4 @@
-"""Start-up compares the pools with what the database has."""
+"""Start-up compares the size of all pools with the connections that PostgreSQL allows."""
 
 import os
 import subprocess
@@ -18,17 +18,17 @@ PROJECT = Path(__file__).parents[3]
 TAKEN = text("SELECT count(*) FROM pg_stat_activity WHERE application_name = :name")
 
 
-def test_the_arithmetic_is_in_the_message() -> None:
-    capacity = ConnectionBudget(
+def test_message_shows_the_calculation() -> None:
+    budget = ConnectionBudget(
         workers=4,
         pool_size=10,
-        of_cache=1,
+        cache_connections=1,
         replicas=3,
         max_connections=100,
         reserved=3,
         held_by_others=7,
     )
-    assert (capacity.needed, capacity.free) == (132, 90)
+    assert (budget.needed, budget.free) == (132, 90)
     for figure in (
         "4 workers",
         "10 connections",
@@ -38,24 +38,24 @@ def test_the_arithmetic_is_in_the_message() -> None:
         "100 in all",
         "has 90",
     ):
-        assert figure in str(capacity)
+        assert figure in str(budget)
 
 
-def test_the_server_is_asked(settings: Settings) -> None:
-    capacity = read_connection_budget(settings.database, workers=2, replicas=1, has_cache=True)
-    assert isinstance(capacity, ConnectionBudget)
-    assert (capacity.max_connections, capacity.needed) == (100, 12)
-    assert 0 < capacity.free <= 97
+def test_budget_is_read_from_the_server(settings: Settings) -> None:
+    budget = read_connection_budget(settings.database, workers=2, replicas=1, has_cache=True)
+    assert isinstance(budget, ConnectionBudget)
+    assert (budget.max_connections, budget.needed) == (100, 12)
+    assert 0 < budget.free <= 97
 
 
-def test_a_service_without_a_cache_does_not_look_at_the_outbox(settings: Settings) -> None:
-    capacity = read_connection_budget(settings.database, workers=2, replicas=1, has_cache=False)
-    assert isinstance(capacity, ConnectionBudget)
-    assert capacity.needed == 10
+def test_service_without_cache_needs_no_connection_for_the_outbox(settings: Settings) -> None:
+    budget = read_connection_budget(settings.database, workers=2, replicas=1, has_cache=False)
+    assert isinstance(budget, ConnectionBudget)
+    assert budget.needed == 10
 
 
-async def test_a_worker_takes_no_more_connections_than_are_counted(settings: Settings) -> None:
-    name = "test_of_capacity"
+async def test_worker_opens_no_more_connections_than_the_budget_counts(settings: Settings) -> None:
+    name = "test_of_budget"
     async with open_resources(settings.sections(), name) as held, AsyncExitStack() as stack:
         for _ in range(settings.database.pool_size):
             session = await stack.enter_async_context(held.database.read())
@@ -63,7 +63,7 @@ async def test_a_worker_takes_no_more_connections_than_are_counted(settings: Set
     assert taken == settings.database.pool_size + 1
 
 
-def test_a_server_that_is_away_cannot_be_asked() -> None:
+def test_budget_is_none_while_the_server_is_unreachable() -> None:
     away = DatabaseSettings.model_validate({"url": "postgresql://a:b@127.0.0.1:1/x"})
     assert read_connection_budget(away, workers=2, replicas=1, has_cache=True) is None
 
@@ -81,7 +81,7 @@ def serve(settings: Settings, **environment: str) -> subprocess.Popen[str]:
     )
 
 
-def test_production_refuses_to_start_beyond_it(settings: Settings) -> None:
+def test_production_refuses_to_start_with_too_many_connections(settings: Settings) -> None:
     environment = {"ENVIRONMENT": "production", "AUTH_SECRET": "s" * 32, "REPLICAS": "100"}
     with serve(settings, **environment) as process:
         try:
@@ -93,7 +93,7 @@ def test_production_refuses_to_start_beyond_it(settings: Settings) -> None:
     assert "Traceback" not in message
 
 
-def test_development_is_warned(settings: Settings) -> None:
+def test_development_starts_with_a_warning(settings: Settings) -> None:
     with serve(settings, REPLICAS="100") as process:
         assert process.stdout is not None
         deadline = time.monotonic() + 60

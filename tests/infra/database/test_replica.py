@@ -1,4 +1,4 @@
-"""Reads that may lag go to a replica that keeps up, and else to the primary, without an error."""
+"""Reads that may lag go to the replica while its lag is small, and to the primary otherwise."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
@@ -88,7 +88,7 @@ async def test_what_may_lag_is_read_from_the_replica_and_nothing_else(
         assert not (await session.execute(WHERE)).scalar_one()
 
 
-async def test_what_lags_too_far_is_not_asked_until_it_has_caught_up(
+async def test_replica_that_lags_is_not_used_until_it_has_caught_up(
     app: FastAPI, client: httpx2.AsyncClient, standby: Standby
 ) -> None:
     await standby.ask("SELECT pg_wal_replay_pause()")
@@ -102,7 +102,7 @@ async def test_what_lags_too_far_is_not_asked_until_it_has_caught_up(
     await comes_to_be_answered_by_replica(client)
 
 
-async def test_a_replica_that_dies_is_no_error_to_a_client(
+async def test_failure_of_the_replica_is_no_error_for_clients(
     app: FastAPI, client: httpx2.AsyncClient, standby: Standby
 ) -> None:
     await comes_to_be_answered_by_replica(client)
@@ -112,7 +112,7 @@ async def test_a_replica_that_dies_is_no_error_to_a_client(
     assert not replica_of(app).is_up_to_date
 
 
-async def test_what_fails_at_the_replica_is_asked_of_the_primary(
+async def test_read_that_fails_on_the_replica_is_repeated_on_the_primary(
     app: FastAPI, client: httpx2.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await comes_to_be_answered_by_replica(client)
@@ -124,7 +124,7 @@ async def test_what_fails_at_the_replica_is_asked_of_the_primary(
     await comes_to_be_answered_by_replica(client)
 
 
-async def test_a_promoted_replica_is_not_asked(
+async def test_promoted_replica_is_not_used(
     app: FastAPI, client: httpx2.AsyncClient, standby: Standby, caplog: pytest.LogCaptureFixture
 ) -> None:
     assert await standby.ask("SELECT pg_promote()")
@@ -132,10 +132,10 @@ async def test_a_promoted_replica_is_not_asked(
     await asyncio.sleep(3 * replica_module.CHECK_SECONDS)
     assert not replica_of(app).is_up_to_date
     assert not await is_answered_by_replica(client)
-    assert "no replica (any more)" in caplog.text
+    assert "not used, because it is a primary" in caplog.text
 
 
-async def test_what_is_kept_for_others_is_loaded_from_the_primary(
+async def test_cached_answer_is_loaded_from_the_primary(
     app: FastAPI, client: httpx2.AsyncClient
 ) -> None:
     @app.get("/kept")
@@ -147,7 +147,7 @@ async def test_what_is_kept_for_others_is_loaded_from_the_primary(
     assert (await client.get("/kept")).json() is False
 
 
-async def test_without_a_replica_the_primary_is_asked(settings: Settings) -> None:
+async def test_without_a_replica_the_primary_is_used(settings: Settings) -> None:
     async with running(settings) as app:
 
         @app.get("/where")

@@ -54,7 +54,7 @@ def test_other_kinds_and_errors_are_not_held_back(
     ]
 
 
-async def test_a_database_that_is_away_is_not_told_for_every_connection(
+async def test_unreachable_database_is_not_logged_for_every_connection(
     settings: Settings, caplog: pytest.LogCaptureFixture
 ) -> None:
     values = settings.model_dump()["database"] | {"url": "postgresql://a:b@127.0.0.1:1/app"}
@@ -64,6 +64,5 @@ async def test_a_database_that_is_away_is_not_told_for_every_connection(
             async with engine.connect() as connection:
                 await connection.execute(text("SELECT 1"))
     await engine.dispose()
-    # None, if another test of this process met a refusal less than five seconds ago. More than one,
-    # if a busy machine took longer than five seconds.
-    assert len([line for line in caplog.messages if "refused a connection" in line]) < 10
+    # The filter lets one line through in five seconds. A busy machine may take longer for the loop.
+    assert len([line for line in caplog.messages if "Cannot connect to the database" in line]) < 10

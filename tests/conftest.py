@@ -29,6 +29,7 @@ from coherent_cache import trust
 from coherent_cache.relay import Relay
 from dev.servers import embedded_servers
 from tests.application import client_of, recorded_statements, running
+from tests.cached_app import patient_app
 from tests.tables import ALL_TABLES, truncate
 
 PROJECT = Path(__file__).parents[1]
@@ -161,6 +162,20 @@ async def resources(app: FastAPI) -> ProcessResources:
     """The resources that the application holds open."""
     held: ProcessResources = app.state.resources
     return held
+
+
+@pytest.fixture(scope="module")
+async def service(settings: Settings) -> AsyncIterator[FastAPI]:
+    """An application whose cache works on a busy machine too."""
+    async with patient_app(settings) as app:
+        yield app
+
+
+@pytest.fixture(scope="module")
+async def another_process(settings: Settings) -> AsyncIterator[FastAPI]:
+    """A second such application. It shares PostgreSQL and Valkey with the first."""
+    async with patient_app(settings) as app:
+        yield app
 
 
 @pytest.fixture

@@ -16,17 +16,16 @@ from app.infra.web.cacheable import is_public
 from app.settings import Settings
 from coherent_cache.store import Store
 from tests.application import client_of, recorded_statements, running
-from tests.contract.document import APPLICATION, ENDLESS, OPERATIONS, Operation, api_routes
-from tests.contract.test_access import Caller, somebody
-from tests.factories import PASSWORD, Factory
-from tests.infra.web.test_response_cache import (
+from tests.cached_app import (
     NO_CACHE,
     cache_of,
     patient,
-    patient_app,
     settled,
     stored,
 )
+from tests.contract.document import APPLICATION, ENDLESS, OPERATIONS, Operation, api_routes
+from tests.contract.test_access import Caller, somebody
+from tests.factories import PASSWORD, Factory
 
 Client = httpx2.AsyncClient
 
@@ -55,18 +54,6 @@ SHOWS = {
 NOT_PUBLIC = {"GET /v1/users/me", "GET /livez", "GET /readyz", "GET /docs", "GET /metrics", "GET /"}
 
 BY_ROUTE = {str(operation): operation for operation in OPERATIONS}
-
-
-@pytest.fixture(scope="module")
-async def service(settings: Settings) -> AsyncIterator[FastAPI]:
-    async with patient_app(settings) as app:
-        yield app
-
-
-@pytest.fixture(scope="module")
-async def another_process(settings: Settings) -> AsyncIterator[FastAPI]:
-    async with patient_app(settings) as app:
-        yield app
 
 
 @pytest.fixture(scope="module")

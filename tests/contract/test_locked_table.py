@@ -7,19 +7,12 @@ from fastapi import FastAPI
 from sqlalchemy import text
 
 from app.infra.dependencies import ProcessResources
-from app.settings import Settings
 from coherent_cache import budget
 from tests.application import client_of
+from tests.cached_app import NO_CACHE, NO_STORE, settled
 from tests.factories import Factory
-from tests.infra.web.test_response_cache import NO_CACHE, NO_STORE, patient_app, settled
 
 LOCK = text("LOCK TABLE posts, users IN ACCESS EXCLUSIVE MODE")
-
-
-@pytest.fixture(scope="module")
-async def service(settings: Settings) -> AsyncIterator[FastAPI]:
-    async with patient_app(settings) as app:
-        yield app
 
 
 @pytest.fixture

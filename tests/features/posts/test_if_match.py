@@ -10,18 +10,11 @@ from fastapi import FastAPI
 
 from app.features.posts.models import Post
 from app.features.users.models import User
-from app.settings import Settings
 from tests.application import client_of
+from tests.cached_app import GZIP, LONG, NO_STORE
 from tests.features.posts.factory import PostFactory
-from tests.infra.web.test_response_cache import GZIP, LONG, NO_STORE, patient_app
 
 Client = httpx2.AsyncClient
-
-
-@pytest.fixture(scope="module")
-async def service(settings: Settings) -> AsyncIterator[FastAPI]:
-    async with patient_app(settings) as app:
-        yield app
 
 
 @pytest.fixture

@@ -11,8 +11,8 @@ import pytest
 from pydantic_core import SchemaSerializer, SchemaValidator
 
 from app.infra.web.etags import entity_tag
+from tests.cached_app import NO_STORE
 from tests.features.posts.factory import PostFactory
-from tests.infra.web.test_response_cache import NO_STORE
 
 Client = httpx2.AsyncClient
 

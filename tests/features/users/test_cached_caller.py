@@ -11,12 +11,11 @@ from sqlalchemy.orm.exc import DetachedInstanceError
 
 from app.features.users import cached_user
 from app.features.users.models import User
-from app.settings import Settings
 from coherent_cache.entry import Entry
 from coherent_cache.store import Store
 from tests.application import client_of, recorded_statements
+from tests.cached_app import cache_of, settled
 from tests.features.users.factory import PASSWORD
-from tests.infra.web.test_response_cache import cache_of, patient_app, settled
 from tests.sample.factory import NoteFactory
 
 Client = httpx2.AsyncClient
@@ -27,18 +26,6 @@ CONTROLS: tuple[dict[str, str], ...] = (
     {"Cache-Control": "no-store"},
 )
 NEW_PASSWORD = "another horse battery"
-
-
-@pytest.fixture(scope="module")
-async def service(settings: Settings) -> AsyncIterator[FastAPI]:
-    async with patient_app(settings) as app:
-        yield app
-
-
-@pytest.fixture(scope="module")
-async def another_process(settings: Settings) -> AsyncIterator[FastAPI]:
-    async with patient_app(settings) as app:
-        yield app
 
 
 @pytest.fixture

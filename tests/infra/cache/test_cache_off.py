@@ -11,8 +11,8 @@ from fastapi import FastAPI
 from app.infra.dependencies import ProcessResources
 from app.settings import Settings
 from tests.application import client_of, recorded_statements, running
+from tests.cached_app import GZIP, LONG, NO_CACHE, NO_STORE, patient
 from tests.factories import PASSWORD, Factory
-from tests.infra.web.test_response_cache import GZIP, LONG, NO_CACHE, NO_STORE, patient
 
 Client = httpx2.AsyncClient
 

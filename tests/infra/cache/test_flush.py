@@ -18,20 +18,14 @@ from app.infra.cache.settings import ValkeySettings
 from app.settings import Settings
 from coherent_cache import NotFlushed, flush_cache
 from tests.application import client_of
+from tests.cached_app import cache_of, settled, stored
 from tests.coherent_cache.worker import eventually
 from tests.factories import Factory
-from tests.infra.web.test_response_cache import cache_of, patient_app, settled, stored
 
 Client = httpx2.AsyncClient
 
 PROJECT = Path(__file__).parents[3]
 AWAY = "redis://127.0.0.1:1/0"
-
-
-@pytest.fixture(scope="module")
-async def service(settings: Settings) -> AsyncIterator[FastAPI]:
-    async with patient_app(settings) as app:
-        yield app
 
 
 @pytest.fixture

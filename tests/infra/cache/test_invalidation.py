@@ -23,10 +23,10 @@ from coherent_cache.invalidation import TAGS_PER_COMMAND
 from coherent_cache.relay import EXPIRY_MARGIN_SECONDS, Relay
 from coherent_cache.store import Store
 from tests.application import RUN_RELAY, client_of, running
+from tests.cached_app import NO_CACHE, cache_of, patient, settled
 from tests.coherent_cache.worker import Proxy, eventually
 from tests.factories import Factory
 from tests.infra.cache.relays import open_outbox, relay_of
-from tests.infra.web.test_response_cache import NO_CACHE, cache_of, patient, patient_app, settled
 
 Client = httpx2.AsyncClient
 
@@ -42,12 +42,6 @@ NOTED = text("SELECT tags FROM cache_outbox ORDER BY id")
 
 class Died(BaseException):
     """Whoever was at it is no more."""
-
-
-@pytest.fixture(scope="module")
-async def service(settings: Settings) -> AsyncIterator[FastAPI]:
-    async with patient_app(settings) as app:
-        yield app
 
 
 @pytest.fixture

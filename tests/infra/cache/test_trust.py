@@ -28,10 +28,10 @@ from coherent_cache.outbox import Outbox, Poll
 from coherent_cache.relay import Relay
 from coherent_cache.trust import Trust
 from tests.application import client_of, running
+from tests.cached_app import NO_CACHE, cache_of, patient_app, settled
 from tests.coherent_cache.harness import Clock
 from tests.factories import Factory
 from tests.infra.cache.relays import open_outbox, relay_of
-from tests.infra.web.test_response_cache import NO_CACHE, cache_of, patient_app, settled
 
 Client = httpx2.AsyncClient
 

@@ -3,8 +3,6 @@
 import asyncio
 import gzip
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from uuid import uuid4
 
 import httpx2
 import pytest
@@ -13,71 +11,23 @@ from fastapi import FastAPI
 from app.infra.web import response_cache
 from app.infra.web import stored_response as representation
 from app.settings import Settings
-from coherent_cache import Cache, budget, channel, memory
-from tests.application import client_of, recorded_statements, running
+from coherent_cache import memory
+from tests.application import client_of, recorded_statements
+from tests.cached_app import (
+    GZIP,
+    LONG,
+    NO_CACHE,
+    NO_STORE,
+    cache_of,
+    patient_app,
+    settled,
+    source,
+    stored,
+)
 from tests.coherent_cache.harness import Clock
-from tests.coherent_cache.worker import eventually
 from tests.factories import Factory
 
 Client = httpx2.AsyncClient
-
-NO_CACHE = {"Cache-Control": "no-cache"}
-NO_STORE = {"Cache-Control": "no-store"}
-GZIP = {"Accept-Encoding": "gzip"}
-LONG = "Long enough to be worth the trouble. " * 50
-
-
-def patient(settings: Settings, **cache: object) -> Settings:
-    """Return the settings of an application that a busy machine does not confuse."""
-    values = settings.model_dump()
-    values["valkey"]["timeout_seconds"] = values["database"]["pool_timeout_seconds"] = 30
-    values["valkey"]["slow_seconds"] = 30
-    values["cache"] |= {"memory_ttl_seconds": 60, **cache}
-    return Settings.model_validate(values)
-
-
-@asynccontextmanager
-async def patient_app(settings: Settings) -> AsyncIterator[FastAPI]:
-    """Run an application that trusts its memory, and waits for a load, on a busy machine too."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(channel, "LIVE_SECONDS", 3_600)
-        patch.setattr(budget, "READ_SECONDS", 30)
-        async with running(patient(settings)) as app:
-            yield app
-
-
-def cache_of(app: FastAPI) -> Cache:
-    cache: Cache = app.state.resources.cache
-    return cache
-
-
-async def settled(app: FastAPI) -> None:
-    """Wait until the application has heard of every change that was made before."""
-    tag, cache = f"settled:{uuid4()}", cache_of(app)
-    await eventually(lambda: cache.channel.is_live)
-    await cache.store.invalidate([tag])
-    await eventually(lambda: tag in cache.memory._invalidated_at)
-
-
-async def stored(app: FastAPI) -> set[str]:
-    """Return the keys of the entries in Valkey, leases too."""
-    store = cache_of(app).store
-    prefix = store._entry_prefix
-    return {
-        key.decode().removeprefix(prefix)
-        async for key in store._valkey.scan_iter(f"{prefix}*", count=1_000)
-    }
-
-
-async def source(client: Client, url: str, headers: dict[str, str] | None = None) -> str | None:
-    """Return where the answer came from."""
-    return (await client.get(url, headers=headers)).headers.get("x-cache")
-
-
-@pytest.fixture(scope="module")
-async def service(settings: Settings) -> AsyncIterator[FastAPI]:
-    async with patient_app(settings) as app:
-        yield app
 
 
 @pytest.fixture

@@ -7,25 +7,17 @@ import pytest
 from fastapi import FastAPI
 
 from app.infra.cache.settings import CacheSettings
-from app.settings import Settings
 from tests.application import client_of
-from tests.factories import Factory
-from tests.infra.web.test_response_cache import (
+from tests.cached_app import (
     NO_CACHE,
     cache_of,
-    patient_app,
     settled,
     source,
     stored,
 )
+from tests.factories import Factory
 
 Client = httpx2.AsyncClient
-
-
-@pytest.fixture(scope="module")
-async def service(settings: Settings) -> AsyncIterator[FastAPI]:
-    async with patient_app(settings) as app:
-        yield app
 
 
 @pytest.fixture

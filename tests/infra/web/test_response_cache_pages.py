@@ -12,22 +12,15 @@ from sqlalchemy import text
 from app.features.posts.models import Post
 from app.features.users.models import User
 from app.infra.database import pagination
-from app.settings import Settings
 from coherent_cache.entry import Entry
 from tests.application import client_of
+from tests.cached_app import NO_CACHE, cache_of, settled
 from tests.factories import Factory
-from tests.infra.web.test_response_cache import NO_CACHE, cache_of, patient_app, settled
 
 Client = httpx2.AsyncClient
 
 LONGEST = timedelta(hours=1)  # so long that the time which a test takes does not matter
 NOW = text("SELECT now()")
-
-
-@pytest.fixture(scope="module")
-async def service(settings: Settings) -> AsyncIterator[FastAPI]:
-    async with patient_app(settings) as app:
-        yield app
 
 
 @pytest.fixture

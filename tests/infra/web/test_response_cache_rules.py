@@ -20,7 +20,7 @@ from app.infra.web.cacheable import public
 from app.settings import Settings
 from coherent_cache import shows
 from tests.application import client_of
-from tests.infra.web.test_response_cache import (
+from tests.cached_app import (
     GZIP,
     NO_CACHE,
     NO_STORE,

@@ -12,9 +12,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 from app.main import create_app
 from app.settings import Settings, load_settings
 from tests.application import client_of, running
+from tests.cached_app import patient_app, settled
 from tests.contract.document import DOCUMENT
 from tests.factories import PASSWORD, Factory
-from tests.infra.web.test_response_cache import patient_app, settled
 
 Client = httpx2.AsyncClient
 

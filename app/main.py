@@ -15,9 +15,9 @@ from app.features.board.routes import lifespan as board_lifespan
 from app.infra.database.connection_budget import APPLICATION_NAME
 from app.infra.health import open_readiness
 from app.infra.lifespan import open_resources
-from app.infra.observability.diagnostics.query_budget import guard
+from app.infra.observability.diagnostics import check_database_use
 from app.infra.observability.logs import Log, open_log
-from app.infra.observability.settings import GuardsSettings, LogSettings, MetricsSettings
+from app.infra.observability.settings import DiagnosticsSettings, LogSettings, MetricsSettings
 from app.infra.observability.tracing import telemetry, traces
 from app.infra.server.settings import ServerSettings
 from app.infra.settings_base.section import Sections
@@ -84,11 +84,11 @@ def layers(settings: Sections, limiter: ConcurrencyLimiter, log: Log | None) -> 
 
 def observers(settings: Sections, log: Log | None) -> list[Observer]:
     """Return who is told of every request that was answered."""
-    budget = settings[GuardsSettings].statement_budget
+    budget = settings[DiagnosticsSettings].statement_budget
     return [
         count_request,
         *([log.request] if log and settings[LogSettings].access else []),
-        partial(guard, statement_budget=budget),
+        partial(check_database_use, statement_budget=budget),
     ]
 
 

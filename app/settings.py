@@ -21,7 +21,7 @@ from pydantic_settings import (
 from app.features.board.settings import BoardSettings
 from app.infra.cache.settings import CacheSettings, ValkeySettings
 from app.infra.database.settings import DatabaseSettings
-from app.infra.observability.settings import GuardsSettings, LogSettings, MetricsSettings
+from app.infra.observability.settings import DiagnosticsSettings, LogSettings, MetricsSettings
 from app.infra.security.settings import DEVELOPMENT_SECRET, MINIMUM_SECRET_BYTES, AuthSettings
 from app.infra.server.settings import CLOSING_SECONDS, ServerSettings
 from app.infra.settings_base.names import SettingNames
@@ -73,7 +73,7 @@ class Settings(BaseSettings):
     log: LogSettings = LogSettings()
     metrics: MetricsSettings = MetricsSettings()
     board: BoardSettings = BoardSettings()
-    guards: GuardsSettings = GuardsSettings()
+    guards: DiagnosticsSettings = DiagnosticsSettings()
 
     @property
     def is_production(self) -> bool:

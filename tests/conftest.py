@@ -22,7 +22,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 
 from app.infra.database.base import Base
 from app.infra.dependencies import ProcessResources
-from app.infra.observability.diagnostics.report import listeners
+from app.infra.observability.diagnostics import listeners
 from app.infra.settings_base.sources import ignore_libpq_variables
 from app.settings import Settings
 from coherent_cache import trust
@@ -94,10 +94,10 @@ def relays_at_rest() -> Iterator[None]:
 
 
 @pytest.fixture(autouse=True)
-def findings() -> Iterator[list[tuple[str, str]]]:
-    """The diagnostics that a test caused. The test fails if it leaves any in the list."""
+def reports() -> Iterator[list[tuple[str, str]]]:
+    """The reports of the diagnostics. A test fails for each report that it does not remove."""
     found: list[tuple[str, str]] = []
-    listeners.append(listen := lambda guard, finding: found.append((guard, finding)))
+    listeners.append(listen := lambda name, description: found.append((name, description)))
     yield found
     listeners.remove(listen)
     assert not found

@@ -1,6 +1,5 @@
 """Opens everything that a process holds open, and closes it again in the reverse order."""
 
-import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
@@ -15,10 +14,9 @@ from app.infra.database.sessions import Database
 from app.infra.database.settings import DatabaseSettings
 from app.infra.dependencies import ProcessResources
 from app.infra.observability.background import in_background
-from app.infra.observability.diagnostics.leak_detection import watching_tasks
-from app.infra.observability.diagnostics.loop_watchdog import watching
+from app.infra.observability.diagnostics import watch_event_loop, watch_tasks
 from app.infra.observability.process_metrics import sample
-from app.infra.observability.settings import GuardsSettings
+from app.infra.observability.settings import DiagnosticsSettings
 from app.infra.observability.tracing import span, traces
 from app.infra.security.access_tokens import AccessTokens
 from app.infra.security.passwords import Passwords
@@ -59,8 +57,9 @@ async def open_resources(
             )
         passwords = Passwords(settings[AuthSettings])
         stack.callback(passwords.close)
-        stack.enter_context(watching_tasks(asyncio.get_running_loop()))
-        await stack.enter_async_context(watching(settings[GuardsSettings].blocked_seconds))
+        stack.enter_context(watch_tasks())
+        diagnostics = settings[DiagnosticsSettings]
+        await stack.enter_async_context(watch_event_loop(diagnostics.blocked_seconds))
         sampled = partial(sample, *measures, *_measures(database, replica, cache))
         await stack.enter_async_context(in_background(sampled, "sampler"))
         yield ProcessResources(

@@ -98,7 +98,7 @@ async def test_a_process_starts_and_lives_without_its_servers(
 async def test_a_check_that_outlives_its_probe_is_not_counted_as_the_probes(
     fresh: httpx2.AsyncClient, resources: ProcessResources
 ) -> None:
-    """The `findings` fixture fails this test for a leaked connection."""
+    """The `reports` fixture fails this test for a leaked connection."""
     assert (await fresh.get("/readyz")).status_code == 200
     async with resources.database.transaction() as session:
         await session.execute(text("LOCK TABLE alembic_version IN ACCESS EXCLUSIVE MODE"))

@@ -20,9 +20,8 @@ from app.infra.database.pool import FifoPool
 from app.infra.database.query_stats import record_statements
 from app.infra.database.retry import record_commit
 from app.infra.database.settings import DatabaseSettings
-from app.infra.observability.diagnostics.leak_detection import watch_connections
+from app.infra.observability.diagnostics import count_connections
 from app.infra.observability.repeat_filter import RepeatFilter
-from app.infra.observability.tracing import trace_statements, traces
 from app.infra.settings_base.urls import asyncpg_arguments
 
 logger = logging.getLogger(__name__)
@@ -58,12 +57,10 @@ def open_engine(settings: DatabaseSettings, application_name: str) -> AsyncEngin
         },
     )
     record_statements(engine.sync_engine)
-    if traces():
-        trace_statements(engine.sync_engine)
     event.listen(engine.sync_engine, "do_connect", _connect)
     event.listen(engine.sync_engine, "commit", record_commit)
     event.listen(engine.sync_engine, "checkout", _replace_if_closed)
-    watch_connections(engine.sync_engine)  # last: a closed connection is replaced before it counts
+    count_connections(engine.sync_engine)  # last: a closed connection is replaced before it counts
     event.listen(engine.sync_engine, "handle_error", _remove_row_from_message)
     event.listen(engine.sync_engine, "handle_error", _handle_lost_connection)
     return engine

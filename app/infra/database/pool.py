@@ -74,4 +74,4 @@ class FifoPool(AsyncAdaptedQueuePool):
             waited = time.monotonic() - started
             POOL_WAIT.observe(exact(waited))
             if (current := request_context.get()) is not None:
-                current.waited_seconds += waited
+                current.pool_wait_seconds += waited

@@ -1,36 +1,52 @@
-"""Records the statements of each request in its context, with the time that each one took."""
+"""Records the statements of each request in its context, with their times and spans."""
 
-from contextvars import ContextVar
 from time import perf_counter
 from typing import Any
 
+from opentelemetry.trace import Span
 from sqlalchemy import Engine, event
 
 from app.infra.observability.request_context import request_context
-
-# A task runs one statement at a time, so one value for each task is enough.
-_started_at: ContextVar[float | None] = ContextVar("statement_started_at", default=None)
+from app.infra.observability.tracing import end_span, start_span
 
 
 def record_statements(engine: Engine) -> None:
     event.listen(engine, "before_cursor_execute", _on_start)
     event.listen(engine, "after_cursor_execute", _on_success)
-    event.listen(engine, "handle_error", lambda error: _on_end(error.statement))
+    event.listen(engine, "handle_error", _on_error)
 
 
-def _on_start(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
+def _on_start(
+    _connection: Any, _cursor: Any, statement: str, _parameters: Any, execution: Any, _many: bool
+) -> None:
     if (current := request_context.get()) is not None:
         current.statements.append(statement)
-        _started_at.set(perf_counter())
+        span = None if current.span is None else _start_span(statement)
+        current.running_statements[execution] = perf_counter(), span
 
 
-def _on_success(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
-    _on_end(statement)
+def _on_success(
+    _connection: Any, _cursor: Any, statement: str, _parameters: Any, execution: Any, _many: bool
+) -> None:
+    _on_end(execution, statement)
 
 
-def _on_end(statement: str) -> None:
+def _on_error(context: Any) -> None:
+    _on_end(context.execution_context, context.statement, context.original_exception)
+
+
+def _on_end(execution: object, statement: str, error: BaseException | None = None) -> None:
     """Record the time. An error before the statement was sent, or at COMMIT, has no start time."""
-    current, started_at = request_context.get(), _started_at.get()
-    if current is not None and started_at is not None:
-        current.spent(statement, perf_counter() - started_at)
-        _started_at.set(None)
+    current = request_context.get()
+    if current is None or execution not in current.running_statements:
+        return
+    started_at, span = current.running_statements.pop(execution)
+    current.add_database_time(statement, perf_counter() - started_at)
+    if span is not None:
+        end_span(span, error)
+
+
+def _start_span(statement: str) -> Span:
+    operation = statement.split(maxsplit=1)[0].upper()
+    attributes = {"db.system.name": "postgresql", "db.operation.name": operation}
+    return start_span(operation, attributes | {"db.query.text": statement})

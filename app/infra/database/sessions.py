@@ -112,7 +112,7 @@ async def _commit(session: AsyncSession) -> None:
         raise
     finally:
         if (current := request_context.get()) is not None:
-            current.spent("COMMIT", time.perf_counter() - began)
+            current.add_database_time("COMMIT", time.perf_counter() - began)
 
 
 async def _run_callbacks(session: AsyncSession) -> None:

@@ -107,7 +107,7 @@ def _request_line(current: RequestContext, slow_seconds: float) -> Line:
 
 def _cause(current: RequestContext) -> str:
     """Say what took most of the time."""
-    database, waited = current.database_seconds, current.waited_seconds
+    database, waited = current.database_seconds, current.pool_wait_seconds
     rest = current.seconds - database - waited
     if waited > max(database, rest):
         return f"waiting {waited:.3f} s for a database connection"

@@ -79,9 +79,9 @@ BACKGROUND_RESTARTS = Counter(
     "Times that a task or thread of the service ended by itself and was started again.",
     ("task",),
 )
-GUARDED = Counter("guard_findings", "Mistakes that the guards have caught.", ("guard",))
+DIAGNOSTICS = Counter("guard_findings", "Mistakes that the guards have caught.", ("guard",))
 for guard in ("blocked_loop", "statement_budget", "leaked_connection", "lost_task"):
-    GUARDED.labels(guard)  # from the start at 0: the first one is an increase
+    DIAGNOSTICS.labels(guard)  # from the start at 0: the first one is an increase
 
 
 def exact(seconds: float) -> float:

@@ -1,4 +1,4 @@
-"""One request and its answer, as those who observe it see them: headers, metrics, logs, guards."""
+"""What is known about one request and its response, for headers, metrics, log lines and reports."""
 
 from contextvars import ContextVar
 from time import perf_counter
@@ -6,7 +6,7 @@ from typing import Any
 
 
 class RequestContext:
-    """Filled in as the request goes down and its answer comes up. Nothing in it is shared."""
+    """The context of one request. Each layer adds what it knows."""
 
     __slots__ = (
         "_started",
@@ -16,8 +16,10 @@ class RequestContext:
         "database_seconds",
         "method",
         "path",
+        "pool_wait_seconds",
         "request_id",
         "route",
+        "running_statements",
         "seconds",
         "slowest_seconds",
         "slowest_statement",
@@ -25,61 +27,60 @@ class RequestContext:
         "statements",
         "status",
         "trace_id",
-        "waited_seconds",
     )
 
     def __init__(self, request_id: str, method: str, path: str, client: str | None = None) -> None:
         self.request_id = request_id
         self.method = method
         self.path = path
-        self.client = client  # its address, as the trusted proxies tell it
-        self.status = 500  # of whoever never answers
-        self.route: str | None = None  # its template
-        self.cache: str | None = None
+        self.client = client  # the IP address, as reported by trusted proxies
+        self.status = 500  # until a response starts
+        self.route: str | None = None  # the path template
+        self.cache: str | None = None  # the value of the X-Cache header
+        self.seconds = 0.0  # the duration, once `stop_clock` was called
         self.statements: list[str] = []
-        self.connections = 0  # that it holds
+        # By SQLAlchemy's execution context: the start time and the span.
+        self.running_statements: dict[object, tuple[float, Any]] = {}
         self.database_seconds = 0.0
         self.slowest_seconds = 0.0
         self.slowest_statement = ""
-        self.waited_seconds = 0.0  # for a connection
-        self.seconds = 0.0  # until it was answered
-        self.span: Any = None  # where there are traces
+        self.connections = 0  # how many it holds at this moment
+        self.pool_wait_seconds = 0.0
+        self.span: Any = None  # None while traces are off
         self.trace_id: str | None = None
         self._started = perf_counter()
 
-    def spent(self, statement: str, seconds: float) -> None:
-        """Note what a statement took."""
+    def add_database_time(self, statement: str, seconds: float) -> None:
         self.database_seconds += seconds
         if seconds > self.slowest_seconds:
             self.slowest_statement, self.slowest_seconds = statement, seconds
 
-    def part(self) -> "RequestContext":
-        """Return an account for work that may go on after this request was answered."""
-        part = RequestContext(self.request_id, self.method, self.path)
-        part.span, part.trace_id = self.span, self.trace_id
-        return part
+    def child(self) -> "RequestContext":
+        """Return a context for a part of the work that may outlive this request."""
+        child = RequestContext(self.request_id, self.method, self.path)
+        child.span, child.trace_id = self.span, self.trace_id
+        return child
 
-    def add(self, part: "RequestContext") -> None:
-        """Take over what such work has done."""
-        self.statements += part.statements
-        self.connections += part.connections
-        self.waited_seconds += part.waited_seconds
-        self.spent(part.slowest_statement, part.slowest_seconds)
-        self.database_seconds += part.database_seconds - part.slowest_seconds
+    def merge(self, child: "RequestContext") -> None:
+        """Add what was recorded in a child."""
+        self.statements += child.statements
+        self.connections += child.connections
+        self.pool_wait_seconds += child.pool_wait_seconds
+        self.add_database_time(child.slowest_statement, child.slowest_seconds)
+        self.database_seconds += child.database_seconds - child.slowest_seconds
 
-    def elapsed(self) -> float:
-        """How many seconds it has taken so far."""
+    def elapsed_seconds(self) -> float:
         return perf_counter() - self._started
 
     def stop_clock(self) -> None:
-        """Stop the clock, once: a stream goes on for as long as somebody listens."""
-        self.seconds = self.seconds or self.elapsed()
+        """Set the duration, unless it is set. A stream calls this before it ends."""
+        self.seconds = self.seconds or self.elapsed_seconds()
 
 
 request_context: ContextVar[RequestContext | None] = ContextVar("request_context", default=None)
 
 
 def request_id() -> str:
-    """Return the id of the request that is being answered, or a dash."""
+    """Return the id of the current request, or a dash outside a request."""
     current = request_context.get()
     return "-" if current is None else current.request_id

@@ -40,8 +40,8 @@ class MetricsSettings(Section):
         return networks
 
 
-class GuardsSettings(Section):
-    """When the guards speak up."""
+class DiagnosticsSettings(Section):
+    """The limits above which the diagnostics report a mistake. Their names begin with GUARDS."""
 
     statement_budget: Positive = 20
     blocked_seconds: Seconds = 0.25

@@ -1,36 +1,34 @@
-"""OpenTelemetry: a span for each request, FastAPI's own, and below it ours for database and cache.
+"""OpenTelemetry traces: FastAPI's span for each request, and below it spans for database and cache.
 
-Off unless the standard variables name where traces go; then nothing of it is called. What a
-statement was given, and what is kept in the cache, is in no span.
+Traces are off unless the standard variables name a collector. Spans contain neither the parameters
+of statements nor cached content.
 """
 
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 from fastapi.telemetry import TelemetryConfig
 from opentelemetry import trace
 from opentelemetry.trace import SpanKind, StatusCode
-from sqlalchemy import Engine, event
 
 from app.infra.observability.request_context import request_context
 
 ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 
-# OTLP over HTTP is the one way that needs nothing more than is installed.
-ONLY = {
+# OTLP over HTTP is the only exporter that is installed.
+SUPPORTED = {
     "OTEL_TRACES_EXPORTER": "otlp",
     "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf",
     "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": "http/protobuf",
 }
-EXPORT_SECONDS = "2"
+EXPORT_SECONDS = "2"  # an unreachable collector must not delay a shutdown
 
 _tracer = trace.get_tracer("app")
 
 
 def traces() -> bool:
-    """Whether the standard variables ask for traces."""
+    """Return whether the standard variables switch traces on."""
     off = (
         os.environ.get("OTEL_SDK_DISABLED", "").lower() == "true"
         or os.environ.get("OTEL_TRACES_EXPORTER") == "none"
@@ -39,12 +37,9 @@ def traces() -> bool:
 
 
 def telemetry() -> TelemetryConfig:
-    """Return what FastAPI is to tell. A collector that is away does not hold a shutdown up.
-
-    Of OpenTelemetry's three signals, traces: numbers and lines are told otherwise.
-    """
+    """Return FastAPI's configuration. Metrics and logs have their own ways out of the service."""
     if traces():
-        _refuse_other_ways()
+        _refuse_unsupported()
         os.environ.setdefault("OTEL_EXPORTER_OTLP_TIMEOUT", EXPORT_SECONDS)
     return {
         "metrics": False,
@@ -55,62 +50,41 @@ def telemetry() -> TelemetryConfig:
     }
 
 
-def _refuse_other_ways() -> None:
-    """End the process with a sentence: FastAPI would warn, and tell nothing."""
-    for name, only in ONLY.items():
+def _refuse_unsupported() -> None:
+    """End the process with a sentence. FastAPI would only warn, and send no traces."""
+    for name, only in SUPPORTED.items():
         if (value := os.environ.get(name, only)) != only:
-            raise SystemExit(f"{name} is {value}: traces are sent by {only} alone. Set it so.")
+            raise SystemExit(
+                f"The service cannot start. {name} is {value}, but traces can only be sent by "
+                f"{only}. Set {name} to {only}."
+            )
 
 
 @contextmanager
 def span(name: str, **attributes: str) -> Iterator[trace.Span]:
-    """Make a span below that of the request, if there is one."""
-    made = _start(name, attributes)
+    """Run the block in a span below the span of the request."""
+    started = start_span(name, attributes)
     try:
-        yield made
+        yield started
     except BaseException as error:
-        _fail(made, error)
+        end_span(started, error)
         raise
-    finally:
-        made.end()
+    end_span(started)
 
 
-def trace_statements(engine: Engine) -> None:
-    """Make a span for each statement."""
-    event.listen(engine, "before_cursor_execute", _before)
-    event.listen(engine, "after_cursor_execute", _after)
-    event.listen(engine, "handle_error", _failed)
-
-
-def _before(
-    _connection: Any, _cursor: Any, statement: str, _parameters: Any, context: Any, _many: bool
-) -> None:
-    operation = statement.split(maxsplit=1)[0].upper()
-    attributes = {"db.system.name": "postgresql", "db.operation.name": operation}
-    context.span = _start(operation, attributes | {"db.query.text": statement})
-
-
-def _after(
-    _connection: Any, _cursor: Any, _statement: str, _parameters: Any, context: Any, _many: bool
-) -> None:
-    context.span.end()
-
-
-def _failed(error: Any) -> None:
-    if (failed := getattr(error.execution_context, "span", None)) is not None:
-        _fail(failed, error.original_exception)
-        failed.end()
-
-
-def _start(name: str, attributes: dict[str, str]) -> trace.Span:
+def start_span(name: str, attributes: dict[str, str]) -> trace.Span:
+    """Start a span below the span of the request. Outside a request, the span records nothing."""
     current = request_context.get()
-    if current is None or current.span is None:  # what the process does for itself
+    if current is None or current.span is None:
         return trace.INVALID_SPAN
-    # Named and not taken from the context: a load that many wait for runs in one of its own.
+    # The parent is named, because a shared load does not run in the context of the request.
     parent = trace.set_span_in_context(current.span)
     return _tracer.start_span(name, parent, kind=SpanKind.CLIENT, attributes=attributes)
 
 
-def _fail(failed: trace.Span, error: BaseException) -> None:
-    failed.set_attribute("error.type", type(error).__qualname__)  # its text may tell values
-    failed.set_status(StatusCode.ERROR)
+def end_span(started: trace.Span, error: BaseException | None = None) -> None:
+    if error is not None:
+        # Only the type of the error: its text may contain values of the request.
+        started.set_attribute("error.type", type(error).__qualname__)
+        started.set_status(StatusCode.ERROR)
+    started.end()

@@ -108,12 +108,12 @@ class ResponseCacheMiddleware:
         scope |= {"scheme": "http", "headers": [], "query_string": query, SHOWN: shown}
         response = Captured()
         # Who asked first has the statements on their account, and may leave before they are done.
-        request_context.set(own := first and first.part())
+        request_context.set(own := first and first.child())
         try:
             await self.app(scope, _receive_nothing(), response.receive)
         finally:
             if first is not None and own is not None:
-                first.add(own)
+                first.merge(own)
         if not response.may_be_stored or not shown:
             if response.status == 200:
                 logger.error(

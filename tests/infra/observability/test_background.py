@@ -12,10 +12,10 @@ from fastapi import FastAPI
 from prometheus_client import REGISTRY
 
 from app.infra import lifespan as resources
-from app.infra.observability import background
+from app.infra.observability import background, log_writer
 from app.infra.observability.background import detached, failing, in_background, in_thread
-from app.infra.observability.diagnostics import loop_watchdog as watchdog
-from app.infra.observability.diagnostics.loop_watchdog import Watchdog
+from app.infra.observability.diagnostics import watch_event_loop
+from app.infra.observability.diagnostics.loop_watchdog import LoopWatchdog
 from app.infra.observability.log_writer import LogWriter
 from app.settings import Settings
 from coherent_cache.channel import Channel
@@ -170,7 +170,7 @@ async def test_each_task_of_the_service_outlives_an_exception(
     failed: list[str] = []
     tasks = {
         "sampler": (resources, "sample"),
-        "watchdog": (Watchdog, "turn"),
+        "watchdog": (LoopWatchdog, "beat"),
         "cache channel": (Channel, "_listen"),
         "cache relay": (Relay, "run"),
     }
@@ -196,15 +196,15 @@ async def names_in_readiness(client: httpx2.AsyncClient) -> str | None:
     return named
 
 
-async def test_the_watchdog_looks_again_after_it_failed_to_tell(
+async def test_watchdog_continues_after_a_report_failed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def fail_to_tell(self: Watchdog, seconds: float) -> None:
+    def fail_to_report(self: LoopWatchdog, seconds: float) -> None:
         raise OSError
 
-    monkeypatch.setattr(Watchdog, "_tell", fail_to_tell)
+    monkeypatch.setattr(LoopWatchdog, "_report", fail_to_report)
     before = restarts("watchdog thread")
-    async with watchdog.watching(blocked_seconds=-1):
+    async with watch_event_loop(blocked_seconds=-1):
         await until(lambda: restarts("watchdog thread") > before + 1)
 
 
@@ -236,6 +236,7 @@ def test_a_log_line_waits_while_no_thread_can_be_started(
     def refuse(thread: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
 
+    monkeypatch.setattr(log_writer, "CLOSE_SECONDS", PATIENCE_SECONDS)
     writer = LogWriter(1)
     with monkeypatch.context() as patch:
         patch.setattr(threading.Thread, "start", refuse)

@@ -1,24 +1,24 @@
-"""Each guard catches the mistake that is planted here, and names it."""
+"""The diagnostics report mistakes that are made here on purpose."""
 
 import asyncio
 import gc
 import time
+import warnings
 from collections.abc import AsyncIterator
 
-import httpx2
 import pytest
 from fastapi import FastAPI
 from sqlalchemy import text
 
 from app.infra.dependencies import ReadSession, Resources
+from app.infra.observability.diagnostics import watch_tasks
 from app.settings import Settings
 from tests.application import client_of, running
 from tests.coherent_cache.worker import eventually
 
-Client = httpx2.AsyncClient
-Findings = list[tuple[str, str]]
+Reports = list[tuple[str, str]]
 
-END_OTHERS = text(
+CLOSE_OTHER_CONNECTIONS = text(
     "SELECT pg_terminate_backend(pid, 5000) FROM pg_stat_activity "
     "WHERE datname = current_database() AND pid <> pg_backend_pid()"
 )
@@ -26,7 +26,7 @@ END_OTHERS = text(
 
 @pytest.fixture
 async def service(settings: Settings) -> AsyncIterator[FastAPI]:
-    """The application, with the mistakes that need a database."""
+    """The application, with routes that use the database wrongly."""
     guards = {**settings.guards.model_dump(), "statement_budget": 5}
     values = {**settings.model_dump(), "guards": guards}
     async with running(Settings.model_validate(values)) as app:
@@ -40,77 +40,96 @@ async def service(settings: Settings) -> AsyncIterator[FastAPI]:
         async def leaks(held: Resources) -> None:
             session = held.database._read_sessions()
             await session.execute(text("SELECT 1"))
-            kept.append(session)
+            leaked.append(session)
 
-        kept: list[object] = []
+        leaked: list[object] = []
         yield app
-        for session in kept:
+        for session in leaked:
             await session.close()  # type: ignore[attr-defined]
 
 
-def planted_block() -> None:
-    time.sleep(1.5)  # long, because what a busy machine withholds is taken off
+def block_event_loop() -> None:
+    time.sleep(1.5)  # long, because time without CPU on a busy machine is subtracted
 
 
-async def test_a_blocked_loop_is_told_with_the_stack_that_blocks(
-    settings: Settings, findings: Findings
+async def test_blocked_event_loop_is_reported_with_the_stack(
+    settings: Settings, reports: Reports
 ) -> None:
     values = {**settings.model_dump(), "guards": {"blocked_seconds": 0.2}}
     async with running(Settings.model_validate(values)) as app:
 
         @app.get("/blocks")
         async def blocks() -> None:
-            planted_block()
+            block_event_loop()
 
         async with client_of(app) as client:
             await client.get("/blocks")
-        await eventually(lambda: findings)
-    [(guard, finding)] = findings
-    assert guard == "blocked_loop"
-    assert "planted_block" in finding
-    findings.clear()
+        await eventually(lambda: reports)
+    [(name, description)] = reports
+    assert name == "blocked_loop"
+    assert "block_event_loop" in description
+    reports.clear()
 
 
-async def test_a_statement_for_each_row_is_named(service: FastAPI, findings: Findings) -> None:
+async def test_too_many_statements_are_reported_with_the_repeated_one(
+    service: FastAPI, reports: Reports
+) -> None:
     async with client_of(service) as client:
         await client.get("/repeats/5")
-        assert not findings
+        assert not reports
         assert (await client.get("/repeats/6")).status_code == 200
-    [(guard, finding)] = findings
-    assert guard == "statement_budget"
-    assert "GET /repeats/{times} sent 6 statements, 6 of them: SELECT name FROM users" in finding
-    findings.clear()
+    [(name, description)] = reports
+    assert name == "statement_budget"
+    assert "GET /repeats/{times} sent 6 statements, 6 of them: SELECT name FROM" in description
+    reports.clear()
 
 
-async def test_a_session_that_is_left_open_is_told(service: FastAPI, findings: Findings) -> None:
+async def test_session_that_is_not_closed_is_reported(service: FastAPI, reports: Reports) -> None:
     async with client_of(service) as client:
         await client.get("/leaks")
-    [(guard, finding)] = findings
-    assert guard == "leaked_connection"
-    assert "GET /leaks ended and holds 1 connections" in finding
-    findings.clear()
+    [(name, description)] = reports
+    assert name == "leaked_connection"
+    assert "GET /leaks ended and holds 1 connections" in description
+    reports.clear()
 
 
-async def test_nothing_is_told_of_a_connection_that_the_server_has_closed_meanwhile(
+async def test_connection_that_the_server_closed_is_not_reported(
     service: FastAPI, resources: Resources
 ) -> None:
     async with client_of(service) as client:
         await client.get("/repeats/1")
         async with resources.database.read() as session:
-            await session.execute(END_OTHERS)
-        await asyncio.sleep(0.1)  # until it has been heard of
+            await session.execute(CLOSE_OTHER_CONNECTIONS)
+        await asyncio.sleep(0.1)  # the client has then noticed it
         assert (await client.get("/repeats/1")).status_code == 200
 
 
-async def test_a_task_whose_exception_nobody_takes_is_told(
-    service: FastAPI, findings: Findings
+async def test_task_whose_exception_nobody_handles_is_reported(
+    service: FastAPI, reports: Reports
 ) -> None:
     async def fail() -> None:
         raise ValueError
 
-    asyncio.create_task(fail())  # noqa: RUF006 - that is the mistake
+    asyncio.create_task(fail())  # noqa: RUF006 - this is the mistake
     await asyncio.sleep(0.01)
     gc.collect()
-    assert {guard for guard, _ in findings} == {"lost_task"}
-    assert any("never retrieved" in finding for _, finding in findings)
-    findings.clear()
+    assert {name for name, _ in reports} == {"lost_task"}
+    assert any("never retrieved" in description for _, description in reports)
+    reports.clear()
+
+
+async def test_coroutine_that_nobody_awaits_is_reported(
+    reports: Reports, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def work() -> None:
+        pass
+
+    monkeypatch.setattr(warnings, "showwarning", lambda *_, **__: None)
+    with watch_tasks(), warnings.catch_warnings():
+        warnings.simplefilter("always")
+        work()  # type: ignore[unused-coroutine]
+        gc.collect()
+    [(name, description)] = reports
+    assert name == "lost_task"
+    assert "work' was never awaited" in description
+    reports.clear()

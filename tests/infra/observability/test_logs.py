@@ -106,7 +106,7 @@ async def test_what_a_request_waited_for_is_measured(
             await session.execute(text("SELECT pg_sleep(0.2)"))
             current = request_context.get()
             assert current is not None
-            waited.append(current.waited_seconds)
+            waited.append(current.pool_wait_seconds)
 
         await client.get("/sleeps")
         async with app.state.resources.database.transaction() as session:
@@ -133,9 +133,9 @@ async def test_a_slow_request_says_what_made_it_slow(
     log: Log, lines: Lines, database: float, waited: float, said: str
 ) -> None:
     current = RequestContext("id", "GET", "/")
-    current.seconds, current.waited_seconds = 1, waited
-    current.spent("SELECT\n pg_sleep($1)", database - 0.1)
-    current.spent("SELECT 1", 0.1)
+    current.seconds, current.pool_wait_seconds = 1, waited
+    current.add_database_time("SELECT\n pg_sleep($1)", database - 0.1)
+    current.add_database_time("SELECT 1", 0.1)
     log._slow_seconds = 0.9
     log.request(current)
     [line] = lines()

@@ -145,10 +145,10 @@ async def test_an_address_that_is_none_sees_no_metrics(
         assert (await client.get("/metrics")).status_code == status
 
 
-def test_every_guard_counts_from_nothing() -> None:
-    """So that the first finding is an increase, and alerts."""
-    for guard in ("blocked_loop", "statement_budget", "leaked_connection", "lost_task"):
-        assert REGISTRY.get_sample_value("guard_findings_total", {"guard": guard}) is not None
+def test_every_diagnostic_is_counted_from_zero() -> None:
+    """The first report is then an increase, which alerts."""
+    for name in ("blocked_loop", "statement_budget", "leaked_connection", "lost_task"):
+        assert REGISTRY.get_sample_value("guard_findings_total", {"guard": name}) is not None
 
 
 @pytest.mark.parametrize(

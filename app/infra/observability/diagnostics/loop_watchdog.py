@@ -1,8 +1,8 @@
-"""Notices that something holds the event loop up, and says where it stands while it does.
+"""Reports code that blocks the event loop, with the stack of that code.
 
-A thread looks at whether the loop still turns. A machine that gives the process no time makes the
-loop late as well, and that is nobody's mistake: how much the thread itself came late without the
-process having used the time is taken off.
+A thread checks whether the event loop still runs its tasks. On a busy machine, the process may get
+no CPU time. That delays the loop too, but is no mistake. The watchdog thread is then late as well,
+so its own delay is subtracted, unless the process used the CPU meanwhile.
 """
 
 import asyncio
@@ -17,57 +17,59 @@ from app.infra.observability.background import in_background, in_thread
 from app.infra.observability.diagnostics.report import report
 from app.infra.observability.metrics import LOOP_BLOCKED
 
-LOOK_SECONDS = 0.05
-DEEPEST = 12  # frames that are shown
+CHECK_SECONDS = 0.05
+MAX_FRAMES = 12
 
 
-class Watchdog:
-    """Watches the loop of the thread that makes it."""
+class LoopWatchdog:
+    """Watches the event loop of the thread that creates it."""
 
     def __init__(self, blocked_seconds: float) -> None:
         self._blocked_seconds = blocked_seconds
         self._loop = asyncio.get_running_loop()
         self._loop_thread = threading.get_ident()
-        self._turned = time.monotonic()
-        self.ended = threading.Event()
+        self._last_beat = time.monotonic()
+        self.stopped = threading.Event()
 
-    async def turn(self) -> None:
-        """Show that the loop turns, until cancelled."""
+    async def beat(self) -> None:
+        """Record again and again that the loop runs. This is a task of the loop."""
         while True:
-            self._turned = time.monotonic()
-            await asyncio.sleep(LOOK_SECONDS)
+            self._last_beat = time.monotonic()
+            await asyncio.sleep(CHECK_SECONDS)
 
-    def look(self) -> None:
-        """Look until ended. Each time that the loop is held up is told once."""
-        told = 0.0
-        starved = 0.0
-        looked, used = time.monotonic(), time.process_time()
-        while not self.ended.wait(LOOK_SECONDS):
-            now, used_now = time.monotonic(), time.process_time()
+    def watch(self) -> None:
+        """Check the loop until stopped, and report each block once. This runs in a thread."""
+        reported_beat = starved_seconds = 0.0
+        checked_at, cpu_seconds = time.monotonic(), time.process_time()
+        while not self.stopped.wait(CHECK_SECONDS):
+            now, cpu_now = time.monotonic(), time.process_time()
             if not self._loop.is_running():
-                self._turned = now
-            late = now - looked - LOOK_SECONDS
-            turned = self._turned
-            starved = max(0.0, late - (used_now - used)) + (starved if turned < looked else 0.0)
-            looked, used = now, used_now
-            if now - turned - LOOK_SECONDS - starved > self._blocked_seconds and told != turned:
-                told = turned
-                self._tell(now - turned)
+                self._last_beat = now
+            beat = self._last_beat
+            delay = now - checked_at - CHECK_SECONDS
+            if beat >= checked_at:
+                starved_seconds = 0.0
+            starved_seconds += max(0.0, delay - (cpu_now - cpu_seconds))
+            checked_at, cpu_seconds = now, cpu_now
+            blocked_seconds = now - beat - CHECK_SECONDS - starved_seconds
+            if blocked_seconds > self._blocked_seconds and beat != reported_beat:
+                reported_beat = beat
+                self._report(now - beat)
 
-    def _tell(self, seconds: float) -> None:
-        frame = sys._current_frames().get(self._loop_thread)  # noqa: SLF001 - documented
-        stack = "".join(traceback.format_stack(frame)[-DEEPEST:]) if frame else "(gone)"
+    def _report(self, seconds: float) -> None:
+        frame = sys._current_frames().get(self._loop_thread)  # noqa: SLF001 - a documented function
+        stack = "".join(traceback.format_stack(frame)[-MAX_FRAMES:]) if frame else "(unknown)"
         LOOP_BLOCKED.inc()
-        report("blocked_loop", f"the event loop stands still since {seconds:.2f} s, here:\n{stack}")
+        report("blocked_loop", f"the event loop has been blocked for {seconds:.2f} s by:\n{stack}")
 
 
 @asynccontextmanager
-async def watching(blocked_seconds: float) -> AsyncIterator[None]:
-    """Watch this loop until the block is left."""
-    watchdog = Watchdog(blocked_seconds)
-    in_thread(watchdog.look, "watchdog thread", watchdog.ended)
-    async with in_background(watchdog.turn, "watchdog"):
+async def watch_event_loop(blocked_seconds: float) -> AsyncIterator[None]:
+    """Watch the running event loop until the block is left."""
+    watchdog = LoopWatchdog(blocked_seconds)
+    in_thread(watchdog.watch, "watchdog thread", watchdog.stopped)
+    async with in_background(watchdog.beat, "watchdog"):
         try:
             yield
         finally:
-            watchdog.ended.set()
+            watchdog.stopped.set()

@@ -1,20 +1,19 @@
-"""What the guards have caught: said loudly, and counted. Tests fail for what they did not plant."""
+"""Reports a programming mistake."""
 
 import logging
 from collections.abc import Callable
 
-from app.infra.observability.metrics import GUARDED
+from app.infra.observability.metrics import DIAGNOSTICS
 
 logger = logging.getLogger(__name__)
 
-Listener = Callable[[str, str], None]
+# Functions that are called with the name and the description of every report.
+listeners: list[Callable[[str, str], None]] = []
 
-listeners: list[Listener] = []
 
-
-def report(guard: str, finding: str) -> None:
-    """Say that a guard has caught a mistake. `guard` is one of few names, `finding` a sentence."""
-    GUARDED.labels(guard).inc()
-    logger.error("%s: %s", guard, finding)
+def report(name: str, description: str) -> None:
+    """Log and count a mistake. `name` is one of the names that docs/observability.md lists."""
+    DIAGNOSTICS.labels(name).inc()
+    logger.error("%s: %s", name, description)
     for listener in listeners:
-        listener(guard, finding)
+        listener(name, description)

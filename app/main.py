@@ -23,7 +23,7 @@ from app.infra.server.settings import ServerSettings
 from app.infra.settings_base.section import Sections
 from app.infra.web.body_limit import BodyLimitMiddleware
 from app.infra.web.concurrency_limit import ConcurrencyLimiter, ConcurrencyLimitMiddleware
-from app.infra.web.cors import cors
+from app.infra.web.cors import CorsMiddleware
 from app.infra.web.head_requests import HeadRequestMiddleware
 from app.infra.web.observe_requests import ObservationMiddleware, Observer
 from app.infra.web.openapi import add_documentation
@@ -67,7 +67,7 @@ def layers(settings: Sections, limiter: ConcurrencyLimiter, log: Log | None) -> 
         ),
         *([RequestSpanMiddleware] if traces() else []),
         *(
-            [partial(cors, settings=settings[CorsSettings])]
+            [partial(CorsMiddleware, settings=settings[CorsSettings])]
             if settings[CorsSettings].origins
             else []
         ),

@@ -1,4 +1,4 @@
-"""The table `refresh_tokens`: one row for each token ever given out and not yet expired."""
+"""The table `refresh_tokens`: one row for each token that was issued and has not expired."""
 
 from datetime import datetime
 from uuid import UUID
@@ -11,10 +11,9 @@ from app.infra.database.base import Base
 
 
 class RefreshToken(Base):
-    """A refresh token, known by its SHA-256 alone. A family is what one login grew into.
+    """A refresh token, stored as its SHA-256. The tokens of one login are a family.
 
-    A token that was used stays until it expires: whoever presents it again holds a stolen copy, or
-    was stolen from.
+    A used token stays until it expires, so that a second use, which proves a theft, is noticed.
     """
 
     __tablename__ = "refresh_tokens"

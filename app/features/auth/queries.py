@@ -1,4 +1,4 @@
-"""All SQL on refresh tokens."""
+"""SQL for refresh tokens."""
 
 from dataclasses import dataclass
 from datetime import timedelta
@@ -10,12 +10,12 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from app.features.auth.models import RefreshToken
 from app.features.users.models import User
 
-PRUNED_AT_ONCE = 100
+EXPIRED_BATCH_SIZE = 100
 
 
 @dataclass(frozen=True, slots=True)
-class Family:
-    """What the tokens of one login have in common."""
+class TokenFamily:
+    """The tokens that one login led to: each refresh adds one."""
 
     id: UUID
     user_id: int
@@ -23,9 +23,9 @@ class Family:
 
 
 async def insert_token(
-    session: AsyncSession, family: Family, token_hash: bytes, lifetime: timedelta
+    session: AsyncSession, family: TokenFamily, token_hash: bytes, lifetime: timedelta
 ) -> None:
-    """Insert a token that expires `lifetime` from now, by the database's clock."""
+    """Insert a token that expires after `lifetime`, by the clock of the database."""
     await session.execute(
         insert(RefreshToken).values(
             user_id=family.user_id,
@@ -37,8 +37,8 @@ async def insert_token(
     )
 
 
-async def use_token(session: AsyncSession, token_hash: bytes) -> Family | None:
-    """Use up a token and return its family, or None when it is not, or no longer, good."""
+async def consume_token(session: AsyncSession, token_hash: bytes) -> TokenFamily | None:
+    """Mark a token as used and return its family, or None when the token is not valid."""
     statement = (
         update(RefreshToken)
         .where(
@@ -52,31 +52,31 @@ async def use_token(session: AsyncSession, token_hash: bytes) -> Family | None:
         .returning(RefreshToken.family_id, RefreshToken.user_id, RefreshToken.credential_version)
     )
     row = (await session.execute(statement)).one_or_none()
-    return None if row is None else Family(*row)
+    return None if row is None else TokenFamily(*row)
 
 
 async def get_family_id(session: AsyncSession, token_hash: bytes) -> UUID | None:
-    """Return the family of a token, used or not."""
+    """Return the family of a token, whether the token was used or not."""
     return await session.scalar(
         select(RefreshToken.family_id).where(RefreshToken.token_hash == token_hash)
     )
 
 
 async def delete_family(session: AsyncSession, family_id: UUID) -> None:
-    """Delete every token of a family, one that is being added at this moment too."""
+    """Delete every token of a family, including one that a concurrent refresh adds."""
     statement = delete(RefreshToken).where(RefreshToken.family_id == family_id)
-    # The first pass waits for whoever is using one of the tokens, and does not see what they add.
+    # The first DELETE waits for a concurrent refresh, but does not see the token that it adds.
     while (await session.execute(statement.returning(RefreshToken.id))).first() is not None:
         pass
 
 
-async def prune_tokens(session: AsyncSession) -> None:
-    """Delete some expired tokens, and let others do so at the same time."""
+async def delete_expired_tokens(session: AsyncSession) -> None:
+    """Delete a batch of expired tokens. Concurrent calls delete other tokens."""
     expired = (
         select(RefreshToken.id)
         .where(RefreshToken.expires_at < func.now())
         .order_by(RefreshToken.expires_at)
-        .limit(PRUNED_AT_ONCE)
+        .limit(EXPIRED_BATCH_SIZE)
         .with_for_update(skip_locked=True)
     )
     await session.execute(delete(RefreshToken).where(RefreshToken.id.in_(expired)))

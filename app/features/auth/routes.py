@@ -1,4 +1,4 @@
-"""`/v1/auth`: how you get a token."""
+"""`/v1/auth`: log in, refresh, log out."""
 
 from typing import Annotated
 
@@ -25,7 +25,7 @@ router = feature_router("/v1/auth")
 )
 @token_endpoint
 async def log_in(
-    form: Annotated[Credentials, Form()], held: Resources, response: Response
+    form: Annotated[Credentials, Form()], resources: Resources, response: Response
 ) -> TokenRead:
     """Exchange an e-mail address (as `username`) and a password, or a refresh token, for tokens.
 
@@ -33,8 +33,8 @@ async def log_in(
     """
     response.headers.update(NOT_STORED)
     if form.grant_type == "refresh_token":
-        return await service.refresh(held, form.refresh_token)
-    return await service.log_in(held, form.username, form.password)
+        return await service.refresh(resources, form.refresh_token)
+    return await service.log_in(resources, form.username, form.password)
 
 
 @router.post(
@@ -43,10 +43,10 @@ async def log_in(
     responses=problems(401, 413, 415, 422),
     max_body_size=8 * KIB,
 )
-async def refresh(data: RefreshTokenWrite, held: Resources, response: Response) -> TokenRead:
+async def refresh(data: RefreshTokenWrite, resources: Resources, response: Response) -> TokenRead:
     """Exchange a refresh token, which works once, for new tokens."""
     response.headers.update(NOT_STORED)
-    return await service.refresh(held, data.refresh_token)
+    return await service.refresh(resources, data.refresh_token)
 
 
 @router.post(

@@ -1,26 +1,26 @@
-"""What comes in and goes out of `/v1/auth`."""
+"""Requests and responses of `/v1/auth`."""
 
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
-from app.infra.validation.fields import LONGEST_EMAIL, Input, PasswordAsTyped, Text
+from app.infra.validation.fields import MAX_EMAIL_LENGTH, Input, PasswordAsTyped, Text
 
 Token = Annotated[Text, Field(max_length=128)]
 
-# The grant types of the token endpoint, and the fields that each of them needs.
+# The grant types of the token endpoint, and the fields that each one needs.
 GRANTS = {"password": ("username", "password"), "refresh_token": ("refresh_token",)}
 
 
-def _needs(grant_type: str) -> dict[str, Any]:
+def _required_fields(grant_type: str) -> dict[str, Any]:
     # A field without a value counts as omitted (RFC 6749, section 3.2).
     fields = GRANTS[grant_type]
     return {"required": list(fields), "properties": {name: {"minLength": 1} for name in fields}}
 
 
 def _describe(schema: dict[str, Any]) -> None:
-    """Say which fields belong together. That a field may be left out is no default."""
+    """Describe which fields each grant type needs, which Pydantic cannot express."""
     for name, field in schema["properties"].items():
         if name != "grant_type":
             del field["default"]
@@ -28,18 +28,18 @@ def _describe(schema: dict[str, Any]) -> None:
         "properties": {"grant_type": {"const": "refresh_token"}},
         "required": ["grant_type"],
     }
-    schema["then"], schema["else"] = _needs("refresh_token"), _needs("password")
+    schema["then"], schema["else"] = _required_fields("refresh_token"), _required_fields("password")
     schema["examples"] = [{"username": "demo@example.com", "password": "demo-password"}]
 
 
 class Credentials(BaseModel):
     """The OAuth2 forms of RFC 6749, sections 4.3.2 and 6. `username` is the e-mail address."""
 
-    # OAuth2 clients send more fields, which servers ignore (RFC 6749, section 3.2).
+    # Servers ignore unknown fields (RFC 6749, section 3.2).
     model_config = ConfigDict(extra="ignore", json_schema_extra=_describe)
 
     grant_type: Literal["password", "refresh_token"] = "password"
-    username: Annotated[Text, Field(max_length=LONGEST_EMAIL)] = ""
+    username: Annotated[Text, Field(max_length=MAX_EMAIL_LENGTH)] = ""
     password: PasswordAsTyped = ""
     refresh_token: Token = ""
 

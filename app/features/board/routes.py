@@ -20,7 +20,7 @@ from app.features.board.settings import BoardSettings
 from app.infra.observability.request_context import request_context
 from app.infra.observability.settings import MetricsSettings
 from app.infra.shutdown import shutdown_event
-from app.infra.web.head_requests import IS_HEAD
+from app.infra.web.head_requests import is_head_request
 from app.infra.web.metrics_endpoint import may_see_metrics
 from app.infra.web.section_dependency import section
 from app.infra.web.security_headers import PAGE_HEADERS, PAGE_POLICY
@@ -94,7 +94,7 @@ async def events(
     """Send the totals of all workers once a second, as server-sent events."""
     if (current := request_context.get()) is not None:
         current.stop_clock()  # the time for which somebody watches is not latency
-    stream = _events(board, is_head=IS_HEAD in request.scope)
+    stream = _events(board, is_head=is_head_request(request.scope))
     return StreamingResponse(stream, media_type="text/event-stream", headers=STREAM_HEADERS)
 
 

@@ -11,12 +11,12 @@ from app.infra.database.base import Base
 
 
 class Comment(Base):
-    """What somebody said about a post. It goes when its post goes."""
+    """A comment on a post. It is deleted with the post."""
 
     __tablename__ = "comments"
 
-    # Not now(), which is when the transaction began: a comment is inserted while the row of its
-    # post is locked, so by the clock the comments of a post appear in the order of the list.
+    # Not now(), which is the start of the transaction. A comment is inserted while its post is
+    # locked, so with the current time the comments of a post become visible in order.
     created_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
     post_id: Mapped[int] = mapped_column(ForeignKey(Post.id, ondelete="CASCADE"))
     author_id: Mapped[int] = mapped_column(ForeignKey(User.id), index=True)
@@ -25,5 +25,5 @@ class Comment(Base):
     author: Mapped[User] = relationship(lazy="raise")
 
 
-# The order in which comments are listed; it serves the foreign key to the post too.
+# For the list of comments. It also serves the foreign key to the post.
 Index(None, Comment.post_id, Comment.created_at, Comment.id)

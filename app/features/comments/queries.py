@@ -1,4 +1,4 @@
-"""All SQL on comments, and on the count of them that a post carries."""
+"""SQL for comments, and for `comment_count` of posts."""
 
 from sqlalchemy import bindparam, delete, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -17,7 +17,7 @@ POST_EXISTS = select(Post.id).where(Post.id == bindparam("post_id"))
 COUNT_CHANGE = (
     update(Post)
     .where(Post.id == bindparam("of_post"))
-    # `updated_at` tells of edits: naming it keeps `onupdate` away.
+    # Setting `updated_at` to itself disables `onupdate`: a comment is not an edit of the post.
     .values(comment_count=Post.comment_count + bindparam("change"), updated_at=Post.updated_at)
     .returning(Post.id)
 )
@@ -31,23 +31,21 @@ COMMENTS_OF_POST = KeysetList(
 
 
 async def post_exists(session: AsyncSession, post_id: int) -> bool:
-    """Whether there is a post with this id."""
     return await session.scalar(POST_EXISTS, {"post_id": post_id}) is not None
 
 
 async def change_count(session: AsyncSession, post_id: int, change: int) -> bool:
-    """Change the post's count of comments atomically, and lock its row. False without a post."""
+    """Change `comment_count` and lock the post. Return False if there is no such post."""
     parameters = {"of_post": post_id, "change": change}
     return await session.scalar(COUNT_CHANGE, parameters) is not None
 
 
 async def get_comment(session: AsyncSession, comment_id: int) -> Comment | None:
-    """Return the comment with this id, without its author."""
+    """Return the comment, without its author."""
     return await session.scalar(BY_ID, {"comment_id": comment_id})
 
 
 async def insert_comment(session: AsyncSession, post_id: int, author: User, body: str) -> Comment:
-    """Insert a comment and return it."""
     comment = Comment(post_id=post_id, author_id=author.id, body=body)
     session.add(comment)
     await session.flush()
@@ -55,6 +53,6 @@ async def insert_comment(session: AsyncSession, post_id: int, author: User, body
 
 
 async def delete_comment(session: AsyncSession, comment_id: int) -> bool:
-    """Delete a comment. False when somebody else was faster."""
+    """Delete a comment. Return False if it was deleted concurrently."""
     statement = delete(Comment).where(Comment.id == comment_id).returning(Comment.id)
     return await session.scalar(statement) is not None

@@ -1,4 +1,4 @@
-"""What comes in and goes out of a post's comments."""
+"""Requests and responses for comments."""
 
 from datetime import datetime
 from typing import Annotated

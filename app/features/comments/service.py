@@ -1,4 +1,4 @@
-"""Comments: children of a post, whose `comment_count` they maintain."""
+"""Operations on comments. They maintain `comment_count` of the post."""
 
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm.attributes import set_committed_value
@@ -16,7 +16,7 @@ from coherent_cache import invalidate, shows
 
 
 async def list_comments(session: AsyncSession, post_id: int, query: PageRequest) -> Page[Comment]:
-    """Return a page of a post's comments, oldest first. `NotFound` when there is no such post."""
+    """Return a page of comments, oldest first, or raise `NotFound` if there is no such post."""
     shows(session, posts.post(post_id))
     page = await queries.COMMENTS_OF_POST.page(session, query, post_id=post_id)
     if not page.items and not await queries.post_exists(session, post_id):
@@ -28,7 +28,6 @@ async def list_comments(session: AsyncSession, post_id: int, query: PageRequest)
 async def create_comment(
     session: AsyncSession, author: User, post_id: int, data: CommentCreate
 ) -> Comment:
-    """Comment on a post."""
     if not await queries.change_count(session, post_id, +1):
         raise NotFound("There is no such post.")
     comment = await queries.insert_comment(session, post_id, author, data.body)
@@ -40,14 +39,13 @@ async def create_comment(
 async def delete_comment(
     session: AsyncSession, author: User, comment_id: int, precondition: Precondition
 ) -> None:
-    """Delete one's own comment."""
     comment = await queries.get_comment(session, comment_id)
     if comment is None:
         raise NotFound("There is no such comment.")
     if comment.author_id != author.id:
-        raise Forbidden("Only its author may delete a comment.")
+        raise Forbidden("Only the author may delete a comment.")
     precondition.require()
-    # The post's row first, as everywhere: two transactions that lock in one order cannot deadlock.
+    # Lock the post first, as everywhere. The same order of locks prevents deadlocks.
     await queries.change_count(session, comment.post_id, -1)
     if not await queries.delete_comment(session, comment_id):
         raise NotFound("There is no such comment.")

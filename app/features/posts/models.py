@@ -10,7 +10,7 @@ from app.infra.database.base import Base
 
 
 class Post(Base):
-    """Something somebody wrote. `comment_count` is maintained by the feature `comments`."""
+    """`comment_count` is maintained by the feature `comments`."""
 
     __tablename__ = "posts"
 
@@ -26,6 +26,6 @@ class Post(Base):
     author: Mapped[User] = relationship(lazy="raise")
 
 
-# One index for each order in which posts are listed; the second serves the foreign key too.
+# One index for each list of posts. The second one also serves the foreign key.
 Index(None, Post.created_at, Post.id)
 Index(None, Post.author_id, Post.created_at, Post.id)

@@ -1,4 +1,4 @@
-"""All SQL on posts."""
+"""SQL for posts."""
 
 from sqlalchemy import bindparam, delete, select
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -8,7 +8,7 @@ from app.features.posts.models import Post
 from app.features.users.models import User
 from app.infra.database.pagination import KeysetList
 
-# To-one: a join costs less than a second statement. Of the author, only what is shown.
+# Load the author with a join, and only the columns that are shown.
 WITH_AUTHOR = joinedload(Post.author, innerjoin=True).load_only(
     User.id, User.name, User.avatar_url, raiseload=True
 )
@@ -28,12 +28,11 @@ async def get_post(session: AsyncSession, post_id: int) -> Post | None:
 
 
 async def lock_post(session: AsyncSession, post_id: int) -> Post | None:
-    """Return the post with its author, locked against other changes until the transaction ends."""
+    """Return the post with its author, and lock it until the transaction ends."""
     return await session.scalar(BY_ID_LOCKED, {"post_id": post_id})
 
 
 async def insert_post(session: AsyncSession, author: User, title: str, body: str) -> Post:
-    """Insert a post and return it."""
     post = Post(author_id=author.id, title=title, body=body)
     session.add(post)
     await session.flush()
@@ -41,5 +40,5 @@ async def insert_post(session: AsyncSession, author: User, title: str, body: str
 
 
 async def delete_post(session: AsyncSession, post_id: int) -> None:
-    """Delete a post, and with it its comments."""
+    """Delete a post. Its comments are deleted by the foreign key."""
     await session.execute(delete(Post).where(Post.id == post_id))

@@ -21,7 +21,7 @@ from app.infra.web.routing import feature_router
 
 router = feature_router("/v1/posts")
 
-LARGEST_POST = 256 * KIB  # 20,200 characters, each escaped as two surrogates
+LARGEST_POST = 256 * KIB  # 20,200 characters, each escaped as \ud83d\ude00
 PostId = Annotated[Id, Path()]
 POST_READ = TypeAdapter(PostRead)
 
@@ -51,14 +51,14 @@ async def list_posts(
 async def create_post(data: PostCreate, user: CurrentUser, session: WriteSession) -> Response:
     """Publish a post."""
     post = await service.create_post(session, user, data)
-    return _shown(post, 201, {"Location": f"/v1/posts/{post.id}"})
+    return _to_response(post, 201, {"Location": f"/v1/posts/{post.id}"})
 
 
 @router.get("/{post_id}", response_model=PostRead, responses=PUBLIC | problems(404, 422))
 @public()
 async def read_post(post_id: PostId, session: ReadSession) -> Response:
     """Return a post with its author."""
-    return _shown(await service.read_post(session, post_id))
+    return _to_response(await service.read_post(session, post_id))
 
 
 @router.patch(
@@ -75,7 +75,7 @@ async def update_post(
     precondition: Conditions,
 ) -> Response:
     """Change the title or the body of one's own post. 412 when a condition is not met."""
-    return _shown(await service.update_post(session, user, post_id, data, precondition))
+    return _to_response(await service.update_post(session, user, post_id, data, precondition))
 
 
 @router.delete(
@@ -91,6 +91,6 @@ async def delete_post(
     await service.delete_post(session, user, post_id, precondition)
 
 
-def _shown(post: Post, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
-    """Answer with a post, and with the validator that its version and its bytes make."""
+def _to_response(post: Post, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+    """Return a response with the ETag of the post."""
     return tagged_response(POST_READ, post, post.version, status, headers)

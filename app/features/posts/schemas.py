@@ -1,4 +1,4 @@
-"""What comes in and goes out of `/v1/posts`."""
+"""Requests and responses of `/v1/posts`."""
 
 from datetime import datetime
 from typing import Annotated

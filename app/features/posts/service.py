@@ -1,4 +1,4 @@
-"""Posts: what may be done with them, by whom, and what then holds."""
+"""Operations on posts."""
 
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm.attributes import set_committed_value
@@ -17,7 +17,6 @@ from coherent_cache import invalidate, shows
 async def list_posts(
     session: AsyncSession, query: PageRequest, author_id: int | None
 ) -> Page[Post]:
-    """Return a page of posts, newest first, of everybody or of one author."""
     if author_id is None:
         page = await queries.ALL_POSTS.page(session, query)
     else:
@@ -29,13 +28,12 @@ async def list_posts(
 async def read_post(session: AsyncSession, post_id: int) -> Post:
     """Return a post with its author, or raise `NotFound`."""
     shows(session, tags.post(post_id))
-    post = _existing(await queries.get_post(session, post_id))
+    post = _require_existing(await queries.get_post(session, post_id))
     shows(session, users.user(post.author_id))
     return post
 
 
 async def create_post(session: AsyncSession, author: User, data: PostCreate) -> Post:
-    """Publish a post."""
     post = await queries.insert_post(session, author, data.title, data.body)
     set_committed_value(post, "author", author)
     invalidate(session, tags.post(post.id), tags.NEW_POSTS, tags.new_posts_by(author.id))
@@ -45,7 +43,7 @@ async def create_post(session: AsyncSession, author: User, data: PostCreate) -> 
 async def update_post(
     session: AsyncSession, author: User, post_id: int, data: PostUpdate, precondition: Precondition
 ) -> Post:
-    """Change one's own post. Its version moves if that changes anything."""
+    """Change the caller's post. Its version increases if anything changes."""
     post = await _own_post(session, author, post_id)
     precondition.require(post.version)
     for field, value in data.model_dump().items():
@@ -60,7 +58,7 @@ async def update_post(
 async def delete_post(
     session: AsyncSession, author: User, post_id: int, precondition: Precondition
 ) -> None:
-    """Delete one's own post and its comments."""
+    """Delete the caller's post and its comments."""
     post = await _own_post(session, author, post_id)
     precondition.require(post.version)
     await queries.delete_post(session, post.id)
@@ -68,13 +66,13 @@ async def delete_post(
 
 
 async def _own_post(session: AsyncSession, author: User, post_id: int) -> Post:
-    post = _existing(await queries.lock_post(session, post_id))
+    post = _require_existing(await queries.lock_post(session, post_id))
     if post.author_id != author.id:
-        raise Forbidden("Only its author may change a post.")
+        raise Forbidden("Only the author may change a post.")
     return post
 
 
-def _existing(post: Post | None) -> Post:
+def _require_existing(post: Post | None) -> Post:
     if post is None:
         raise NotFound("There is no such post.")
     return post

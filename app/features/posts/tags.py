@@ -1,4 +1,4 @@
-"""What the cache knows of posts."""
+"""Cache tags of posts."""
 
 from collections.abc import Iterator
 
@@ -10,17 +10,17 @@ NEW_POSTS = "posts:new"
 
 
 def post(post_id: int) -> str:
-    """Name a post, wherever it is shown, with its count of comments."""
+    """Tag answers that show a post or its number of comments."""
     return f"post:{post_id}"
 
 
 def new_posts_by(author_id: int) -> str:
-    """Name what an author has not written yet."""
+    """Tag lists that a new post of this author will change."""
     return f"{NEW_POSTS}:{author_id}"
 
 
 def of_page(page: Page[Post], author_id: int | None) -> Iterator[str]:
-    """Name all that a page depends on: what it shows, what comes after, what may come onto it."""
+    """Return the tags of the posts and authors on a page, and of posts that may be added to it."""
     for row in page.rows:
         yield post(row.id)
     for row in page.items:

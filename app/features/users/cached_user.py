@@ -1,4 +1,4 @@
-"""An account as the cache holds it: what everybody may know of it, no address and no credential."""
+"""The user that calls, as the cache stores it: public fields only, without email and credentials."""
 
 from datetime import datetime
 
@@ -11,31 +11,30 @@ from app.infra.cache.settings import CacheSettings
 from app.infra.dependencies import ProcessResources
 from coherent_cache import Entry
 
-SHOWN = ("id", "name", "bio", "avatar_url", "created_at", "deleted_at")
+CACHED_FIELDS = ("id", "name", "bio", "avatar_url", "created_at", "deleted_at")
 
 
-def key(user_id: int) -> str:
-    """Return the key of the account's entry."""
+def cache_key(user_id: int) -> str:
     return f"account:{user_id}"
 
 
-async def load(held: ProcessResources, user_id: int) -> Entry:
-    """Read an account from the database; that there is none is an entry too."""
-    settings = held.settings[CacheSettings]
-    async with held.database.read() as session:
+async def load_entry(resources: ProcessResources, user_id: int) -> Entry:
+    """Read the user from the database. The entry may also say that the user does not exist."""
+    settings = resources.settings[CacheSettings]
+    async with resources.database.read() as session:
         user = await queries.get_user(session, user_id)
-    shown = None if user is None else {name: getattr(user, name) for name in SHOWN}
+    fields = None if user is None else {name: getattr(user, name) for name in CACHED_FIELDS}
     ttl = settings.missing_ttl_seconds if user is None else settings.ttl_seconds
-    return Entry(key(user_id), (tags.user(user_id),), orjson.dumps(shown), ttl)
+    return Entry(cache_key(user_id), (tags.user(user_id),), orjson.dumps(fields), ttl)
 
 
-def read(entry: Entry) -> User | None:
-    """Return the user, who belongs to no session: what is not here cannot be read."""
-    shown = orjson.loads(entry.value)
-    if shown is None:
+def to_user(entry: Entry) -> User | None:
+    """Return the user without a session. Reading a field that is not cached raises an error."""
+    fields = orjson.loads(entry.value)
+    if fields is None:
         return None
     for name in ("created_at", "deleted_at"):
-        shown[name] = shown[name] and datetime.fromisoformat(shown[name])
-    user = User(**shown)
+        fields[name] = fields[name] and datetime.fromisoformat(fields[name])
+    user = User(**fields)
     make_transient_to_detached(user)
     return user

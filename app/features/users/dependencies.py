@@ -1,4 +1,4 @@
-"""Who is calling."""
+"""The user that calls."""
 
 from functools import partial
 from typing import Annotated
@@ -14,44 +14,42 @@ from app.infra.dependencies import Resources
 bearer_token = OAuth2PasswordBearer("/v1/auth/token", auto_error=False, scheme_name="password")
 
 
-async def user_id(token: Annotated[str | None, Depends(bearer_token)], held: Resources) -> int:
-    """Return whom the access token was given to."""
+async def authenticated_user_id(token: Annotated[str | None, Depends(bearer_token)], resources: Resources) -> int:
     if token is None:
         raise Unauthenticated("This call needs an access token.")
-    return held.access_tokens.verify(token)
+    return resources.access_tokens.verify(token)
 
 
-UserId = Annotated[int, Depends(user_id)]
+UserId = Annotated[int, Depends(authenticated_user_id)]
 
 
-async def current_user(caller: UserId, held: Resources) -> User:
-    """Return what everybody may know of the caller, from the cache, once a request whoever asks.
+async def current_user(caller: UserId, resources: Resources) -> User:
+    """Return the public fields of the caller, from the cache.
 
-    This worker's memory is not asked: while Valkey can be reached, an account that was deleted is
-    refused everywhere at once.
+    The cache in this process is skipped. So while Valkey is reachable, a deleted account is refused
+    by all processes at once.
     """
-    load = partial(cached_user.load, held, caller)
-    entry, _ = await held.reader.read(cached_user.key(caller), load, skip_memory=True)
-    return _existing(cached_user.read(entry))
+    load = partial(cached_user.load_entry, resources, caller)
+    entry, _ = await resources.reader.read(cached_user.cache_key(caller), load, skip_memory=True)
+    return _require_existing(cached_user.to_user(entry))
 
 
-async def fresh_user(caller: UserId, held: Resources) -> User:
-    """Return the caller as the database has them, with what the cache never holds.
+async def fresh_user(caller: UserId, resources: Resources) -> User:
+    """Return the caller from the database, with email and credentials.
 
-    The session is a short one of its own: its connection is back in the pool before the route's own
-    session takes one, so that no request needs two at once.
+    This session is closed, and its connection returned, before the session of the route takes one.
+    So no request needs two connections at once.
     """
-    async with held.database.read() as session:
-        return _existing(await queries.get_user(session, caller))
+    async with resources.database.read() as session:
+        return _require_existing(await queries.get_user(session, caller))
 
 
-def _existing(user: User | None) -> User:
+def _require_existing(user: User | None) -> User:
     if user is None or user.deleted_at is not None:
-        raise Unauthenticated("The account of this access token is gone.")
+        raise Unauthenticated("The account of this access token has been deleted.")
     return user
 
 
 CurrentUser = Annotated[User, Depends(current_user)]
-# Read anew, whoever asked before in this request: passwords are checked against it, and only here
-# are the address and the credentials.
+# Read anew for each dependent, because passwords are checked against it.
 FreshUser = Annotated[User, Depends(fresh_user, use_cache=False)]

@@ -1,4 +1,4 @@
-"""The table `users`: an account, and what others see of it."""
+"""The table `users`."""
 
 from datetime import datetime
 
@@ -11,11 +11,11 @@ UNIQUE_EMAIL = "uq_users_email"
 
 
 class User(Base):
-    """Somebody with an account. E-mail addresses are unique without regard to case.
+    """An account. Email addresses are unique regardless of case.
 
-    `credential_version` moves with each new password and with the deletion: whatever was given out
-    under an older one is worthless. A deleted account is anonymous and keeps its row, because posts
-    and comments keep their author.
+    A new password and a deletion increase `credential_version`, which invalidates refresh tokens of
+    older versions. A deleted account is anonymised. Its row stays as the author of its posts and
+    comments.
     """
 
     __tablename__ = "users"

@@ -1,4 +1,4 @@
-"""All SQL on users."""
+"""SQL for users."""
 
 from sqlalchemy import bindparam, func, select, text, update
 from sqlalchemy.dialects.postgresql import insert
@@ -13,17 +13,17 @@ BY_EMAIL = select(User).where(
 
 
 async def get_user(session: AsyncSession, user_id: int) -> User | None:
-    """Return the user with this id, a deleted one too."""
+    """Return the user with this id, even if deleted."""
     return await session.scalar(BY_ID, {"user_id": user_id})
 
 
 async def get_user_by_email(session: AsyncSession, email: str) -> User | None:
-    """Return the account with this address, without regard to case."""
+    """Return the account with this address, regardless of case."""
     return await session.scalar(BY_EMAIL, {"email": email})
 
 
 async def insert_user(session: AsyncSession, values: dict[str, str]) -> User | None:
-    """Insert a user and return it, or None when the address is taken, also in a race."""
+    """Insert a user and return it, or None when the address is taken. Safe in a race."""
     statement = insert(User).on_conflict_do_nothing(
         index_elements=[func.lower(text("email"))], index_where=User.deleted_at.is_(None)
     )
@@ -31,9 +31,9 @@ async def insert_user(session: AsyncSession, values: dict[str, str]) -> User | N
 
 
 async def update_user(session: AsyncSession, user: User, values: dict[str, object]) -> User | None:
-    """Change an account and return it, or None when its credentials are others, or it is deleted.
+    """Change an account and return it, or None if its password was changed or it was deleted.
 
-    Raises SQLAlchemy's `IntegrityError` of UNIQUE_EMAIL when another account has the address.
+    Raises `IntegrityError` for UNIQUE_EMAIL if another account has the new address.
     """
     statement = (
         update(User)
@@ -49,7 +49,7 @@ async def update_user(session: AsyncSession, user: User, values: dict[str, objec
 
 
 async def set_password_hash(session: AsyncSession, user: User, password_hash: str) -> None:
-    """Store the same password hashed anew, unless it was changed meanwhile."""
+    """Store a new hash of the same password, unless the password has been changed meanwhile."""
     await session.execute(
         update(User)
         .where(User.id == user.id, User.password_hash == user.password_hash)
@@ -58,7 +58,7 @@ async def set_password_hash(session: AsyncSession, user: User, password_hash: st
 
 
 async def anonymise_user(session: AsyncSession, user_id: int) -> None:
-    """Delete an account: everything personal goes, the row stays."""
+    """Remove everything personal from an account, and mark it as deleted."""
     await session.execute(
         update(User)
         .where(User.id == user_id)

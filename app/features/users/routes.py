@@ -25,10 +25,10 @@ router = feature_router("/v1/users")
     max_body_size=8 * KIB,
 )
 async def create_user(
-    data: UserCreate, session: WriteSession, held: Resources, response: Response
+    data: UserCreate, session: WriteSession, resources: Resources, response: Response
 ) -> User:
     """Register an account. 409 `email_taken` when there is one with this address."""
-    user = await service.create_user(session, held.passwords, data)
+    user = await service.create_user(session, resources.passwords, data)
     response.headers["Location"] = f"/v1/users/{user.id}"
     return user
 
@@ -49,12 +49,12 @@ async def update_me(
     data: UserUpdate,
     user: FreshUser,
     session: WriteSession,
-    held: Resources,
+    resources: Resources,
     precondition: Conditions,
 ) -> User:
     """Change the account of the caller. 403 `invalid_credentials` for a wrong current password."""
     precondition.require()
-    return await service.update_user(session, held.passwords, user, data)
+    return await service.update_user(session, resources.passwords, user, data)
 
 
 @router.delete("/me", status_code=204, response_class=Response, responses=problems(401, 412, 422))

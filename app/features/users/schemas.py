@@ -1,4 +1,4 @@
-"""What comes in and goes out of `/v1/users`."""
+"""Requests and responses of `/v1/users`."""
 
 from datetime import datetime
 from typing import Annotated, Self
@@ -50,7 +50,7 @@ class UserUpdate(Input):
     current_password: PasswordAsTyped | MISSING = MISSING
 
     @model_validator(mode="after")
-    def _prove_who_you_are(self) -> Self:
+    def _require_current_password(self) -> Self:
         if self.changes_credentials and self.current_password is MISSING:
             raise PydanticCustomError(
                 "current_password", "A new e-mail address or password needs current_password"
@@ -59,7 +59,6 @@ class UserUpdate(Input):
 
     @property
     def changes_credentials(self) -> bool:
-        """Whether it takes the current password."""
         return self.email is not MISSING or self.password is not MISSING
 
 

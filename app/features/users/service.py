@@ -1,4 +1,4 @@
-"""Accounts: what may be done with them, and what then holds."""
+"""Operations on accounts."""
 
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -13,23 +13,23 @@ from coherent_cache import invalidate, shows
 
 
 async def create_user(session: AsyncSession, passwords: Passwords, data: UserCreate) -> User:
-    """Register an account. The password is hashed before the transaction takes a connection."""
+    """Register an account. The password is hashed before a connection is taken."""
     password_hash = await passwords.hash(data.password)
     user = await queries.insert_user(
         session, {"email": data.email, "name": data.name, "password_hash": password_hash}
     )
     if user is None:
         raise _email_taken()
-    invalidate(session, tags.user(user.id))  # somebody may have been told that there is none
+    invalidate(session, tags.user(user.id))  # the cache may know that this user does not exist
     return user
 
 
 async def update_user(
     session: AsyncSession, passwords: Passwords, user: User, data: UserUpdate
 ) -> User:
-    """Change one's own account. A new password makes every refresh token worthless.
+    """Change the caller's account. A new password invalidates all refresh tokens.
 
-    Passwords are checked and hashed before the transaction takes a connection.
+    Passwords are checked and hashed before a connection is taken.
     """
     changes = data.model_dump()
     current = changes.pop("current_password", None)
@@ -47,19 +47,19 @@ async def update_user(
             raise
         raise _email_taken() from None
     if updated is None:
-        raise Conflict("The account was changed at the same time: try again.")
+        raise Conflict("The account has just been changed by another request. Try again.")
     invalidate(session, tags.user(user.id))
     return updated
 
 
 async def delete_user(session: AsyncSession, user: User) -> None:
-    """Delete one's own account. Posts and comments stay, under the name "Deleted user"."""
+    """Delete the caller's account. Posts and comments stay, under the name "Deleted user"."""
     await queries.anonymise_user(session, user.id)
     invalidate(session, tags.user(user.id))
 
 
 async def read_user(session: AsyncSession, user_id: int) -> User:
-    """Return the user with this id, or raise `NotFound`."""
+    """Return the user, or raise `NotFound`."""
     shows(session, tags.user(user_id))
     user = await queries.get_user(session, user_id)
     if user is None:
@@ -68,4 +68,4 @@ async def read_user(session: AsyncSession, user_id: int) -> User:
 
 
 def _email_taken() -> Conflict:
-    return Conflict("There is an account with this e-mail address.", code="email_taken")
+    return Conflict("An account with this e-mail address exists already.", code="email_taken")

@@ -1,6 +1,6 @@
-"""What the cache knows of users."""
+"""Cache tags of users."""
 
 
 def user(user_id: int) -> str:
-    """Name a user, wherever their name, avatar or account is shown."""
+    """Tag answers that show the name, the avatar or the account of a user."""
     return f"user:{user_id}"

@@ -12,21 +12,21 @@ from app.infra.validation.fields import MAX_ID
 ALGORITHM = "HS256"
 TOKEN_TYPE = "access"
 REQUIRED_CLAIMS = ["aud", "exp", "iat", "iss", "sub", "typ"]
-LONGEST_TOKEN = 1024
-CLOCK_LEEWAY_SECONDS = 10  # between the clocks of replicas, for iat; exp is checked without it
-REMEMBERED_TOKENS = 10_000
+MAX_TOKEN_LENGTH = 1024
+CLOCK_LEEWAY_SECONDS = 10  # clock difference of replicas; `exp` is checked without leeway
+MAX_CACHED_TOKENS = 10_000
 
 
 class AccessTokens:
-    """Short-lived JWTs, signed with HS256. One that was verified is remembered until it expires."""
+    """Issues and verifies access tokens. Verified tokens are cached until they expire."""
 
     def __init__(self, settings: AuthSettings) -> None:
         self._settings = settings
         self._key = settings.secret.get_secret_value()
-        self._verified: LRUCache[str, tuple[int, float]] = LRUCache(REMEMBERED_TOKENS)
+        self._verified: LRUCache[str, tuple[int, float]] = LRUCache(MAX_CACHED_TOKENS)
 
     def issue(self, user_id: int) -> str:
-        """Return a token that says "this is user `user_id`" for `access_token_seconds`."""
+        """Return a token for this user that is valid for `access_token_seconds`."""
         now = datetime.now(UTC)
         claims = {
             "sub": str(user_id),
@@ -39,7 +39,7 @@ class AccessTokens:
         return jwt.encode(claims, self._key, ALGORITHM)
 
     def verify(self, token: str) -> int:
-        """Return the user's id, or raise `Unauthenticated` for anything that we did not issue."""
+        """Return the user id, or raise `Unauthenticated`."""
         user_id, expires_at = self._verified.get(token) or self._verify(token)
         if expires_at <= datetime.now(UTC).timestamp():
             raise Unauthenticated("The access token has expired.")
@@ -48,8 +48,8 @@ class AccessTokens:
 
     def _verify(self, token: str) -> tuple[int, float]:
         try:
-            if len(token) > LONGEST_TOKEN:
-                raise ValueError("length")
+            if len(token) > MAX_TOKEN_LENGTH:
+                raise ValueError("too long")
             claims = jwt.decode(
                 token,
                 self._key,
@@ -61,7 +61,7 @@ class AccessTokens:
             )
             user_id = int(claims["sub"])
             if claims["typ"] != TOKEN_TYPE or not 1 <= user_id <= MAX_ID:
-                raise ValueError("not a claim of ours")
+                raise ValueError("claims")
             return user_id, float(claims["exp"])
         except (jwt.InvalidTokenError, ValueError):
             raise Unauthenticated("The access token is not valid.") from None

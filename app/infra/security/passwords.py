@@ -1,4 +1,4 @@
-"""Passwords, hashed with Argon2id off the event loop."""
+"""Passwords, hashed with Argon2id in threads of their own."""
 
 import asyncio
 import os
@@ -22,44 +22,44 @@ from app.infra.validation.fields import normalise_password
 P = ParamSpec("P")
 T = TypeVar("T")
 
-HASHING_NICENESS = 5  # a third of the processor time of a thread with the usual priority
+HASHING_NICENESS = 5  # such a thread gets a third of the CPU time of a normal thread
 
 
 class PasswordMatch(IntEnum):
-    """What the check of a password found. NONE is false, the others are true."""
+    """The result of verifying a password. NONE is false, the others are true."""
 
     NONE = 0
-    AS_TYPED = 1  # the hash is of the password as it was typed: it was made before normalisation
+    AS_TYPED = 1  # the hash is older than the normalisation of passwords
     NORMALISED = 2
 
 
 class Passwords:
-    """Argon2id in threads of its own, so that hashing can neither block the loop nor eat memory.
+    """Hashes passwords without blocking the event loop, and within bounded memory.
 
-    At most `hashing_threads` hashes run (each takes `argon2_memory_kib`) and `hashing_queue` wait.
-    A call raises `Unavailable` when the queue is full, and when no thread has begun its hash within
-    `hashing_queue_seconds`.
+    At most `hashing_threads` hashes run, each with `argon2_memory_kib`, and `hashing_queue` calls
+    wait. A call raises `Unavailable` when the queue is full, or when no thread has started its hash
+    within `hashing_queue_seconds`.
     """
 
     def __init__(self, settings: AuthSettings) -> None:
         self._hasher = PasswordHasher(
             time_cost=settings.argon2_time_cost,
             memory_cost=settings.argon2_memory_kib,
-            parallelism=1,  # more lanes would be more threads against each event loop
+            parallelism=1,  # more threads for one hash would compete with the event loop
         )
-        self._threads = ThreadPoolExecutor(settings.hashing_threads, "argon2", _yield_to_event_loop)
-        self._places = BoundedSemaphore(settings.hashing_threads + settings.hashing_queue)
+        self._threads = ThreadPoolExecutor(settings.hashing_threads, "argon2", _lower_priority)
+        self._slots = BoundedSemaphore(settings.hashing_threads + settings.hashing_queue)
         self._queue_seconds = settings.hashing_queue_seconds
-        self._dummy = self._hasher.hash("the password of nobody")
+        self._dummy = self._hasher.hash("a password for unknown accounts")
 
     async def hash(self, password: str) -> str:
-        """Return the encoded hash of a new password, with its parameters and a random salt."""
+        """Return the encoded hash of a new password."""
         return await self._run(self._hasher.hash, normalise_password(password) or password)
 
     async def verify(self, password: str, encoded: str | None) -> PasswordMatch:
-        """Whether `password`, normalised or as it was typed, has the hash `encoded`.
+        """Compare `password`, normalised and as it was typed, with the hash `encoded`.
 
-        No hash takes as long as one with the parameters in force, and never matches.
+        None never matches, but takes as long as a hash with the current parameters.
         """
         forms = {normalise_password(password) or password: PasswordMatch.NORMALISED}
         forms.setdefault(password, PasswordMatch.AS_TYPED)
@@ -67,11 +67,11 @@ class Passwords:
         return match if encoded else PasswordMatch.NONE
 
     def is_outdated(self, encoded: str) -> bool:
-        """Whether `encoded` was made with other parameters than those in force."""
+        """Return whether `encoded` was made with other parameters than the current ones."""
         return self._hasher.check_needs_rehash(encoded)
 
     def close(self) -> None:
-        """Drop what waits, and let running hashes end."""
+        """Cancel the hashes that wait. Those that run end by themselves."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
     def _match(self, forms: Mapping[str, PasswordMatch], encoded: str) -> PasswordMatch:
@@ -82,31 +82,28 @@ class Passwords:
         return PasswordMatch.NONE
 
     async def _run(self, function: Callable[P, T], *arguments: P.args, **options: P.kwargs) -> T:
-        if not self._places.acquire(blocking=False):
+        if not self._slots.acquire(blocking=False):
             raise self._refused()
         future = self._threads.submit(function, *arguments, **options)
-        # The place is free again when the thread is, even if the caller has left meanwhile.
-        future.add_done_callback(lambda _: self._places.release())
+        # The slot stays taken while the thread runs, even if the caller is cancelled.
+        future.add_done_callback(lambda _: self._slots.release())
         outcome = asyncio.wrap_future(future)
         try:
             await asyncio.wait((outcome,), timeout=self._queue_seconds)
         except asyncio.CancelledError:
             future.cancel()
             raise
-        if future.cancel():  # no thread has begun it
+        if future.cancel():  # no thread has started it
             raise self._refused()
         return await outcome
 
     def _refused(self) -> Unavailable:
         REFUSED.labels("hashing").inc()
-        return Unavailable("Too many people are signing in at this moment.")
+        return Unavailable("Too many passwords are being checked. Try again in a moment.")
 
 
-def _yield_to_event_loop() -> None:
-    """Give this thread a lower priority, so that hashes use the processor time that is left over.
-
-    Elsewhere than on Linux a priority belongs to the whole process.
-    """
+def _lower_priority() -> None:
+    """Lower the priority of this thread. Only Linux has a priority for each thread."""
     if sys.platform == "linux":
         with suppress(OSError):
             os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), HASHING_NICENESS)

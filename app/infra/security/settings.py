@@ -1,4 +1,4 @@
-"""Access tokens, refresh tokens and the hashing of passwords."""
+"""The settings AUTH_…: access tokens, refresh tokens and password hashing."""
 
 from typing import Annotated
 
@@ -7,11 +7,11 @@ from pydantic import Field, SecretStr
 from app.infra.settings_base.section import Positive, Seconds, Section, SmallCount
 
 DEVELOPMENT_SECRET = "a-secret-for-development-only-never-in-production"
-MINIMUM_SECRET_BYTES = 32  # RFC 7518 §3.2: an HS256 key is at least as long as its digest
+MINIMUM_SECRET_BYTES = 32  # RFC 7518, §3.2: an HS256 key must be at least as long as its digest
 
 
 class AuthSettings(Section):
-    """Tokens and passwords. `secret` signs the access tokens of every worker and replica."""
+    """`secret` signs the access tokens of all workers and replicas."""
 
     secret: SecretStr = SecretStr(DEVELOPMENT_SECRET)
     issuer: str = "fastapi-reference-service"

@@ -1,4 +1,4 @@
-"""The types that inputs are made of: what they accept can be stored, and comes back unchanged."""
+"""Types for input fields. Each value that they accept can be stored, and is returned unchanged."""
 
 import re
 import unicodedata
@@ -10,17 +10,17 @@ from pydantic_core import PydanticCustomError
 
 KIB = 1024
 MAX_ID = 2**63 - 1
-LONGEST_EMAIL = 254  # RFC 5321, §4.5.3.1.3: a path is 256 octets with its angle brackets
-SHORTEST_PASSWORD, LONGEST_PASSWORD = 8, 128
-# Some keyboards send a letter and its two marks as three code points, which are then composed.
-LONGEST_PASSWORD_AS_TYPED = 3 * LONGEST_PASSWORD
-CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f]")  # the category Cc
-SPACES = re.compile("[\u00a0\u1680\u2000-\u200a\u202f\u205f\u3000]")  # Zs, but for the usual one
-DIGITS = re.compile(r"0|[1-9][0-9]{0,18}")  # one spelling for each number
+MAX_EMAIL_LENGTH = 254  # RFC 5321, §4.5.3.1.3: 256 octets with the angle brackets
+MIN_PASSWORD_LENGTH, MAX_PASSWORD_LENGTH = 8, 128
+# Before normalisation a letter with two diacritics may be three code points.
+MAX_TYPED_PASSWORD_LENGTH = 3 * MAX_PASSWORD_LENGTH
+CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f]")  # Unicode category Cc
+SPACES = re.compile("[\u00a0\u1680\u2000-\u200a\u202f\u205f\u3000]")  # category Zs without U+0020
+DIGITS = re.compile(r"0|[1-9][0-9]{0,18}")  # each number has one spelling
 
 
 def normalise_email(text: str) -> str | None:
-    """Return the one spelling of an address under which it is stored, or None for no address."""
+    """Return the form in which an address is stored, or None if it is not an address."""
     try:
         return validate_email(text, check_deliverability=False).normalized
     except EmailNotValidError:
@@ -28,23 +28,23 @@ def normalise_email(text: str) -> str | None:
 
 
 def normalise_password(text: str) -> str | None:
-    """Return the one form in which a password is hashed (OpaqueString, RFC 8265, section 4.2).
+    """Return the form in which a password is hashed (OpaqueString, RFC 8265, section 4.2).
 
-    None for text that has no such form: control characters, nothing at all, or too much of it.
+    None if the text is empty, too long or has control characters.
     """
-    # The order matters: putting marks into their canonical order takes quadratic time.
-    if not text or len(text) > LONGEST_PASSWORD_AS_TYPED or CONTROLS.search(text):
+    # Check the length first: normalisation may take quadratic time.
+    if not text or len(text) > MAX_TYPED_PASSWORD_LENGTH or CONTROLS.search(text):
         return None
     return unicodedata.normalize("NFC", SPACES.sub(" ", text))
 
 
 def _password(text: str) -> str:
     normalised = normalise_password(text) or ""
-    if not SHORTEST_PASSWORD <= len(normalised) <= LONGEST_PASSWORD:
+    if not MIN_PASSWORD_LENGTH <= len(normalised) <= MAX_PASSWORD_LENGTH:
         raise PydanticCustomError(
             "password_length",
             "A password should have {shortest} to {longest} characters",
-            {"shortest": SHORTEST_PASSWORD, "longest": LONGEST_PASSWORD},
+            {"shortest": MIN_PASSWORD_LENGTH, "longest": MAX_PASSWORD_LENGTH},
         )
     return normalised
 
@@ -62,22 +62,22 @@ def _plain_digits(value: object) -> object:
     return value
 
 
-# PostgreSQL does not hold NUL. The pattern makes Pydantic refuse lone surrogates as well.
+# PostgreSQL cannot store NUL. The pattern also makes Pydantic refuse lone surrogates.
 Text = Annotated[str, Field(pattern=r"^[^\x00]*$")]
 Email = Annotated[
     Text,
-    Field(max_length=LONGEST_EMAIL, json_schema_extra={"format": "email"}),
+    Field(max_length=MAX_EMAIL_LENGTH, json_schema_extra={"format": "email"}),
     AfterValidator(_email),
 ]
-# Of somebody who has an account: it may be older than the rules for a new one.
-PasswordAsTyped = Annotated[Text, Field(max_length=LONGEST_PASSWORD_AS_TYPED)]
-# A new one. Its length is counted after normalisation, so the schema's bounds are not Pydantic's.
+# The password of an existing account. It may be older than the rules for new passwords.
+PasswordAsTyped = Annotated[Text, Field(max_length=MAX_TYPED_PASSWORD_LENGTH)]
+# A new password. Its length counts after normalisation, so Pydantic cannot check it.
 NewPassword = Annotated[
     str,
     Field(
-        max_length=LONGEST_PASSWORD_AS_TYPED,
+        max_length=MAX_TYPED_PASSWORD_LENGTH,
         pattern=r"^[^\x00-\x1f\x7f-\x9f]*$",
-        json_schema_extra={"minLength": SHORTEST_PASSWORD, "maxLength": LONGEST_PASSWORD},
+        json_schema_extra={"minLength": MIN_PASSWORD_LENGTH, "maxLength": MAX_PASSWORD_LENGTH},
     ),
     AfterValidator(_password),
 ]
@@ -86,6 +86,6 @@ Limit = Annotated[int, Field(ge=1, le=100), BeforeValidator(_plain_digits)]
 
 
 class Input(BaseModel):
-    """A request body: an unknown field is a mistake, and is refused."""
+    """A request body. Unknown fields are refused."""
 
     model_config = ConfigDict(extra="forbid")

@@ -1,7 +1,8 @@
-"""Conditions of a request that changes something (RFC 9110, §13): lost updates become impossible.
+"""If-Match and If-None-Match of requests that change something (RFC 9110, §13).
 
-An entity tag begins with the version of what it shows. The rest of it is a digest of how the thing
-is shown, which changes without anybody's edit: whoever writes is asked for the version alone.
+They prevent lost updates. An entity tag of this service is the version of the resource and a digest
+of its representation. A write compares only the version: the representation also changes when, for
+example, the author changes their name.
 """
 
 import re
@@ -11,41 +12,41 @@ from dataclasses import dataclass
 from app.errors import Stale
 
 ANY = "*"
-# An element of a list, which may be empty (§5.6.1), with the comma after it (§8.8.3). The `+` after
-# each quantifier keeps it linear: otherwise 32 KiB of spaces would hold the event loop for seconds.
+# An element of a list, which may be empty (§5.6.1), and its comma. Possessive quantifiers (`*+`) keep
+# the match linear. Otherwise a header of 32 KiB spaces would block the event loop for seconds.
 ELEMENT = re.compile(
     r'[ \t]*+(?:(?P<weak>W/)?"(?P<tag>[\x21\x23-\x7e\x80-\xff]*+)")?+[ \t]*+(?:,|$)'
 )
-# As entity tags of this service are: version, digest, and the form that was sent.
+# An entity tag of this service: version, digest and encoding.
 OWN_TAG = re.compile(r"(?P<version>0|[1-9][0-9]*)-[0-9a-f]{16}(?:-gzip)?")
 
 
 @dataclass(frozen=True, slots=True)
 class Precondition:
-    """If-Match and If-None-Match, each None when it was not sent."""
+    """The two headers. Each is None when it was not sent."""
 
     if_match: str | None = None
     if_none_match: str | None = None
 
     def require(self, version: int | None = None) -> None:
-        """Raise `Stale` unless a thing that exists, and has this version, meets the conditions.
+        """Raise `Stale` if an existing resource with this version does not meet the conditions.
 
-        A thing without a version has no entity tags, so that only "*" matches it. A weak tag can
-        match for If-None-Match alone (§13.1.2).
+        A resource without a version has no entity tags, so only `*` matches it. A weak tag can
+        match in If-None-Match, but not in If-Match (§13.1).
         """
         if self.if_match is not None and not _lists(self.if_match, version, weak=False):
-            raise Stale("It was changed since you read it: read it again.")
+            raise Stale("The resource has changed since you read it. Read it again.")
         if self.if_none_match is not None and _lists(self.if_none_match, version, weak=True):
-            raise Stale("It exists, and If-None-Match says that it must not.")
+            raise Stale("The resource exists, and If-None-Match forbids that.")
 
 
 def join_header_lines(lines: Sequence[str]) -> str | None:
-    """Return the value of a header that was sent in several lines, or None if there is none."""
+    """Join the lines of a header into one value, or return None without a line."""
     return ", ".join(lines) if lines else None
 
 
 def _lists(header: str, version: int | None, *, weak: bool) -> bool:
-    """Whether a list has an entity tag of this version. Raise `Stale` if it is not a list."""
+    """Return whether the list has a tag of this version. Raise `Stale` if it is malformed."""
     if header.strip(" \t") == ANY:
         return True
     found, position = False, 0

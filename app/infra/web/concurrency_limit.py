@@ -50,7 +50,7 @@ class ConcurrencyLimiter:
         """Count a stream, or raise `Unavailable`. A stream takes no slot: it may last for hours."""
         if self.streams >= self._limits.streams:
             REFUSED.labels("streams").inc()
-            raise Unavailable("There are as many streams as there may be.")
+            raise Unavailable("This process has reached its limit of open streams.")
         self.streams += 1
 
     def end_stream(self) -> None:
@@ -75,7 +75,7 @@ class ConcurrencyLimiter:
 
     def _refused(self) -> Unavailable:
         REFUSED.labels("in_flight").inc()
-        return Unavailable("There are more requests than this process can answer in time.")
+        return Unavailable("This process has more requests than it can answer in time.")
 
 
 class ConcurrencyLimitMiddleware:

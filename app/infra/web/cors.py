@@ -1,6 +1,6 @@
-"""Which scripts of other origins may read answers: Starlette's layer, with what this API uses.
+"""CORS: Starlette's middleware, with the headers that this API uses.
 
-There are no cookies: whoever has a token sends it in a header.
+No credentials are allowed, because the API has no cookies: clients send a token in a header.
 """
 
 from starlette.datastructures import Headers
@@ -13,20 +13,30 @@ from app.infra.web.problems import code_of, problem
 from app.infra.web.settings import CorsSettings
 
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
-SENT = (
+REQUEST_HEADERS = (
     *("Authorization", "Cache-Control", "If-Match", "If-None-Match", "Last-Event-ID"),
     "X-Request-ID",
-    # Without these, a page whose requests are traced could not call the API at all.
+    # Tracing libraries in browsers add these to every request.
     *("traceparent", "tracestate", "baggage", "sentry-trace"),
 )
-SHOWN = ("Age", "ETag", "Link", "Location", "Retry-After", "X-Cache", "X-Request-ID")
+RESPONSE_HEADERS = ("Age", "ETag", "Link", "Location", "Retry-After", "X-Cache", "X-Request-ID")
 
 
 class CorsMiddleware(CORSMiddleware):
-    """Says what it refuses in the form of every other error."""
+    """Stands outside the response cache, because its headers depend on the caller's origin."""
+
+    def __init__(self, app: ASGIApp, settings: CorsSettings) -> None:
+        more_headers = settings.headers.split(",") if settings.headers else []
+        super().__init__(
+            app,
+            allow_origins=settings.origins.split(","),
+            allow_methods=METHODS,
+            allow_headers=(*REQUEST_HEADERS, *more_headers),
+            expose_headers=RESPONSE_HEADERS,
+        )
 
     def preflight_response(self, request_headers: Headers) -> Response:
-        """Answer what a browser asks before it sends a request."""
+        """Answer a preflight request. A refusal is a problem, like every other error."""
         response = super().preflight_response(request_headers)
         if response.status_code == 200:
             return response
@@ -34,15 +44,3 @@ class CorsMiddleware(CORSMiddleware):
         scope = {"path": current.path if current else ""}
         detail = f"{bytes(response.body).decode()}."
         return problem(scope, response.status_code, code_of(response.status_code), detail)
-
-
-def cors(app: ASGIApp, settings: CorsSettings) -> ASGIApp:
-    """Stand outside of the response cache, so that a hit has the headers of whoever asks for it."""
-    more = settings.headers.split(",") if settings.headers else []
-    return CorsMiddleware(
-        app,
-        allow_origins=settings.origins.split(","),
-        allow_methods=METHODS,
-        allow_headers=(*SENT, *more),
-        expose_headers=SHOWN,
-    )

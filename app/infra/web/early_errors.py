@@ -8,7 +8,7 @@ from graceful_gunicorn import EarlyError
 
 
 def render_problem(hsts_seconds: int, status: int, code: str, detail: str, path: str) -> EarlyError:
-    """Return a problem with the headers of every answer. Call it in a context of its own."""
+    """Return a problem with the headers of every answer. It sets the request context."""
     current = RequestContext(request_id_of({"headers": []}), "", path)
     request_context.set(current)
     response = problem({"path": path}, status, code, detail)

@@ -1,6 +1,7 @@
-"""Paths that no limit applies to: probes and metrics must work under load above all.
+"""Paths without a concurrency limit and a check of the host.
 
-Probes come by address rather than by host name. `/metrics` itself checks who may read it.
+Probes and metrics must work under load. Probes use an address as host. `/metrics` checks itself who
+may read it.
 """
 
 EXEMPT_PATHS = frozenset(("/livez", "/readyz", "/metrics"))

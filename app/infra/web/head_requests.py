@@ -1,12 +1,12 @@
-"""Answers HEAD wherever there is a GET: the same headers, without the body (RFC 9110, §9.3.2)."""
+"""Answers HEAD on every GET route: the same headers, without the body (RFC 9110, §9.3.2)."""
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-IS_HEAD = "app.is_head"  # for what would go on for as long as somebody listens
+IS_HEAD = "app.is_head_request"
 
 
 class HeadRequestMiddleware:
-    """Pure ASGI. What stands inside it sees a GET."""
+    """Everything inside this middleware sees a GET request."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -17,10 +17,15 @@ class HeadRequestMiddleware:
             return
 
         async def send_without_body(message: Message) -> None:
-            scope["method"] = "HEAD"  # the server asks, to know whether a body is to follow
+            scope["method"] = "HEAD"  # so that the server does not expect a body
             if message["type"] == "http.response.body":
                 message = {**message, "body": b""}
             await send(message)
 
         scope["method"], scope[IS_HEAD] = "GET", True
         await self.app(scope, receive, send_without_body)
+
+
+def is_head_request(scope: Scope) -> bool:
+    """Return whether the client sent HEAD. An endless stream, for example, must then end at once."""
+    return IS_HEAD in scope

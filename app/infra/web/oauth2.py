@@ -1,7 +1,7 @@
-"""The errors of a token endpoint, as OAuth2 client libraries read them (RFC 6749, section 5.2).
+"""Errors of a token endpoint in the form that OAuth2 clients expect (RFC 6749, section 5.2).
 
-A client library takes any answer without an `error` for a token. So each problem of an endpoint
-that is declared here has that member beside its own, and the status that the RFC asks for.
+OAuth2 clients take an answer without the member `error` for a token. So each problem of a token
+endpoint has that member too, and the status that the RFC prescribes.
 """
 
 from collections.abc import Callable
@@ -10,11 +10,11 @@ from typing import TypeVar
 from starlette.types import Scope
 
 EndpointT = TypeVar("EndpointT", bound=Callable[..., object])
-MARK = "__oauth2__"
+_token_endpoints: list[object] = []
 
-# Of a response with a token, and of its errors (RFC 6749, section 5.1).
+# Headers of a token, and of its errors (RFC 6749, section 5.1).
 NOT_STORED = {"Cache-Control": "no-store", "Pragma": "no-cache"}
-STATUSES = {401: 400, 422: 400}  # the others stay: the RFC says nothing of them
+STATUSES = {401: 400, 422: 400}  # the RFC prescribes no other status
 ERRORS = {
     "invalid_credentials": "invalid_grant",
     "unauthenticated": "invalid_grant",
@@ -23,16 +23,16 @@ ERRORS = {
 
 
 def token_endpoint(endpoint: EndpointT) -> EndpointT:
-    """Declare that OAuth2 clients call an endpoint."""
-    setattr(endpoint, MARK, True)
+    """Mark an endpoint as a token endpoint for OAuth2 clients."""
+    _token_endpoints.append(endpoint)
     return endpoint
 
 
 def is_token_endpoint(scope: Scope) -> bool:
-    """Whether a request goes to an endpoint that OAuth2 clients call."""
-    return hasattr(scope.get("endpoint"), MARK)
+    """Return whether the request was routed to a token endpoint."""
+    return scope.get("endpoint") in _token_endpoints
 
 
 def oauth2_error(code: str) -> str:
-    """Return the error of the RFC for the code of a problem that the client has caused."""
+    """Return the `error` of the RFC for the code of a problem."""
     return ERRORS.get(code, "invalid_request")

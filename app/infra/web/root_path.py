@@ -1,8 +1,8 @@
-"""Puts SERVER_ROOT_PATH before the paths in `Location` and `Link`.
+"""Adds SERVER_ROOT_PATH to the paths in the headers `Location` and `Link`.
 
-It is for a proxy that serves this service below a prefix and strips the prefix from requests. The
-setting alone decides: a header of the request, such as X-Forwarded-Prefix, would reach answers that
-the cache keeps for everybody.
+It is for a proxy that serves this service below a prefix, and removes the prefix from requests. The
+prefix comes from the setting only. If it came from a request header, such as X-Forwarded-Prefix, a
+client could change cached answers.
 """
 
 import re
@@ -10,28 +10,28 @@ from collections.abc import Awaitable
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-# Not two slashes: that would be another host.
+# Two slashes would be the name of another host.
 PATH = re.compile(rb"/(?!/)")
 PATH_IN_LINK = re.compile(rb"</(?!/)")
 
 
 class RootPathMiddleware:
-    """Pure ASGI, outside of the response cache: what is kept does not depend on the setting."""
+    """Stands outside the response cache, so that cached answers do not contain the prefix."""
 
     def __init__(self, app: ASGIApp, root_path: str) -> None:
         self.app = app
         self._prefix = root_path.encode()
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        def send_prefixed(message: Message) -> Awaitable[None]:
+        def send_with_prefix(message: Message) -> Awaitable[None]:
             if message["type"] == "http.response.start":
-                headers = [self._prefixed(*header) for header in message.get("headers", ())]
+                headers = [self._add_prefix(*header) for header in message.get("headers", ())]
                 message = {**message, "headers": headers}
             return send(message)
 
-        await self.app(scope, receive, send_prefixed if scope["type"] == "http" else send)
+        await self.app(scope, receive, send_with_prefix if scope["type"] == "http" else send)
 
-    def _prefixed(self, name: bytes, value: bytes) -> tuple[bytes, bytes]:
+    def _add_prefix(self, name: bytes, value: bytes) -> tuple[bytes, bytes]:
         if name == b"location" and PATH.match(value):
             return name, self._prefix + value
         if name == b"link":

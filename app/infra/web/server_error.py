@@ -1,8 +1,8 @@
-"""The last resort: an exception that nobody expected becomes a 500 problem, and goes no further.
+"""Turns an unexpected exception into a 500 problem, and lets none reach the server.
 
-An exception that reaches the server makes it close the keep-alive connection unannounced, and the
-client's next request fails. So it ends here, unless the response has begun: a truncated answer must
-not look complete.
+After an exception Uvicorn closes the keep-alive connection, and the client's next request fails.
+Only when the response has started is the exception passed on: closing the connection then shows the
+client that the response is incomplete.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ from app.infra.web.problems import problem, problem_of
 
 logger = logging.getLogger(__name__)
 
-CLIENT_LEFT = 499  # nobody is sent it: what logs and metrics call a request that was broken off
+CLIENT_CLOSED_REQUEST = 499  # for logs and metrics; no response has this status
 
 
 def _is_not_cancelled(record: logging.LogRecord) -> bool:
@@ -26,13 +26,12 @@ def _is_not_cancelled(record: logging.LogRecord) -> bool:
     return not isinstance(error, asyncio.CancelledError)
 
 
-# Uvicorn logs a traceback for each request that is cancelled because the server ends. Such a
-# request has been answered below.
+# Uvicorn logs a traceback for each request that it cancels at shutdown. They are answered below.
 logging.getLogger("uvicorn.error").addFilter(_is_not_cancelled)
 
 
 class UnhandledErrorMiddleware:
-    """Pure ASGI, next to the request id, which it needs, and inside of those who count."""
+    """Stands inside the middleware that counts and logs requests, so that errors are seen there."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -41,30 +40,31 @@ class UnhandledErrorMiddleware:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        started = False
+        has_started = False
 
-        def watched_send(message: Message) -> Awaitable[None]:
-            nonlocal started
-            started = True
+        def send_and_note_start(message: Message) -> Awaitable[None]:
+            nonlocal has_started
+            has_started = True
             return send(message)
 
         try:
-            await self.app(scope, receive, watched_send)
+            await self.app(scope, receive, send_and_note_start)
         except ClientDisconnect:
-            # It left while we read its body: there is nobody to answer.
-            if (current := request_context.get()) is not None:
-                current.status = CLIENT_LEFT
-        except asyncio.CancelledError:
-            # The server ends, and has waited for as long as it may.
-            if not started:
-                ends = Unavailable("The server is ending.")
-                await problem_of(scope, ends)(scope, receive, send)
+            _set_status(CLIENT_CLOSED_REQUEST)  # while its body was read: there is no one to answer
+        except asyncio.CancelledError:  # the graceful timeout of the server is over
+            if not has_started:
+                error = Unavailable("The server is shutting down.")
+                await problem_of(scope, error)(scope, receive, send)
             raise
         except Exception:
             logger.exception("Unhandled exception")
-            if started:
-                if (current := request_context.get()) is not None:
-                    current.status = 500  # whatever the answer began with, it was not given
+            if has_started:
+                _set_status(500)  # for logs and metrics, whatever status was sent
                 raise
-            response = problem(scope, 500, "internal_error", "Something went wrong on our side.")
+            response = problem(scope, 500, "internal_error", "An unexpected error occurred.")
             await response(scope, receive, send)
+
+
+def _set_status(status: int) -> None:
+    if (current := request_context.get()) is not None:
+        current.status = status

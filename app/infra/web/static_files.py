@@ -1,4 +1,4 @@
-"""RangeStaticFiles that are sent as they are: whole, or the byte ranges that a client asks for."""
+"""Static files and byte ranges of them: Starlette's, with errors that are problems."""
 
 import os
 from collections.abc import Awaitable
@@ -9,40 +9,38 @@ from starlette.responses import FileResponse, Response
 from starlette.staticfiles import NotModifiedResponse, StaticFiles
 from starlette.types import Message, Receive, Scope, Send
 
-from app.infra.web.head_requests import IS_HEAD
+from app.infra.web.head_requests import is_head_request
 from app.infra.web.problems import code_of, problem
 
-# Everybody may keep a copy, and asks each time whether it is still valid.
-KEPT = {"Cache-Control": "public, no-cache"}
-DETAILS = {
+REVALIDATED = {"Cache-Control": "public, no-cache"}  # caches must ask whether a copy is valid
+RANGE_ERRORS = {
     400: "The header Range does not have the form bytes=first-last.",
     416: "The file has no such range.",
 }
 
 
 class RangeFileResponse(FileResponse):
-    """A `FileResponse` that ignores a range it must not answer (RFC 9110, §14.2).
-
-    That is a range of another unit than bytes, and any range of a HEAD. Its errors are problems.
-    """
+    """Ignores ranges of HEAD requests and of other units than bytes (RFC 9110, §14.2)."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        is_refused = False
+        is_error = False
 
         def send_file_or_problem(message: Message) -> Awaitable[None]:
-            nonlocal is_refused
-            if message["type"] == "http.response.start" and message["status"] in DETAILS:
-                is_refused = True
-                return _refusal(scope, message)(scope, receive, send)
-            return _nothing() if is_refused else send(message)
+            nonlocal is_error
+            if message["type"] == "http.response.start" and message["status"] in RANGE_ERRORS:
+                is_error = True
+                return _range_error(scope, message)(scope, receive, send)
+            return _drop_body() if is_error else send(message)
 
-        headers = [field for field in scope["headers"] if _counts(field, scope)]
+        headers = [
+            (name, value)
+            for name, value in scope["headers"]
+            if name != b"range" or (_is_byte_range(value) and not is_head_request(scope))
+        ]
         await super().__call__({**scope, "headers": headers}, receive, send_file_or_problem)
 
 
 class RangeStaticFiles(StaticFiles):
-    """Starlette's static files, sent as `RangeFileResponse`."""
-
     def file_response(
         self,
         full_path: str | os.PathLike[str],
@@ -50,27 +48,22 @@ class RangeStaticFiles(StaticFiles):
         scope: Scope,
         status_code: int = 200,
     ) -> Response:
-        """Answer with the file, or 304 when the client has it."""
-        file = RangeFileResponse(full_path, status_code, KEPT, stat_result=stat_result)
+        file = RangeFileResponse(full_path, status_code, REVALIDATED, stat_result=stat_result)
         if self.is_not_modified(file.headers, Headers(scope=scope)):
             return NotModifiedResponse(file.headers)
         return file
 
 
-def _counts(field: tuple[bytes, bytes], scope: Scope) -> bool:
-    """Whether a field of the request is any other than a range that has to be ignored."""
-    name, value = field
-    if name != b"range":
-        return True
-    return IS_HEAD not in scope and value.partition(b"=")[0].strip().lower() == b"bytes"
+def _is_byte_range(value: bytes) -> bool:
+    return value.partition(b"=")[0].strip().lower() == b"bytes"
 
 
-def _refusal(scope: Scope, start: Message) -> Response:
+def _range_error(scope: Scope, start: Message) -> Response:
     status = HTTPStatus(start["status"])
-    length = {name: value for name, value in start["headers"] if name == b"content-range"}
-    headers = {name.decode(): value.decode() for name, value in length.items()}
-    return problem(scope, status, code_of(status), DETAILS[status], headers=headers)
+    content_range = Headers(raw=start["headers"]).get("content-range")
+    headers = {"Content-Range": content_range} if content_range else {}
+    return problem(scope, status, code_of(status), RANGE_ERRORS[status], headers=headers)
 
 
-async def _nothing() -> None:
-    """Drop the body of the error that a problem has replaced."""
+async def _drop_body() -> None:
+    """Replace the body of Starlette's error."""

@@ -1,4 +1,8 @@
-"""Answers under the names of the service alone, where these are known: LIMITS_HOSTS."""
+"""Refuses requests for other hosts than those in LIMITS_HOSTS, when that is set.
+
+Starlette's TrustedHostMiddleware cannot exempt probes, which use the address of the pod as host. It
+also answers in plain text, and redirects to `www.` names.
+"""
 
 import re
 from functools import lru_cache
@@ -13,9 +17,9 @@ PORT = re.compile(r":\d*$")
 
 
 class TrustedHostsMiddleware:
-    """Pure ASGI, outside of the response cache: a hit, too, is for whoever asked by name.
+    """Stands outside the response cache, so that cached answers are protected too.
 
-    `hosts` are separated by commas; `*.example.com` is every name below that one.
+    `hosts` is separated by commas. `*.example.com` matches every name below `example.com`.
     """
 
     def __init__(self, app: ASGIApp, hosts: str) -> None:
@@ -23,20 +27,18 @@ class TrustedHostsMiddleware:
         names = hosts.split(",")
         self._names = frozenset(names)
         self._endings = tuple(name[1:] for name in names if name.startswith("*."))
-        self._is_ours = lru_cache(maxsize=256)(self._look_up)
+        self._is_trusted = lru_cache(maxsize=256)(self._look_up)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"] in EXEMPT_PATHS or self._is_ours(_host(scope)):
-            await self.app(scope, receive, send)
-            return
-        REFUSED.labels("host").inc()
-        refusal = problem(scope, 400, code_of(400), "There is no such host here.")
-        await refusal(scope, receive, send)
+        if scope["type"] == "http" and scope["path"] not in EXEMPT_PATHS:
+            host = next((value for name, value in scope["headers"] if name == b"host"), b"")
+            if not self._is_trusted(host):
+                REFUSED.labels("host").inc()
+                response = problem(scope, 400, code_of(400), "This host is not served here.")
+                await response(scope, receive, send)
+                return
+        await self.app(scope, receive, send)
 
     def _look_up(self, host: bytes) -> bool:
         name = PORT.sub("", host.decode("latin-1").lower())
         return name in self._names or name.endswith(self._endings)
-
-
-def _host(scope: Scope) -> bytes:
-    return next((value for name, value in scope["headers"] if name == b"host"), b"")

@@ -153,7 +153,7 @@ async def test_a_revocation_meets_a_token_that_is_being_added(
     first = await log_in(client, await make.user())
     second = (await refresh(client, first)).json()["refresh_token"]
     async with resources.database.transaction() as session:
-        family = await queries.use_token(session, sha256(second.encode()).digest())
+        family = await queries.consume_token(session, sha256(second.encode()).digest())
         assert family is not None
         reuse = asyncio.create_task(refresh(client, first))
         await waits_for_a_lock(resources)  # the reuse, for the row of `second`

@@ -159,8 +159,8 @@ async def test_a_cached_caller_has_no_credential_to_be_read(
     service: FastAPI, user: User, clean: None
 ) -> None:
     held = service.state.resources
-    entry = await cached_user.load(held, user.id)
-    cached = cached_user.read(Entry(entry.key, entry.tags, entry.value))
+    entry = await cached_user.load_entry(held, user.id)
+    cached = cached_user.to_user(Entry(entry.key, entry.tags, entry.value))
     assert cached is not None
     assert cached.name == "Ann"
     for name in ("password_hash", "credential_version"):
@@ -194,7 +194,7 @@ async def test_a_deleted_account_is_refused_by_a_process_that_hears_of_no_change
     assert (await client.delete("/v1/users/me", headers=headers)).status_code == 204
     reader = cache_of(deaf).reader
     assert (
-        reader.get_from_memory(cached_user.key(user.id)) is not None
+        reader.get_from_memory(cached_user.cache_key(user.id)) is not None
     )  # in its memory the account lives
     refused = await publish(other, headers)
     assert (refused.status_code, refused.json()["code"]) == (401, "unauthenticated")
@@ -206,7 +206,7 @@ async def test_a_new_name_is_shown_by_a_process_that_hears_of_no_change(
     assert await author(other, headers) == author_of(user)
     change = await client.patch("/v1/users/me", json={"name": "Anna"}, headers=headers)
     assert change.status_code == 200
-    assert cache_of(deaf).reader.get_from_memory(cached_user.key(user.id)) is not None
+    assert cache_of(deaf).reader.get_from_memory(cached_user.cache_key(user.id)) is not None
     assert (await author(other, headers))["name"] == "Anna"
 
 
@@ -218,7 +218,7 @@ async def test_a_changed_password_ends_a_session_in_a_process_that_hears_of_no_c
     await publish(other, headers)
     change = {"password": NEW_PASSWORD, "current_password": PASSWORD}
     assert (await client.patch("/v1/users/me", json=change, headers=headers)).status_code == 200
-    assert cache_of(deaf).reader.get_from_memory(cached_user.key(user.id)) is not None
+    assert cache_of(deaf).reader.get_from_memory(cached_user.cache_key(user.id)) is not None
     assert (await other.post("/v1/auth/token", data=form)).status_code == 400
     refreshed = await other.post(
         "/v1/auth/refresh", json={"refresh_token": tokens["refresh_token"]}

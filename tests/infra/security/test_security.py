@@ -68,7 +68,7 @@ async def test_a_hash_that_no_thread_begins_in_time_is_refused() -> None:
     await asyncio.sleep(0)
     for _ in range(3):  # the place of the one that was refused is free again
         async with asyncio.timeout(60):
-            with pytest.raises(Unavailable, match="Too many people are signing in"):
+            with pytest.raises(Unavailable, match="Too many passwords are being checked"):
                 await passwords.hash("correct horse")
     ends.set()
     assert await running  # a hash that has begun is waited for

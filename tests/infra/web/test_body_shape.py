@@ -8,7 +8,7 @@ import pytest
 from starlette.requests import Request
 
 from app.errors import InvalidRequest
-from app.infra.web.body_shape import DEEPEST, LONGEST_NUMBER, check_body_shape
+from app.infra.web.body_shape import MAX_DEPTH, MAX_DIGITS, check_body_shape
 from tests.contract.document import APPLICATION, OPERATIONS, Json, Operation, api_routes
 from tests.factories import PASSWORD, Factory
 
@@ -22,7 +22,7 @@ TAKEN = [
     b'{"a": "' + rb"\"\\,[{\\" * 1_000 + b'"}',
     b'["\\\\", "\\\\\\"", ",,,,,,,,,,,,,,,"]',
     '["é", "😀"]'.encode(),
-    b"9" * (LONGEST_NUMBER - 1),
+    b"9" * (MAX_DIGITS - 1),
     # Malformed: the parser says so.
     *(b"{", b"]", b'"', b"{]", b'{"a"', b"\\"),
 ]
@@ -34,8 +34,8 @@ REFUSED = [
     b'["\\\\",' + b"1," * MOST + b"1]",
     b'["\\"",' + b"1," * MOST + b"1]",
     b'""' * MOST * 3,
-    b"9" * LONGEST_NUMBER,
-    b"1." + b"01" * LONGEST_NUMBER,
+    b"9" * MAX_DIGITS,
+    b"1." + b"01" * MAX_DIGITS,
     '{"a": 1}'.encode("utf-16"),
     '{"a": 1}'.encode("utf-16-le"),
     '{"a": 1}'.encode("utf-32-be"),
@@ -55,7 +55,7 @@ def test_what_holds_too_much_is_refused(body: bytes, media_type: str) -> None:
         check_body_shape(scope(media_type), body, MOST)
 
 
-@pytest.mark.parametrize(("depth", "refused"), [(DEEPEST, False), (DEEPEST + 1, True)])
+@pytest.mark.parametrize(("depth", "refused"), [(MAX_DEPTH, False), (MAX_DEPTH + 1, True)])
 def test_a_body_may_be_nested_this_deep(depth: int, refused: bool) -> None:
     for opening, closing in (("[", "]"), ('{"a":', "}")):
         # Beside other containers, which are not below one another.

@@ -1,6 +1,7 @@
 """Gunicorn's configuration of the project that is served by `graceful_gunicorn` alone."""
 
 import sys
+from pathlib import Path
 from typing import Any
 
 from graceful_gunicorn import (
@@ -12,12 +13,15 @@ from graceful_gunicorn import (
     prepare_worker,
 )
 
+FOLDER = Path(__file__).parent
 CONFIG = ServerConfig(
     check_command=(sys.executable, "-m", "gunicorn", "--print-config", *sys.argv[1:]),
-    drain_seconds=0,
+    drain_seconds=2,
     header_seconds=0.5,
+    on_drain=(FOLDER / "draining").touch,
 )
 begin_metrics()
+bind = (FOLDER / "bind").read_text(encoding="utf-8").split()
 worker_class = "graceful_gunicorn.Worker"
 workers = 2
 control_socket_disable = True

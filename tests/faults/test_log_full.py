@@ -11,7 +11,7 @@ from typing import IO
 import httpx2
 import pytest
 
-from app.infra.observability.log_writer import GATHER_SECONDS, MOST_WAITING
+from app.infra.observability.log_writer import MAX_WAITING, WRITE_INTERVAL_SECONDS
 from tests.faults.conftest import Judge, Serve
 from tests.faults.counters import Counters
 from tests.faults.load import NO_ANSWER, late
@@ -42,7 +42,7 @@ def stalled_pipe() -> Ends:
 # there is no place to wait.
 CASES: dict[str, tuple[Callable[[], Ends], int, int]] = {
     "F18 log-full, no room": (full_disk, 4_000, 4_000),
-    "F18 log-full, nobody reads": (stalled_pipe, WORKERS * MOST_WAITING + 8_000, 4_000),
+    "F18 log-full, nobody reads": (stalled_pipe, WORKERS * MAX_WAITING + 8_000, 4_000),
 }
 
 
@@ -64,7 +64,7 @@ async def ask(service: Service, times: int) -> list[Reply]:
 
 async def dropped(service: Service) -> int:
     """Return how many lines were dropped, as far as anybody answers that."""
-    await asyncio.sleep(5 * GATHER_SECONDS)
+    await asyncio.sleep(5 * WRITE_INTERVAL_SECONDS)
     async with httpx2.AsyncClient(base_url=service.address.url, timeout=PATIENCE_SECONDS) as client:
         with suppress(httpx2.TransportError):
             return int((await Counters(client).scrape())[DROPPED])

@@ -1,7 +1,7 @@
-"""Tasks and threads that run beside the requests for as long as the process does.
+"""Tasks and threads that run for as long as the process does, beside its requests.
 
-A task or thread that ends by itself is started again, after pauses that grow as it fails. Each
-failure is logged and counted, and `failing()` names the tasks for /readyz.
+A task or thread that ends by itself is started again. The pauses before that grow while it keeps
+failing. Each failure is logged and counted, and /readyz names the tasks that fail.
 """
 
 import asyncio
@@ -18,17 +18,18 @@ from app.infra.observability.metrics import BACKGROUND_RESTARTS
 logger = logging.getLogger(__name__)
 
 CANCEL_AGAIN_SECONDS = 0.1
-SHORTEST_PAUSE_SECONDS, LONGEST_PAUSE_SECONDS = 0.1, 3.0
-# A task that has run for this long since its last failure counts as healthy again.
+MIN_PAUSE_SECONDS, MAX_PAUSE_SECONDS = 0.1, 3.0
+# A task is healthy again when it has not failed for this long.
 HEALTHY_SECONDS = 10.0
 
 T = TypeVar("T")
+Work = Callable[[], Coroutine[Any, Any, None]]
 
 _failed_at: dict[str, float] = {}
 
 
 def failing() -> list[str]:
-    """Return the names of the tasks that failed within the last ten seconds."""
+    """Return the names of the tasks and threads that failed within the last ten seconds."""
     now = time.monotonic()
     return sorted(name for name, at in _failed_at.items() if now - at < HEALTHY_SECONDS)
 
@@ -43,14 +44,12 @@ def detached(coroutine: Coroutine[Any, Any, T], name: str | None = None) -> asyn
 
 
 @asynccontextmanager
-async def in_background(
-    work: Callable[[], Coroutine[Any, Any, None]], name: str
-) -> AsyncIterator[None]:
+async def in_background(work: Work, name: str) -> AsyncIterator[None]:
     """Run `work` in a task until the block is left, and start it again whenever it ends by itself.
 
     The block is left only when the task has ended. The task is cancelled repeatedly, because
     libraries sometimes take a cancellation for a timeout (as `asyncio.wait_for` does before Python
-    3.12) and the shutdown would wait for ever.
+    3.12). Otherwise the shutdown would wait for ever.
     """
     leaving = asyncio.Event()
     task = detached(_supervise(work, _Restarts(name), leaving), name)
@@ -64,10 +63,10 @@ async def in_background(
         _failed_at.pop(name, None)
 
 
-def in_thread(work: Callable[[], None], name: str, ended: threading.Event) -> threading.Thread:
-    """Run `work` in a daemon thread, and start it again when it fails before `ended` is set.
+def in_thread(work: Callable[[], None], name: str, stopped: threading.Event) -> threading.Thread:
+    """Run `work` in a daemon thread, and start it again if it fails before `stopped` is set.
 
-    It raises RuntimeError when the system has no room for another thread.
+    Raises RuntimeError if the system has no room for another thread.
     """
 
     def supervise() -> None:
@@ -76,10 +75,10 @@ def in_thread(work: Callable[[], None], name: str, ended: threading.Event) -> th
             try:
                 work()
             except Exception as error:
-                failure = error
+                pause = restarts.record(error)
             else:
                 return
-            if ended.wait(restarts.note(failure)):
+            if stopped.wait(pause):
                 return
 
     thread = threading.Thread(target=supervise, name=name, daemon=True)
@@ -88,19 +87,19 @@ def in_thread(work: Callable[[], None], name: str, ended: threading.Event) -> th
 
 
 class _Restarts:
-    """Counts the failures of one task, and says how long to wait before the next start."""
+    """The failures of one task, and the pause before it starts again."""
 
     def __init__(self, name: str) -> None:
         self._name = name
         self._counter = BACKGROUND_RESTARTS.labels(name)
-        self._pause = SHORTEST_PAUSE_SECONDS
+        self._pause = MIN_PAUSE_SECONDS
 
-    def note(self, error: BaseException | None) -> float:
-        """Log and count that the task ended by itself. Return the seconds to wait."""
+    def record(self, error: BaseException | None) -> float:
+        """Log and count that the task ended by itself. Return the pause in seconds."""
         now = time.monotonic()
         if now - _failed_at.get(self._name, float("-inf")) > HEALTHY_SECONDS:
-            self._pause = SHORTEST_PAUSE_SECONDS
-        pause, self._pause = self._pause, min(2 * self._pause, LONGEST_PAUSE_SECONDS)
+            self._pause = MIN_PAUSE_SECONDS
+        pause, self._pause = self._pause, min(2 * self._pause, MAX_PAUSE_SECONDS)
         _failed_at[self._name] = now
         self._counter.inc()
         logger.error(
@@ -112,9 +111,7 @@ class _Restarts:
         return pause
 
 
-async def _supervise(
-    work: Callable[[], Coroutine[Any, Any, None]], restarts: _Restarts, leaving: asyncio.Event
-) -> None:
+async def _supervise(work: Work, restarts: _Restarts, leaving: asyncio.Event) -> None:
     task = asyncio.current_task()
     assert task is not None
     while not leaving.is_set():
@@ -124,8 +121,8 @@ async def _supervise(
         except asyncio.CancelledError as error:
             if task.cancelling():
                 raise
-            failure = error  # something that it waited for was cancelled, and not the task itself
+            failure = error  # a future that the work awaited was cancelled, not the task itself
         except Exception as error:
             failure = error
         if not leaving.is_set():
-            await asyncio.sleep(restarts.note(failure))
+            await asyncio.sleep(restarts.record(failure))

@@ -1,7 +1,6 @@
-"""Writes log lines off the path of requests: a thread takes what has gathered.
+"""Writes log lines in a thread, so that no request waits for the reader of the log.
 
-Whoever logs never waits and never fails. When nobody reads, lines are dropped and counted; when the
-lines cannot be written at all, likewise.
+If nobody reads the log, or if it cannot be written, lines are dropped and counted.
 """
 
 import os
@@ -13,13 +12,13 @@ from select import PIPE_BUF
 from app.infra.observability.background import in_thread
 from app.infra.observability.metrics import LOG_DROPPED
 
-GATHER_SECONDS = 0.1
+WRITE_INTERVAL_SECONDS = 0.1
 CLOSE_SECONDS = 1.0
-MOST_WAITING, AT_ONCE = 10_000, 1_000
+MAX_WAITING, MAX_BATCH = 10_000, 1_000
 
 
 class LogWriter:
-    """Writes what is handed to `write`, in order, from a thread of its own."""
+    """Writes lines to a file descriptor, in the order in which they were passed to `write`."""
 
     def __init__(self, descriptor: int) -> None:
         self.dropped = 0
@@ -29,8 +28,8 @@ class LogWriter:
         self._closing = threading.Event()
 
     def write(self, line: bytes) -> None:
-        """Hand over a line, at the cost of an append. It is dropped when too many wait."""
-        if len(self._waiting) >= MOST_WAITING:
+        """Queue a line. It is dropped if too many lines wait. This never blocks and never fails."""
+        if len(self._waiting) >= MAX_WAITING:
             self._drop(1)
             return
         self._waiting.append(line)
@@ -38,7 +37,7 @@ class LogWriter:
             self._start()
 
     def close(self) -> None:
-        """Write what waits, for a second at most."""
+        """Write the lines that wait, for one second at most. A later `write` opens it again."""
         self._closing.set()
         if self._thread is not None:
             self._thread.join(CLOSE_SECONDS)
@@ -46,37 +45,37 @@ class LogWriter:
         self._closing = threading.Event()
 
     def _start(self) -> None:
-        # The thread is started when it is needed, because a fork takes no threads along. While no
-        # thread can be started the lines wait, and the next line tries again.
+        # Started by the first line, because a forked process has no threads. If the system has no
+        # room for another thread, the lines wait and the next line tries again.
         with suppress(RuntimeError):
             self._thread = in_thread(self._run, "log writer", self._closing)
 
     def _run(self) -> None:
         closing = self._closing
-        while not closing.wait(GATHER_SECONDS):
-            self._write_gathered()
-        self._write_gathered()
+        while not closing.wait(WRITE_INTERVAL_SECONDS):
+            self._write_waiting()
+        self._write_waiting()
 
-    def _write_gathered(self) -> None:
+    def _write_waiting(self) -> None:
         while self._waiting:
-            most = min(len(self._waiting), AT_ONCE)
-            lines = [self._waiting.popleft() for _ in range(most)]
-            self._write(b"".join(lines))
+            size = min(len(self._waiting), MAX_BATCH)
+            self._write(b"".join(self._waiting.popleft() for _ in range(size)))
 
     def _write(self, lines: bytes) -> None:
-        """Write whole lines, in pieces that a pipe keeps together: no other worker gets between.
+        """Write whole lines, in pieces of at most PIPE_BUF bytes.
 
-        A line that is longer than that is a piece of its own, and may be torn.
+        A pipe keeps such a piece together, so that lines of several workers do not mix. A longer
+        line is a piece of its own.
         """
-        begin = 0
-        while begin < len(lines):
-            end = lines.rfind(b"\n", begin, begin + PIPE_BUF) + 1
-            end = end or lines.find(b"\n", begin) + 1 or len(lines)
+        start = 0
+        while start < len(lines):
+            end = lines.rfind(b"\n", start, start + PIPE_BUF) + 1
+            end = end or lines.find(b"\n", start) + 1 or len(lines)
             try:
-                begin += os.write(self._descriptor, lines[begin:end])
-            except OSError:  # nobody is left to be told, but for the count
-                self._drop(lines.count(b"\n", begin, end))
-                begin = end
+                start += os.write(self._descriptor, lines[start:end])
+            except OSError:
+                self._drop(lines.count(b"\n", start, end))
+                start = end
 
     def _drop(self, lines: int) -> None:
         self.dropped += lines

@@ -1,11 +1,9 @@
-"""Every log line of the process: JSON in production, readable in development, off requests' time.
+"""Writes the log of the process to standard output: JSON in production, text in development.
 
-A line is rendered where it is said, which takes about a microsecond; a thread writes it. One line a
-request, and what the code has to say, each with the id of the request it belongs to and with what
-was passed as `extra`. No header, no query, no body and no parameter of a statement is ever in one.
+There is one line for each request, and one for each record of Python's `logging`. Each has the id
+of its request. A line never contains headers, queries, bodies or parameters of statements.
 """
 
-import atexit
 import json
 import logging
 from collections.abc import Callable
@@ -14,72 +12,62 @@ from typing import Any
 
 import orjson
 
-from app.infra.observability.log_fields import extra_of
+from app.infra.observability.log_fields import extra_fields
 from app.infra.observability.log_writer import LogWriter
 from app.infra.observability.request_context import RequestContext, request_context, request_id
 from app.infra.observability.settings import LogSettings
 
 STANDARD_OUTPUT = 1
-MOST_PATH, MOST_STATEMENT, MOST_ADDRESS = 512, 1_000, 64
-LEFT_TO_ROOT = ("uvicorn", "uvicorn.error")
-# The names in a line of what the code says; others in it are of `extra`.
-OF_RECORDS = ("time", "level", "event", "logger", "request_id", "trace_id", "exception")
+MAX_PATH, MAX_STATEMENT, MAX_ADDRESS = 512, 1_000, 64
+# The fields of a record's line. All other fields of such a line were passed as `extra`.
+RECORD_FIELDS = ("time", "level", "event", "logger", "request_id", "trace_id", "exception")
 
 Line = dict[str, Any]
 Render = Callable[[Line], bytes]
 
 
-class Log:
-    """Where a process logs to. Whoever logs does not wait for the writing."""
+class Log(logging.Handler):
+    """Renders lines at once, in about a microsecond each, and leaves the writing to a thread."""
 
     def __init__(
         self, settings: LogSettings, render: Render, descriptor: int = STANDARD_OUTPUT
     ) -> None:
+        super().__init__()
         self.writer = LogWriter(descriptor)
         self._render = render
         self._slow_seconds = settings.slow_seconds
         self._shows_client = settings.client_address
 
     def request(self, current: RequestContext) -> None:
-        """Note that a request was answered."""
+        """Log a request that has been answered."""
         line = _request_line(current, self._slow_seconds)
         if self._shows_client:
-            # A proxy's X-Forwarded-For can hold any text.
-            line["client"] = current.client and ascii(current.client[:MOST_ADDRESS])[1:-1]
+            # A proxy's X-Forwarded-For can contain any text.
+            line["client"] = current.client and ascii(current.client[:MAX_ADDRESS])[1:-1]
         self.writer.write(self._render(line))
 
-    def record(self, record: logging.LogRecord) -> None:
-        """Note what the code has to say."""
-        self.writer.write(self._render(_record_line(record)))
-
-
-class LogHandler(logging.Handler):
-    """Hands the records of the standard library over."""
-
-    def __init__(self, log: Log) -> None:
-        super().__init__()
-        self._log = log
-
     def emit(self, record: logging.LogRecord) -> None:
-        """Neither wait nor fail."""
         try:
-            self._log.record(record)
+            self.writer.write(self._render(_record_line(record)))
         except Exception:
             self.handleError(record)
 
+    def flush(self) -> None:
+        """Write what waits. `logging` calls this when the process exits."""
+        self.writer.close()
+
 
 def open_log(settings: LogSettings, *, is_production: bool) -> Log:
-    """Send what this process has to say to standard output. Gunicorn's master has its own way."""
+    """Log the records of this process. The master of Gunicorn keeps its own log."""
     automatic = "json" if is_production else "text"
     chosen = automatic if settings.format == "auto" else settings.format
     log = Log(settings, as_json if chosen == "json" else as_text)
-    atexit.register(log.writer.close)
-    logging.getLogger().addHandler(LogHandler(log))
+    logging.getLogger().addHandler(log)
     logging.getLogger("app").setLevel(settings.level)
-    for name in LEFT_TO_ROOT:  # they would write at once, and wait for whoever reads
+    for name in ("uvicorn", "uvicorn.error"):  # their own handlers would block while writing
         logger = logging.getLogger(name)
         logger.handlers, logger.propagate = [], True
-    # SQLAlchemy lets a pool log under the name of its class.
+    # SQLAlchemy logs the events of a pool under the name of the module that defines its class.
     logging.getLogger("app.infra.database.pool").setLevel("WARNING")
     return log
 
@@ -90,7 +78,7 @@ def _request_line(current: RequestContext, slow_seconds: float) -> Line:
         "level": "INFO",
         "event": "request",
         "method": current.method,
-        "path": current.path[:MOST_PATH],
+        "path": current.path[:MAX_PATH],
         "route": current.route,
         "status": current.status,
         "seconds": round(current.seconds, 6),
@@ -106,14 +94,14 @@ def _request_line(current: RequestContext, slow_seconds: float) -> Line:
 
 
 def _cause(current: RequestContext) -> str:
-    """Say what took most of the time."""
-    database, waited = current.database_seconds, current.pool_wait_seconds
-    rest = current.seconds - database - waited
-    if waited > max(database, rest):
-        return f"waiting {waited:.3f} s for a database connection"
+    """Return what took most of the time."""
+    database, waiting = current.database_seconds, current.pool_wait_seconds
+    rest = current.seconds - database - waiting
+    if waiting > max(database, rest):
+        return f"waiting {waiting:.3f} s for a database connection"
     if database > rest:
         statement = " ".join(current.slowest_statement.split())
-        return f"the database, {current.slowest_seconds:.3f} s of it: {statement[:MOST_STATEMENT]}"
+        return f"the database, {current.slowest_seconds:.3f} s of it: {statement[:MAX_STATEMENT]}"
     return "the code, or what it waited for"
 
 
@@ -127,24 +115,22 @@ def _record_line(record: logging.LogRecord) -> Line:
         "request_id": request_id(),
         "trace_id": None if current is None else current.trace_id,
     }
-    for name, value in extra_of(record).items():
-        line[f"extra_{name}" if name in OF_RECORDS else name] = value
+    for name, value in extra_fields(record).items():
+        line[f"extra_{name}" if name in RECORD_FIELDS else name] = value
     if record.exc_info:
         line["exception"] = logging.Formatter().formatException(record.exc_info)
     return line
 
 
 def as_json(line: Line) -> bytes:
-    """Render a line for machines."""
     try:
-        # The sum is a copy of the right size: what orjson returns holds 4 kB while it is kept.
+        # Adding the newline copies the line. The object that orjson returns occupies 4 kB.
         return orjson.dumps(line) + b"\n"
     except TypeError:  # text that is not Unicode
         return json.dumps(line, default=str).encode() + b"\n"
 
 
 def as_text(line: Line) -> bytes:
-    """Render a line for a person."""
     if "logger" not in line:
         path = line["path"] if line["path"].isprintable() else ascii(line["path"])
         parts: list[Any] = [f"{line['status']} {line['method']} {path}"]
@@ -154,7 +140,9 @@ def as_text(line: Line) -> bytes:
         detail = ", ".join(part for part in parts if part)
     else:
         detail = f"{line['level']} {line['logger']}: {line['event']}"
-        extra = [f"{ascii(name)[1:-1]}={line[name]!a}" for name in line if name not in OF_RECORDS]
+        extra = [
+            f"{ascii(name)[1:-1]}={line[name]!a}" for name in line if name not in RECORD_FIELDS
+        ]
         detail = " ".join([detail, *extra])
     text = f"{line['time']:%H:%M:%S} [{line['request_id'][:8]}] {detail}\n"
     if "exception" in line:

@@ -1,4 +1,4 @@
-"""Measures what has no moment of its own: pool, memory, the event loop. Once a second."""
+"""Sets the gauges of the process once a second: memory, event loop, and those of other layers."""
 
 import asyncio
 import os
@@ -7,34 +7,32 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from app.infra.observability import metrics
+from app.infra.observability.metrics import LOOP_LAG, RESIDENT, WORKERS
 
-SAMPLES = 20
-SAMPLE_SECONDS = 0.05
+NAPS = 20
+NAP_SECONDS = 0.05
 PAGE_BYTES = resource.getpagesize()
 STATM = Path("/proc/self/statm")
 
-Gauge = Callable[[], None]
 
-
-async def sample(*gauges: Gauge) -> None:
-    """Sample until cancelled; each of `gauges` sets its own."""
-    metrics.WORKERS.set(1)
+async def sample(*measures: Callable[[], None]) -> None:
+    """Set the gauges until cancelled. Each of `measures` sets the gauges of its layer."""
+    WORKERS.set(1)
     while True:
-        for gauge in gauges:
-            gauge()
-        # This opens a file, so it is last: it fails while the process has no free descriptor.
-        metrics.RESIDENT.set(_resident_bytes())
-        metrics.LOOP_LAG.set(await _largest_lag())
+        for measure in measures:
+            measure()
+        # The last one, because it opens a file. That fails if no file descriptor is free.
+        RESIDENT.set(_resident_bytes())
+        LOOP_LAG.set(await _largest_lag())
 
 
 async def _largest_lag() -> float:
-    """Return by how much the loop came late at most, in a second of short naps."""
+    """Return the largest delay of the event loop within one second of short naps."""
     largest = 0.0
-    for _ in range(SAMPLES):
-        began = time.monotonic()
-        await asyncio.sleep(SAMPLE_SECONDS)
-        largest = max(largest, time.monotonic() - began - SAMPLE_SECONDS)
+    for _ in range(NAPS):
+        started = time.monotonic()
+        await asyncio.sleep(NAP_SECONDS)
+        largest = max(largest, time.monotonic() - started - NAP_SECONDS)
     return largest
 
 

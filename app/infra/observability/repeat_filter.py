@@ -3,15 +3,14 @@
 import logging
 import time
 
-PAUSE_SECONDS = 5.0
-NEVER = float("-inf")
+INTERVAL_SECONDS = 5.0
 
 
 class RepeatFilter(logging.Filter):
-    """Lets each kind of warning of a logger through once in five seconds.
+    """Passes each kind of warning of a logger once in five seconds. Errors always pass.
 
-    The next line of the kind says how many were left out. The kind is the text before its arguments
-    are filled in. Errors always pass.
+    The kind is the text before its arguments are filled in. The next line of the kind says how many
+    lines were left out.
     """
 
     def __init__(self) -> None:
@@ -20,11 +19,10 @@ class RepeatFilter(logging.Filter):
         self._left_out: dict[str, int] = {}
 
     def filter(self, record: logging.LogRecord) -> bool:
-        """Whether to log the record."""
         if record.levelno > logging.WARNING:
             return True
         kind, now = str(record.msg), time.monotonic()
-        if now - self._passed_at.get(kind, NEVER) < PAUSE_SECONDS:
+        if now - self._passed_at.get(kind, float("-inf")) < INTERVAL_SECONDS:
             self._left_out[kind] = self._left_out.get(kind, 0) + 1
             return False
         self._passed_at[kind] = now

@@ -1,4 +1,4 @@
-"""Logs, metrics and diagnostics."""
+"""The settings of logs, metrics and diagnostics."""
 
 from ipaddress import ip_network
 from typing import Annotated, Literal
@@ -9,7 +9,7 @@ from app.infra.settings_base.section import Positive, Seconds, Section, Switch
 
 
 class LogSettings(Section):
-    """What is written to standard output. `auto` is JSON in production, else text."""
+    """The log on standard output. The format `auto` is JSON in production and text elsewhere."""
 
     level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = "INFO"
     format: Literal["auto", "json", "text"] = "auto"
@@ -19,10 +19,7 @@ class LogSettings(Section):
 
 
 class MetricsSettings(Section):
-    """What is told of the service, and to whom.
-
-    With a port of their own the metrics are there alone; else they are for `networks` alone.
-    """
+    """Who may see the metrics: with a `port`, whoever reaches it; otherwise only `networks`."""
 
     enabled: bool = True
     port: Annotated[int, Field(ge=0, le=65_535)] = 0

@@ -1,6 +1,5 @@
-"""`/metrics`, for Prometheus: on a port of its own, or for the networks that may see it."""
+"""`/metrics` for Prometheus: on a port of its own, or for the networks that may see it."""
 
-import logging
 from ipaddress import ip_address, ip_network
 from typing import Annotated
 
@@ -13,8 +12,6 @@ from app.infra.observability.settings import MetricsSettings
 from app.infra.web.section_dependency import section
 from graceful_gunicorn import registry_of_all_workers
 
-logger = logging.getLogger(__name__)
-
 router = APIRouter(include_in_schema=False)
 
 
@@ -22,15 +19,14 @@ router = APIRouter(include_in_schema=False)
 async def metrics(
     request: Request, settings: Annotated[MetricsSettings, Depends(section(MetricsSettings))]
 ) -> Response:
-    """Answer the sum of all workers. Whoever may not see it is told that there is no such thing."""
+    """Return the metrics of all workers, or 404 for clients that may not see them."""
     if not may_see_metrics(request, settings):
         raise NotFound("Not Found.")
-    # In a thread: it takes a while, and another process may have the lock of the files.
+    # In a thread: it takes some time, and another process may hold the lock of the files.
     return Response(await run_sync(_exposition), media_type=CONTENT_TYPE_LATEST)
 
 
 def may_see_metrics(request: Request, settings: MetricsSettings) -> bool:
-    """Whether whoever asks is shown what is known of the inside."""
     if not settings.enabled:
         return False
     if settings.port:
@@ -38,11 +34,11 @@ def may_see_metrics(request: Request, settings: MetricsSettings) -> bool:
         return server is not None and server[1] == settings.port
     try:
         address = ip_address(request.client.host if request.client else "")
-    except ValueError:  # a proxy's header says where it is from, and that can be any text
+    except ValueError:  # an address that comes from a proxy's header can be any text
         return False
-    # On a socket for both families, 127.0.0.1 is ::ffff:127.0.0.1.
-    seen = getattr(address, "ipv4_mapped", None) or address
-    return any(seen in ip_network(network) for network in settings.networks.split(","))
+    # On a socket for both protocols, 127.0.0.1 appears as ::ffff:127.0.0.1.
+    address = getattr(address, "ipv4_mapped", None) or address
+    return any(address in ip_network(network) for network in settings.networks.split(","))
 
 
 def _exposition() -> bytes:

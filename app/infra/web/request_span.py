@@ -1,4 +1,4 @@
-"""Ties a request to its span, which FastAPI has begun: for the log, and for spans below it."""
+"""Stores FastAPI's span of a request in its context, for log lines and for the spans below it."""
 
 from collections.abc import Awaitable
 
@@ -9,7 +9,7 @@ from app.infra.observability.request_context import request_context
 
 
 class RequestSpanMiddleware:
-    """Pure ASGI. It stands around the others only where there are traces."""
+    """Pure ASGI. It is only installed when traces are on."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -23,16 +23,16 @@ class RequestSpanMiddleware:
         if (context := request_span.get_span_context()).is_valid:
             current.trace_id = trace.format_trace_id(context.trace_id)
 
-        def send_named(message: Message) -> Awaitable[None]:
+        def send_with_attributes(message: Message) -> Awaitable[None]:
             if message["type"] == "http.response.start":
-                if current.route is not None:  # a hit, which no route has seen
+                if current.route is not None:  # a cache hit, which FastAPI's routes do not see
                     request_span.update_name(f"{current.method} {current.route}")
                     request_span.set_attribute("http.route", current.route)
                 if current.cache is not None:
                     request_span.set_attribute("cache.result", current.cache)
                 if scope["query_string"]:
-                    request_span.set_attribute("url.query", "REDACTED")  # it may hold anything
+                    request_span.set_attribute("url.query", "REDACTED")  # it may contain secrets
                 request_span.set_attribute("request.id", current.request_id)
             return send(message)
 
-        await self.app(scope, receive, send_named)
+        await self.app(scope, receive, send_with_attributes)

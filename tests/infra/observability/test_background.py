@@ -1,4 +1,4 @@
-"""What runs beside the requests is started again when it fails, and ends with the process."""
+"""Background tasks and threads start again when they fail, and end with the process."""
 
 import asyncio
 import threading
@@ -28,14 +28,14 @@ Work = Callable[..., Awaitable[None]]
 
 @pytest.fixture(autouse=True)
 async def short_pauses(monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[None]:
-    monkeypatch.setattr(background, "SHORTEST_PAUSE_SECONDS", 0.001)
-    monkeypatch.setattr(background, "LONGEST_PAUSE_SECONDS", 0.004)
+    monkeypatch.setattr(background, "MIN_PAUSE_SECONDS", 0.001)
+    monkeypatch.setattr(background, "MAX_PAUSE_SECONDS", 0.004)
     yield
     background._failed_at.clear()
 
 
 def restarts(name: str) -> float:
-    """Return how often a task was started again."""
+    """Return how often a task was started again, according to the metrics."""
     return REGISTRY.get_sample_value("background_task_restarts_total", {"task": name}) or 0.0
 
 
@@ -45,22 +45,22 @@ async def until(condition: Callable[[], bool]) -> None:
             await asyncio.sleep(0.001)
 
 
-async def test_a_cancellation_that_is_taken_for_a_timeout_does_not_hold_up_the_end() -> None:
-    taken = 0
+async def test_task_that_swallows_cancellations_does_not_block_the_shutdown() -> None:
+    swallowed = 0
 
     async def stubborn() -> None:
-        nonlocal taken
-        while taken < 3:
+        nonlocal swallowed
+        while swallowed < 3:
             with suppress(asyncio.CancelledError):
                 await asyncio.sleep(3_600)
-            taken += 1
+            swallowed += 1
 
     async with in_background(stubborn, "stubborn"):
         await asyncio.sleep(0)
-    assert taken == 3
+    assert swallowed == 3
 
 
-async def test_a_cancellation_from_elsewhere_still_ends_the_task() -> None:
+async def test_cancellation_by_somebody_else_ends_the_task() -> None:
     started = asyncio.Event()
 
     async def rest() -> None:
@@ -69,7 +69,7 @@ async def test_a_cancellation_from_elsewhere_still_ends_the_task() -> None:
 
     async with in_background(rest, "resting"):
         await started.wait()
-        for task in asyncio.all_tasks():  # as `asyncio.run` does at the end
+        for task in asyncio.all_tasks():  # as `asyncio.run` does before it returns
             if task.get_coro().__qualname__ == "_supervise" and started.is_set():  # type: ignore[union-attr]
                 task.cancel()
 
@@ -89,7 +89,7 @@ async def wait_for_a_cancelled_future() -> None:
 
 
 @pytest.mark.parametrize("ending", [fail, end, wait_for_a_cancelled_future])
-async def test_a_task_that_ends_by_itself_is_started_again_counted_and_named(
+async def test_task_that_ends_by_itself_is_restarted_counted_and_reported(
     ending: Callable[[], Awaitable[None]], caplog: pytest.LogCaptureFixture
 ) -> None:
     starts = 0
@@ -112,17 +112,17 @@ async def test_a_task_that_ends_by_itself_is_started_again_counted_and_named(
     assert caplog.text.count("The background task weak ended by itself") == 3
 
 
-async def test_pauses_grow_to_the_longest_and_begin_anew_after_a_healthy_time(
+async def test_pauses_grow_and_are_short_again_after_a_healthy_time(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    noted = background._Restarts("weak")
-    assert [noted.note(None) for _ in range(4)] == [0.001, 0.002, 0.004, 0.004]
+    restarts_of_task = background._Restarts("weak")
+    assert [restarts_of_task.record(None) for _ in range(4)] == [0.001, 0.002, 0.004, 0.004]
     monkeypatch.setattr(background, "HEALTHY_SECONDS", -1.0)
-    assert noted.note(None) == 0.001
+    assert restarts_of_task.record(None) == 0.001
     assert failing() == []
 
 
-async def test_a_thread_that_fails_is_started_again_until_it_is_to_end() -> None:
+async def test_thread_that_fails_is_restarted_until_it_is_stopped() -> None:
     starts = 0
     ended = threading.Event()
 
@@ -141,7 +141,7 @@ async def test_a_thread_that_fails_is_started_again_until_it_is_to_end() -> None
     assert restarts("weak thread") - before == starts
 
 
-async def test_a_detached_task_knows_nothing_of_who_starts_it() -> None:
+async def test_detached_task_does_not_inherit_the_context() -> None:
     variable: ContextVar[str] = ContextVar("variable", default="nothing")
 
     async def read() -> str:
@@ -153,7 +153,7 @@ async def test_a_detached_task_knows_nothing_of_who_starts_it() -> None:
 
 
 def failing_once(work: Work, failed: list[str], name: str) -> Work:
-    """Return work that fails at its first call."""
+    """Return a function that fails the first time it is called."""
 
     async def fail_first(*arguments: object) -> None:
         if name not in failed:
@@ -164,7 +164,7 @@ def failing_once(work: Work, failed: list[str], name: str) -> Work:
     return fail_first
 
 
-async def test_each_task_of_the_service_outlives_an_exception(
+async def test_each_task_of_the_service_survives_an_exception(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     failed: list[str] = []
@@ -208,7 +208,7 @@ async def test_watchdog_continues_after_a_report_failed(
         await until(lambda: restarts("watchdog thread") > before + 1)
 
 
-def test_the_log_writer_writes_on_after_it_failed(
+def test_log_writer_continues_after_a_failure(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     write = LogWriter._write
@@ -230,7 +230,7 @@ def test_the_log_writer_writes_on_after_it_failed(
     writer.close()
 
 
-def test_a_log_line_waits_while_no_thread_can_be_started(
+def test_log_lines_wait_while_no_thread_can_be_started(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     def refuse(thread: threading.Thread) -> None:

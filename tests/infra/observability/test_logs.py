@@ -1,9 +1,11 @@
-"""One line a request, written beside it; nothing of it waits for a reader or fails without one."""
+"""The log: what its lines contain, and that no request waits for the reader of the log."""
 
 import asyncio
 import json
 import logging
 import os
+import subprocess
+import sys
 import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
@@ -21,7 +23,7 @@ from starlette.datastructures import Headers
 from app.infra.dependencies import WriteSession
 from app.infra.observability import log_writer
 from app.infra.observability.log_writer import LogWriter
-from app.infra.observability.logs import Log, LogHandler, as_json, as_text
+from app.infra.observability.logs import Log, as_json, as_text
 from app.infra.observability.request_context import RequestContext, request_context
 from app.infra.observability.settings import LogSettings
 from app.settings import Settings
@@ -32,16 +34,25 @@ from tests.factory import MORNING
 Client = httpx2.AsyncClient
 Lines = Callable[[], list[dict[str, Any]]]
 
+LOG_AND_EXIT = """
+import logging
+from app.infra.observability.logs import open_log
+from app.infra.observability.settings import LogSettings
+
+open_log(LogSettings(), is_production=True)
+logging.getLogger("app.test").warning("The last line")
+"""
+
 
 @pytest.fixture
 def log(tmp_path: Path) -> Log:
-    """A log that goes to a file."""
+    """A log that is written to a file."""
     return Log(LogSettings(), as_json, os.open(tmp_path / "log", os.O_WRONLY | os.O_CREAT))
 
 
 @pytest.fixture
 def lines(log: Log, tmp_path: Path) -> Lines:
-    """Return what was logged."""
+    """Return the lines that were written."""
 
     def read() -> list[dict[str, Any]]:
         log.writer.close()
@@ -56,7 +67,7 @@ async def client(settings: Settings, log: Log, clean: None) -> AsyncIterator[Cli
         yield client
 
 
-async def test_a_request_is_one_line_with_all_that_is_known_of_it(
+async def test_request_is_one_line_with_its_details(
     client: Client, make: Factory, lines: Lines
 ) -> None:
     post = await make.post()
@@ -72,16 +83,21 @@ async def test_a_request_is_one_line_with_all_that_is_known_of_it(
     assert hit["request_id"] == response.headers["x-request-id"]
 
 
-async def test_what_was_said_last_is_written_before_the_end(
+async def test_last_lines_are_written_when_the_application_stops(
     settings: Settings, log: Log, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(log_writer, "GATHER_SECONDS", 60)
+    monkeypatch.setattr(log_writer, "WRITE_INTERVAL_SECONDS", 60)
     async with running(settings, log) as app, client_of(app) as client:
         await client.get("/livez")
     assert b"/livez" in (tmp_path / "log").read_bytes()
 
 
-async def test_no_secret_is_in_a_line(client: Client, make: Factory, lines: Lines) -> None:
+def test_last_lines_are_written_when_the_process_exits() -> None:
+    process = subprocess.run([sys.executable, "-c", LOG_AND_EXIT], capture_output=True, check=True)
+    assert json.loads(process.stdout)["event"] == "The last line"
+
+
+async def test_lines_contain_no_secrets(client: Client, make: Factory, lines: Lines) -> None:
     headers = make.headers(await make.user(email="secret@example.com"))
     form = {"username": "secret@example.com", "password": "secret"}
     await client.post("/v1/auth/token", data=form)
@@ -92,7 +108,7 @@ async def test_no_secret_is_in_a_line(client: Client, make: Factory, lines: Line
     assert headers["Authorization"].removeprefix("Bearer ") not in written
 
 
-async def test_what_a_request_waited_for_is_measured(
+async def test_waiting_for_a_connection_is_measured(
     settings: Settings, log: Log, lines: Lines, clean: None
 ) -> None:
     waited: list[float] = []
@@ -122,15 +138,15 @@ async def test_what_a_request_waited_for_is_measured(
 
 
 @pytest.mark.parametrize(
-    ("database", "waited", "said"),
+    ("database", "waited", "cause"),
     [
         (0.1, 0.1, "the code, or what it waited for"),
         (0.6, 0.1, "the database, 0.500 s of it: SELECT pg_sleep($1)"),
         (0.1, 0.6, "waiting 0.600 s for a database connection"),
     ],
 )
-async def test_a_slow_request_says_what_made_it_slow(
-    log: Log, lines: Lines, database: float, waited: float, said: str
+async def test_slow_request_is_logged_with_the_cause(
+    log: Log, lines: Lines, database: float, waited: float, cause: str
 ) -> None:
     current = RequestContext("id", "GET", "/")
     current.seconds, current.pool_wait_seconds = 1, waited
@@ -140,10 +156,10 @@ async def test_a_slow_request_says_what_made_it_slow(
     log.request(current)
     [line] = lines()
     assert line["level"] == "WARNING"
-    assert line["slow"] == said
+    assert line["slow"] == cause
 
 
-async def test_a_path_writes_no_lines_of_its_own(settings: Settings, tmp_path: Path) -> None:
+async def test_path_cannot_forge_a_line(settings: Settings, tmp_path: Path) -> None:
     log = Log(LogSettings(), as_text, os.open(tmp_path / "log", os.O_WRONLY | os.O_CREAT))
     async with running(settings, log) as app, client_of(app) as client:
         await client.get("/a%0a15:00:00 200 GET /admin%1b[31m%00")
@@ -155,7 +171,7 @@ async def test_a_path_writes_no_lines_of_its_own(settings: Settings, tmp_path: P
 
 
 @pytest.mark.parametrize("render", [as_json, as_text])
-def test_an_address_that_a_proxy_passes_on_is_short_and_printable(
+def test_client_address_is_short_and_printable(
     monkeypatch: pytest.MonkeyPatch, render: Callable[[dict[str, Any]], bytes]
 ) -> None:
     written: list[bytes] = []
@@ -169,7 +185,7 @@ def test_an_address_that_a_proxy_passes_on_is_short_and_printable(
     assert b"2001:db8::1" in written[1]
 
 
-async def test_a_line_has_a_bound_whatever_a_client_sends(client: Client, lines: Lines) -> None:
+async def test_line_is_bounded_whatever_a_client_sends(client: Client, lines: Lines) -> None:
     long = "x" * 5_000
     headers = dict.fromkeys(("User-Agent", "X-Request-ID", "Referer", "X-Forwarded-For"), long)
     for path in (f"/{long}", f"/v1/posts/{long}", f"/v1/posts?{long}={long}", "/%00" * 5_000):
@@ -197,7 +213,7 @@ def test_lines_of_two_workers_in_one_pipe_stay_whole() -> None:
     assert all(len(set(line)) == 1 for line in received.splitlines())
 
 
-def test_a_long_line_is_a_piece_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_long_line_is_written_as_one_piece(monkeypatch: pytest.MonkeyPatch) -> None:
     pieces: list[bytes] = []
 
     def write(_descriptor: int, piece: bytes) -> int:
@@ -205,17 +221,17 @@ def test_a_long_line_is_a_piece_of_its_own(monkeypatch: pytest.MonkeyPatch) -> N
         return len(piece)
 
     monkeypatch.setattr(log_writer, "os", SimpleNamespace(write=write))
-    writer, said = LogWriter(1), [b"short\n", b"x" * 10_000 + b"\n", b"short\n"]
-    for line in said:
+    writer, lines = LogWriter(1), [b"short\n", b"x" * 10_000 + b"\n", b"short\n"]
+    for line in lines:
         writer.write(line)
     writer.close()
-    assert b"".join(pieces) == b"".join(said)
+    assert b"".join(pieces) == b"".join(lines)
     assert all(piece.endswith(b"\n") for piece in pieces)
 
 
-async def test_what_the_code_says_is_a_line_too(log: Log, lines: Lines) -> None:
-    logger = logging.getLogger("app.test.of_logs")
-    logger.addHandler(LogHandler(log))
+async def test_record_is_a_line_with_its_exception(log: Log, lines: Lines) -> None:
+    logger = logging.getLogger("app.test.records")
+    logger.addHandler(log)
     try:
         raise ValueError("wrong")
     except ValueError:
@@ -223,14 +239,14 @@ async def test_what_the_code_says_is_a_line_too(log: Log, lines: Lines) -> None:
     [line] = lines()
     assert (line["event"], line["logger"], line["level"]) == (
         "It is so",
-        "app.test.of_logs",
+        "app.test.records",
         "ERROR",
     )
     assert "ValueError: wrong" in line["exception"]
 
 
 @pytest.mark.parametrize("slow_seconds", [60, 0])
-async def test_a_person_reads_what_became_of_a_request(
+async def test_request_is_readable_as_text(
     settings: Settings, tmp_path: Path, clean: None, slow_seconds: float
 ) -> None:
     log = Log(LogSettings(), as_text, os.open(tmp_path / "log", os.O_WRONLY | os.O_CREAT))
@@ -247,12 +263,12 @@ async def test_a_person_reads_what_became_of_a_request(
     assert not log.writer.dropped
 
 
-def test_a_person_reads_lines_of_text() -> None:
+def test_record_is_readable_as_text() -> None:
     log = Log(LogSettings(), as_text)
     written: list[bytes] = []
     log.writer.write = lambda line: written.append(line)  # type: ignore[method-assign]
     record = logging.LogRecord("app.x", logging.WARNING, "", 1, "Valkey is \ud800", (), None)
-    log.record(record)
+    log.emit(record)
     [line] = written
     assert line.decode().endswith("WARNING app.x: Valkey is \\ud800\n")
 
@@ -265,10 +281,10 @@ def test_lines_that_cannot_be_written_are_counted() -> None:
     assert writer.dropped == 10
 
 
-def test_lines_that_nobody_reads_are_counted_and_nobody_waits(
+def test_lines_that_nobody_reads_are_dropped_and_counted(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(log_writer, "MOST_WAITING", 100)
+    monkeypatch.setattr(log_writer, "MAX_WAITING", 100)
     monkeypatch.setattr(log_writer, "CLOSE_SECONDS", 0.01)
     reader, descriptor = os.pipe()
     writer = LogWriter(descriptor)
@@ -282,7 +298,7 @@ def test_lines_that_nobody_reads_are_counted_and_nobody_waits(
             pass
 
 
-class Unshowable:
+class BrokenRepr:
     def __repr__(self) -> str:
         raise RuntimeError("no")
 
@@ -293,7 +309,7 @@ EXTRA = {
     "level": "mine",
     "exception": "mine",
     "when": MORNING,
-    "broken": Unshowable(),
+    "broken": BrokenRepr(),
     "huge": 10**5_000,
     "long": "x" * 100_000,
     "many": list(range(10_000)),
@@ -308,16 +324,16 @@ EXTRA = {
 }
 
 
-def test_what_is_passed_as_extra_is_in_the_line(log: Log, lines: Lines) -> None:
-    logger = logging.getLogger("app.test.of_extra")
-    logger.addHandler(LogHandler(log))
+def test_extra_fields_are_in_the_line(log: Log, lines: Lines) -> None:
+    logger = logging.getLogger("app.test.extra")
+    logger.addHandler(log)
     logger.warning("request", extra=EXTRA)
     [line] = lines()
     assert (line["event"], line["level"], line["order_id"]) == ("request", "WARNING", 7)
     assert line["items"] == [{"sku": "a", "left": 0.5}, None]
     assert (line["extra_level"], line["extra_exception"]) == ("mine", "mine")
     assert line["when"] == repr(MORNING)
-    assert "Unshowable" in line["broken"]
+    assert "BrokenRepr" in line["broken"]
     assert len(line["many"]) <= 50
     written = json.dumps(line)
     assert len(written) < 10_000
@@ -340,29 +356,29 @@ TWICE = [(b"authorization", b"Bearer hunter2"), (b"accept", b"a"), (b"accept", b
         SimpleNamespace(note="it's", token="a 'hunter2'"),
     ],
 )
-def test_a_secret_with_a_space_is_not_in_the_line(log: Log, lines: Lines, value: object) -> None:
-    log.record(logging.makeLogRecord({"msg": "Sent", "sent": value}))
+def test_secret_in_a_representation_is_hidden(log: Log, lines: Lines, value: object) -> None:
+    log.emit(logging.makeLogRecord({"msg": "Sent", "sent": value}))
     [line] = lines()
     assert "***" in str(line["sent"])
     assert "hunter2" not in str(line)
 
 
-def test_a_number_of_another_library_is_a_number_of_the_line(log: Log, lines: Lines) -> None:
+def test_number_of_another_library_is_a_json_number(log: Log, lines: Lines) -> None:
     class Double(float):
-        """As NumPy has it."""
+        """Like a float of NumPy."""
 
-    log.record(logging.makeLogRecord({"msg": "Sum", "sum": Double(1.5), "none": Double("nan")}))
+    log.emit(logging.makeLogRecord({"msg": "Sum", "sum": Double(1.5), "none": Double("nan")}))
     [line] = lines()
     assert (line["sum"], line["none"]) == (1.5, None)
     assert datetime.fromisoformat(line["time"]).tzinfo is UTC
 
 
-def test_a_person_reads_what_is_passed_as_extra() -> None:
+def test_extra_fields_are_readable_as_text() -> None:
     log = Log(LogSettings(), as_text)
     written: list[bytes] = []
     log.writer.write = lambda line: written.append(line)  # type: ignore[method-assign]
-    log.record(logging.makeLogRecord({"name": "app.x", "msg": "request", **EXTRA}))
-    log.record(logging.makeLogRecord({"name": "app.x", "msg": "Plain"}))
+    log.emit(logging.makeLogRecord({"name": "app.x", "msg": "request", **EXTRA}))
+    log.emit(logging.makeLogRecord({"name": "app.x", "msg": "Plain"}))
     [line, plain] = (line.decode() for line in written)
     assert " app.x: request " in line
     assert "order_id=7" in line
@@ -374,7 +390,7 @@ def test_a_person_reads_what_is_passed_as_extra() -> None:
 
 @pytest.mark.parametrize("shown", [True, False])
 @pytest.mark.parametrize("render", [as_json, as_text])
-async def test_a_request_line_has_the_clients_address_unless_it_is_left_out(
+async def test_client_address_is_logged_unless_it_is_switched_off(
     settings: Settings, tmp_path: Path, shown: bool, render: Callable[[Any], bytes]
 ) -> None:
     descriptor = os.open(tmp_path / "log", os.O_WRONLY | os.O_CREAT)

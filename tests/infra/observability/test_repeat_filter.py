@@ -1,4 +1,4 @@
-"""A failure that every request meets does not fill the log."""
+"""The same warning, many times, does not fill the log."""
 
 import logging
 
@@ -7,7 +7,7 @@ from sqlalchemy import text
 
 from app.errors import Unavailable
 from app.infra.database.engine import open_engine
-from app.infra.observability import repeat_filter as log_repeats
+from app.infra.observability import repeat_filter
 from app.infra.observability.repeat_filter import RepeatFilter
 from app.settings import Settings
 from tests.coherent_cache.harness import Clock
@@ -16,18 +16,18 @@ from tests.coherent_cache.harness import Clock
 @pytest.fixture
 def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
     clock = Clock()
-    monkeypatch.setattr(log_repeats, "time", clock)
+    monkeypatch.setattr(repeat_filter, "time", clock)
     return clock
 
 
 @pytest.fixture
 def logger(monkeypatch: pytest.MonkeyPatch) -> logging.Logger:
-    logger = logging.getLogger("of this test")
+    logger = logging.getLogger("test")
     monkeypatch.setattr(logger, "filters", [RepeatFilter()])
     return logger
 
 
-def test_a_warning_is_logged_once_in_five_seconds_with_the_number_of_repeats(
+def test_warning_is_logged_once_in_five_seconds_with_the_number_of_repeats(
     clock: Clock, logger: logging.Logger, caplog: pytest.LogCaptureFixture
 ) -> None:
     for number in range(60):  # ten a second
@@ -39,7 +39,7 @@ def test_a_warning_is_logged_once_in_five_seconds_with_the_number_of_repeats(
     ]
 
 
-def test_other_kinds_and_errors_are_not_held_back(
+def test_other_warnings_and_errors_are_logged(
     clock: Clock, logger: logging.Logger, caplog: pytest.LogCaptureFixture
 ) -> None:
     for _ in range(2):

@@ -32,12 +32,16 @@ async def log_in(resources: ProcessResources, email: str, password: str) -> Toke
         raise Unauthenticated(
             "The e-mail address or the password is wrong.", code="invalid_credentials"
         )
-    outdated = match is PasswordMatch.AS_TYPED or resources.passwords.is_outdated(user.password_hash)
+    outdated = match is PasswordMatch.AS_TYPED or resources.passwords.is_outdated(
+        user.password_hash
+    )
     new_hash = await _rehash(resources, password) if outdated else None
     async with resources.database.transaction() as session:
         if new_hash is not None:
             await set_password_hash(session, user, new_hash)
-        return await _issue_tokens(session, resources, TokenFamily(uuid4(), user.id, user.credential_version))
+        return await _issue_tokens(
+            session, resources, TokenFamily(uuid4(), user.id, user.credential_version)
+        )
 
 
 async def refresh(resources: ProcessResources, token: str) -> TokenRead:
@@ -68,7 +72,9 @@ async def _rehash(resources: ProcessResources, password: str) -> str | None:
     return None
 
 
-async def _issue_tokens(session: AsyncSession, resources: ProcessResources, family: TokenFamily) -> TokenRead:
+async def _issue_tokens(
+    session: AsyncSession, resources: ProcessResources, family: TokenFamily
+) -> TokenRead:
     await queries.delete_expired_tokens(session)
     refresh_token = secrets.token_urlsafe(32)
     lifetime = timedelta(seconds=resources.settings[AuthSettings].refresh_token_seconds)

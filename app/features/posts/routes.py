@@ -91,6 +91,8 @@ async def delete_post(
     await service.delete_post(session, user, post_id, precondition)
 
 
-def _to_response(post: Post, status: int = 200, headers: Mapping[str, str] | None = None) -> Response:
+def _to_response(
+    post: Post, status: int = 200, headers: Mapping[str, str] | None = None
+) -> Response:
     """Return a response with the ETag of the post."""
     return tagged_response(POST_READ, post, post.version, status, headers)

@@ -14,7 +14,9 @@ from app.infra.dependencies import Resources
 bearer_token = OAuth2PasswordBearer("/v1/auth/token", auto_error=False, scheme_name="password")
 
 
-async def authenticated_user_id(token: Annotated[str | None, Depends(bearer_token)], resources: Resources) -> int:
+async def authenticated_user_id(
+    token: Annotated[str | None, Depends(bearer_token)], resources: Resources
+) -> int:
     if token is None:
         raise Unauthenticated("This call needs an access token.")
     return resources.access_tokens.verify(token)

@@ -1,4 +1,4 @@
-"""The user that calls, as the cache stores it: public fields only, without email and credentials."""
+"""The calling user, as the cache stores it: public fields only, without email and credentials."""
 
 from datetime import datetime
 

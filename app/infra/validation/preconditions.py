@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from app.errors import Stale
 
 ANY = "*"
-# An element of a list, which may be empty (§5.6.1), and its comma. Possessive quantifiers (`*+`) keep
-# the match linear. Otherwise a header of 32 KiB spaces would block the event loop for seconds.
+# An element of a list, which may be empty (§5.6.1), and its comma. Possessive quantifiers (`*+`)
+# keep the match linear. Otherwise a header of 32 KiB spaces would block the event loop for seconds.
 ELEMENT = re.compile(
     r'[ \t]*+(?:(?P<weak>W/)?"(?P<tag>[\x21\x23-\x7e\x80-\xff]*+)")?+[ \t]*+(?:,|$)'
 )

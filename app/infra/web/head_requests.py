@@ -27,5 +27,5 @@ class HeadRequestMiddleware:
 
 
 def is_head_request(scope: Scope) -> bool:
-    """Return whether the client sent HEAD. An endless stream, for example, must then end at once."""
+    """Return whether the client sent HEAD. An endless stream must then end at once."""
     return IS_HEAD in scope

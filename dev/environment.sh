@@ -1,11 +1,11 @@
 #!/bin/sh
-# Makes .venv fit requirements/dev.txt: in a few milliseconds when it does already, otherwise by
-# finding a Python of 3.11 or newer that runs here and handing over to dev/install.py.
+# Makes sure that .venv has the packages of requirements/dev.txt. If it has them, this takes a few
+# milliseconds. Otherwise it finds Python 3.11 or newer, which runs dev/install.py.
 set -eu
 cd "$(dirname "$0")/.."
 
-# The path belongs to the stamp because a copied or moved .venv still points at its old place;
-# importing pip fails when the interpreter behind .venv has vanished or changed its version.
+# The stamp contains the path, because a .venv that was moved or copied still refers to its old path.
+# Importing pip fails when the Python that made .venv was removed or replaced.
 stamp=$(pwd -P && cksum <requirements/dev.txt)
 if [ "$(cat .venv/.installed 2>/dev/null)" = "$stamp" ] && .venv/bin/python -c 'import pip' 2>/dev/null
 then
@@ -20,7 +20,7 @@ fi
 
 found=
 for candidate do
-    # Run, not looked up: a shim may be on PATH and name a version that is not installed.
+    # The candidate is run because it may be a shim of a version that is not installed.
     version=$("$candidate" -c 'import platform; print(platform.python_version())' 2>/dev/null) ||
         continue
     if "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
@@ -29,6 +29,6 @@ for candidate do
     found="$found${found:+, }$candidate is $version"
 done
 
-echo "Python 3.11 or newer is needed (${found:-of $* none runs}):" \
-    "install one, or name it: PYTHON=/path/to/python3 make run" >&2
+echo "Python 3.11 or newer is needed (found: ${found:-none of $*})." \
+    "Install it, or name it: make run PYTHON=/path/to/python3" >&2
 exit 1

@@ -2,19 +2,19 @@
 
 import subprocess
 import sys
-from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 
 import asyncpg
+import psutil
 
 from app.infra.settings_base.urls import asyncpg_arguments, postgresql_url
 from dev.servers import ROOT
+from dev.service import GUNICORN
 from dev.terminal import CommandError, say
 
 PROFILE_SECONDS = 10
 PROFILE = ROOT / "profile.svg"
-MARK = "app.serve"
+MIB = 2**20
 
 CONNECTIONS = """
     SELECT coalesce(nullif(application_name, ''), '(unnamed)') AS application, state,
@@ -27,22 +27,13 @@ CONNECTIONS = """
 """
 
 
-@dataclass(frozen=True)
-class Worker:
-    """A process of the running service, and what it takes."""
-
-    process_id: int
-    resident_mib: float
-    own_mib: float
-
-
 def write_profile(seconds: int) -> None:
-    """Record the stacks of the busiest worker, and draw them."""
-    worker = max(_workers(), key=lambda worker: _cpu_ticks(worker.process_id))
-    say(f"Recording worker {worker.process_id} for {seconds} s: put load on it meanwhile")
+    """Sample the stacks of the busiest worker, and draw them as a flame graph."""
+    worker = max(_workers(), key=lambda worker: sum(worker.cpu_times()[:2]))
+    say(f"Profiling worker {worker.pid} for {seconds} seconds. Send requests meanwhile.")
     command = [str(Path(sys.executable).parent / "py-spy"), "record", "--output", str(PROFILE)]
     result = subprocess.run(
-        [*command, "--duration", str(seconds), "--pid", str(worker.process_id)],
+        [*command, "--duration", str(seconds), "--pid", str(worker.pid)],
         capture_output=True,
         check=False,
         encoding="utf-8",
@@ -50,88 +41,54 @@ def write_profile(seconds: int) -> None:
     )
     if result.returncode:
         raise CommandError(
-            f"py-spy failed: {result.stderr.strip().splitlines()[-1]}. It needs the right to read "
-            "other processes: run it as the service's user, or as root."
+            f"py-spy failed: {result.stderr.strip().splitlines()[-1]}. It must be allowed to read "
+            "other processes. Run it as the user of the service, or as root."
         )
-    say(f"Wrote {PROFILE.relative_to(ROOT)}: the wider a bar, the more time was spent in it.")
+    say(f"Wrote {PROFILE.relative_to(ROOT)}. The wider a bar, the more time was spent in it.")
 
 
 def show_memory() -> None:
-    """Say what each worker takes, and how much of it is shared with the others."""
-    workers = _workers()
-    for worker in workers:
-        shared = worker.resident_mib - worker.own_mib
-        say(
-            f"worker {worker.process_id}: {worker.resident_mib:.0f} MiB, of which {shared:.0f} MiB "
-            "are shared with other processes"
-        )
-    say(f"All {len(workers)}: {sum(worker.own_mib for worker in workers):.0f} MiB of their own.")
+    total = 0.0
+    for worker in _workers():
+        memory = worker.memory_full_info()
+        resident, private = memory.rss / MIB, memory.uss / MIB
+        shared = f"{resident - private:.0f} MiB are shared with other processes"
+        say(f"Worker {worker.pid}: {resident:.0f} MiB, of which {shared}")
+        total += private
+    say(f"All workers together: {total:.0f} MiB that are not shared")
 
 
 async def show_connections(database_url: str) -> None:
-    """Say who holds connections, in which state, and since when."""
     try:
         connection = await asyncpg.connect(**asyncpg_arguments(postgresql_url(database_url)))
     except (OSError, asyncpg.PostgresError) as error:
         raise CommandError(
-            f"DATABASE_URL leads to no database that lets us in ({error}): correct it."
+            f"Cannot connect to the database ({error}). Correct DATABASE_URL, or start the server."
         ) from None
     try:
         rows = await connection.fetch(CONNECTIONS)
-        most = await connection.fetchval("SELECT current_setting('max_connections')::int")
+        maximum = await connection.fetchval("SELECT current_setting('max_connections')::int")
     finally:
         await connection.close()
     for row in rows:
         say(
-            f"{row['application']}: {row['connections']} {row['state']}, "
-            f"the oldest since {row['oldest_seconds'] or 0:.1f} s"
+            f"{row['application']}: {row['connections']} {row['state']}, the oldest for "
+            f"{row['oldest_seconds'] or 0:.1f} s"
         )
-    say(f"{sum(row['connections'] for row in rows)} of {most} connections are taken.")
-    stuck = [row for row in rows if row["state"] == "idle in transaction"]
-    if any((row["transaction_seconds"] or 0) > 2 for row in stuck):
-        say("A transaction is open and does nothing for over 2 s.")
+    say(f"{sum(row['connections'] for row in rows)} of {maximum} connections are in use.")
+    idle = [row for row in rows if row["state"] == "idle in transaction"]
+    if any((row["transaction_seconds"] or 0) > 2 for row in idle):
+        say("A transaction has been open for more than 2 s and is idle.")
 
 
-def _workers() -> list[Worker]:
-    """Find the processes of the service: those of its command that have no others below them."""
-    found = [pid for pid, line in _processes() if MARK in line]
-    parents = {_parent(pid) for pid in found}
-    workers = [pid for pid in found if pid not in parents]
+def _workers() -> list[psutil.Process]:
+    """Find the workers: the processes of the service in this clone that have no children."""
+    found = [
+        process
+        for process in psutil.process_iter(["cmdline", "cwd"])
+        if GUNICORN[0] in (process.info["cmdline"] or ()) and process.info["cwd"] == str(ROOT)
+    ]
+    workers = [process for process in found if not process.children()]
     if not workers:
-        raise CommandError("The service does not run from this clone: start it with `make run`.")
-    return [Worker(pid, *_memory(pid)) for pid in workers]
-
-
-def _processes() -> Iterator[tuple[int, str]]:
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            if folder.joinpath("cwd").resolve() == ROOT:
-                command = folder.joinpath("cmdline").read_text(encoding="utf-8", errors="replace")
-                yield int(folder.name), command.replace("\0", " ")
-        except OSError:
-            continue
-
-
-def _parent(process_id: int) -> int:
-    return int(_stat(process_id)[1])
-
-
-def _stat(process_id: int) -> list[str]:
-    """Return the fields behind the name of the process."""
-    text = Path(f"/proc/{process_id}/stat").read_text(encoding="utf-8", errors="replace")
-    return text.rpartition(")")[2].split()
-
-
-def _cpu_ticks(process_id: int) -> int:
-    fields = _stat(process_id)
-    return int(fields[11]) + int(fields[12])
-
-
-def _memory(process_id: int) -> tuple[float, float]:
-    """Return what is resident, and what no other process shares, in MiB."""
-    found = dict.fromkeys(("Rss", "Private_Clean", "Private_Dirty"), 0)
-    for line in Path(f"/proc/{process_id}/smaps_rollup").read_text(encoding="utf-8").splitlines():
-        name, _, rest = line.partition(":")
-        if name in found:
-            found[name] = int(rest.split()[0])
-    return found["Rss"] / 1024, (found["Private_Clean"] + found["Private_Dirty"]) / 1024
+        raise CommandError("The service is not running from this clone. Start it with: make run")
+    return workers

@@ -1,7 +1,7 @@
-"""Makes .venv from requirements/dev.txt with the standard library alone (see environment.sh).
+"""Installs requirements/dev.txt in .venv, with nothing but the standard library.
 
-The environment is complete or unmarked: what an interrupted install left is made anew by the next
-call, and two calls at once take turns.
+environment.sh calls it. The file .venv/.installed marks a complete environment, so an interrupted
+installation starts again. Two calls at the same time take turns.
 """
 
 import fcntl
@@ -23,40 +23,49 @@ PYTHON = VENV / "bin" / "python"
 STAMP = VENV / ".installed"
 LOG = VENV / "install.log"
 REQUIREMENTS = Path("requirements/dev.txt")
-# The environment itself is about 400 MB; venv does not tell when it lacked the room.
+# The environment takes about 460 MB. venv does not report that the disk was full.
 _NEEDED_BYTES = 500_000_000
 
-# What pip or venv print, and the cure; the first that matches is told.
+# What pip or venv print, and what to do. The first that matches is shown.
 CURES = (
-    (r"No space left|Disk quota", "The disk is full: free 500 MB"),
-    (r"Permission denied|Read-only file", "This folder is not writable for you: make it so"),
-    (r"DO NOT MATCH THE HASHES", "The index served other files than were locked: `git pull`"),
-    (r"CERTIFICATE_VERIFY", "The index's certificate is not trusted here: set `pip config`'s cert"),
+    (r"No space left|Disk quota", "The disk is full. Free 500 MB"),
+    (r"Permission denied|Read-only file", "This folder is not writable. Make it writable"),
+    (
+        r"DO NOT MATCH THE HASHES",
+        "The package index has other files than requirements/dev.txt locks. Run `git pull`",
+    ),
+    (
+        r"CERTIFICATE_VERIFY",
+        "The package index has an untrusted certificate. Name it: `pip config set global.cert`",
+    ),
     (
         r"Retrying|Connection|timed out",
-        "The package index is out of reach: check network and proxy",
+        "The package index cannot be reached. Check the network and the proxy",
     ),
-    (r"No matching distribution", "The index has none for this Python: name another with PYTHON="),
+    (
+        r"No matching distribution",
+        "The package index has no package for this Python. Name another one: PYTHON=python3.13",
+    ),
 )
 
 
 def main(stamp: str) -> None:
-    """Bring .venv to the state that the stamp (its path and the lock's checksum) describes."""
-    with _turn() as waited:
-        marked = (
-            STAMP.read_text(encoding="utf-8", errors="surrogateescape") if STAMP.exists() else ""
-        )
-        if waited and marked == stamp:
+    """Bring .venv to the state that the stamp describes: its path, and a checksum of the lock."""
+    with _lock() as had_to_wait:
+        old_stamp = ""
+        if STAMP.exists():
+            old_stamp = STAMP.read_text(encoding="utf-8", errors="surrogateescape")
+        if had_to_wait and old_stamp == stamp:
             return
         STAMP.unlink(missing_ok=True)
-        same_place = marked.partition("\n")[0] == stamp.partition("\n")[0]
-        if not (same_place and _runs()):
+        was_moved = old_stamp.partition("\n")[0] != stamp.partition("\n")[0]
+        if was_moved or not _has_pip():
             _create_environment()
         _install_packages()
         STAMP.write_text(stamp, encoding="utf-8", errors="surrogateescape")
 
 
-def _runs() -> bool:
+def _has_pip() -> bool:
     try:
         command = [str(PYTHON), "-c", "import pip"]
         return subprocess.run(command, capture_output=True, check=False).returncode == 0
@@ -65,18 +74,18 @@ def _runs() -> bool:
 
 
 @contextmanager
-def _turn() -> Iterator[bool]:
-    """Hold this clone's lock; tell whether another process had to be waited for."""
-    folder = os.open(".", os.O_RDONLY)  # its lock needs no file of its own
-    waited = False
+def _lock() -> Iterator[bool]:
+    """Lock this clone's folder; yield whether another installation had to end first."""
+    folder = os.open(".", os.O_RDONLY)
+    had_to_wait = False
     try:
         fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        waited = True
-        say("Waiting for another make that is installing here")
+        had_to_wait = True
+        say("Waiting for another make that is installing packages here")
         fcntl.flock(folder, fcntl.LOCK_EX)
     try:
-        yield waited
+        yield had_to_wait
     finally:
         os.close(folder)
 
@@ -85,11 +94,11 @@ def _create_environment() -> None:
     if find_spec("venv") is None or find_spec("ensurepip") is None:
         package = f"python{sys.version_info.major}.{sys.version_info.minor}-venv"
         raise CommandError(
-            f"{sys.executable} comes without venv: on Debian or Ubuntu `sudo apt install "
+            f"{sys.executable} has no venv module. On Debian or Ubuntu, run `sudo apt install "
             f"{package}`, then run the same command again."
         )
     if shutil.disk_usage(".").free < _NEEDED_BYTES:
-        raise CommandError("The disk is full: free 500 MB, then run the same command again.")
+        raise CommandError("The disk is full. Free 500 MB, then run the same command again.")
     say(f"Creating .venv with Python {sys.version.split()[0]} (half a minute, once)")
     command = [sys.executable, "-m", "venv", "--clear", str(VENV)]
     result = subprocess.run(
@@ -100,39 +109,35 @@ def _create_environment() -> None:
 
 
 def _install_packages() -> None:
+    options = ["--require-hashes", "--no-deps", "--no-input", "--no-user", "--progress-bar=off"]
+    # Compiling the modules at their first import saves 2 s. Where Python may not keep the compiled
+    # files, every start would have to compile them again.
+    if not sys.dont_write_bytecode:
+        options.append("--no-compile")
+    command = [str(PYTHON), "-m", "pip", "install", *options, "-r", str(REQUIREMENTS)]
     line, started = StatusLine(), time.time()
-    with LOG.open("wb") as log, subprocess.Popen(_pip(), stdout=log, stderr=log) as pip:
+    with LOG.open("wb") as log, subprocess.Popen(command, stdout=log, stderr=log) as pip:
         while pip.poll() is None:
             line.show(_progress(started))
             time.sleep(0.2)
     if pip.returncode:
-        line.finish(f"pip failed; the end of its log, {LOG}:")
+        line.finish(f"pip failed. The last lines of its log, {LOG}:")
         raise _failure(LOG.read_text(encoding="utf-8", errors="replace"))
     line.finish(f"Packages installed: {_installed_since(started)}")
-
-
-def _pip() -> list[str]:
-    options = ["--require-hashes", "--no-deps", "--no-input", "--no-user", "--progress-bar=off"]
-    # Compiling what the first start needs, when it needs it, is 2 s sooner than compiling all;
-    # where Python may not keep what it compiled, every start would pay for it.
-    if not sys.dont_write_bytecode:
-        options.append("--no-compile")
-    return [str(PYTHON), "-m", "pip", "install", *options, "-r", str(REQUIREMENTS)]
 
 
 def _progress(started: float) -> str:
     log = LOG.read_text(encoding="utf-8", errors="replace")
     if found := re.search(r"^Installing collected packages: (.*)$", log, re.MULTILINE):
-        return f"Installing packages {_installed_since(started)}/{found[1].count(',') + 1}"
+        return f"Installing packages: {_installed_since(started)} of {found[1].count(',') + 1}"
     requirements = REQUIREMENTS.read_text(encoding="utf-8")
     locked = len(re.findall(r"^[\w.-]+(?:\[.*\])?==", requirements, re.MULTILINE))
     ignored = len(re.findall(r"^Ignoring ", log, re.MULTILINE))
     seen = len(re.findall(r"^(?:Collecting|Processing|Requirement already) ", log, re.MULTILINE))
-    return f"Fetching packages {seen}/{locked - ignored}"
+    return f"Downloading packages: {seen} of {locked - ignored}"
 
 
 def _installed_since(started: float) -> int:
-    """Count what pip itself does not report before its end."""
     found = VENV.glob("lib/python*/site-packages/*.dist-info")
     return sum(path.stat().st_mtime >= started for path in found)
 
@@ -140,7 +145,7 @@ def _installed_since(started: float) -> int:
 def _failure(output: str) -> CommandError:
     print(*output.splitlines()[-15:], sep="\n", file=sys.stderr)
     cures = (cure for pattern, cure in CURES if re.search(pattern, output))
-    cure = next(cures, "The packages could not be installed: correct what is said above")
+    cure = next(cures, "The packages could not be installed. Correct the error above")
     return CommandError(f"{cure}, then run the same command again.")
 
 
@@ -152,4 +157,4 @@ if __name__ == "__main__":
     except OSError as error:
         sys.exit(str(_failure(str(error))))
     except KeyboardInterrupt:
-        sys.exit("Interrupted; the next make starts the installation again.")
+        sys.exit("Interrupted. Run make again to finish the installation.")

@@ -22,16 +22,17 @@ SETTINGS = {
 # For tests: a crash may lose or damage the data.
 VOLATILE_SETTINGS = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
 
-# PostgreSQL refuses to run as root. These run it as another user who can still use root's closed
-# folders: in a user namespace, or as the user nobody with one of root's capabilities. Docker allows
-# only the second.
-_FOR_ROOT = (
-    ("unshare", "--user", "--map-user=65534", "--map-group=65534", "--"),
-    (
-        *("setpriv", "--reuid=65534", "--regid=65534", "--clear-groups"),
-        *("--inh-caps=+dac_override", "--ambient-caps=+dac_override", "--"),
+# PostgreSQL refuses to run as root. Each of these runs it as another user who may still enter the
+# closed folders of root: in a user namespace, or as the user nobody with one of root's capabilities
+# (access(2) respects it only with this secure bit). Docker allows only the second. The key is the
+# user that then owns the files.
+_FOR_ROOT = {
+    0: ("unshare", "--user", "--map-user=65534", "--map-group=65534", "--"),
+    65534: (
+        *("setpriv", "--securebits=+no_setuid_fixup", "--reuid=65534", "--regid=65534"),
+        *("--clear-groups", "--inh-caps=+dac_override", "--ambient-caps=+dac_override", "--"),
     ),
-)
+}
 
 
 def postgres_program(folder: Path) -> Program:
@@ -50,6 +51,7 @@ def start_postgres(
     if not data.exists():
         say(f"Creating a PostgreSQL database in {data}")
         _create_database(data)
+    _correct_owner(data)
     # A crash leaves this file. The next server does not start if another process has got the
     # process id in it.
     (data / "postmaster.pid").unlink(missing_ok=True)
@@ -64,18 +66,34 @@ def start_postgres(
 
 @cache
 def unprivileged() -> tuple[str, ...]:
-    """Return the prefix of a command line that PostgreSQL needs when this process runs as root."""
-    if os.geteuid() != 0:
-        return ()
-    for prefix in _FOR_ROOT:
-        if shutil.which(prefix[0]):
-            trial = subprocess.run([*prefix, "true"], capture_output=True, check=False)
-            if trial.returncode == 0:
-                return prefix
+    """Return what goes before PostgreSQL's command lines: something if this process is root's."""
+    return () if os.geteuid() else _FOR_ROOT[_owner_for_root()]
+
+
+@cache
+def _owner_for_root() -> int:
+    for owner, prefix in _FOR_ROOT.items():
+        if _works(prefix):
+            return owner
     raise CommandError(
         "PostgreSQL does not run as root, and neither unshare nor setpriv can start it as another "
         "user here. Run make as an ordinary user, or set DATABASE_URL."
     )
+
+
+def _works(prefix: tuple[str, ...]) -> bool:
+    try:
+        trial = subprocess.run([*prefix, "true"], capture_output=True, check=False)
+    except FileNotFoundError:
+        return False
+    return trial.returncode == 0
+
+
+def _correct_owner(data: Path) -> None:
+    """Change the owner of the files if root started PostgreSQL in another way before."""
+    if os.geteuid() == 0 and data.stat().st_uid in _FOR_ROOT.keys() - {_owner_for_root()}:
+        for path in (data, *data.rglob("*")):
+            os.chown(path, _owner_for_root(), _owner_for_root(), follow_symlinks=False)
 
 
 def postgres_binary(name: str) -> str:

@@ -1,4 +1,4 @@
-"""The demo data: whole, consistent, the same each time."""
+"""The demo data is complete, consistent and the same each time."""
 
 from collections.abc import AsyncIterator
 
@@ -22,7 +22,7 @@ async def connection(database_url: str, clean: None) -> AsyncIterator[asyncpg.Co
     await connection.close()
 
 
-async def test_the_amounts_and_the_counts_are_right(
+async def test_row_counts_and_comment_counts_are_right(
     database_url: str, connection: asyncpg.Connection
 ) -> None:
     await load(database_url, POSTS, progress=quiet)
@@ -37,7 +37,9 @@ async def test_the_amounts_and_the_counts_are_right(
     assert wrong == 0
 
 
-async def test_it_is_the_same_each_time(database_url: str, connection: asyncpg.Connection) -> None:
+async def test_each_load_stores_the_same_posts(
+    database_url: str, connection: asyncpg.Connection
+) -> None:
     digests = []
     for _ in range(2):
         await load(database_url, POSTS, progress=quiet)
@@ -50,7 +52,7 @@ async def test_it_is_the_same_each_time(database_url: str, connection: asyncpg.C
     assert digests[0] == digests[1]
 
 
-async def test_it_does_not_touch_a_database_that_is_used(
+async def test_a_database_with_users_is_not_changed(
     database_url: str, connection: asyncpg.Connection
 ) -> None:
     await load(database_url, 10, progress=quiet)

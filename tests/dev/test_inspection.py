@@ -1,4 +1,4 @@
-"""The commands that look into a running service."""
+"""`make connections`."""
 
 import pytest
 from sqlalchemy import make_url
@@ -9,11 +9,13 @@ from dev.terminal import CommandError
 
 
 @pytest.mark.parametrize(("port", "name"), [(1, None), (None, "nobody-of-that-name")])
-async def test_a_database_that_lets_nobody_in_is_said_in_a_sentence(
+async def test_a_database_that_refuses_the_connection_is_reported_without_the_password(
     settings: Settings, port: int | None, name: str | None
 ) -> None:
     url = make_url(settings.database.url.get_secret_value())
     wrong = url.set(username=name or url.username, password="hunter2", port=port or url.port)
-    with pytest.raises(CommandError, match="DATABASE_URL leads to no database") as refused:
+    with pytest.raises(
+        CommandError, match=r"Cannot connect to the database .* Correct DATABASE_URL"
+    ) as refused:
         await show_connections(wrong.render_as_string(hide_password=False))
     assert "hunter2" not in str(refused.value)

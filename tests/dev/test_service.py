@@ -1,4 +1,4 @@
-"""The service as the developer's commands start it."""
+"""The service as `make run` and `make dev` start it."""
 
 import os
 import socket
@@ -20,7 +20,7 @@ from dev.terminal import CommandError
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1", "::"])
 @pytest.mark.parametrize("module", [GUNICORN, UVICORN], ids=["run", "dev"])
-def test_the_service_listens_where_it_was_told_and_logs_a_request_once(
+def test_service_listens_on_the_given_address_and_logs_each_request_once(
     settings: Settings,
     monkeypatch: pytest.MonkeyPatch,
     tmp_path: Path,
@@ -50,19 +50,19 @@ def test_the_service_listens_where_it_was_told_and_logs_a_request_once(
         ("::", "http://[::1]:80"),
     ],
 )
-def test_the_address_can_be_opened_in_a_browser(host: str, url: str) -> None:
+def test_url_can_be_opened_in_a_browser(host: str, url: str) -> None:
     assert Address(host, 80).url == url
 
 
 @pytest.mark.parametrize("host", ["127.0.0.1", "::1"])
-def test_a_port_that_is_taken_is_not_chosen(host: str) -> None:
+def test_port_in_use_is_not_chosen(host: str) -> None:
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.create_server((host, 0), family=family) as taken:
         port = taken.getsockname()[1]
         assert choose_address(ServerSettings(host=host, port=port)).port != port
 
 
-def test_an_address_of_another_machine_is_refused() -> None:
+def test_address_of_another_machine_is_refused() -> None:
     with pytest.raises(CommandError, match="set SERVER_HOST or SERVER_PORT"):
         choose_address(ServerSettings(host="203.0.113.1"))
 
@@ -71,7 +71,7 @@ def test_an_address_of_another_machine_is_refused() -> None:
 @pytest.mark.parametrize(
     ("name", "value"), [("WEB_CONCURRENCY", "2.5"), ("DATABASE_URL", "postgresql://a:p@ss@h/d")]
 )
-def test_settings_that_are_wrong_are_named_before_anything_starts(
+def test_wrong_settings_are_reported_before_anything_starts(
     command: str, name: str, value: str
 ) -> None:
     started = subprocess.run(

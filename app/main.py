@@ -1,19 +1,18 @@
 """The HTTP process, assembled: settings, resources, middleware, routes. Read this first."""
 
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, closing, nullcontext
 from functools import partial
-from typing import NoReturn
 
 from anyio.to_thread import current_default_thread_limiter
 from fastapi import FastAPI
+from starlette.middleware import Middleware
 from starlette.middleware.errors import ServerErrorMiddleware
 from starlette.types import ASGIApp
 
-from app.api import add_routes
-from app.features.board.routes import lifespan as board_lifespan
+from app.api import include_routers
+from app.infra.cache.settings import CacheSettings
 from app.infra.database.connection_budget import APPLICATION_NAME
-from app.infra.health import open_readiness
 from app.infra.lifespan import open_resources
 from app.infra.observability.diagnostics import check_database_use
 from app.infra.observability.logs import Log, open_log
@@ -28,13 +27,13 @@ from app.infra.web.head_requests import HeadRequestMiddleware
 from app.infra.web.observe_requests import ObservationMiddleware, Observer
 from app.infra.web.openapi import add_documentation
 from app.infra.web.problems import add_problem_handlers
-from app.infra.web.query_parameters import StrictRoute
 from app.infra.web.request_id import request_id_header
 from app.infra.web.request_metrics import count_request
 from app.infra.web.request_span import RequestSpanMiddleware
 from app.infra.web.request_timeout import RequestTimeoutMiddleware
 from app.infra.web.response_cache import ResponseCacheMiddleware
 from app.infra.web.root_path import RootPathMiddleware
+from app.infra.web.routing import use_route_table
 from app.infra.web.security_headers import security_headers
 from app.infra.web.server_error import UnhandledErrorMiddleware
 from app.infra.web.settings import CorsSettings, DocsSettings, LimitsSettings
@@ -47,39 +46,46 @@ DESCRIPTION = """Users, posts and comments.
 Errors are `application/problem+json` with a stable `code`. Lists are read page by page: `next` and
 `prev` are opaque cursors, in the body and in the `Link` header."""
 
-Layer = Callable[[ASGIApp], ASGIApp]
 
-
-def layers(settings: Sections, limiter: ConcurrencyLimiter, log: Log | None) -> tuple[Layer, ...]:
-    """Return what stands around the routes, outermost first. All of them are pure ASGI."""
+def outer_middleware(settings: Sections, log: Log | None) -> list[Middleware]:
+    """Return the middleware outside of what `add_middleware` adds, outermost first."""
     limits, server = settings[LimitsSettings], settings[ServerSettings]
-    has_server_timing = settings[MetricsSettings].server_timing
-    return (
-        partial(
+    cors_settings = settings[CorsSettings]
+    headers = [request_id_header, process_time]
+    if settings[MetricsSettings].server_timing:
+        headers.append(server_timing)
+    middleware = [
+        Middleware(
             ObservationMiddleware,
-            headers=[
-                request_id_header,
-                process_time,
-                *([server_timing] if has_server_timing else []),
-            ],
+            headers=headers,
             fixed=security_headers(server.hsts_seconds),
             observers=observers(settings, log),
+        )
+    ]
+    if traces():
+        middleware.append(Middleware(RequestSpanMiddleware))
+    if cors_settings.origins:
+        middleware.append(Middleware(CorsMiddleware, settings=cors_settings))
+    middleware.append(Middleware(UnhandledErrorMiddleware))
+    if server.root_path:
+        middleware.append(Middleware(RootPathMiddleware, root_path=server.root_path))
+    if limits.hosts:
+        middleware.append(Middleware(TrustedHostsMiddleware, hosts=limits.hosts))
+    middleware.append(Middleware(HeadRequestMiddleware))
+    return middleware
+
+
+def inner_middleware(settings: Sections, limiter: ConcurrencyLimiter) -> list[Middleware]:
+    """Return the middleware inside of what `add_middleware` adds, outermost first."""
+    limits = settings[LimitsSettings]
+    return [
+        Middleware(ResponseCacheMiddleware, settings=settings[CacheSettings]),
+        Middleware(
+            BodyLimitMiddleware, limit_bytes=limits.body_bytes, most_values=limits.body_values
         ),
-        *([RequestSpanMiddleware] if traces() else []),
-        *(
-            [partial(CorsMiddleware, settings=settings[CorsSettings])]
-            if settings[CorsSettings].origins
-            else []
-        ),
-        UnhandledErrorMiddleware,
-        *([partial(RootPathMiddleware, root_path=server.root_path)] if server.root_path else []),
-        *([partial(TrustedHostsMiddleware, hosts=limits.hosts)] if limits.hosts else []),
-        HeadRequestMiddleware,
-        ResponseCacheMiddleware,
-        partial(BodyLimitMiddleware, limit_bytes=limits.body_bytes, most_values=limits.body_values),
-        partial(ConcurrencyLimitMiddleware, limiter=limiter),
-        partial(RequestTimeoutMiddleware, seconds=limits.request_seconds),
-    )
+        Middleware(ConcurrencyLimitMiddleware, limiter=limiter),
+        Middleware(RequestTimeoutMiddleware, seconds=limits.request_seconds),
+    ]
 
 
 def observers(settings: Sections, log: Log | None) -> list[Observer]:
@@ -93,24 +99,28 @@ def observers(settings: Sections, log: Log | None) -> list[Observer]:
 
 
 class Service(FastAPI):
-    """FastAPI inside of our own layers, so that a cached answer costs none of its layers."""
+    """FastAPI with our own middleware around it, so that a cached answer runs little code.
 
-    layers: tuple[Layer, ...] = ()
+    `add_middleware` places a middleware between `outer` and `inner`: outside of the response cache,
+    and inside of request ids, metrics and the answer to exceptions.
+    """
 
-    def add_middleware(self, *_: object, **__: object) -> NoReturn:
-        """Refuse: it would stand inside of the cache, and be kept for everybody."""
-        raise TypeError("Add the layer to `layers` in app/main.py, before ResponseCacheMiddleware.")
+    outer: Sequence[Middleware] = ()
+    inner: Sequence[Middleware] = ()
 
     def build_middleware_stack(self) -> ASGIApp:
-        """Put ours around FastAPI's, and in the place of its outermost.
+        """Put all middleware around FastAPI's own, in place of its outermost one.
 
-        That one answers an exception and raises it again: the server would close the connection.
+        That one answers an exception with 500 and raises it again, and the server would then close
+        the connection. `UnhandledErrorMiddleware` replaces it.
         """
-        stack: ASGIApp = super().build_middleware_stack()
-        assert isinstance(stack, ServerErrorMiddleware)
-        stack = stack.app
-        for layer in reversed(self.layers):
-            stack = layer(stack)
+        added, self.user_middleware = self.user_middleware, []
+        own = super().build_middleware_stack()
+        self.user_middleware = added
+        assert isinstance(own, ServerErrorMiddleware)
+        stack: ASGIApp = own.app
+        for middleware, args, options in reversed([*self.outer, *added, *self.inner]):
+            stack = middleware(stack, *args, **options)
         return stack
 
 
@@ -127,15 +137,9 @@ def create_app(settings: Settings, log: Log | None = None) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         current_default_thread_limiter().total_tokens = sections[ServerSettings].threads
         with closing(log.writer) if log else nullcontext():
-            async with (
-                open_resources(sections, APPLICATION_NAME, limiter.measure) as resources,
-                board_lifespan(app),
-            ):
-                app.state.resources = resources
-                app.state.cache_reader = resources.reader
-                with open_readiness(resources.database, resources.cache) as readiness:
-                    app.state.readiness = readiness
-                    yield
+            async with open_resources(sections, APPLICATION_NAME, limiter.measure) as resources:
+                app.state.resources, app.state.cache_reader = resources, resources.reader
+                yield
 
     app = Service(
         title="FastAPI reference service",
@@ -147,13 +151,14 @@ def create_app(settings: Settings, log: Log | None = None) -> FastAPI:
         redoc_url=None,
         swagger_ui_oauth2_redirect_url=None,
         redirect_slashes=False,
+        generate_unique_id_function=lambda route: route.name,
         telemetry=telemetry(),
     )
-    app.router.route_class = StrictRoute
-    app.layers = layers(sections, limiter, log)
+    app.outer, app.inner = outer_middleware(sections, log), inner_middleware(sections, limiter)
     app.state.settings, app.state.concurrency_limiter = sections, limiter
-    add_routes(app)
     add_problem_handlers(app)
+    include_routers(app)
+    use_route_table(app)
     if docs.enabled:
         add_documentation(app, sections[ServerSettings].root_path)
     return app

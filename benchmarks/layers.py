@@ -9,6 +9,7 @@ import gc
 import os
 import tempfile
 import time
+from collections.abc import Callable
 from contextvars import Context
 from functools import partial
 from itertools import pairwise
@@ -28,9 +29,11 @@ from app.infra.web.request_id import request_id_header
 from app.infra.web.request_timeout import RequestTimeoutMiddleware
 from app.infra.web.server_error import UnhandledErrorMiddleware
 from app.infra.web.timing import process_time
-from app.main import Layer, observers
+from app.main import observers
 from app.settings import load_settings
 from dev.terminal import say
+
+Layer = Callable[[ASGIApp], ASGIApp]
 
 ROUNDS, REQUESTS = 81, 1_000
 REPORT = Path(__file__).parent / "layers.md"

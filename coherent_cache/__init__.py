@@ -5,7 +5,7 @@ from coherent_cache.budget import READ_SECONDS, CacheBusy
 from coherent_cache.code_version import code_digest
 from coherent_cache.config import CacheConfig
 from coherent_cache.entry import Entry
-from coherent_cache.invalidation import SHOWN, invalidate, shows
+from coherent_cache.invalidation import collect_shown_tags, invalidate, shows
 from coherent_cache.outbox import outbox_table
 from coherent_cache.reader import Answer, Reader, Source
 from coherent_cache.store import CACHE_ERRORS
@@ -15,7 +15,6 @@ from coherent_cache.trust import Trust
 __all__ = [
     "CACHE_ERRORS",
     "READ_SECONDS",
-    "SHOWN",
     "Answer",
     "Cache",
     "CacheBusy",
@@ -28,6 +27,7 @@ __all__ = [
     "Source",
     "Trust",
     "code_digest",
+    "collect_shown_tags",
     "flush_cache",
     "invalidate",
     "outbox_table",

@@ -18,7 +18,7 @@ from coherent_cache.outbox import insert_change
 from coherent_cache.store import CACHE_ERRORS, Store
 from coherent_cache.trust import Trust
 
-# Keys of `session.info`. A response cache may use SHOWN in the ASGI scope too.
+# Keys of `session.info`.
 SHOWN, INVALIDATED, ROW = "cache.shown", "cache.invalidated", "cache.outbox_id"
 TAGS_PER_COMMAND = 500
 
@@ -30,6 +30,11 @@ def shows(session: AsyncSession, *tags: str) -> None:
     and must be invalidated when the thing is created.
     """
     session.info.setdefault(SHOWN, set()).update(tags)
+
+
+def collect_shown_tags(session: AsyncSession, tags: set[str]) -> None:
+    """Add the tags that are passed to `shows` for this session to `tags`, from now on."""
+    session.info[SHOWN] = tags
 
 
 def invalidate(session: AsyncSession, *tags: str) -> None:

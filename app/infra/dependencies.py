@@ -1,6 +1,7 @@
 """What a route may ask for by an annotation: resources, sessions, pages, preconditions."""
 
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -13,13 +14,14 @@ from app.infra.database.pagination import PageRequest
 from app.infra.database.replica import Replica
 from app.infra.database.sessions import Database
 from app.infra.observability.metrics import REPLICA_READS
+from app.infra.observability.request_context import request_context
 from app.infra.security.access_tokens import AccessTokens
 from app.infra.security.passwords import Passwords
 from app.infra.settings_base.section import Sections
 from app.infra.validation.fields import Limit
 from app.infra.validation.preconditions import Precondition, join_header_lines
-from app.infra.web.request_retry import TryAgain, may_be_tried_again
-from coherent_cache import SHOWN, Cache, NoCache, Reader
+from app.infra.web.request_retry import RetryRequest, may_retry
+from coherent_cache import Cache, NoCache, Reader, collect_shown_tags
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,29 +49,32 @@ async def resources(request: Request) -> ProcessResources:
 Resources = Annotated[ProcessResources, Depends(resources)]
 
 
-async def read_session(held: Resources, request: Request) -> AsyncIterator[AsyncSession]:
-    """Open a session for reading; it takes a connection at its first statement."""
+@asynccontextmanager
+async def _open_read_session(held: ProcessResources) -> AsyncIterator[AsyncSession]:
+    current = request_context.get()
     async with held.database.read() as session:
-        session.info[SHOWN] = request.scope.get(SHOWN, set())  # for the response cache
+        if current is not None and current.shown_tags is not None:
+            collect_shown_tags(session, current.shown_tags)
         yield session
 
 
-async def lagging_session(held: Resources, request: Request) -> AsyncIterator[AsyncSession]:
+async def read_session(held: Resources) -> AsyncIterator[AsyncSession]:
+    """Open a session for reading. It takes a connection at its first statement."""
+    async with _open_read_session(held) as session:
+        yield session
+
+
+async def lagging_session(held: Resources) -> AsyncIterator[AsyncSession]:
     """Open a session for reading what may be DATABASE_REPLICA_LAG_SECONDS old.
 
     It is the replica's while that keeps up. What fails there is asked of the primary, by running
     the request again. What is kept for others is loaded from the primary.
     """
-    replica, scope = held.replica, request.scope
-    if (
-        replica is None
-        or not replica.is_up_to_date
-        or SHOWN in scope
-        or not may_be_tried_again(scope)
-    ):
+    replica, current = held.replica, request_context.get()
+    is_for_cache = current is not None and current.shown_tags is not None
+    if replica is None or not replica.is_up_to_date or is_for_cache or not may_retry():
         REPLICA_READS.labels("primary").inc()
-        async with held.database.read() as session:
-            session.info[SHOWN] = scope.get(SHOWN, set())
+        async with _open_read_session(held) as session:
             yield session
         return
     REPLICA_READS.labels("replica").inc()
@@ -77,8 +82,8 @@ async def lagging_session(held: Resources, request: Request) -> AsyncIterator[As
         async with replica.database.read() as session:
             yield session
     except (Unavailable, DBAPIError) as error:
-        if replica.should_retry_on_primary(error) and may_be_tried_again(scope):
-            raise TryAgain from error
+        if replica.should_retry_on_primary(error) and may_retry():
+            raise RetryRequest from error
         raise
 
 

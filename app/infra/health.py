@@ -8,17 +8,18 @@ is told to end it is 503 again, while requests are still accepted.
 
 import asyncio
 import logging
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from typing import Annotated
 
-from fastapi import APIRouter, Depends, Request
+from fastapi import APIRouter, Depends, FastAPI, Request
 from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
 from app.errors import Unavailable
 from app.infra.database.schema_version import Revisions, read_revisions
 from app.infra.database.sessions import Database
+from app.infra.dependencies import ProcessResources
 from app.infra.observability.background import detached, failing
 from app.infra.shutdown import server_shutdown
 from coherent_cache import CACHE_ERRORS, Cache
@@ -98,17 +99,16 @@ class Readiness:
         return "ok"
 
 
-@contextmanager
-def open_readiness(database: Database, cache: Cache | None) -> Iterator[Readiness]:
-    """Make the readiness of this process. On leaving, a check that still runs is cancelled."""
-    made = Readiness(database, cache)
-    try:
-        yield made
-    finally:
-        made.close()
+@asynccontextmanager
+async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+    """Make the readiness of this process. A check that still runs at the end is cancelled."""
+    resources: ProcessResources = app.state.resources
+    app.state.readiness = Readiness(resources.database, resources.cache)
+    yield
+    app.state.readiness.close()
 
 
-router = APIRouter(include_in_schema=False)
+router = APIRouter(include_in_schema=False, lifespan=lifespan)
 
 
 async def readiness(request: Request) -> Readiness:

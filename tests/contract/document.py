@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from fastapi import FastAPI
-from fastapi.routing import APIRoute
+from fastapi.routing import APIRoute, RouteContext, iter_route_contexts
 
 from app.main import create_app
 from app.settings import Settings
@@ -95,6 +95,10 @@ OPERATIONS = [
 ]
 
 
-def api_routes(app: FastAPI) -> Iterator[APIRoute]:
+def api_routes(app: FastAPI) -> Iterator[RouteContext]:
     """Yield the routes that are functions, in the document or not."""
-    return (route for route in app.router.routes if isinstance(route, APIRoute))
+    return (
+        context
+        for context in iter_route_contexts(app.router.routes)
+        if isinstance(context.original_route, APIRoute)
+    )

@@ -12,7 +12,7 @@ import pytest
 from fastapi import FastAPI
 
 from app.features.users.models import User
-from app.infra.web.cacheable import is_public
+from app.infra.web.cacheable import policy_of
 from app.settings import Settings
 from coherent_cache.store import Store
 from tests.application import client_of, recorded_statements, running
@@ -195,7 +195,8 @@ async def test_a_refused_write_drops_nothing(
 
 def test_every_read_is_known() -> None:
     assert routes_of(APPLICATION, reads=True) == SHOWS.keys() | NOT_PUBLIC | ENDLESS
-    public = {f"GET {route.path}" for route in api_routes(APPLICATION) if is_public(route)}
+    cached = [route for route in api_routes(APPLICATION) if policy_of(route.endpoint)]
+    public = {f"GET {route.path}" for route in cached}
     assert public == SHOWS.keys()
 
 

@@ -23,6 +23,7 @@ from tests.contract.deployment import (
     service,
     text,
 )
+from tests.contract.document import api_routes
 from tests.contract.test_documents import setting_names
 
 LONG_RUNNING = ["balancer", "app", "database", "valkey", "replica", "prometheus", "grafana"]
@@ -132,7 +133,7 @@ def test_the_image_holds_what_is_locked_and_nothing_for_development() -> None:
 
 def test_health_checks_ask_for_paths_that_exist(app: FastAPI) -> None:
     assert http_paths() == {"/livez", "/readyz"}
-    assert http_paths() <= {getattr(route, "path", None) for route in app.routes}
+    assert http_paths() <= {route.path for route in api_routes(app)}
 
 
 def test_liveness_never_asks_for_the_database() -> None:

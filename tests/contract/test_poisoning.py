@@ -13,7 +13,7 @@ import pytest
 from fastapi import FastAPI, Request
 
 from app.infra.dependencies import ReadSession
-from app.infra.web.cacheable import public
+from app.infra.web.cacheable import cacheable
 from app.settings import Settings
 from coherent_cache import shows
 from tests.contract.serving import Served, serve
@@ -105,7 +105,7 @@ def add_echo(app: FastAPI) -> None:
     """Add a public route whose answer would tell if a load saw anything of who asked first."""
 
     @app.get(ECHO)
-    @public()
+    @cacheable()
     async def echo(request: Request, session: ReadSession, limit: int = 0) -> list[bool]:
         shows(session, "echo")
         scope = request.scope

@@ -147,9 +147,9 @@ async def _run_once(work: Callable[[], Awaitable[None]], _restarts: Any, _leavin
 _ALWAYS_TRUSTED = (Trust, "holds", property(lambda _self: True))
 PATCHES: dict[str, tuple[tuple[Any, str, Any], ...]] = {
     "plain_engine": ((resources, "open_engine", _plain_engine),),
-    "no_retry": ((problems, "may_be_tried_again", lambda _scope: False),),
+    "no_retry": ((problems, "may_retry", lambda: False),),
     "no_backstop": (
-        (problems, "may_be_tried_again", lambda _scope: False),
+        (problems, "may_retry", lambda: False),
         (problems, "to_app_error", lambda _error: None),
     ),
     "no_cleanup": (

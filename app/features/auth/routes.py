@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from fastapi import Depends, Form, Response
+from fastapi import APIRouter, Depends, Form, Response
 
 from app.features.auth import service
 from app.features.auth.dependencies import check_form
@@ -11,9 +11,8 @@ from app.infra.dependencies import Resources, WriteSession
 from app.infra.validation.fields import KIB
 from app.infra.web.oauth2 import NOT_STORED, token_endpoint
 from app.infra.web.openapi import problems
-from app.infra.web.routing import feature_router
 
-router = feature_router("/v1/auth")
+router = APIRouter(prefix="/v1/auth", tags=["auth"])
 
 
 @router.post(

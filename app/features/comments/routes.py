@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from fastapi import Path, Request, Response
+from fastapi import APIRouter, Path, Request, Response
 
 from app.features.comments import service
 from app.features.comments.models import Comment
@@ -11,20 +11,21 @@ from app.features.users.dependencies import CurrentUser
 from app.infra.database.pagination import Page
 from app.infra.dependencies import Conditions, PageQuery, ReadSession, WriteSession
 from app.infra.validation.fields import KIB, Id
-from app.infra.web.cacheable import public
+from app.infra.web.cacheable import cacheable
 from app.infra.web.link_header import link_neighbours
-from app.infra.web.openapi import PUBLIC, problems
-from app.infra.web.routing import feature_router
+from app.infra.web.openapi import NOT_MODIFIED, problems
 
-router = feature_router("/v1", tag="comments")
+router = APIRouter(prefix="/v1", tags=["comments"])
 
 PostId = Annotated[Id, Path()]
 
 
 @router.get(
-    "/posts/{post_id}/comments", response_model=CommentPage, responses=PUBLIC | problems(404, 422)
+    "/posts/{post_id}/comments",
+    response_model=CommentPage,
+    responses=NOT_MODIFIED | problems(404, 422),
 )
-@public()
+@cacheable()
 async def list_comments(
     post_id: PostId,
     request: Request,

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Annotated
 
-from fastapi import Path, Query, Request, Response
+from fastapi import APIRouter, Path, Query, Request, Response
 from pydantic import TypeAdapter
 
 from app.features.posts import service
@@ -13,21 +13,20 @@ from app.features.users.dependencies import CurrentUser
 from app.infra.database.pagination import Page
 from app.infra.dependencies import Conditions, PageQuery, ReadSession, WriteSession
 from app.infra.validation.fields import KIB, Id
-from app.infra.web.cacheable import public
+from app.infra.web.cacheable import cacheable
 from app.infra.web.etags import tagged_response
 from app.infra.web.link_header import link_neighbours
-from app.infra.web.openapi import PUBLIC, problems
-from app.infra.web.routing import feature_router
+from app.infra.web.openapi import NOT_MODIFIED, problems
 
-router = feature_router("/v1/posts")
+router = APIRouter(prefix="/v1/posts", tags=["posts"])
 
 LARGEST_POST = 256 * KIB  # 20,200 characters, each escaped as \ud83d\ude00
 PostId = Annotated[Id, Path()]
 POST_READ = TypeAdapter(PostRead)
 
 
-@router.get("", response_model=PostPage, responses=PUBLIC | problems(422))
-@public()
+@router.get("", response_model=PostPage, responses=NOT_MODIFIED | problems(422))
+@cacheable()
 async def list_posts(
     request: Request,
     response: Response,
@@ -54,8 +53,8 @@ async def create_post(data: PostCreate, user: CurrentUser, session: WriteSession
     return _to_response(post, 201, {"Location": f"/v1/posts/{post.id}"})
 
 
-@router.get("/{post_id}", response_model=PostRead, responses=PUBLIC | problems(404, 422))
-@public()
+@router.get("/{post_id}", response_model=PostRead, responses=NOT_MODIFIED | problems(404, 422))
+@cacheable()
 async def read_post(post_id: PostId, session: ReadSession) -> Response:
     """Return a post with its author."""
     return _to_response(await service.read_post(session, post_id))

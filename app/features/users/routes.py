@@ -2,7 +2,7 @@
 
 from typing import Annotated
 
-from fastapi import Path, Response
+from fastapi import APIRouter, Path, Response
 
 from app.features.users import service
 from app.features.users.dependencies import FreshUser
@@ -10,11 +10,10 @@ from app.features.users.models import User
 from app.features.users.schemas import PublicUserRead, UserCreate, UserRead, UserUpdate
 from app.infra.dependencies import Conditions, ReadSession, Resources, WriteSession
 from app.infra.validation.fields import KIB, Id
-from app.infra.web.cacheable import public
-from app.infra.web.openapi import PUBLIC, problems
-from app.infra.web.routing import feature_router
+from app.infra.web.cacheable import cacheable
+from app.infra.web.openapi import NOT_MODIFIED, problems
 
-router = feature_router("/v1/users")
+router = APIRouter(prefix="/v1/users", tags=["users"])
 
 
 @router.post(
@@ -64,8 +63,10 @@ async def delete_me(user: FreshUser, session: WriteSession, precondition: Condit
     await service.delete_user(session, user)
 
 
-@router.get("/{user_id}", response_model=PublicUserRead, responses=PUBLIC | problems(404, 422))
-@public()
+@router.get(
+    "/{user_id}", response_model=PublicUserRead, responses=NOT_MODIFIED | problems(404, 422)
+)
+@cacheable()
 async def read_user(user_id: Annotated[Id, Path()], session: ReadSession) -> User:
     """Return what everybody may know of a user."""
     return await service.read_user(session, user_id)

@@ -18,10 +18,10 @@ from app.errors import Unavailable
 from app.infra.database.pgbouncer import pgbouncer_arguments, session_timeouts
 from app.infra.database.pool import FifoPool
 from app.infra.database.query_stats import record_statements
-from app.infra.database.retry import record_commit
 from app.infra.database.settings import DatabaseSettings
 from app.infra.observability.diagnostics import count_connections
 from app.infra.observability.repeat_filter import RepeatFilter
+from app.infra.observability.request_context import request_context
 from app.infra.settings_base.urls import asyncpg_arguments
 
 logger = logging.getLogger(__name__)
@@ -58,7 +58,7 @@ def open_engine(settings: DatabaseSettings, application_name: str) -> AsyncEngin
     )
     record_statements(engine.sync_engine)
     event.listen(engine.sync_engine, "do_connect", _connect)
-    event.listen(engine.sync_engine, "commit", record_commit)
+    event.listen(engine.sync_engine, "commit", _forbid_retry)
     event.listen(engine.sync_engine, "checkout", _replace_if_closed)
     count_connections(engine.sync_engine)  # last: a closed connection is replaced before it counts
     event.listen(engine.sync_engine, "handle_error", _remove_row_from_message)
@@ -99,6 +99,12 @@ def _connect(
     except (OSError, TimeoutError, dialect.loaded_dbapi.Error) as error:
         logger.warning("Cannot connect to the database: %s: %s", type(error).__name__, error)
         raise Unavailable("The database cannot be reached.") from error
+
+
+def _forbid_retry(_connection: object) -> None:
+    """Keep a request from running again once a commit was sent, whether or not it arrived."""
+    if (current := request_context.get()) is not None:
+        current.may_retry = False
 
 
 def _replace_if_closed(connection: Any, _record: ConnectionPoolEntry, _proxy: Any) -> None:

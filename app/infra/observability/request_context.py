@@ -14,6 +14,7 @@ class RequestContext:
         "client",
         "connections",
         "database_seconds",
+        "may_retry",
         "method",
         "path",
         "pool_wait_seconds",
@@ -21,6 +22,7 @@ class RequestContext:
         "route",
         "running_statements",
         "seconds",
+        "shown_tags",
         "slowest_seconds",
         "slowest_statement",
         "span",
@@ -35,6 +37,8 @@ class RequestContext:
         self.path = path
         self.client = client  # the IP address, as reported by trusted proxies
         self.status = 500  # until a response starts
+        self.may_retry = False  # True during the first attempt, until it commits
+        self.shown_tags: set[str] | None = None  # of an answer that is being loaded for the cache
         self.route: str | None = None  # the path template
         self.cache: str | None = None  # the value of the X-Cache header
         self.seconds = 0.0  # the duration, once `stop_clock` was called

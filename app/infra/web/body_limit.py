@@ -5,13 +5,13 @@ requests that run, no connection to the database. The server has a deadline for 
 """
 
 from starlette.requests import ClientDisconnect
-from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.errors import InvalidRequest
 from app.infra.observability.metrics import REFUSED
 from app.infra.web.body_shape import check_body_shape
 from app.infra.web.problems import code_of, problem, problem_of
+from app.infra.web.routing import KnownRoute, route_table_of
 
 
 class TooLarge(Exception):
@@ -39,7 +39,7 @@ class BodyLimitMiddleware:
         if length == 0:
             await self.app(scope, receive, send)
             return
-        route, found = scope["app"].state.route_table.find(scope)
+        route, found = route_table_of(scope).find(scope)
         limit_bytes = self._limit_of(route)
         try:
             if length is not None and length > limit_bytes:
@@ -56,8 +56,8 @@ class BodyLimitMiddleware:
         else:
             await self.app(scope, _received(body, receive), send)
 
-    def _limit_of(self, route: BaseRoute | None) -> int:
-        declared: int | None = getattr(route, "max_body_size", None)
+    def _limit_of(self, route: KnownRoute | None) -> int:
+        declared = None if route is None else route.max_body_bytes
         return self._limit_bytes if declared is None else min(declared, self._limit_bytes)
 
     async def _read(self, receive: Receive, limit_bytes: int) -> bytes:

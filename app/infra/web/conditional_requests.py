@@ -1,4 +1,4 @@
-"""What a request says of what its client already has: RFC 9110, §13, and RFC 9111, §5.2.1."""
+"""The headers of a GET that decide what is sent: RFC 9110 §13, and RFC 9111 §5.2.1."""
 
 import re
 from functools import lru_cache
@@ -8,20 +8,20 @@ from starlette.types import Scope
 
 ENTITY_TAG = re.compile(rb'(W/)?("[\x21\x23-\x7e\x80-\xff]*")')
 WEIGHT = re.compile(rb"\s*q=([01](?:\.\d{0,3})?)\s*")
-LONGEST_ENCODING = 1_000  # of what a client accepts; longer, it means something else
+LONGEST_ENCODING = 1_000  # a longer Accept-Encoding is ignored
 ANY = b"*"
 
 
-class Asked(NamedTuple):
-    """The headers of a GET that decide what is sent."""
+class RequestConditions(NamedTuple):
+    """`no-cache` skips the memory of this process, and `no-store` bypasses the whole cache."""
 
     none_match: bytes
     accepts_gzip: bool
     skips_memory: bool
-    bypasses: bool
+    bypasses_cache: bool
 
-    def has(self, etag: bytes) -> bool:
-        """Whether the client has this representation. The comparison is weak: §8.8.3.2."""
+    def matches(self, etag: bytes) -> bool:
+        """Whether the client already has this version. The comparison is weak: §8.8.3.2."""
         if not self.none_match:
             return False
         if self.none_match.strip() == ANY:
@@ -29,8 +29,8 @@ class Asked(NamedTuple):
         return any(tag == etag for _, tag in ENTITY_TAG.findall(self.none_match))
 
 
-def asked(scope: Scope) -> Asked:
-    """Read the headers once."""
+def read_conditions(scope: Scope) -> RequestConditions:
+    """Read the headers in one pass."""
     none_match = encoding = control = b""
     for name, value in scope["headers"]:
         if name == b"accept-encoding":
@@ -39,7 +39,7 @@ def asked(scope: Scope) -> Asked:
             none_match = none_match + b"," + value if none_match else value
         elif name == b"cache-control":
             control += value.lower()
-    return Asked(
+    return RequestConditions(
         none_match,
         0 < len(encoding) <= LONGEST_ENCODING and accepts_gzip(encoding),
         bool(control) and (b"no-cache" in control or b"max-age=0" in control),

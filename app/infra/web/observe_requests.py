@@ -10,6 +10,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.infra.observability.request_context import RequestContext, request_context
 from app.infra.web.request_id import request_id_of
+from app.infra.web.routing import route_table_of
 from app.infra.web.security_headers import PRIVATE
 
 # Who may keep an answer is said by its route or by the response cache, or else it is nobody.
@@ -60,11 +61,13 @@ class ObservationMiddleware:
             await self.app(scope, receive, send_observed)
         finally:
             current.stop_clock()
-            current.route = current.route or route_of(scope)
+            if current.route is None:
+                current.route = _template_of(scope)
             for observe in self._observers:
                 observe(current)
 
 
-def route_of(scope: Scope) -> str | None:
-    """Return the template of the route that a request was sent to."""
-    return getattr(scope.get("route"), "path_format", None)
+def _template_of(scope: Scope) -> str | None:
+    """Return the template of the route that has the path of a request, in any method."""
+    route, _ = route_table_of(scope).find(scope)
+    return None if route is None else route.template

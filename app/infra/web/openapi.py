@@ -46,8 +46,8 @@ class TokenProblem(Problem):
     error: Literal["invalid_grant", "invalid_request", "unsupported_grant_type"]
 
 
-# What every route that is declared `public` may answer beside its own.
-PUBLIC: Responses = {304: {"description": "The client has it: see If-None-Match and ETag"}}
+# What every `cacheable` route may answer beside its own responses.
+NOT_MODIFIED: Responses = {304: {"description": "The client has it: see If-None-Match and ETag"}}
 
 
 def problems(*statuses: int, schema: str = "Problem") -> Responses:

@@ -15,7 +15,6 @@ from fastapi.exceptions import RequestValidationError
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from starlette.exceptions import HTTPException
 from starlette.responses import Response
-from starlette.routing import Match
 from starlette.types import Scope
 
 from app.errors import AppError, Unavailable
@@ -27,7 +26,8 @@ from app.infra.database.error_mapping import (
 from app.infra.observability.repeat_filter import RepeatFilter
 from app.infra.observability.request_context import request_id
 from app.infra.web.oauth2 import NOT_STORED, STATUSES, is_token_endpoint, oauth2_error
-from app.infra.web.request_retry import TryAgain, may_be_tried_again
+from app.infra.web.request_retry import RetryRequest, may_retry
+from app.infra.web.routing import route_table_of
 from app.infra.web.security_headers import PRIVATE
 from coherent_cache import CacheBusy
 
@@ -164,9 +164,9 @@ async def _on_invalid_request(request: Request, error: Exception) -> Response:
 
 async def _on_database_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, SQLAlchemyError)
-    if is_safe_to_retry(error) and may_be_tried_again(request.scope):
+    if is_safe_to_retry(error) and may_retry():
         logger.warning("The database failed a request, run again: %s", _cause(error))
-        raise TryAgain from error
+        raise RetryRequest from error
     failure = to_app_error(error)
     if failure is None:
         logger.error(
@@ -179,13 +179,8 @@ async def _on_database_error(request: Request, error: Exception) -> Response:
 
 def _allowed_methods(request: Request) -> set[str]:
     """Return every method of this path; the framework knows those of one route at a time."""
-    methods: set[str] = set()
-    for route in request.app.router.routes:
-        match, _ = route.matches(request.scope)
-        if match is not Match.NONE:
-            methods |= getattr(route, "methods", None) or set()
-    if not methods:  # below a mount, where static files are
-        methods = {"GET"}
+    # A mount has no methods, and serves static files.
+    methods = route_table_of(request.scope).methods(request.scope) or {"GET"}
     return methods | {"HEAD"} if "GET" in methods else methods
 
 

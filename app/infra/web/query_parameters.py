@@ -1,42 +1,26 @@
 """Which query parameters a route takes, and the refusal of one that is sent more than once."""
 
-from collections.abc import Callable, Collection, Coroutine, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from types import UnionType
-from typing import Annotated, Any, Union, get_args, get_origin
+from typing import Annotated, Union, get_args, get_origin
+from urllib.parse import parse_qsl
 
-from fastapi import Request, Response
 from fastapi.dependencies.models import Dependant
 from fastapi.exceptions import RequestValidationError
-from fastapi.routing import APIRoute
 from pydantic import BaseModel
+from starlette.types import Scope
 
 
-class StrictRoute(APIRoute):
-    """A route that answers 422 when a parameter that takes one value is sent several times.
+def refuse_repeated(scope: Scope, parameters: Mapping[str, bool]) -> None:
+    """Raise a validation error if a parameter that takes one value is sent several times.
 
-    FastAPI would take the last value, a proxy or a cache before the service perhaps the first.
+    FastAPI would take the last value, and a proxy or a cache in front of it perhaps the first.
     """
-
-    def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """Check the query before the endpoint and its dependencies run."""
-        handle = super().get_route_handler()
-        parameters = dict(query_parameters(self.dependant))
-        single = frozenset(name for name, takes_many in parameters.items() if not takes_many)
-
-        async def handle_strictly(request: Request) -> Response:
-            if request.scope["query_string"]:
-                refuse_repeated(request, single)
-            return await handle(request)
-
-        return handle_strictly if single else handle
-
-
-def refuse_repeated(request: Request, single: Collection[str]) -> None:
-    """Raise a validation error that names each parameter of `single` that was sent repeatedly."""
     seen: set[str] = set()
     repeated: dict[str, None] = {}
-    for name, _ in request.query_params.multi_items():
-        if name in seen and name in single:
+    query = scope["query_string"].decode("latin-1")
+    for name, _ in parse_qsl(query, keep_blank_values=True):
+        if name in seen and parameters.get(name) is False:
             repeated[name] = None
         seen.add(name)
     if repeated:
@@ -60,7 +44,7 @@ def query_parameters(dependant: Dependant) -> Iterator[tuple[str, bool]]:
 
 
 def _model_in(annotation: object) -> type[BaseModel] | None:
-    """Return the model whose fields are the parameters, also of a model that may be left out."""
+    """Return the model whose fields are the parameters, also if the model is optional."""
     for kind in (annotation, *get_args(annotation)):
         if isinstance(kind, type) and issubclass(kind, BaseModel):
             return kind

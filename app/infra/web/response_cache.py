@@ -1,221 +1,192 @@
-"""Answers public GET routes from the cache, before routing.
+"""Answers GET requests for `cacheable` routes from the cache, before the framework routes them.
 
-A load is a request of its own: it has the path and the canonical query, and nothing else of whoever
-asked first, so that no header of theirs can get into what others are sent. What may not be stored
-(RFC 9111, §3) is not shared either.
+A response that is cached is loaded by a request of its own. That request has the path and the
+sorted query, and no header of the client that asked first, so nothing about that client can get
+into the answers of others. A response that must not be stored (RFC 9111 §3) is not shared either.
 """
 
 import asyncio
 import logging
-import re
-import time
 from functools import partial
+from typing import NamedTuple
 
-import orjson
-from fastapi.routing import APIRoute
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.errors import AppError, Unavailable
 from app.infra.cache.settings import CacheSettings
-from app.infra.observability.request_context import RequestContext, request_context, request_id
-from app.infra.web import conditional_requests
-from app.infra.web.cacheable import find_public, policy_of
-from app.infra.web.conditional_requests import Asked
+from app.infra.observability.request_context import RequestContext, request_context
+from app.infra.web.cacheable import cache_key
+from app.infra.web.conditional_requests import RequestConditions, read_conditions
 from app.infra.web.problems import problem_of
-from app.infra.web.query_parameters import query_parameters
-from app.infra.web.stored_response import Captured, Representation, read, write_down
-from coherent_cache import READ_SECONDS, SHOWN, CacheBusy, Entry, NoCache, Reader, Source
+from app.infra.web.routing import KnownRoute, route_table_of
+from app.infra.web.stored_response import (
+    CapturedResponse,
+    decode,
+    encode,
+    send_captured,
+    send_stored,
+)
+from coherent_cache import READ_SECONDS, CacheBusy, Entry, NoCache, Reader, Source
 
 logger = logging.getLogger(__name__)
 
-HARMLESS_PATH = re.compile(r"[A-Za-z0-9/_.~-]*")
-HARMLESS_VALUE = re.compile(r"[A-Za-z0-9_.~-]{1,64}")
-# Of a request, all that its answer may depend on.
+# The only parts of the first client's request that a load gets.
 KEPT = ("type", "asgi", "http_version", "method", "path", "root_path", "server", "app")
-X_CACHE = {source: (b"x-cache", source.value.encode()) for source in Source}
 
 
 class NotStored(Exception):
-    """A load gave what may not be stored."""
+    """A load gave a response that must not be stored."""
 
-    def __init__(self, response: Captured) -> None:
+    def __init__(self, response: CapturedResponse) -> None:
         super().__init__()
         self.response = response
 
 
-class ResponseCacheMiddleware:
-    """Pure ASGI. What is in this process's memory is sent before anything else is looked at."""
+class _Request(NamedTuple):
+    scope: Scope
+    receive: Receive
+    send: Send
+    conditions: RequestConditions
 
-    def __init__(self, app: ASGIApp) -> None:
+
+class ResponseCacheMiddleware:
+    """Pure ASGI. Answers from the memory of this process before anything else is looked at.
+
+    `app.state.cache_reader` reads the cache. Before the lifespan has set it, nothing is cached.
+    """
+
+    def __init__(self, app: ASGIApp, settings: CacheSettings) -> None:
         self.app = app
+        self._settings = settings
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["method"] != "GET":
             await self.app(scope, receive, send)
             return
-        asked = conditional_requests.asked(scope)
-        reader = _reader_of(scope)
-        if reader is not None and not asked.bypasses:
-            key = f"{scope['path']}?{scope['query_string'].decode('latin-1')}"
-            if not asked.skips_memory and (entry := reader.get_from_memory(key)) is not None:
-                await _send(entry, Source.MEMORY, asked, send)
-                return
-            if reader.has_copy(key):  # so it is the key of a public route's answer
-                await self._answer(key, scope, receive, send, asked)
-                return
-        await self._look_further(scope, receive, send, asked)
-
-    async def _look_further(self, scope: Scope, receive: Receive, send: Send, asked: Asked) -> None:
-        route = _public_route(scope)
-        if route is None:
-            await self.app(scope, receive, send)
+        conditions = read_conditions(scope)
+        reader: Reader | NoCache | None = getattr(scope["app"].state, "cache_reader", None)
+        if reader is None or conditions.bypasses_cache:
+            await self._route(_Request(scope, receive, send, conditions), None)
             return
-        is_off = isinstance(_reader_of(scope), NoCache)
-        key = None if asked.bypasses or is_off else canonical_key(route, scope)
-        if key is None:
-            await self._go_past(scope, receive, send, asked, _now())
+        # A request that is spelled like the key needs no routing.
+        key = f"{scope['path']}?{scope['query_string'].decode('latin-1')}"
+        if not conditions.skips_memory and (entry := reader.get_from_memory(key)) is not None:
+            _record(decode(entry).route, Source.MEMORY)
+            await send_stored(entry, Source.MEMORY, conditions, send)
+            return
+        request = _Request(scope, receive, send, conditions)
+        if reader.has_copy(key):
+            await self._read(request, key, reader)
         else:
-            await self._answer(key, scope, receive, send, asked)
+            await self._route(request, reader)
 
-    async def _answer(
-        self, key: str, scope: Scope, receive: Receive, send: Send, asked: Asked
-    ) -> None:
-        reader = _reader_of(scope)
-        assert reader is not None
-        load = partial(self._load, key, scope, request_context.get())
-        began = _now()
-        try:
-            answer = await reader.read(key, load, skip_memory=asked.skips_memory)
-        except NotStored as found:
-            found.__traceback__ = None  # its frames hold the tasks that hold it: a cycle
-            if found.response.is_problem:
-                _note(scope, Source.BYPASS)
-                await _send_captured(found.response, Source.BYPASS, send)
-            else:
-                await self._go_past(scope, receive, send, asked, began)
-        except CacheBusy as busy:
-            await _refuse(Unavailable(str(busy)), scope, receive, send)
-        except AppError as error:
-            await _refuse(error, scope, receive, send)
+    async def _route(self, request: _Request, reader: Reader | NoCache | None) -> None:
+        """Find out whether the route is cacheable, and under which key."""
+        scope = request.scope
+        route = route_table_of(scope).find_cacheable(scope)
+        if route is None:
+            await self.app(scope, request.receive, request.send)
+            return
+        key = None
+        if reader is not None and not isinstance(reader, NoCache):
+            query = scope["query_string"].decode("latin-1")
+            key = cache_key(scope["path"], query, route.parameters)
+        if key is None or reader is None:
+            await self._bypass(request, route, _now())
         else:
-            await _send(answer.entry, answer.source, asked, send)
+            await self._read(request, key, reader)
+
+    async def _read(self, request: _Request, key: str, reader: Reader | NoCache) -> None:
+        """Answer from the cache. On a miss, the reader calls `_load`, once for all who wait."""
+        began = _now()
+        load = partial(self._load, key, request.scope, request_context.get())
+        try:
+            answer = await reader.read(key, load, skip_memory=request.conditions.skips_memory)
+        except NotStored as refused:
+            refused.__traceback__ = None  # its frames hold the tasks that hold it: a cycle
+            route = _cacheable_route(request.scope)
+            if refused.response.is_problem:
+                _record(route.template, Source.BYPASS)
+                await send_captured(refused.response, Source.BYPASS, request.send)
+            else:
+                await self._bypass(request, route, began)
+        except CacheBusy as busy:
+            await _refuse(request, Unavailable(str(busy)))
+        except AppError as error:
+            await _refuse(request, error)
+        else:
+            _record(decode(answer.entry).route, answer.source)
+            await send_stored(answer.entry, answer.source, request.conditions, request.send)
 
     async def _load(self, key: str, asking: Scope, first: RequestContext | None) -> Entry:
-        """Run the request that asks for this entry, as nobody in particular."""
-        shown: set[str] = set()
-        query = key.partition("?")[2].encode()
-        scope = {name: asking[name] for name in KEPT if name in asking}
-        scope |= {"scheme": "http", "headers": [], "query_string": query, SHOWN: shown}
-        response = Captured()
-        # Who asked first has the statements on their account, and may leave before they are done.
-        request_context.set(own := first and first.child())
-        try:
-            await self.app(scope, _receive_nothing(), response.receive)
-        finally:
-            if first is not None and own is not None:
-                first.merge(own)
-        if not response.may_be_stored or not shown:
-            if response.status == 200:
-                logger.error(
-                    "GET %s is public and cannot be cached: %s",
-                    _declared(asking)[0],
-                    response.obstacle or "it names nothing that it shows",
-                )
-            raise NotStored(response)
-        settings = asking["app"].state.settings[CacheSettings]
-        ttl = settings.ttl_seconds if response.status == 200 else settings.missing_ttl_seconds
-        value = await write_down(response, *_declared(asking))
-        return Entry(key, tuple(sorted(shown)), value, ttl)
+        """Run the request that loads an entry.
 
-    async def _go_past(
-        self, scope: Scope, receive: Receive, send: Send, asked: Asked, began: float
-    ) -> None:
-        """Answer from the route itself, with the validators and the form that a hit would have."""
-        response = Captured()
+        Its statements count for the client that asked first, which may leave before it ends.
+        """
+        own = RequestContext("-", "GET", asking["path"]) if first is None else first.child()
+        own.shown_tags = set()
+        request_context.set(own)
+        scope = {name: asking[name] for name in KEPT if name in asking}
+        query = key.partition("?")[2].encode()
+        scope |= {"scheme": "http", "headers": [], "query_string": query}
+        response = CapturedResponse()
+        try:
+            await self.app(scope, _receive_nothing(), response.receive_message)
+        finally:
+            if first is not None:
+                first.merge(own)
+        route, tags = _cacheable_route(asking), tuple(sorted(own.shown_tags))
+        if not response.may_be_stored or not tags:
+            _log_refusal(route, response)
+            raise NotStored(response)
+        is_found = response.status == 200
+        ttl = self._settings.ttl_seconds if is_found else self._settings.missing_ttl_seconds
+        return Entry(key, tags, await encode(response, route), ttl)
+
+    async def _bypass(self, request: _Request, route: KnownRoute, began: float) -> None:
+        """Answer from the route itself, with the validators and the variants of a cached answer."""
+        response = CapturedResponse()
         try:
             async with asyncio.timeout_at(began + READ_SECONDS) as limit:
-                await self.app(scope, receive, response.receive)
+                await self.app(request.scope, request.receive, response.receive_message)
         except TimeoutError:
             if not limit.expired():
                 raise
-            too_long = Unavailable("The database took too long.")
-            await _refuse(too_long, scope, receive, send)
+            await _refuse(request, Unavailable("The database took too long."))
             return
+        _record(route.template, Source.BYPASS)
         if response.status != 200 or not response.may_be_stored:
-            await _send_captured(response, Source.BYPASS, send)
+            await send_captured(response, Source.BYPASS, request.send)
             return
-        value = await write_down(response, *_declared(scope), compress=asked.accepts_gzip)
-        await _send(Entry("", (), value), Source.BYPASS, asked, send)
-
-
-def _reader_of(scope: Scope) -> Reader | NoCache | None:
-    """Return what reads the cache, or None before the lifespan has begun."""
-    reader: Reader | NoCache | None = getattr(scope["app"].state, "cache_reader", None)
-    return reader
+        value = await encode(response, route, compress=request.conditions.accepts_gzip)
+        await send_stored(Entry("", (), value), Source.BYPASS, request.conditions, request.send)
 
 
 def _now() -> float:
     return asyncio.get_running_loop().time()
 
 
-def _note(scope: Scope, source: Source) -> None:
-    """Tell who observes what was asked for: no route has been looked for in this scope."""
-    if (current := request_context.get()) is not None:
-        current.route, current.cache = _declared(scope)[0], source
-
-
-async def _refuse(error: AppError, scope: Scope, receive: Receive, send: Send) -> None:
-    _note(scope, Source.BYPASS)
-    await problem_of(scope, error)(scope, receive, send)
-
-
-def _public_route(scope: Scope) -> APIRoute | None:
-    near = scope["app"].state.route_table.near(scope)
-    return find_public(near.router.routes, scope) if near.has_public else None
-
-
-def _declared(scope: Scope) -> tuple[str, str]:
-    """Return the template of a public route, and how its answer may be kept."""
-    route = _public_route(scope)
+def _cacheable_route(scope: Scope) -> KnownRoute:
+    route = route_table_of(scope).find_cacheable(scope)
     assert route is not None
-    return route.path_format, policy_of(route).cache_control
+    return route
 
 
-async def _send(entry: Entry, source: Source, asked: Asked, send: Send) -> None:
-    shown: Representation | None = entry.view
-    if shown is None:
-        shown = entry.view = read(entry.value)
+def _record(template: str | None, source: Source) -> None:
+    """Tell the log and the metrics where the answer is from. The framework has not seen a hit."""
     if (current := request_context.get()) is not None:
-        current.route, current.cache = shown.route, source
-    if shown.status != 200:
-        response = Captured(shown.status, shown.plain.headers, shown.plain.body, is_whole=True)
-        await _send_captured(response, source, send)
-        return
-    variant = shown.compressed if asked.accepts_gzip and shown.compressed else shown.plain
-    status, headers, body = 200, variant.headers, variant.body
-    if asked.none_match and asked.has(variant.etag):
-        status, headers, body = 304, variant.headers_if_not_modified, b""
-    # A list of its own: whoever stands outside adds to it.
-    headers = [*headers, X_CACHE[source]]
-    if source is Source.VALKEY:  # since it was validated: RFC 9111, §5.1
-        headers.append((b"age", b"0"))
-    elif source is Source.MEMORY:
-        headers.append((b"age", b"%d" % (time.monotonic() - entry.validated_at)))
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": body})
+        current.route, current.cache = template, source
 
 
-async def _send_captured(response: Captured, source: Source, send: Send) -> None:
-    """Send what is sent as it is, but for the request id in a problem: that is each one's own."""
-    body, headers = response.body, response.headers
-    if response.is_problem:
-        body = orjson.dumps({**orjson.loads(body), "request_id": request_id()})
-        headers = [header for header in headers if header[0] != b"content-length"]
-        headers.append((b"content-length", b"%d" % len(body)))
-    headers = [*headers, X_CACHE[source]]
-    await send({"type": "http.response.start", "status": response.status, "headers": headers})
-    more = not response.is_whole
-    await send({"type": "http.response.body", "body": body, "more_body": more})
+def _log_refusal(route: KnownRoute, response: CapturedResponse) -> None:
+    if response.status == 200:
+        reason = response.obstacle or "its service passed no tag to shows()"
+        logger.error("GET %s is cacheable, but cannot be cached: %s", route.template, reason)
+
+
+async def _refuse(request: _Request, error: AppError) -> None:
+    _record(_cacheable_route(request.scope).template, Source.BYPASS)
+    await problem_of(request.scope, error)(request.scope, request.receive, request.send)
 
 
 def _receive_nothing() -> Receive:
@@ -223,27 +194,7 @@ def _receive_nothing() -> Receive:
 
     async def receive() -> Message:
         if not messages:
-            await asyncio.Event().wait()  # nobody leaves: the load is everybody's
+            await asyncio.Event().wait()  # a load has no client that could disconnect
         return messages.pop()
 
     return receive
-
-
-def canonical_key(route: APIRoute, scope: Scope) -> str | None:
-    """Return the one key under which an answer is kept, or None if it is not kept.
-
-    Every parameter is known and given once, every value is written in one way.
-    """
-    path, query = scope["path"], scope["query_string"].decode("latin-1")
-    if not HARMLESS_PATH.fullmatch(path):
-        return None
-    pairs = sorted(query.split("&")) if query else []
-    values = dict(pair.partition("=")[::2] for pair in pairs)
-    if (
-        len(values) < len(pairs)
-        or not values.keys() <= dict(query_parameters(route.dependant)).keys()
-    ):
-        return None
-    if not all(map(HARMLESS_VALUE.fullmatch, values.values())):
-        return None
-    return f"{path}?{'&'.join(pairs)}"

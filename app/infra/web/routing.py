@@ -1,90 +1,163 @@
-"""How features declare their routes, and how a request finds its own among any number of them."""
+"""Finds the route of a request, for the layers around the routes and for the framework's router.
 
-from typing import NamedTuple
+Routers try their routes one after the other, and routers that are included twice. `RouteTable`
+looks routes up by the first two segments of their paths, so that the routes of other features cost
+a request nothing. Without it, requests are answered in the same way, only more slowly.
+"""
 
-from fastapi import APIRouter
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from fastapi import APIRouter, FastAPI
+from fastapi.dependencies.models import Dependant
+from fastapi.routing import RouteContext, iter_route_contexts
 from starlette.routing import BaseRoute, Match
 from starlette.types import Receive, Scope, Send
 
-from app.infra.web.cacheable import is_public
-from app.infra.web.query_parameters import StrictRoute
+from app.infra.web.cacheable import CachePolicy, policy_of
+from app.infra.web.query_parameters import query_parameters, refuse_repeated
+from app.infra.web.request_retry import RequestRetryMiddleware
 
 
-def feature_router(prefix: str, *, tag: str | None = None) -> APIRouter:
-    """Build the router of one feature, which carries its whole prefix, such as `/v1/posts`.
+@dataclass(frozen=True, slots=True)
+class KnownRoute:
+    """What the layers around the routes need to know about a route.
 
-    Its operation ids are the names of the endpoint functions; the last segment is its tag.
+    `template` is its path, such as `/v1/posts/{post_id}`. `parameters` are its query parameters,
+    each with whether it takes several values.
     """
-    return APIRouter(
-        prefix=prefix,
-        tags=[tag or prefix.rpartition("/")[2]],
-        route_class=StrictRoute,
-        generate_unique_id_function=lambda route: route.name,
-    )
+
+    context: RouteContext
+    template: str | None
+    parameters: Mapping[str, bool]
+    cache_policy: CachePolicy | None
+    max_body_bytes: int | None
 
 
-class Near(NamedTuple):
-    """The routes with the same first segments, and whether one of them is public."""
+@dataclass(frozen=True, slots=True)
+class Candidates:
+    """The routes that a request may go to, and the framework's router over just these."""
 
+    routes: list[KnownRoute]
     router: APIRouter
-    has_public: bool
+    has_cacheable: bool
 
 
 class RouteTable:
-    """Pure ASGI, between a router and its routes: tries those alone that can match.
-
-    Routers try their routes one by one. Here they are looked up by their first two segments, such
-    as `/v1/posts`, so that a request costs the same however many other features there are. The
-    order of the routes keeps its meaning, and routes added later are seen.
-    """
+    """Pure ASGI, between a router and its routes. Routes that are added later are found too."""
 
     def __init__(self, router: APIRouter) -> None:
         self._router = router
-        self._all = Near(router, has_public=True)
-        self._others = self._all
-        self._table: dict[str, Near] = {}
+        self._by_key: dict[str, Candidates] = {}
+        self._all = self._others = Candidates([], router, has_cacheable=False)
         self._indexed = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        await self.near(scope).router.app(scope, receive, send)
+        if scope["type"] != "http":
+            await self._router.app(scope, receive, send)
+            return
+        if scope["query_string"]:
+            route, _ = self.find(scope)
+            if route is not None:
+                refuse_repeated(scope, route.parameters)
+        scope["router"] = self._router  # `url_for` must know the routes of all features
+        await self._candidates(scope).router.app(scope, receive, send)
 
-    def near(self, scope: Scope) -> Near:
-        """Return the routes that a request may go to."""
-        if self._indexed != len(self._router.routes):
-            self._index()
-        if scope["type"] != "http" or scope.get("root_path"):
-            return self._all
-        return self._table.get(_key(scope["path"]), self._others)
+    def find(self, scope: Scope) -> tuple[KnownRoute | None, Scope]:
+        """Return the route of a request, and what it adds to the scope.
 
-    def find(self, scope: Scope) -> tuple[BaseRoute | None, Scope]:
-        """Return the route that a request goes to, and what that adds to its scope."""
-        for route in self.near(scope).router.routes:
-            match, found = route.matches(scope)
+        A route with the path of the request and without its method is the last choice.
+        """
+        other_method: tuple[KnownRoute, Scope] | None = None
+        for route in self._candidates(scope).routes:
+            match, found = route.context.matches(scope)
             if match is Match.FULL:
                 return route, found
-        return None, {}
+            if match is Match.PARTIAL:
+                other_method = other_method or (route, found)
+        return other_method or (None, {})
+
+    def find_cacheable(self, scope: Scope) -> KnownRoute | None:
+        """Return the route of a GET request if it is `cacheable`."""
+        if not self._candidates(scope).has_cacheable:
+            return None
+        route, _ = self.find(scope)
+        return route if route is not None and route.cache_policy else None
+
+    def methods(self, scope: Scope) -> set[str]:
+        """Return the methods of all routes that have the path of a request."""
+        matching = [
+            route.context.methods or set()
+            for route in self._candidates(scope).routes
+            if route.context.matches(scope)[0] is not Match.NONE
+        ]
+        return {method for methods in matching for method in methods}
+
+    def _candidates(self, scope: Scope) -> Candidates:
+        if self._indexed != len(self._router.routes):
+            self._index()
+        if scope.get("root_path"):
+            return self._all
+        return self._by_key.get(_key(scope["path"]), self._others)
 
     def _index(self) -> None:
-        routes = list(self._router.routes)
-        keys = {key for key in map(_key_of, routes) if key is not None}
-        self._table = {
-            key: self._near([route for route in routes if _key_of(route) in (key, None)])
-            for key in keys
-        }
-        elsewhere = [route for route in routes if _key_of(route) is None]
-        self._others = Near(self._router, any(map(is_public, elsewhere)))
-        self._indexed = len(routes)
+        """Group the routes by two segments. An included router may be in several groups."""
+        entries = [(entry, _known_routes(entry)) for entry in self._router.routes]
+        keys = {_key_of(route) for _, routes in entries for route in routes}
+        self._by_key = {key: self._group(entries, key) for key in keys if key is not None}
+        self._others = self._group(entries, None)
+        everything = [route for _, routes in entries for route in routes]
+        self._all = Candidates(everything, self._router, has_cacheable=True)
+        self._indexed = len(entries)
 
-    def _near(self, routes: list[BaseRoute]) -> Near:
-        router = APIRouter(routes=routes, redirect_slashes=self._router.redirect_slashes)
-        return Near(router, any(is_public(route) for route in routes))
+    def _group(
+        self, entries: list[tuple[BaseRoute, list[KnownRoute]]], key: str | None
+    ) -> Candidates:
+        kept = [
+            (entry, [route for route in routes if _key_of(route) in (key, None)])
+            for entry, routes in entries
+        ]
+        routes = [route for _, some in kept for route in some]
+        # What none of them matches is for the whole router: 404, redirects, front ends.
+        router = APIRouter(routes=[entry for entry, some in kept if some], default=self._router.app)
+        router.redirect_slashes = False
+        is_cacheable = any(route.cache_policy for route in routes)
+        return Candidates(routes, router if key else self._router, is_cacheable)
+
+
+def use_route_table(app: FastAPI) -> None:
+    """Look up the routes of `app` in a table, and retry requests between the table and `app`."""
+    table = RouteTable(app.router)
+    app.state.route_table = table
+    app.router.middleware_stack = RequestRetryMiddleware(table)
+
+
+def route_table_of(scope: Scope) -> RouteTable:
+    """Return the table of the application that a request was sent to."""
+    table: RouteTable = scope["app"].state.route_table
+    return table
+
+
+def _known_routes(entry: BaseRoute) -> list[KnownRoute]:
+    return [_known_route(context) for context in iter_route_contexts([entry])]
+
+
+def _known_route(context: RouteContext) -> KnownRoute:
+    dependant: Dependant | None = getattr(context, "dependant", None)
+    return KnownRoute(
+        context=context,
+        template=context.path_format,
+        parameters=dict(query_parameters(dependant)) if dependant else {},
+        cache_policy=policy_of(context.endpoint),
+        max_body_bytes=getattr(context, "max_body_size", None),
+    )
 
 
 def _key(path: str) -> str:
     return "/".join(path.split("/", 3)[:3])
 
 
-def _key_of(route: BaseRoute) -> str | None:
-    """Return the first two segments of a route, or None when a request's may differ from them."""
-    key = _key(getattr(route, "path_format", "{"))
+def _key_of(route: KnownRoute) -> str | None:
+    """Return the first two segments, or None if they differ between the requests of a route."""
+    key = _key("{" if route.template is None else route.template)
     return None if "{" in key else key

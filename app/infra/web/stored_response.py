@@ -1,48 +1,52 @@
-"""How a response is kept: its bytes, their compressed form and their validator, computed once.
+"""How a response is cached: its bytes, its compressed form and its validator, computed once.
 
-An entry's value is one line of JSON (status, headers), the body, and the body compressed.
+The value of a cache entry is one line of JSON (status, headers), the body, and the compressed body.
 """
 
 import gzip
+import time
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NamedTuple
 
 import orjson
 from anyio.to_thread import run_sync
+from starlette.types import Message, Send
 
+from app.infra.observability.request_context import request_id
+from app.infra.web.conditional_requests import RequestConditions
 from app.infra.web.etags import entity_tag
 from app.infra.web.problems import MEDIA_TYPE as PROBLEM
+from app.infra.web.routing import KnownRoute
+from coherent_cache import Entry, Source
 
 Headers = list[tuple[bytes, bytes]]
 
-# Below, the header of the compressed form costs what it saves.
-SMALLEST_COMPRESSED = 500
-# Above, compression would hold up the event loop: it runs in a thread.
-LARGEST_ON_LOOP = 50_000
+SMALLEST_COMPRESSED = 500  # below, the additional header costs what compression saves
+LARGEST_ON_LOOP = 50_000  # above, compression would block the event loop and runs in a thread
 LEVEL = 6
 GZIP = (b"content-encoding", b"gzip")
-# What this layer decides itself, or what is about one connection.
+# The middleware decides these, or they are about one connection.
 NEVER_STORED = (b"set-cookie", b"vary", b"content-range", b"content-encoding")
 REPLACED = (b"content-length", b"cache-control", b"etag", b"vary", b"connection")
+X_CACHE = {source: (b"x-cache", source.value.encode()) for source in Source}
 
 
 @dataclass(slots=True)
-class Captured:
-    """A response as a route has sent it."""
+class CapturedResponse:
+    """A response as a route has sent it. `receive_message` takes the place of ASGI's `send`."""
 
     status: int = 500
     headers: Headers = field(default_factory=list)
     body: bytes = b""
-    is_whole: bool = False
+    is_complete: bool = False
 
-    async def receive(self, message: Any) -> None:
-        """Take the place of ASGI's `send`."""
+    async def receive_message(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.status, self.headers = message["status"], list(message.get("headers", ()))
         elif message["type"] == "http.response.body":
             self.body += message.get("body", b"")
-            self.is_whole = not message.get("more_body", False)
+            self.is_complete = not message.get("more_body", False)
 
     def header(self, name: bytes) -> bytes:
         """Return the values of a header, joined."""
@@ -50,30 +54,30 @@ class Captured:
 
     @property
     def may_be_stored(self) -> bool:
-        """Whether a shared cache may keep it (RFC 9111, §3), and it is whole."""
+        """Whether a shared cache may store it (RFC 9111 §3), and it is complete."""
         if self.status == 404:
-            return self.is_whole and self.is_problem
+            return self.is_complete and self.is_problem
         return self.status == 200 and not self.obstacle
 
     @property
     def obstacle(self) -> str:
-        """Return what keeps an answer of success from being stored, or nothing."""
-        if not self.is_whole:
+        """Say what keeps a successful response from being stored. Empty if nothing does."""
+        if not self.is_complete:
             return "it did not end"
         control = self.header(b"cache-control").lower()
         if b"no-store" in control or b"private" in control:
-            return "it says so in Cache-Control"
+            return "its Cache-Control forbids it"
         found = [name.decode() for name, _ in self.headers if name in NEVER_STORED]
-        return f"it has {', '.join(found)}" if found else ""
+        return f"it has the header {', '.join(found)}" if found else ""
 
     @property
     def is_problem(self) -> bool:
-        """Whether it is one of our own errors, which do not depend on who asks."""
+        """Whether it is one of our own errors, which are the same for every client."""
         return self.header(b"content-type") == PROBLEM.encode()
 
 
 class Variant(NamedTuple):
-    """One form of a response: as it is, or compressed."""
+    """One form of a response: plain or compressed."""
 
     etag: bytes
     headers: Headers
@@ -81,8 +85,8 @@ class Variant(NamedTuple):
     body: bytes
 
 
-class Representation(NamedTuple):
-    """A response that can be sent at once."""
+class StoredResponse(NamedTuple):
+    """A response that can be sent at once. `route` is the path template, for logs and metrics."""
 
     status: int
     route: str
@@ -90,15 +94,14 @@ class Representation(NamedTuple):
     compressed: Variant | None
 
 
-async def write_down(
-    response: Captured, route: str, cache_control: str, *, compress: bool = True
-) -> bytes:
-    """Return what `read` reads. `route` is the template that was asked for, for who observes."""
+async def encode(response: CapturedResponse, route: KnownRoute, *, compress: bool = True) -> bytes:
+    """Return the value of a cache entry."""
+    assert route.cache_policy is not None
     head = {
         "status": response.status,
-        "route": route,
+        "route": route.template,
         "etag": response.header(b"etag").decode("latin-1") or entity_tag(response.body),
-        "cache_control": cache_control,
+        "cache_control": route.cache_policy.cache_control,
         "length": len(response.body),
         "headers": [
             [name.decode("latin-1"), value.decode("latin-1")]
@@ -110,28 +113,70 @@ async def write_down(
     return b"".join((orjson.dumps(head), b"\n", response.body, compressed))
 
 
-def read(value: bytes) -> Representation:
-    """Make what was written down ready to be sent."""
+def decode(entry: Entry) -> StoredResponse:
+    """Return the response of a cache entry. It is decoded once, while the entry is in memory."""
+    stored: StoredResponse | None = entry.view
+    if stored is None:
+        stored = entry.view = _decode(entry.value)
+    return stored
+
+
+def _decode(value: bytes) -> StoredResponse:
     line, _, rest = value.partition(b"\n")
     head = orjson.loads(line)
     headers = [(name.encode("latin-1"), text.encode("latin-1")) for name, text in head["headers"]]
     body, compressed = rest[: head["length"]], rest[head["length"] :]
-    if head["status"] != 200:  # its body is made anew for each request: no length, no validator
-        plain = Variant(b"", headers, [], body)
-        return Representation(head["status"], head["route"], plain, None)
+    if head["status"] != 200:  # its body gets the id of each request: no length, no validator
+        return StoredResponse(head["status"], head["route"], Variant(b"", headers, [], body), None)
     etag: bytes = head["etag"].encode("latin-1")
     common = [(b"cache-control", head["cache_control"].encode()), (b"vary", b"accept-encoding")]
     plain = _variant(etag, common, headers, body)
     small = None
     if compressed:
         small = _variant(etag[:-1] + b'-gzip"', common, [*headers, GZIP], compressed)
-    return Representation(200, head["route"], plain, small)
+    return StoredResponse(200, head["route"], plain, small)
 
 
 def _variant(etag: bytes, common: Headers, headers: Headers, body: bytes) -> Variant:
     common = [*common, (b"etag", etag)]
     length = (b"content-length", b"%d" % len(body))
     return Variant(etag, [*headers, length, *common], common, body)
+
+
+async def send_stored(
+    entry: Entry, source: Source, conditions: RequestConditions, send: Send
+) -> None:
+    """Send the variant that the client accepts, or 304 if the client already has it."""
+    stored = decode(entry)
+    if stored.status != 200:
+        plain = stored.plain
+        response = CapturedResponse(stored.status, plain.headers, plain.body, is_complete=True)
+        await send_captured(response, source, send)
+        return
+    variant = stored.compressed if conditions.accepts_gzip and stored.compressed else stored.plain
+    status, headers, body = 200, variant.headers, variant.body
+    if conditions.none_match and conditions.matches(variant.etag):
+        status, headers, body = 304, variant.headers_if_not_modified, b""
+    headers = [*headers, X_CACHE[source]]  # a new list, to which the outer middleware adds
+    if source is Source.VALKEY:  # it was validated just now: RFC 9111 §5.1
+        headers.append((b"age", b"0"))
+    elif source is Source.MEMORY:
+        headers.append((b"age", b"%d" % (time.monotonic() - entry.validated_at)))
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+async def send_captured(response: CapturedResponse, source: Source, send: Send) -> None:
+    """Send a response as it is. A problem gets the id of the request that it now answers."""
+    body, headers = response.body, response.headers
+    if response.is_problem:
+        body = orjson.dumps({**orjson.loads(body), "request_id": request_id()})
+        headers = [header for header in headers if header[0] != b"content-length"]
+        headers.append((b"content-length", b"%d" % len(body)))
+    start: dict[str, Any] = {"type": "http.response.start", "status": response.status}
+    await send({**start, "headers": [*headers, X_CACHE[source]]})
+    is_cut_off = not response.is_complete
+    await send({"type": "http.response.body", "body": body, "more_body": is_cut_off})
 
 
 async def _compress(body: bytes) -> bytes:

@@ -12,7 +12,7 @@ from sqlalchemy import text
 from app.infra.database import replica as replica_module
 from app.infra.database.replica import Replica
 from app.infra.dependencies import LaggingSession
-from app.infra.web.cacheable import public
+from app.infra.web.cacheable import cacheable
 from app.settings import Settings
 from coherent_cache import shows
 from tests.application import client_of, running
@@ -139,7 +139,7 @@ async def test_cached_answer_is_loaded_from_the_primary(
     app: FastAPI, client: httpx2.AsyncClient
 ) -> None:
     @app.get("/kept")
-    @public()
+    @cacheable()
     async def kept(session: LaggingSession) -> bool:
         shows(session, "thing")
         return bool((await session.execute(WHERE)).scalar_one())

@@ -2,13 +2,13 @@
 
 import pytest
 
-from app.infra.web.conditional_requests import Asked, accepts_gzip, asked
+from app.infra.web.conditional_requests import RequestConditions, accepts_gzip, read_conditions
 
 ETAG = b'"1-abc"'
 
 
-def ask(*headers: tuple[bytes, bytes]) -> Asked:
-    return asked({"type": "http", "headers": list(headers)})
+def ask(*headers: tuple[bytes, bytes]) -> RequestConditions:
+    return read_conditions({"type": "http", "headers": list(headers)})
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,7 @@ def test_without_a_word_nothing_is_compressed() -> None:
 def test_lines_of_one_header_are_one_list() -> None:
     assert ask((b"accept-encoding", b"br"), (b"accept-encoding", b"gzip")).accepts_gzip
     assert not ask((b"accept-encoding", b"gzip;q=0"), (b"accept-encoding", b"*")).accepts_gzip
-    assert ask((b"if-none-match", b'"a"'), (b"if-none-match", ETAG)).has(ETAG)
+    assert ask((b"if-none-match", b'"a"'), (b"if-none-match", ETAG)).matches(ETAG)
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,7 @@ def test_lines_of_one_header_are_one_list() -> None:
     ],
 )
 def test_the_client_has_it(header: bytes) -> None:
-    assert ask((b"if-none-match", header)).has(ETAG)
+    assert ask((b"if-none-match", header)).matches(ETAG)
 
 
 @pytest.mark.parametrize(
@@ -92,29 +92,29 @@ def test_the_client_has_it(header: bytes) -> None:
     [b"", b" ", b"1-abc", b'"1-abc', b'"1-ABC"', b'"1-abc-gzip"', b'"*"', b'"a1-abc"', b"W/"],
 )
 def test_the_client_has_something_else(header: bytes) -> None:
-    assert not ask((b"if-none-match", header)).has(ETAG)
+    assert not ask((b"if-none-match", header)).matches(ETAG)
 
 
 def test_the_client_has_nothing() -> None:
-    assert not ask().has(ETAG)
-    assert not ask((b"if-match", ETAG)).has(ETAG)
+    assert not ask().matches(ETAG)
+    assert not ask((b"if-match", ETAG)).matches(ETAG)
 
 
 @pytest.mark.parametrize("value", [b"no-cache", b"NO-CACHE", b"max-age=0", b"foo, no-cache"])
 def test_a_client_may_go_past_the_memory(value: bytes) -> None:
     found = ask((b"cache-control", value))
-    assert (found.skips_memory, found.bypasses) == (True, False)
+    assert (found.skips_memory, found.bypasses_cache) == (True, False)
 
 
 @pytest.mark.parametrize("value", [b"no-store", b"No-Store", b"no-store, max-age=60"])
 def test_a_client_may_go_past_the_cache(value: bytes) -> None:
-    assert ask((b"cache-control", value)).bypasses
+    assert ask((b"cache-control", value)).bypasses_cache
 
 
 @pytest.mark.parametrize("value", [b"", b"max-age=60", b"only-if-cached", b"no-transform"])
 def test_other_directives_change_nothing(value: bytes) -> None:
     found = ask((b"cache-control", value))
-    assert (found.skips_memory, found.bypasses) == (False, False)
+    assert (found.skips_memory, found.bypasses_cache) == (False, False)
 
 
 @pytest.mark.parametrize(

@@ -8,8 +8,7 @@ import httpx2
 import pytest
 from fastapi import FastAPI
 
-from app.infra.web import response_cache
-from app.infra.web import stored_response as representation
+from app.infra.web import stored_response
 from app.settings import Settings
 from coherent_cache import memory
 from tests.application import client_of, recorded_statements
@@ -129,7 +128,7 @@ async def test_hits_tell_since_when_they_are_known_to_be_valid(
     client: Client, urls: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = Clock()
-    for module in (memory, response_cache):
+    for module in (memory, stored_response):
         monkeypatch.setattr(module, "time", clock)
     assert "age" not in (await client.get(urls[0])).headers
     for seconds, age in ((0.9, "0"), (6.6, "7")):
@@ -326,7 +325,7 @@ async def test_a_large_answer_is_compressed_beside_the_loop(client: Client, make
     author = await make.user()
     for _ in range(4):
         post = await make.post(author, body=LONG * 10)
-    assert len((await client.get("/v1/posts")).content) > representation.LARGEST_ON_LOOP
+    assert len((await client.get("/v1/posts")).content) > stored_response.LARGEST_ON_LOOP
     response = await client.get("/v1/posts", headers=GZIP)
     assert response.headers["content-encoding"] == "gzip"
     assert response.json()["items"][0]["id"] == post.id

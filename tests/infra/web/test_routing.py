@@ -2,11 +2,11 @@
 
 import httpx2
 import pytest
-from fastapi import FastAPI
+from fastapi import APIRouter, FastAPI, Request
 from starlette.routing import BaseRoute, Match
 from starlette.types import Scope
 
-from app.infra.web.routing import RouteTable, feature_router
+from app.infra.web.routing import RouteTable
 from tests.application import client_of
 
 Client = httpx2.AsyncClient
@@ -17,13 +17,13 @@ def application() -> FastAPI:
     """Forty routes of other features before the one that is called."""
     app = FastAPI(redirect_slashes=False)
     for number in range(40):
-        router = feature_router(f"/v1/things{number}")
+        router = APIRouter(prefix=f"/v1/things{number}")
         router.get("/{thing_id}")(name)
-        app.router.routes.extend(router.routes)
-    router = feature_router("/v1/posts")
+        app.include_router(router)
+    router = APIRouter(prefix="/v1/posts")
     router.get("/{post_id}")(name)
     router.patch("/{post_id}")(name)
-    app.router.routes.extend(router.routes)
+    app.include_router(router)
     app.router.middleware_stack = RouteTable(app.router)
     return app
 
@@ -32,20 +32,23 @@ async def name() -> str:
     return "named"
 
 
-async def test_only_routes_that_can_match_are_tried(
-    application: FastAPI, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    tried: list[str] = []
-    for route in application.router.routes:
+async def test_only_routes_that_can_match_are_tried(monkeypatch: pytest.MonkeyPatch) -> None:
+    app, tried = FastAPI(), set[str]()
+    for number in range(40):
+        router = APIRouter(prefix=f"/v1/things{number}")
+        router.get("/{thing_id}")(name)
+        for route in router.routes:
 
-        def matches(scope: Scope, route: BaseRoute = route) -> tuple[Match, Scope]:
-            tried.append(route.path)  # type: ignore[attr-defined]
-            return type(route).matches(route, scope)
+            def matches(scope: Scope, route: BaseRoute = route) -> tuple[Match, Scope]:
+                tried.add(route.path)  # type: ignore[attr-defined]
+                return type(route).matches(route, scope)
 
-        monkeypatch.setattr(route, "matches", matches)
-    async with client_of(application) as client:
-        assert (await client.get("/v1/posts/1")).json() == "named"
-    assert tried == ["/v1/posts/{post_id}"]
+            monkeypatch.setattr(route, "matches", matches)
+        app.include_router(router)
+    app.router.middleware_stack = RouteTable(app.router)
+    async with client_of(app) as client:
+        assert (await client.get("/v1/things39/1")).json() == "named"
+    assert tried == {"/v1/things39/{thing_id}"}
 
 
 @pytest.mark.parametrize(
@@ -82,3 +85,24 @@ async def test_the_order_of_routes_keeps_its_meaning() -> None:
     app.router.middleware_stack = RouteTable(app.router)
     async with client_of(app) as client:
         assert (await client.get("/v1/posts")).json() == "general"
+
+
+async def test_a_url_can_be_made_for_a_route_of_another_router(application: FastAPI) -> None:
+    @application.get("/v1/posts/{post_id}/link")
+    async def link(request: Request) -> str:
+        return str(request.url_for("things", thing_id=7))
+
+    router = APIRouter(prefix="/v1/others")
+    router.get("/{thing_id}", name="things")(name)
+    application.include_router(router)
+    async with client_of(application) as client:
+        assert (await client.get("/v1/posts/1/link")).json() == "http://test/v1/others/7"
+
+
+async def test_what_no_candidate_matches_is_for_the_whole_router() -> None:
+    app = FastAPI(redirect_slashes=True)
+    app.get("/v1/posts")(name)
+    app.router.middleware_stack = RouteTable(app.router)
+    async with client_of(app) as client:
+        answer = await client.get("/v1/posts/")
+    assert (answer.status_code, answer.headers["location"]) == (307, "http://test/v1/posts")

@@ -1,0 +1,214 @@
+"""What FastAPI's documentation, and any vendor's page, tells people to add to an app works here."""
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Annotated
+
+import httpx2
+import pytest
+from fastapi import APIRouter, Depends, FastAPI, Response
+from prometheus_client import REGISTRY
+from starlette.staticfiles import StaticFiles
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from app.infra.dependencies import ReadSession
+from app.infra.web.cacheable import cacheable
+from app.main import create_app
+from app.settings import Settings
+from coherent_cache import shows
+from tests.application import client_of
+
+Client = httpx2.AsyncClient
+router = APIRouter(prefix="/things")
+
+
+def current_tenant() -> str:
+    return "nobody"
+
+
+@router.get("/tenant")
+async def read_tenant(tenant: Annotated[str, Depends(current_tenant)]) -> str:
+    return tenant
+
+
+@router.get("/{thing_id}")
+@cacheable()
+async def read_thing(thing_id: int, session: ReadSession) -> dict[str, int]:
+    shows(session, f"thing:{thing_id}")
+    return {"id": thing_id}
+
+
+@router.post("", max_body_size=10)
+async def create_thing(data: dict[str, int]) -> dict[str, int]:
+    return data
+
+
+@router.get("")
+async def fail() -> None:
+    raise RuntimeError("planted")
+
+
+class CountingMiddleware:
+    """A middleware as people write them: it counts requests and adds a header."""
+
+    def __init__(self, app: ASGIApp, name: str) -> None:
+        self.app = app
+        self._name = name
+        self.paths: list[str] = []
+        created.append(self)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        self.paths.append(scope["path"])
+        if scope["path"] == "/middleware-fails":
+            raise RuntimeError("planted")
+
+        async def send_counted(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                count = f"{self._name} {len(self.paths)}".encode()
+                message = {**message, "headers": [*message["headers"], (b"x-count", count)]}
+            await send(message)
+
+        await self.app(scope, receive, send_counted)
+
+
+created: list[CountingMiddleware] = []
+
+
+@asynccontextmanager
+async def started(app: FastAPI) -> AsyncIterator[Client]:
+    async with app.router.lifespan_context(app), client_of(app) as client:
+        yield client
+
+
+@pytest.fixture
+def service(settings: Settings) -> FastAPI:
+    created.clear()
+    return create_app(settings)
+
+
+def count_of(route: str, status: int) -> float:
+    labels = {"method": "GET", "route": route, "status": str(status)}
+    return REGISTRY.get_sample_value("http_request_duration_seconds_count", labels) or 0
+
+
+async def test_include_router_takes_a_prefix_tags_and_dependencies(service: FastAPI) -> None:
+    called: list[str] = []
+
+    async def note() -> None:
+        called.append("called")
+
+    service.include_router(router, prefix="/v9", tags=["things"], dependencies=[Depends(note)])
+    before = count_of("/v9/things/{thing_id}", 200)
+    async with started(service) as client:
+        first, second = [await client.get("/v9/things/7?_=") for _ in range(2)]
+        first, second = [await client.get("/v9/things/7") for _ in range(2)]
+        assert [first.json(), second.json()] == [{"id": 7}] * 2
+        assert (first.headers["x-cache"], second.headers["x-cache"]) == ("MISS", "HIT-L1")
+        assert called == ["called"] * 3  # for two bypasses and a miss, and not for the hit
+        too_large = await client.post("/v9/things", json={"a": 1_000_000})
+        assert (too_large.status_code, too_large.json()["code"]) == (413, "too_large")
+        wrong_method = await client.delete("/v9/things/7")
+        assert (wrong_method.status_code, wrong_method.headers["allow"]) == (405, "GET, HEAD")
+    assert count_of("/v9/things/{thing_id}", 200) == before + 4
+    assert service.openapi()["paths"]["/v9/things/{thing_id}"]["get"]["tags"] == ["things"]
+
+
+async def test_a_router_that_is_nested_twice_works(service: FastAPI) -> None:
+    outer = APIRouter(prefix="/outer")
+    outer.include_router(router)
+    service.include_router(outer, prefix="/v9")
+    async with started(service) as client:
+        for expected in ("MISS", "HIT-L1"):
+            answer = await client.get("/v9/outer/things/8")
+            assert (answer.json(), answer.headers["x-cache"]) == ({"id": 8}, expected)
+
+
+async def test_the_lifespan_of_an_included_router_runs(service: FastAPI) -> None:
+    events: list[str] = []
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, str]]:
+        events.append(f"opened with {type(app.state.resources).__name__}")
+        yield {"kept": "state"}
+        events.append("closed")
+
+    service.include_router(APIRouter(lifespan=lifespan))
+    async with service.router.lifespan_context(service) as state:
+        assert events == ["opened with ProcessResources"]
+        assert state == {"kept": "state"}
+    assert events[1:] == ["closed"]
+
+
+async def test_an_added_middleware_runs_once_for_each_request(service: FastAPI) -> None:
+    service.include_router(router)
+    service.add_middleware(CountingMiddleware, name="own")
+    async with started(service) as client:
+        cached = [await client.get("/things/5") for _ in range(3)]
+        assert [answer.headers["x-cache"] for answer in cached] == ["MISS", "HIT-L1", "HIT-L1"]
+        assert [answer.headers["x-count"] for answer in cached] == ["own 1", "own 2", "own 3"]
+        for path, status in (("/nowhere", 404), ("/things", 500), ("/livez", 200)):
+            assert (await client.get(path)).status_code == status
+    assert created[0].paths == ["/things/5"] * 3 + ["/nowhere", "/things", "/livez"]
+
+
+async def test_added_middleware_stands_inside_of_ids_metrics_and_errors(service: FastAPI) -> None:
+    service.get("/middleware-fails")(current_tenant)
+    service.add_middleware(CountingMiddleware, name="own")
+    before = count_of("/middleware-fails", 500)
+    async with started(service) as client:
+        answer = await client.get("/middleware-fails", headers={"x-request-id": "asked-by-me"})
+    assert (answer.status_code, answer.json()["code"]) == (500, "internal_error")
+    assert answer.json()["request_id"] == answer.headers["x-request-id"] == "asked-by-me"
+    assert count_of("/middleware-fails", 500) == before + 1
+
+
+async def test_the_middleware_added_last_is_the_outermost(service: FastAPI) -> None:
+    service.add_middleware(CountingMiddleware, name="first")
+    service.add_middleware(CountingMiddleware, name="last")
+    async with started(service) as client:
+        counts = (await client.get("/livez")).headers.get_list("x-count")
+    assert counts == ["first 1", "last 1"]
+
+
+async def test_applications_and_files_can_be_mounted(service: FastAPI, tmp_path: Path) -> None:
+    inner = FastAPI()
+    inner.get("/hello/{name}")(greet)
+    service.mount("/inner", inner)
+    (tmp_path / "a.txt").write_text("A file", encoding="utf-8")
+    service.mount("/files", StaticFiles(directory=tmp_path))
+    async with started(service) as client:
+        assert (await client.get("/inner/hello/you")).json() == "Hello you"
+        assert (await client.get("/files/a.txt")).text == "A file"
+        assert (await client.get("/files/b.txt")).status_code == 404
+
+
+async def greet(name: str) -> str:
+    return f"Hello {name}"
+
+
+async def test_dependencies_can_be_overridden(service: FastAPI) -> None:
+    service.include_router(router, prefix="/v9")
+    service.dependency_overrides[current_tenant] = lambda: "somebody"
+    async with started(service) as client:
+        assert (await client.get("/v9/things/tenant")).json() == "somebody"
+
+
+async def test_a_function_middleware_and_an_exception_handler_work(service: FastAPI) -> None:
+    class OutOfStock(Exception):
+        pass
+
+    async def sell() -> None:
+        raise OutOfStock
+
+    async def on_out_of_stock(_request: object, _error: Exception) -> Response:
+        return Response("sold out", status_code=418)
+
+    service.get("/sell")(sell)
+    service.add_exception_handler(OutOfStock, on_out_of_stock)
+    async with started(service) as client:
+        answer = await client.get("/sell")
+    assert (answer.status_code, answer.text) == (418, "sold out")

@@ -9,7 +9,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from graceful_gunicorn.arbiter_hooks import forget_worker, guard_master, prepare_worker
+    from graceful_gunicorn.arbiter import forget_worker, guard_master, prepare_worker
     from graceful_gunicorn.bind_check import bind_error
     from graceful_gunicorn.collectors import registry_of_all_workers
     from graceful_gunicorn.config import EarlyError, ServerConfig
@@ -26,9 +26,9 @@ _MODULES = {
     "begin_metrics": "multiprocess_metrics",
     "bind_error": "bind_check",
     "end_metrics": "multiprocess_metrics",
-    "forget_worker": "arbiter_hooks",
-    "guard_master": "arbiter_hooks",
-    "prepare_worker": "arbiter_hooks",
+    "forget_worker": "arbiter",
+    "guard_master": "arbiter",
+    "prepare_worker": "arbiter",
     "protocol_class": "protocol",
     "registry_of_all_workers": "collectors",
 }

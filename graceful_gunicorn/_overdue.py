@@ -20,7 +20,6 @@ class Overdue:
         self._handle: asyncio.Handle = self._loop.call_later(seconds, self._run_turn, TURNS)
 
     def cancel(self) -> None:
-        """Stop the timeout. The reader calls this when the data has arrived."""
         self._handle.cancel()
 
     def _run_turn(self, turns_left: int) -> None:

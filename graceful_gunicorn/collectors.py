@@ -1,8 +1,8 @@
 """Sums the metrics of all workers for one scrape."""
 
 import os
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 from prometheus_client import REGISTRY, CollectorRegistry
@@ -39,12 +39,12 @@ class SharedStateCollector(Collector):
         yield CounterMetricFamily(
             "metrics_lost",
             "Series that found no room on the disk since the start.",
-            value=SHARED_STATE.lost_metrics,
+            value=sum(slot.lost_metrics for slot in SHARED_STATE.slots()),
         )
         yield GaugeMetricFamily(
             "metrics_missing",
             "Series of the current workers that found no room on the disk.",
-            value=SHARED_STATE.missing_metrics,
+            value=sum(slot.missing_metrics for slot in SHARED_STATE.slots()),
         )
         yield GaugeMetricFamily(
             "worker_boots_failed",
@@ -53,16 +53,14 @@ class SharedStateCollector(Collector):
         )
 
 
-@contextmanager
-def registry_of_all_workers() -> Iterator[CollectorRegistry]:
-    """Yield a registry with the sums over all workers.
+def registry_of_all_workers() -> CollectorRegistry:
+    """Return a registry with the sums over all workers.
 
     If the folder cannot be read, it contains only the metrics in shared memory.
     """
     if FOLDER not in os.environ:  # there is only one process, for example in `make dev`
-        yield REGISTRY
-        return
+        return REGISTRY
     registry = CollectorRegistry()
     registry.register(SharedStateCollector())
     registry.register(MetricsFileCollector())
-    yield registry
+    return registry

@@ -43,15 +43,13 @@ class LimitedProtocol(HttpToolsProtocol):
         self._body_chunks: list[bytes] = []  # not yet passed to the application
 
     def connection_made(self, transport: Any) -> None:
-        """Start the idle timeout, because the client may never send anything."""
         super().connection_made(transport)
         # A socket bound to :: accepts IPv4 too, and reports 10.0.0.5 as ::ffff:10.0.0.5.
         if self.client and self.client[0].startswith("::ffff:"):
             self.client = (self.client[0].removeprefix("::ffff:"), self.client[1])
-        self._start_idle_timer()
+        self._start_idle_timer()  # the client may never send anything
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Cancel all timers."""
         self._stop_timer()
         self._stop_write_timer()
         super().connection_lost(exc)
@@ -62,7 +60,6 @@ class LimitedProtocol(HttpToolsProtocol):
         self._write_timer = Overdue(self.limits.write_seconds, self._on_write_timeout)
 
     def resume_writing(self) -> None:
-        """Stop the write timeout, because the client has read most of the buffered data."""
         self._stop_write_timer()
         super().resume_writing()
 
@@ -124,7 +121,6 @@ class LimitedProtocol(HttpToolsProtocol):
             self._start_timer()
 
     def on_message_begin(self) -> None:
-        """Note that a head is being received."""
         self._receiving = HEAD
         super().on_message_begin()
 
@@ -147,7 +143,6 @@ class LimitedProtocol(HttpToolsProtocol):
         self._body_chunks.append(body)
 
     def on_message_complete(self) -> None:
-        """Pass the rest of the body on, and wait for the next request."""
         if self.parser.should_upgrade():
             return
         self._pass_on_body()

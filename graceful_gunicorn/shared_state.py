@@ -146,7 +146,7 @@ class SharedState:
     def failed_boots(self) -> int:
         """How many boots have failed since the last worker that booted and became stable."""
         failed_at = self._memory.boot_failed_at
-        is_repaired = any(slot.stable_since(failed_at) for slot in self._slots())
+        is_repaired = any(slot.stable_since(failed_at) for slot in self.slots())
         return 0 if is_repaired else int(self._memory.boot_failures)
 
     def record_failed_boot(self) -> int:
@@ -154,16 +154,6 @@ class SharedState:
         self._memory.boot_failures = failures = self.failed_boots + 1
         self._memory.boot_failed_at = time.monotonic()
         return failures
-
-    @property
-    def missing_metrics(self) -> int:
-        """How many metrics of the current workers have found no room on the disk."""
-        return sum(slot.missing_metrics for slot in self._slots())
-
-    @property
-    def lost_metrics(self) -> int:
-        """How many metrics of all workers since the start have found no room on the disk."""
-        return sum(slot.lost_metrics for slot in self._slots())
 
     def allocate_worker(self) -> WorkerState:
         """Allocate the first free slot to a new worker. Raises TooManyWorkersError."""
@@ -176,15 +166,15 @@ class SharedState:
 
     def release_all_except(self, workers: Collection[WorkerState]) -> None:
         """Free every allocated slot that is not in `workers`."""
-        for slot in self._slots():
+        for slot in self.slots():
             if slot.allocated and slot not in workers:
                 slot.release()
 
     def other_accepting_workers(self, own: WorkerState) -> list[WorkerState]:
         """Return the state of every worker that accepts connections, except `own`."""
-        return [slot for slot in self._slots() if slot is not own and slot.accepting]
+        return [slot for slot in self.slots() if slot is not own and slot.accepting]
 
-    def _slots(self) -> list[WorkerState]:
+    def slots(self) -> list[WorkerState]:
         """Return the slots that have ever been allocated."""
         return self._all_slots[: self._memory.used_slots]
 

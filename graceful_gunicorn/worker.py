@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 from gunicorn.arbiter import Arbiter
 from uvicorn_worker import UvicornWorker
 
+from graceful_gunicorn.arbiter import BOOT_FAILED_EXIT_CODE
 from graceful_gunicorn.config import ServerConfig
 from graceful_gunicorn.mapped_file import name_process, use_preallocated_files
 from graceful_gunicorn.multiprocess_metrics import files_name
@@ -15,7 +16,6 @@ from graceful_gunicorn.protocol import protocol_class
 from graceful_gunicorn.server import Server
 from graceful_gunicorn.shared_state import SHARED_STATE, WorkerState
 from graceful_gunicorn.worker_shutdown import WorkerShutdown
-from graceful_gunicorn.worker_starter import BOOT_FAILED_EXIT_CODE
 
 # How long Uvicorn waits for tasks that are still running when all connections have been closed or
 # the deadline of the shutdown has passed. After that it cancels them.

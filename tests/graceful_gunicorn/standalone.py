@@ -28,5 +28,4 @@ def ready(response: Response) -> None:
 
 @app.get("/metrics")
 def metrics() -> Response:
-    with registry_of_all_workers() as registry:
-        return Response(generate_latest(registry))
+    return Response(generate_latest(registry_of_all_workers()))

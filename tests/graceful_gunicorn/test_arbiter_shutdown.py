@@ -8,15 +8,16 @@ import pytest
 
 SCRIPT = """
 import os, signal, sys
-from types import SimpleNamespace
-from graceful_gunicorn.arbiter_shutdown import announce_instance_shutdown
+from gunicorn.arbiter import Arbiter
+from graceful_gunicorn import ServerConfig, guard_master
 from graceful_gunicorn.shared_state import SHARED_STATE
 
 number = signal.Signals(int(sys.argv[1]))
 passed_on = []
-announce_instance_shutdown(
-    SimpleNamespace(pid=os.getpid(), signal=lambda number, frame: passed_on.append(number))
-)
+Arbiter.signal = lambda self, number, frame: passed_on.append(number)
+arbiter = object.__new__(Arbiter)
+arbiter.pid = os.getpid()
+guard_master(arbiter, ServerConfig(check_command=()))
 if os.fork() == 0:
     signal.raise_signal(number)
     os._exit(1)

@@ -3,7 +3,7 @@
 import os
 import signal
 import socket
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -60,7 +60,7 @@ def start(tmp_path: Path) -> Iterator[Callable[[], Instance]]:
 
 
 @pytest.fixture
-async def instance(start: Callable[[], Instance]) -> AsyncIterator[Instance]:
+async def instance(start: Callable[[], Instance]) -> Instance:
     """The service, when both workers have started."""
     instance = start()
     await wait_until(lambda: instance.log.count(STARTED) == 2)

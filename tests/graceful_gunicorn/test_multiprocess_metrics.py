@@ -56,8 +56,7 @@ def run_worker(slot: int = 0, jobs: float = 3, *arguments: str) -> None:
 
 def scraped(name: str, **labels: str) -> float | None:
     """Return a sample as a scrape reports it."""
-    with registry_of_all_workers() as registry:
-        return registry.get_sample_value(name, labels)
+    return registry_of_all_workers().get_sample_value(name, labels)
 
 
 def test_counters_go_on_in_the_files_of_the_slot(folder: Path) -> None:

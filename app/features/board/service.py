@@ -80,8 +80,7 @@ class Board:
 
 def collect() -> bytes:
     """Return the totals of all workers as JSON."""
-    with registry_of_all_workers() as registry:
-        return orjson.dumps(totals(registry))
+    return orjson.dumps(totals(registry_of_all_workers()))
 
 
 def totals(registry: CollectorRegistry) -> Totals:

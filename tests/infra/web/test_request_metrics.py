@@ -49,17 +49,16 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def assert_counted(requests: int) -> None:
-    with registry_of_all_workers() as registry:
-        value = registry.get_sample_value
-        labels = {"method": "GET", "route": "/v1/posts", "status": "200"}
-        duration = "http_request_duration_seconds"
-        assert value(f"{duration}_bucket", {**labels, "le": "0.25"}) == 0
-        assert value(f"{duration}_bucket", {**labels, "le": "0.5"}) == requests
-        assert value(f"{duration}_count", labels) == requests
-        assert value(f"{duration}_sum", labels) == requests / 2
-        assert value("http_request_statements_count") == requests
-        assert value("http_request_statements_sum") == 2 * requests
-        assert value("cache_reads_total", {"result": "hit"}) == requests
+    value = registry_of_all_workers().get_sample_value
+    labels = {"method": "GET", "route": "/v1/posts", "status": "200"}
+    duration = "http_request_duration_seconds"
+    assert value(f"{duration}_bucket", {**labels, "le": "0.25"}) == 0
+    assert value(f"{duration}_bucket", {**labels, "le": "0.5"}) == requests
+    assert value(f"{duration}_count", labels) == requests
+    assert value(f"{duration}_sum", labels) == requests / 2
+    assert value("http_request_statements_count") == requests
+    assert value("http_request_statements_sum") == 2 * requests
+    assert value("cache_reads_total", {"result": "hit"}) == requests
 
 
 def test_requests_that_a_killed_process_counted_are_not_lost() -> None:

@@ -2,14 +2,15 @@
 
 import logging
 import os
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import pytest
+from gunicorn.arbiter import Arbiter
 from gunicorn.errors import HaltServer
 
-from graceful_gunicorn import shared_state, worker_starter
+from graceful_gunicorn import arbiter, shared_state
+from graceful_gunicorn.arbiter import GracefulArbiter
 from graceful_gunicorn.shared_state import SharedState, WorkerState
-from graceful_gunicorn.worker_starter import WorkerStarter
 
 
 @dataclass(eq=False)
@@ -17,30 +18,25 @@ class Worker:
     worker_state: WorkerState
 
 
-@dataclass
-class Master:
-    """The parts of Gunicorn's arbiter that `WorkerStarter` uses.
+class Master(GracefulArbiter):
+    """An arbiter that starts no processes. Its workers boot when a test calls `boot_all`."""
 
-    Its workers boot when the test calls `Instance.boot_all`.
-    """
+    log = logging.getLogger("master")
+    cannot_fork = False
 
-    shared_state: SharedState
-    num_workers: int = 2
-    pid: int = field(default_factory=os.getpid)
-    WORKERS: dict[int, Worker] = field(default_factory=dict)
-    log: logging.Logger = logging.getLogger("master")  # noqa: RUF009
-    cannot_fork: bool = False
-    starts: int = 0
+    def __init__(self, state: SharedState) -> None:
+        self.shared_state, self.pid = state, os.getpid()
+        self._num_workers, self.starts = 2, 0
+        self.WORKERS: dict[int, Worker] = {}
 
-    def spawn_worker(self) -> None:
-        worker_state = self.shared_state.allocate_worker()
-        if self.cannot_fork:
-            raise BlockingIOError(11, "Resource temporarily unavailable")
-        self.starts += 1
-        self.WORKERS[self.starts] = Worker(worker_state)
 
-    def spawn_workers(self) -> None:
-        raise NotImplementedError
+def spawn_fake_worker(master: Master) -> None:
+    """Replaces Gunicorn's method."""
+    worker_state = master.shared_state.allocate_worker()
+    if master.cannot_fork:
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+    master.starts += 1
+    master.WORKERS[master.starts] = Worker(worker_state)
 
 
 class Clock:
@@ -61,14 +57,13 @@ class Instance:
 
     shared_state: SharedState
     master: Master
-    starter: WorkerStarter
     clock: Clock
 
     def pass_seconds(self, seconds: int) -> None:
         for _ in range(seconds):
             self.clock.now += 1
             if len(self.master.WORKERS) < self.master.num_workers:
-                self.starter.spawn_workers()
+                self.master.spawn_workers()
 
     def boot_all(self) -> None:
         for worker in self.master.WORKERS.values():
@@ -77,8 +72,7 @@ class Instance:
 
     def kill(self, number: int) -> None:
         worker_state = self.master.WORKERS.pop(number).worker_state
-        self.starter.note_exit(worker_state)
-        worker_state.release()
+        self.master.note_exit(worker_state)
 
     def fail_all_boots(self, seconds: int) -> int:
         """Let each boot fail at once, and return how many workers were started."""
@@ -96,10 +90,11 @@ def instance(monkeypatch: pytest.MonkeyPatch) -> Instance:
     """An instance whose two workers, 1 and 2, have served for a minute."""
     clock, state = Clock(), SharedState()
     monkeypatch.setattr(shared_state, "time", clock)
-    monkeypatch.setattr(worker_starter, "time", clock)
-    monkeypatch.setattr(worker_starter, "SHARED_STATE", state)
+    monkeypatch.setattr(arbiter, "time", clock)
+    monkeypatch.setattr(arbiter, "SHARED_STATE", state)
+    monkeypatch.setattr(Arbiter, "spawn_worker", spawn_fake_worker)
     master = Master(state)
-    instance = Instance(state, master, WorkerStarter(master), clock)
+    instance = Instance(state, master, clock)
     instance.pass_seconds(1)
     instance.boot_all()
     instance.pass_seconds(60)
@@ -184,11 +179,11 @@ def test_failures_before_the_instance_has_started_are_not_delayed(
 def test_one_worker_too_many_is_started_when_another_one_has_exited(
     instance: Instance, caplog: pytest.LogCaptureFixture
 ) -> None:
-    instance.master.num_workers = shared_state.MAX_SLOTS
+    instance.master._num_workers = shared_state.MAX_SLOTS
     instance.pass_seconds(1)
     instance.boot_all()
     instance.pass_seconds(60)
-    instance.master.num_workers += 1
+    instance.master._num_workers += 1
     instance.pass_seconds(60)
     assert len(instance.master.WORKERS) == shared_state.MAX_SLOTS
     assert "A worker cannot be started. 1,024 workers are running" in caplog.text
@@ -204,6 +199,6 @@ def test_a_first_start_with_too_many_workers_ends_the_instance_with_the_reason(
     for _ in range(shared_state.MAX_SLOTS - 2):
         instance.shared_state.allocate_worker()
     monkeypatch.setattr(SharedState, "started", False)
-    instance.master.num_workers = 3
+    instance.master._num_workers = 3
     with pytest.raises(HaltServer, match="1,024 workers are running"):
         instance.pass_seconds(1)

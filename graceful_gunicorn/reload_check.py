@@ -1,4 +1,4 @@
-"""Makes the arbiter (Gunicorn's master process) check a reload before it applies the reload."""
+"""Checks whether the service would start with its current settings, before it is reloaded."""
 
 import os
 import re
@@ -7,40 +7,16 @@ import tempfile
 from ast import literal_eval
 from collections.abc import Sequence
 
-from gunicorn.arbiter import Arbiter
 from gunicorn.util import parse_address
 
 from graceful_gunicorn.bind_check import bind_error
 from graceful_gunicorn.multiprocess_metrics import FOLDER
-from graceful_gunicorn.shared_state import SHARED_STATE, Shutdown
 
 # The check takes 1.5 s of CPU time, and several times as long on a busy machine.
 CHECK_SECONDS = 30
 
 
-def check_before_reload(arbiter: Arbiter, check_command: Sequence[str]) -> None:
-    """Ignore a SIGHUP while the service would not start with its current settings.
-
-    Gunicorn's own reload would end the master in this case. During a shutdown of the instance, a
-    SIGHUP is ignored as well.
-    """
-    reload = arbiter.reload
-
-    def checked_reload() -> None:
-        reason = _reason_not_to_reload(check_command, arbiter.cfg.address)
-        if reason is not None:
-            arbiter.log.error(
-                "Not reloaded. Correct this now, because every worker that is replaced reads the "
-                "same settings. %s",
-                reason,
-            )
-        elif SHARED_STATE.shutdown is Shutdown.NONE:
-            reload()
-
-    arbiter.reload = checked_reload
-
-
-def _reason_not_to_reload(command: Sequence[str], own_addresses: Sequence[object]) -> str | None:
+def reason_not_to_reload(command: Sequence[str], own_addresses: Sequence[object]) -> str | None:
     """Load the configuration and the application in another process. Return the error, if any.
 
     `own_addresses` are the addresses at which this instance listens.

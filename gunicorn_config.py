@@ -1,7 +1,4 @@
-"""How the service is served. Every value that differs between machines is a setting.
-
-`python -m app.serve` runs Gunicorn with this file.
-"""
+"""Gunicorn's configuration, which `python -m app.serve` uses. Its values come from the settings."""
 
 import errno
 import gc
@@ -37,40 +34,45 @@ worker_class = "graceful_gunicorn.Worker"
 max_requests = _settings.server.max_requests
 max_requests_jitter = _settings.server.max_requests_jitter
 forwarded_allow_ips = _settings.server.trusted_proxies
-keepalive = _settings.server.keep_alive_seconds  # longer than the load balancer's idle timeout
+keepalive = _settings.server.keep_alive_seconds
 graceful_timeout = _settings.server.graceful_timeout_seconds
-# The control socket needs a writable home directory, which a container does not have.
+# The control socket needs a writable home directory, which a container may lack.
 control_socket_disable = True
 
 
 def on_starting(server: Arbiter) -> None:
-    """Say what is wrong with the settings here, before a worker starts or the load is high."""
+    """Check the settings and the database before a worker starts."""
     for port in _ports:
         error = bind_error(_settings.server.host, port)
-        if error and error.errno != errno.EADDRINUSE:  # for that one Gunicorn waits a few seconds
+        if error and error.errno != errno.EADDRINUSE:  # Gunicorn retries while the port is in use
             raise SystemExit(
                 f"The service cannot start. SERVER_HOST: it cannot listen there on port {port} "
                 f"({error.strerror}). Set it to an address of this machine, or change the port."
             )
     for sentence in misspelt_variables():
         server.log.warning("In the environment: %s", sentence)
-    found = read_connection_budget(
+    _check_database(server)
+
+
+def _check_database(server: Arbiter) -> None:
+    budget = read_connection_budget(
         _settings.database,
         workers=workers,
         replicas=_settings.replicas,
         has_cache=_settings.cache.enabled,
     )
-    if found is None:
+    if budget is None:
         server.log.warning(
             "The database was not reached, so its connections were not counted. The service "
             "starts, and /readyz answers 503 until the database is reached. If that does not "
             "happen soon, correct DATABASE_URL."
         )
-    elif not found.is_sufficient:
-        if _settings.environment == "production":
-            raise SystemExit(f"The service cannot start. {found}")
-        server.log.warning("%s", found)
-    if found is not None and is_schema_behind(_settings.database):
+        return
+    if not budget.is_sufficient:
+        if _settings.is_production:
+            raise SystemExit(f"The service cannot start. {budget}")
+        server.log.warning("%s", budget)
+    if is_schema_behind(_settings.database):
         server.log.warning(
             "The schema of the database is behind this code, and /readyz answers 503. Migrate it "
             "with: alembic upgrade head"
@@ -78,34 +80,30 @@ def on_starting(server: Arbiter) -> None:
 
 
 def when_ready(server: Arbiter) -> None:
-    """Keep a bad reload or a worker that cannot boot from ending the instance.
+    """Keep the service running after a failed reload, or when a new worker cannot start.
 
-    Workers also learn whether the whole instance shuts down or they alone are replaced.
+    Workers also learn whether the whole service shuts down, or only they are replaced.
     """
     guard_master(server, _server_config)
 
 
 def pre_fork(_server: Arbiter, worker: Worker) -> None:
-    """Give the worker its configuration and its slot in the shared state."""
     prepare_worker(worker, _server_config)
 
 
 def post_worker_init(_worker: Worker) -> None:
-    """Keep the collector off what was built at start, and call it less often.
-
-    A full collection stops every request of the worker for as long as it takes.
-    """
+    """Reduce garbage collection, because a full collection blocks all requests of the worker."""
     server_shutdown.is_announced_by_server = True
     gc.collect()
-    gc.freeze()
+    gc.freeze()  # do not scan objects that were created at start-up
     gc.set_threshold(50_000, 20, 50)
 
 
 def child_exit(server: Arbiter, worker: Worker) -> None:
-    """Keep the counters of the worker, and release everything else that belongs to it."""
+    """Keep the counters of the worker, and release its other shared state."""
     forget_worker(server, worker)
 
 
 def on_exit(_server: Arbiter) -> None:
-    """Remove the metrics files."""
+    """Remove the files of the metrics."""
     end_metrics()

@@ -1,13 +1,13 @@
-"""What can go wrong on purpose: a status, a stable code and a sentence for a person.
+"""Expected errors. Each has a status, a stable code, and a sentence for a person.
 
-Nothing here knows HTTP's machinery; `infra/web/problems.py` turns these into responses.
+`infra/web/problems.py` turns them into responses.
 """
 
 from typing import ClassVar
 
 
 class AppError(Exception):
-    """An expected failure. `detail` is shown to the client: never put a secret or input in it."""
+    """`detail` is sent to the client. Never put a secret or the client's input into it."""
 
     status: ClassVar[int]
     code: str
@@ -21,49 +21,49 @@ class AppError(Exception):
 
 
 class Unauthenticated(AppError):
-    """We do not know who is calling."""
+    """The caller has no valid credentials."""
 
     status = 401
     code = "unauthenticated"
 
 
 class Forbidden(AppError):
-    """We know who is calling, and they may not."""
+    """The caller is known, but not allowed to do this."""
 
     status = 403
     code = "forbidden"
 
 
 class NotFound(AppError):
-    """There is no such thing, or none that this caller may know of."""
+    """The resource does not exist, or the caller must not know that it does."""
 
     status = 404
     code = "not_found"
 
 
 class Conflict(AppError):
-    """The request contradicts what is stored."""
+    """The request contradicts stored data."""
 
     status = 409
     code = "conflict"
 
 
 class Stale(AppError):
-    """The caller changes what has moved since they read it."""
+    """The resource has changed since the caller read it."""
 
     status = 412
     code = "stale"
 
 
 class InvalidRequest(AppError):
-    """The request is well-formed and still means nothing here."""
+    """The request is well-formed, but its values are not acceptable."""
 
     status = 422
     code = "invalid_request"
 
 
 class Unavailable(AppError):
-    """A dependency or a capacity is missing for a moment; the same request may work later."""
+    """A dependency or capacity is missing at the moment. The same request may succeed later."""
 
     status = 503
     code = "unavailable"

@@ -1,4 +1,4 @@
-"""Empty the cache, after rows were changed by hand or restored: `python -m app.flush_cache`."""
+"""Empty the cache, after rows were changed or restored by hand: `python -m app.flush_cache`."""
 
 import asyncio
 
@@ -8,15 +8,14 @@ from coherent_cache import NotFlushed, flush_cache
 
 
 def main() -> None:
-    """Flush, and say what was done; or end with a sentence that says what to do."""
     settings = load_settings()
     if not settings.cache.enabled:
-        raise SystemExit("CACHE_ENABLED is false: there is no cache to empty.")
+        raise SystemExit("CACHE_ENABLED is false, so there is no cache to empty.")
     try:
-        found = asyncio.run(flush_cache(cache_config(settings.valkey, settings.cache)))
+        removed = asyncio.run(flush_cache(cache_config(settings.valkey, settings.cache)))
     except NotFlushed as error:
         raise SystemExit(str(error)) from None
-    print(f"The cache is empty: {found} keys were removed.")  # noqa: T201 - a command
+    print(f"The cache is empty: {removed} keys were removed.")  # noqa: T201 - a command
 
 
 if __name__ == "__main__":

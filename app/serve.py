@@ -1,7 +1,7 @@
-"""Start the service under Gunicorn: `python -m app.serve`, with Gunicorn's options if any.
+"""Start the service with Gunicorn: `python -m app.serve`, optionally with options of Gunicorn.
 
-Gunicorn and Uvicorn read WEB_CONCURRENCY themselves, and end with a traceback if it is not a whole
-number. This module reads it first, as a setting, and leaves them a number or nothing.
+Gunicorn and Uvicorn read WEB_CONCURRENCY too, and fail with a traceback if it is not a number. So
+this module reads the settings first, and replaces `auto` by a number.
 """
 
 import os
@@ -14,8 +14,7 @@ WORKERS = "WEB_CONCURRENCY"
 
 
 def main() -> None:
-    """Check the settings, then run Gunicorn in this process until it ends."""
-    # Until Gunicorn handles it, Ctrl-C ends the process without a traceback.
+    # Ctrl-C ends the process without a traceback until Gunicorn installs its handler.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     from app.settings import load_settings
     from graceful_gunicorn import available_cores

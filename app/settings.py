@@ -1,16 +1,13 @@
-"""The settings of a process. Only entry points build them.
+"""The settings of a process. Only entry points import this module.
 
-Values come from the environment, then `.env`, then files in SECRETS_DIR (default /run/secrets):
-`database.pool_size` is DATABASE_POOL_SIZE, or a file named `database_pool_size`. Anything wrong
-is refused at start-up by the name of the setting and the cure, never with its value. A misspelt
-name is refused as well, except in the environment, where other programs have their names too.
+The setting `database.pool_size` is the variable DATABASE_POOL_SIZE in the environment or in `.env`,
+or a file `database_pool_size` in SECRETS_DIR. Errors at start-up name the setting and the remedy,
+and never contain the value.
 """
 
-from collections.abc import Mapping
-from typing import Annotated, Literal, Self
+from typing import Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, Field, ValidationError, model_validator
-from pydantic.fields import FieldInfo
+from pydantic import ValidationError, model_validator
 from pydantic_settings import (
     BaseSettings,
     EnvSettingsSource,
@@ -23,33 +20,15 @@ from app.infra.cache.settings import CacheSettings, ValkeySettings
 from app.infra.database.settings import DatabaseSettings
 from app.infra.observability.settings import DiagnosticsSettings, LogSettings, MetricsSettings
 from app.infra.security.settings import DEVELOPMENT_SECRET, MINIMUM_SECRET_BYTES, AuthSettings
-from app.infra.server.settings import CLOSING_SECONDS, ServerSettings
+from app.infra.server.settings import CLOSING_SECONDS, ServerSettings, Workers
+from app.infra.settings_base import sources
 from app.infra.settings_base.names import SettingNames
 from app.infra.settings_base.section import Section, Sections, SmallCount
-from app.infra.settings_base.sources import (
-    SettingsSourceError,
-    ignore_libpq_variables,
-    read_values,
-    unknown_variables,
-)
 from app.infra.web.settings import CorsSettings, DocsSettings, LimitsSettings
 
 
-def _workers(value: object) -> object:
-    """Read `auto`, which means as many workers as there are cores, and refuse what is no number."""
-    text = str(value).strip().lower()
-    if value is None or text == "auto":
-        return None
-    if not (text.isascii() and text.isdecimal()):
-        raise ValueError("a whole number from 1 to 256, or auto for one worker a core")
-    return text
-
-
-Workers = Annotated[Annotated[int, Field(gt=0, le=256)] | None, BeforeValidator(_workers)]
-
-
 class Settings(BaseSettings):
-    """All sections. Production refuses defaults that are only fit for development."""
+    """All sections, and the checks that concern several of them."""
 
     model_config = SettingsConfigDict(
         frozen=True,
@@ -77,43 +56,45 @@ class Settings(BaseSettings):
 
     @property
     def is_production(self) -> bool:
-        """Whether defaults that are only fit for development are refused."""
         return self.environment == "production"
 
     def sections(self) -> Sections:
-        """Return the sections by their class, for code that must not know the other ones."""
-        sections = [value for _, value in self if isinstance(value, Section)]
-        is_development = not self.is_production
-        return Sections(*(it.with_switches(is_development=is_development) for it in sections))
+        """Return the sections with all switches set, for code that does not import this module."""
+        return Sections(
+            *(
+                section.with_switches(is_development=not self.is_production)
+                for _, section in self
+                if isinstance(section, Section)
+            )
+        )
 
     @model_validator(mode="after")
-    def _refuse_weak_secrets(self) -> Self:
-        secret = self.auth.secret.get_secret_value()
+    def _check_secret(self) -> Self:
+        secret, error = self.auth.secret.get_secret_value(), None
         if len(secret.encode()) < MINIMUM_SECRET_BYTES:
-            raise ValueError(
-                f"AUTH_SECRET is shorter than {MINIMUM_SECRET_BYTES} bytes: "
-                "make one with `openssl rand -base64 48`"
-            )
-        if self.environment == "production" and secret == DEVELOPMENT_SECRET:
-            raise ValueError(
-                "AUTH_SECRET is the development default, which production refuses: "
-                "make one with `openssl rand -base64 48`"
-            )
+            error = f"AUTH_SECRET is shorter than {MINIMUM_SECRET_BYTES} bytes"
+        elif self.is_production and secret == DEVELOPMENT_SECRET:
+            error = "AUTH_SECRET is the development default, which production refuses"
+        if error:
+            raise ValueError(f"{error}. Generate one with: openssl rand -base64 48")
         return self
 
     @model_validator(mode="after")
-    def _refuse_one_port_for_two(self) -> Self:
+    def _check_ports(self) -> Self:
         if self.metrics.port == self.server.port != 0:
-            raise ValueError("METRICS_PORT is SERVER_PORT: choose another, or 0 for the same port")
+            raise ValueError(
+                "METRICS_PORT is the same as SERVER_PORT: choose another port, or 0 to serve the "
+                "metrics on SERVER_PORT"
+            )
         return self
 
     @model_validator(mode="after")
-    def _refuse_an_end_too_soon(self) -> Self:
-        busy_seconds = self.server.drain_seconds + self.limits.request_seconds
-        if busy_seconds + CLOSING_SECONDS > self.server.graceful_timeout_seconds:
+    def _check_graceful_timeout(self) -> Self:
+        needed = self.server.drain_seconds + self.limits.request_seconds + CLOSING_SECONDS
+        if needed > self.server.graceful_timeout_seconds:
             raise ValueError(
-                "SERVER_GRACEFUL_TIMEOUT_SECONDS is less than SERVER_DRAIN_SECONDS, "
-                f"LIMITS_REQUEST_SECONDS and {CLOSING_SECONDS} s to close everything together: "
+                "SERVER_GRACEFUL_TIMEOUT_SECONDS is less than the sum of SERVER_DRAIN_SECONDS, "
+                f"LIMITS_REQUEST_SECONDS and {CLOSING_SECONDS} s for closing everything: "
                 "raise it, or lower one of those"
             )
         return self
@@ -123,55 +104,41 @@ class Settings(BaseSettings):
         cls,
         settings_cls: type[BaseSettings],
         init_settings: PydanticBaseSettingsSource,
-        env_settings: PydanticBaseSettingsSource,  # noqa: ARG003 - the hook's signature
-        dotenv_settings: PydanticBaseSettingsSource,  # noqa: ARG003
-        file_secret_settings: PydanticBaseSettingsSource,  # noqa: ARG003
+        **_: PydanticBaseSettingsSource,
     ) -> tuple[PydanticBaseSettingsSource, ...]:
-        """Read, in this order: arguments, environment, `.env`, secret files."""
-        return init_settings, _Values(settings_cls, read_values(names()))
+        values = EnvSettingsSource(settings_cls)
+        found = sources.read_values(setting_names())
+        values.env_vars = {name.lower(): value for name, value in found.items()}
+        return init_settings, values
 
 
-class _Values(EnvSettingsSource):
-    """Puts values that were read by name into their sections."""
-
-    def __init__(self, settings_cls: type[BaseSettings], values: Mapping[str, str]) -> None:
-        super().__init__(settings_cls)
-        self.env_vars = {name.lower(): value for name, value in values.items()}
-
-
-def names() -> SettingNames:
-    """Return the names of all settings, as they are in the environment."""
-    fields = Settings.model_fields
-    sections = {name: field.default for name, field in fields.items() if _is_section(field)}
-    return SettingNames(
-        sections=frozenset(name.upper() for name in sections),
-        settings=frozenset(name.upper() for name in fields.keys() - sections.keys()).union(
-            f"{name}_{key}".upper()
-            for name, section in sections.items()
-            for key in type(section).model_fields
-        ),
-    )
-
-
-def _is_section(field: FieldInfo) -> bool:
-    return isinstance(field.default, BaseModel)
+def setting_names() -> SettingNames:
+    sections, settings = set(), set()
+    for name, field in Settings.model_fields.items():
+        if isinstance(field.default, Section):
+            sections.add(name.upper())
+            keys = type(field.default).model_fields
+            settings |= {f"{name}_{key}".upper() for key in keys}
+        else:
+            settings.add(name.upper())
+    return SettingNames(frozenset(sections), frozenset(settings))
 
 
 def misspelt_variables() -> list[str]:
-    """Say which variables of the environment look like misspelt settings, one sentence for each."""
-    return unknown_variables(names())
+    """Return a sentence for each environment variable that looks like a misspelt setting."""
+    return sources.misspelt_variables(setting_names())
 
 
 def load_settings() -> Settings:
-    """Read the settings, or end the process with a sentence for each thing that is wrong."""
-    ignore_libpq_variables()
+    """Read the settings, or exit with a sentence for each error."""
+    sources.ignore_libpq_variables()
     try:
         return Settings()
     except ValidationError as error:
-        problems = [_sentence(entry["loc"], entry["msg"]) for entry in error.errors()]
-    except SettingsSourceError as error:
-        problems = [str(error)]
-    raise SystemExit("The service cannot start with these settings.\n  " + "\n  ".join(problems))
+        sentences = [_sentence(entry["loc"], entry["msg"]) for entry in error.errors()]
+    except sources.SettingsSourceError as error:
+        sentences = [str(error)]
+    raise SystemExit("The service cannot start with these settings.\n  " + "\n  ".join(sentences))
 
 
 def _sentence(location: tuple[int | str, ...], message: str) -> str:

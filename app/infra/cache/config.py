@@ -1,4 +1,4 @@
-"""How the settings of this service configure `coherent_cache`."""
+"""Configures `coherent_cache` from the settings."""
 
 from pathlib import Path
 
@@ -6,12 +6,12 @@ import coherent_cache
 from app.infra.cache.settings import CacheSettings, ValkeySettings
 from coherent_cache import CacheConfig, code_digest
 
-# The code of both decides what an entry looks like.
+# A change of this code may change what a cache entry contains.
 CODE = (Path(__file__).parents[2], Path(coherent_cache.__file__).parent)
 
 
 def cache_config(valkey: ValkeySettings, cache: CacheSettings, pool_size: int = 1) -> CacheConfig:
-    """Return the configuration. `pool_size` is the number of database connections of a process."""
+    """`pool_size` is the number of database connections of this process."""
     return CacheConfig(
         valkey_url=valkey.url.get_secret_value(),
         is_cluster=valkey.cluster,

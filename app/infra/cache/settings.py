@@ -1,4 +1,4 @@
-"""How this service uses the cache, and Valkey below it."""
+"""The settings VALKEY_… and CACHE_…."""
 
 from typing import Annotated, Self
 from urllib.parse import urlsplit
@@ -10,10 +10,10 @@ from app.infra.settings_base.urls import valkey_url
 
 
 class ValkeySettings(Section):
-    """Valkey, or anything that speaks its protocol. Of a cluster, `url` is any node's.
+    """For a cluster, `url` is the address of any node.
 
-    `timeout_seconds` limits one command, and all commands of one read together. A look-up that
-    takes longer than `slow_seconds` is slow: reads go past a cache whose look-ups stay slow.
+    `timeout_seconds` limits one command, and all commands of one read together. If look-ups keep
+    taking longer than `slow_seconds`, reads bypass the cache.
     """
 
     url: SecretStr = SecretStr("redis://127.0.0.1:6379/0")
@@ -24,18 +24,18 @@ class ValkeySettings(Section):
 
     @field_validator("url")
     @classmethod
-    def _for_redis_py(cls, url: SecretStr) -> SecretStr:
+    def _convert_url(cls, url: SecretStr) -> SecretStr:
         return SecretStr(valkey_url(url.get_secret_value()))
 
     @model_validator(mode="after")
-    def _has_no_other_database(self) -> Self:
+    def _check_cluster_database(self) -> Self:
         if self.cluster and urlsplit(self.url.get_secret_value()).path not in ("", "/", "/0"):
-            raise ValueError("a cluster has database 0 alone: VALKEY_URL ends with its port")
+            raise ValueError("a cluster has database 0 alone: end VALKEY_URL with the port")
         return self
 
 
 class CacheSettings(Section):
-    """The cache over Valkey and in process. A stale answer lives no longer than these allow."""
+    """The cache in Valkey and in the memory of each process."""
 
     enabled: bool = True
     namespace: Annotated[str, Field(pattern=r"^[a-z0-9_-]{1,32}$")] = "cache"

@@ -26,5 +26,5 @@ class DatabaseSettings(Section):
 
     @field_validator("url", "replica_url")
     @classmethod
-    def _for_asyncpg(cls, url: SecretStr | None) -> SecretStr | None:
+    def _convert_url(cls, url: SecretStr | None) -> SecretStr | None:
         return url and SecretStr(postgresql_url(url.get_secret_value()))

@@ -1,4 +1,4 @@
-"""How the settings configure the workers of this service."""
+"""Configures `graceful_gunicorn` from the settings."""
 
 import sys
 from functools import partial
@@ -9,7 +9,6 @@ from graceful_gunicorn import EarlyError, ServerConfig
 
 
 def server_config(settings: ServerSettings) -> ServerConfig:
-    """Return the configuration of `graceful_gunicorn`."""
     return ServerConfig(
         check_command=(sys.executable, "-m", "app.serve", "--print-config", *sys.argv[1:]),
         drain_seconds=settings.drain_seconds,
@@ -35,7 +34,7 @@ def _begin_shutdown() -> None:
     server_shutdown.begin()
 
 
-# The master loads this module before the metrics have their folder, so these import late.
+# The master imports this module before the folder of the metrics exists. So import these later.
 
 
 def _render_error(hsts_seconds: int, status: int, code: str, detail: str, path: str) -> EarlyError:

@@ -1,25 +1,53 @@
-"""Gunicorn, its workers, and what they take from clients."""
+"""The settings SERVER_…, and the number of workers."""
 
-from ipaddress import ip_network
+import re
+from ipaddress import ip_address, ip_network
 from typing import Annotated
 
-from pydantic import Field, field_validator
+from pydantic import AfterValidator, BeforeValidator, Field, field_validator
 
 from app.infra.settings_base.section import Count, Seconds, Section, SmallCount, WholeSeconds
-from app.infra.settings_base.urls import ListeningHost, RootPath
 
-CLOSING_SECONDS = 5  # the last of the graceful timeout, for the lifespan to close everything
+CLOSING_SECONDS = 5  # the end of the graceful timeout, in which the lifespan closes everything
+MAX_ROOT_PATH_LENGTH = 100  # it is a part of response headers
+HOST_NAME = re.compile(r"[a-z0-9_-]{1,63}(\.[a-z0-9_-]{1,63})*", re.IGNORECASE)
+ROOT_PATH = re.compile(r"(/(?!\.{1,2}(/|$))[A-Za-z0-9._~-]+)*")
+
+
+def _workers(value: object) -> object:
+    text = str(value).strip().lower()
+    if value is None or text == "auto":
+        return None
+    if not (text.isascii() and text.isdecimal()):
+        raise ValueError("a whole number from 1 to 256, or auto for one worker a core")
+    return text
+
+
+def _listening_host(text: str) -> str:
+    host = text.strip().removeprefix("[").removesuffix("]")
+    try:
+        is_host = bool(ip_address(host) if ":" in host else HOST_NAME.fullmatch(host))
+    except ValueError:
+        is_host = False
+    if not is_host:
+        raise ValueError("an address of this machine, without a port: 0.0.0.0 or ::1")
+    return host
+
+
+def _root_path(text: str) -> str:
+    if not ROOT_PATH.fullmatch(text) or len(text) > MAX_ROOT_PATH_LENGTH:
+        raise ValueError("a short path that starts with a slash and does not end with one: /api")
+    return text
+
+
+# None means one worker for each core.
+Workers = Annotated[Annotated[int, Field(gt=0, le=256)] | None, BeforeValidator(_workers)]
+ListeningHost = Annotated[str, AfterValidator(_listening_host)]
+RootPath = Annotated[str, AfterValidator(_root_path)]
 
 
 class ServerSettings(Section):
-    """Gunicorn and its Uvicorn workers. `threads` run what blocks, in each worker.
-
-    Told to end, the service is unready and accepts for `drain_seconds`; what still runs is cut off
-    CLOSING_SECONDS before the graceful timeout. 0 for `max_requests` means that workers stay.
-    `root_path` is the prefix that the proxy before it strips from requests.
-    `header_` and `body_` are what a client may send, and how long it may take for it; `write_` is
-    how long it may leave unread what it is sent.
-    """
+    """Gunicorn and its Uvicorn workers. .env.example describes each setting."""
 
     host: ListeningHost = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65_535)] = 8000
@@ -40,7 +68,7 @@ class ServerSettings(Section):
 
     @field_validator("trusted_proxies")
     @classmethod
-    def _are_exact(cls, proxies: str) -> str:
+    def _check_proxies(cls, proxies: str) -> str:
         try:
             everybody = any(ip_network(proxy).prefixlen == 0 for proxy in proxies.split(","))
         except ValueError:

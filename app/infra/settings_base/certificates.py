@@ -1,20 +1,20 @@
-"""TLS to other servers: which certificates are trusted, and which is our own."""
+"""TLS contexts for connections to PostgreSQL, from the parameters of its URL."""
 
 import ssl
 from collections.abc import Mapping
 
 
 def postgresql_tls(query: Mapping[str, str]) -> ssl.SSLContext | str:
-    """Return what asyncpg takes for the mode: up to `prefer`, TLS is an attempt of its own."""
+    """Return the `ssl` argument of asyncpg: a mode that needs no certificate, or a context."""
     mode = query.get("ssl", "prefer")
     if mode in ("disable", "allow", "prefer"):
         return mode
     root = query.get("sslrootcert")
-    is_system = root == "system" or (root is None and mode != "require")
+    uses_system_roots = root == "system" or (root is None and mode != "require")
     context = load_certificates(
-        None if is_system else root, query.get("sslcert"), query.get("sslkey")
+        None if uses_system_roots else root, query.get("sslcert"), query.get("sslkey")
     )
-    if is_system:
+    if uses_system_roots:
         context.load_default_certs()
     context.check_hostname = mode == "verify-full"
     if mode == "require" and root is None:
@@ -23,7 +23,7 @@ def postgresql_tls(query: Mapping[str, str]) -> ssl.SSLContext | str:
 
 
 def load_certificates(root: str | None, own: str | None, key: str | None) -> ssl.SSLContext:
-    """Read the files that a URL names, so that start-up says which of them is no certificate."""
+    """Read certificate files, or raise `ValueError` if one cannot be read."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     try:
         if root:

@@ -1,16 +1,16 @@
-"""What every section of the settings is made of."""
+"""The base class of all sections of the settings, and the types of their fields."""
 
 from typing import Annotated, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field
 
-# Bounded, so that a value with a digit too many is refused at start-up and not by a library later.
+# Upper bounds, so that a number with a digit too many is refused at start-up.
 Positive = Annotated[int, Field(gt=0, le=10**12)]
 SmallCount = Annotated[int, Field(gt=0, le=10_000)]
 WholeSeconds = Annotated[int, Field(gt=0, le=366 * 86_400)]
 Count = Annotated[int, Field(ge=0, le=10**12)]
 Seconds = Annotated[float, Field(ge=0.001, le=86_400)]
-Switch = bool | None  # None means on in development and off in production
+Switch = bool | None  # None means on in development, and off in production
 
 
 class Section(BaseModel):
@@ -19,7 +19,7 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, hide_input_in_errors=True, validate_default=True)
 
     def with_switches(self, *, is_development: bool) -> Self:
-        """Return a copy in which every `Switch` that was not set is on or off."""
+        """Return a copy in which every `Switch` is True or False."""
         unset = {
             name: is_development
             for name, field in type(self).model_fields.items()
@@ -32,7 +32,7 @@ SectionT = TypeVar("SectionT", bound=Section)
 
 
 class Sections:
-    """The sections of one process by their class, so that code asks only for what it needs."""
+    """The sections by their class. Code asks for a section without knowing `Settings`."""
 
     def __init__(self, *sections: Section) -> None:
         self._sections = {type(section): section for section in sections}

@@ -1,18 +1,21 @@
-"""Reads the values of settings by name: from the environment, from `.env`, from SECRETS_DIR.
+"""Reads the values of settings: from the environment, from `.env`, and from SECRETS_DIR.
 
-Every name is returned in upper case. A value that is empty counts as not set.
+pydantic-settings can read these too. But it skips malformed lines and misspelt names, fails with a
+traceback for text that is not UTF-8, and takes variables that Kubernetes sets for settings.
+
+Names are returned in upper case. An empty value counts as not set.
 """
 
 import io
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Iterable
 from pathlib import Path
 
 from dotenv import dotenv_values
 from dotenv.parser import parse_stream
 
-from app.infra.settings_base.names import PORT, SECRETS_DIR, SettingNames, is_service_link
+from app.infra.settings_base.names import PORT, SECRETS_DIR, SettingNames, is_service_variable
 
 DOTENV = Path(".env")
 DEFAULT_SECRETS_DIR = "/run/secrets"
@@ -20,44 +23,43 @@ LIBPQ_VARIABLE = re.compile(r"PG[A-Z]+")
 
 
 class SettingsSourceError(Exception):
-    """A source of settings cannot be read. The text says which one, and what to do."""
+    """A source of settings cannot be read. The message says which one, and what to do."""
 
 
-def read_values(known: SettingNames) -> dict[str, str]:
-    """Return the value of every setting that is set somewhere: the environment wins, then `.env`.
+def read_values(names: SettingNames) -> dict[str, str]:
+    """Return the values that are set: the environment wins over `.env`, and that over files.
 
-    A name in `.env` or SECRETS_DIR that looks like a misspelt setting is refused.
+    Misspelt names in `.env` and in SECRETS_DIR are errors. The environment contains the variables
+    of other programs too, so there they are warnings: see `misspelt_variables`.
     """
-    environment = read_environment({*known.settings, SECRETS_DIR, PORT}.__contains__)
+    environment = _read_environment({*names.settings, SECRETS_DIR, PORT})
     dotenv = read_dotenv()
     folder = environment.get(SECRETS_DIR) or dotenv.get(SECRETS_DIR)
-    files = files_in(Path(folder or DEFAULT_SECRETS_DIR), is_required=folder is not None)
-    for where, names in ((DOTENV.name, dotenv), (SECRETS_DIR, files)):
-        if wrong := known.misspelt(names):
-            raise SettingsSourceError(
-                "\n  ".join(f"{where}: {_is_no_setting(*it)}" for it in wrong.items())
-            )
-    secrets = {name: read_secret(name, files[name]) for name in known.settings & files.keys()}
+    files = _list_files(Path(folder or DEFAULT_SECRETS_DIR), is_required=folder is not None)
+    for source, found in ((DOTENV.name, dotenv), (SECRETS_DIR, files)):
+        if sentences := _misspelt(names, found):
+            raise SettingsSourceError("\n  ".join(f"{source}: {it}" for it in sentences))
+    secrets = {name: _read_secret(name, files[name]) for name in names.settings & files.keys()}
     values = {name: value for name, value in secrets.items() if value} | dotenv | environment
     if PORT in values and "SERVER_PORT" not in values:
-        values["SERVER_PORT"] = _platform_port(values[PORT])
+        values["SERVER_PORT"] = _check_port(values[PORT])
     return values
 
 
-def unknown_variables(known: SettingNames) -> list[str]:
-    """Say of each variable of the environment that looks like a misspelt setting that it is none.
-
-    This is for a warning: unlike a file of ours the environment is full of other programs' names.
-    """
-    ours = (name.upper() for name, value in os.environ.items() if not is_service_link(name, value))
-    return [_is_no_setting(*it) for it in known.misspelt(ours).items()]
-
-
-def _is_no_setting(name: str, cure: str) -> str:
-    return f"{name} is not a setting, {cure}"
+def misspelt_variables(names: SettingNames) -> list[str]:
+    """Return a sentence for each environment variable that looks like a misspelt setting."""
+    variables = os.environ.items()
+    return _misspelt(
+        names, (name.upper() for name, value in variables if not is_service_variable(name, value))
+    )
 
 
-def _platform_port(text: str) -> str:
+def _misspelt(names: SettingNames, found: Iterable[str]) -> list[str]:
+    hints = names.find_misspelt(found)
+    return [f"{name} is not a setting, {hint}" for name, hint in hints.items()]
+
+
+def _check_port(text: str) -> str:
     if not re.fullmatch(r"[0-9]{1,5}", text.strip()) or int(text) > 65_535:
         raise SettingsSourceError(
             "PORT is not a port: set it, or SERVER_PORT, to a number up to 65535."
@@ -66,25 +68,25 @@ def _platform_port(text: str) -> str:
 
 
 def ignore_libpq_variables() -> None:
-    """Remove PGSSLMODE, PGHOST and the like from the environment of this process.
+    """Remove PGHOST, PGSSLMODE and the like from the environment of this process.
 
-    asyncpg reads them, and they would change what DATABASE_URL says.
+    Otherwise asyncpg would read them, and they would change the meaning of DATABASE_URL.
     """
     for name in filter(LIBPQ_VARIABLE.fullmatch, list(os.environ)):
         del os.environ[name]
 
 
-def read_environment(is_wanted: Callable[[str], bool]) -> dict[str, str]:
-    """Return the wanted variables of the environment, as UTF-8 whatever the locale is."""
-    found = {}
-    for name, value in os.environ.items():
-        if is_wanted(name.upper()) and value.strip() and not is_service_link(name, value):
-            found[name.upper()] = _text(os.fsencode(value), f"{name} in the environment")
-    return found
+def _read_environment(wanted: set[str]) -> dict[str, str]:
+    """Return the wanted variables. They are decoded as UTF-8, whatever the locale is."""
+    return {
+        name.upper(): _decode(os.fsencode(value), f"{name} in the environment")
+        for name, value in os.environ.items()
+        if name.upper() in wanted and value.strip() and not is_service_variable(name, value)
+    }
 
 
 def read_dotenv(file: Path = DOTENV) -> dict[str, str]:
-    """Return what the file sets; nothing when there is no file."""
+    """Return the values in the file, or nothing when the file does not exist."""
     try:
         content = file.read_bytes()
     except FileNotFoundError:
@@ -93,8 +95,8 @@ def read_dotenv(file: Path = DOTENV) -> dict[str, str]:
         raise SettingsSourceError(
             f"{file.name} cannot be read ({error.strerror}): make it a readable file, or remove it."
         ) from None
-    text = _text(content, file.name)
-    _refuse_unreadable_lines(text, file.name)
+    text = _decode(content, file.name)
+    _refuse_malformed_lines(text, file.name)
     return {
         name.upper(): value
         for name, value in dotenv_values(stream=io.StringIO(text)).items()
@@ -102,11 +104,11 @@ def read_dotenv(file: Path = DOTENV) -> dict[str, str]:
     }
 
 
-def _refuse_unreadable_lines(text: str, file: str) -> None:
-    """Refuse what `dotenv_values` would skip: a setting in it would keep its default."""
+def _refuse_malformed_lines(text: str, file: str) -> None:
+    """Raise an error for lines that `dotenv_values` would skip."""
     for statement in parse_stream(io.StringIO(text)):
         if statement.error:
-            string, line = statement.original  # the string begins with the empty lines before it
+            string, line = statement.original  # the string may start with empty lines
             line += string[: -len(string.lstrip())].count("\n")
             raise SettingsSourceError(
                 f"{file}: line {line} is not NAME=value: correct it, and the quotes around its "
@@ -114,27 +116,24 @@ def _refuse_unreadable_lines(text: str, file: str) -> None:
             )
 
 
-def files_in(folder: Path, *, is_required: bool) -> dict[str, Path]:
-    """Return the files of SECRETS_DIR by name. Hidden ones are not looked at: Kubernetes' own."""
+def _list_files(folder: Path, *, is_required: bool) -> dict[str, Path]:
+    """Return the files by upper-case name, without hidden ones, which Kubernetes creates."""
     try:
         return {
             path.name.upper(): path
             for path in sorted(folder.iterdir())
             if not path.name.startswith(".")
         }
-    except FileNotFoundError:
-        if not is_required:
-            return {}
-        reason = "No such folder"
     except OSError as error:
-        reason = str(error.strerror)
-    raise SettingsSourceError(
-        f"SECRETS_DIR cannot be read ({reason}): set it to a folder that this user may read."
-    ) from None
+        if isinstance(error, FileNotFoundError) and not is_required:
+            return {}
+        raise SettingsSourceError(
+            f"SECRETS_DIR cannot be read ({error.strerror}): "
+            "set it to a folder that this user may read."
+        ) from None
 
 
-def read_secret(name: str, file: Path) -> str:
-    """Return what the file of a secret contains, without white space around it."""
+def _read_secret(name: str, file: Path) -> str:
     try:
         content = file.read_bytes()
     except OSError as error:
@@ -142,10 +141,10 @@ def read_secret(name: str, file: Path) -> str:
             f"{name} in SECRETS_DIR cannot be read ({error.strerror}): "
             "make it a file that this user may read."
         ) from None
-    return _text(content, f"{name} in SECRETS_DIR").strip()
+    return _decode(content, f"{name} in SECRETS_DIR").strip()
 
 
-def _text(content: bytes, what: str) -> str:
+def _decode(content: bytes, what: str) -> str:
     try:
         text = content.decode("utf-8-sig")
     except UnicodeDecodeError:

@@ -1,30 +1,22 @@
-"""Addresses: URLs of PostgreSQL and Valkey as people write them and as the drivers take them.
+"""Parses the URLs of PostgreSQL and Valkey, and converts them for the drivers.
 
-Nothing that is ambiguous is guessed: a URL whose password has an unescaped character is refused.
-Where the service listens, and the prefix under which clients reach it, are here as well.
+`urlsplit` and the drivers guess when a password contains an unescaped `@` or `/`, and then connect
+to another host. Here such a URL is an error.
 """
 
 import re
 from collections.abc import Collection, Mapping
-from ipaddress import ip_address
-from typing import Annotated, Any, NamedTuple
+from typing import Any, NamedTuple
 from urllib.parse import parse_qsl, quote, unquote, urlencode
-
-from pydantic import AfterValidator
 
 from app.infra.settings_base.certificates import load_certificates, postgresql_tls
 
-LONGEST_ROOT_PATH = 100  # it is in the headers of responses
 SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
 POSTGRESQL_SCHEMES = ("postgres", "postgresql", "postgresql+asyncpg")
 POSTGRESQL_PARTS = ("user", "password", "host", "port", "dbname")
 POSTGRESQL_PARAMETERS = (
-    "sslmode",
-    "sslrootcert",
-    "sslcert",
-    "sslkey",
-    "channel_binding",
-    "options",
+    *("sslmode", "sslrootcert", "sslcert", "sslkey"),
+    *("channel_binding", "options"),
 )
 POSTGRESQL_EXAMPLE = "postgresql://user:password@host:5432/name"
 VALKEY_SCHEMES = {"redis": "redis", "rediss": "rediss", "valkey": "redis", "valkeys": "rediss"}
@@ -36,8 +28,8 @@ VALKEY_PARAMETERS = {
     "ssl_keyfile": r".+",
 }
 VALKEY_EXAMPLE = "redis://:password@host:6379/0"
-# What other clients take as a parameter, and is a setting here.
-SETTINGS = {
+# Parameters of other clients that are settings here.
+PARAMETERS_AS_SETTINGS = {
     "connect_timeout": "DATABASE_CONNECT_TIMEOUT_SECONDS",
     "connection_limit": "DATABASE_POOL_SIZE",
     "max_connections": "VALKEY_MAX_CONNECTIONS",
@@ -54,14 +46,12 @@ AUTHORITY = re.compile(
     r"(?:([^@:]*)(?::([^@]*))?@)?(\[[0-9a-f:.]+\]|[^@:\[\]]*)(?::(\d*))?", re.IGNORECASE
 )
 UNESCAPED = re.compile(r"%(?![0-9a-f]{2})|%00|[\s\0#\\]", re.IGNORECASE)
-HOST_NAME = re.compile(r"[a-z0-9_-]{1,63}(\.[a-z0-9_-]{1,63})*", re.IGNORECASE)
 HOST = re.compile(r"[\w.-]+|[0-9a-f:.]+|/[^\0]+", re.IGNORECASE)
 ESCAPES = "write @ as %40, : as %3A, / as %2F, ? as %3F, # as %23, % as %25"
-ROOT_PATH = re.compile(r"(/(?!\.{1,2}(/|$))[A-Za-z0-9._~-]+)*")
 
 
 class Parts(NamedTuple):
-    """The parts of a URL, unescaped. A part that the URL lacks is an empty string."""
+    """The unescaped parts of a URL. A missing part is an empty string."""
 
     scheme: str
     user: str
@@ -73,7 +63,7 @@ class Parts(NamedTuple):
 
 
 def postgresql_url(text: str) -> str:
-    """Accept any common PostgreSQL URL, and name the driver that we use. Else `ValueError`."""
+    """Return a common PostgreSQL URL in the form of SQLAlchemy, or raise `ValueError`."""
     parts = _split(text, POSTGRESQL_EXAMPLE)
     if parts.scheme not in POSTGRESQL_SCHEMES:
         raise ValueError("not for PostgreSQL: it begins with postgresql://")
@@ -84,7 +74,7 @@ def postgresql_url(text: str) -> str:
     _check_address(host, port)
     if not user or not name:
         raise ValueError(f"it names a user, a host and a database: {POSTGRESQL_EXAMPLE}")
-    _settle_tls(query)
+    _replace_tls_parameters(query)
     if host.startswith("/"):
         query["host"], host = host, ""
     login = f"{quote(user, '')}:{quote(password, '')}" if password else quote(user, "")
@@ -96,7 +86,7 @@ def postgresql_url(text: str) -> str:
 def asyncpg_arguments(url: str) -> dict[str, Any]:
     """Return the arguments of `asyncpg.connect` for a URL that `postgresql_url` has returned.
 
-    All are given, so that asyncpg asks no variable of the environment for one.
+    An argument that is missing here would be read from the environment by asyncpg.
     """
     parts = _split(url, POSTGRESQL_EXAMPLE)
     options = parts.query.get("options")
@@ -115,7 +105,7 @@ def asyncpg_arguments(url: str) -> dict[str, Any]:
 
 
 def valkey_url(text: str) -> str:
-    """Accept valkey:// and valkeys://, which the client does not know, as redis://."""
+    """Return a Valkey URL with the scheme that redis-py knows, or raise `ValueError`."""
     parts = _split(text, VALKEY_EXAMPLE)
     scheme = VALKEY_SCHEMES.get(parts.scheme)
     if scheme is None:
@@ -134,7 +124,7 @@ def valkey_url(text: str) -> str:
 
 
 def _split(text: str, example: str) -> Parts:
-    """Take a URL apart. A character that could belong to two parts of it raises `ValueError`."""
+    """Split a URL into its parts. Raise `ValueError` if it is ambiguous."""
     text = text.strip()
     found = URL.fullmatch(text)
     authority = found and AUTHORITY.fullmatch(found[2])
@@ -157,9 +147,9 @@ def _split(text: str, example: str) -> Parts:
 
 def _check_parameters(query: Mapping[str, str], taken: Collection[str]) -> None:
     for name in query.keys() - set(taken):
-        if name in SETTINGS:
-            raise ValueError(f"{name} is a setting here: remove it, and set {SETTINGS[name]}")
-        # A name of letters alone is shown: anything else may be the end of a password.
+        if setting := PARAMETERS_AS_SETTINGS.get(name):
+            raise ValueError(f"{name} is a setting here: remove it, and set {setting}")
+        # Show only names of letters. Anything else may be the end of a password.
         shown = f"{name}: " if re.fullmatch(r"[a-z_]+", name) else ""
         raise ValueError(f"{shown}after the `?` it takes these alone: {', '.join(taken)}")
 
@@ -170,15 +160,15 @@ def _check_address(host: str, port: str) -> None:
         raise ValueError("it names one host, and a port between 1 and 65535")
 
 
-def _settle_tls(query: dict[str, str]) -> None:
-    """Replace what the parameters about TLS leave open by one mode, which is called `ssl`.
+def _replace_tls_parameters(query: dict[str, str]) -> None:
+    """Replace sslmode and channel_binding by the one parameter `ssl`.
 
-    asyncpg has no channel binding. A URL that requires it gets a connection with TLS.
+    asyncpg does not support channel binding. A URL that requires it gets a TLS connection.
     """
     binding = query.pop("channel_binding", "prefer")
     if binding not in ("disable", "prefer", "require"):
         raise ValueError("channel_binding is one of disable, prefer, require")
-    # As libpq has it: a root certificate is for checking the server's.
+    # As in libpq, a root certificate implies that the certificate of the server is checked.
     needs_tls = binding == "require" or "sslcert" in query
     least = "verify-ca" if "sslrootcert" in query else "require" if needs_tls else ""
     mode = query.pop("sslmode", least)
@@ -189,24 +179,3 @@ def _settle_tls(query: dict[str, str]) -> None:
     if mode:
         query["ssl"] = mode
     postgresql_tls(query)
-
-
-def _listening_host(text: str) -> str:
-    host = text.strip().removeprefix("[").removesuffix("]")
-    try:
-        is_host = bool(ip_address(host) if ":" in host else HOST_NAME.fullmatch(host))
-    except ValueError:
-        is_host = False
-    if not is_host:
-        raise ValueError("an address of this machine, without a port: 0.0.0.0 or ::1")
-    return host
-
-
-def _root_path(text: str) -> str:
-    if not ROOT_PATH.fullmatch(text) or len(text) > LONGEST_ROOT_PATH:
-        raise ValueError("a short path with a slash before it and none behind: /api")
-    return text
-
-
-ListeningHost = Annotated[str, AfterValidator(_listening_host)]
-RootPath = Annotated[str, AfterValidator(_root_path)]

@@ -1,4 +1,4 @@
-"""What the HTTP layer accepts, and from whom."""
+"""The settings LIMITS_…, CORS_… and DOCS_…."""
 
 import re
 from typing import Annotated
@@ -13,7 +13,7 @@ ORIGIN = re.compile(r"https?://[a-z0-9.-]+(:\d+)?")
 
 
 class LimitsSettings(Section):
-    """What a worker takes on at a time, how large a body is, and under which names it answers."""
+    """Limits of each worker. `hosts` are the host names that it answers to; empty means all."""
 
     body_bytes: Positive = 1_048_576
     body_values: Positive = 1_000
@@ -26,16 +26,16 @@ class LimitsSettings(Section):
 
     @field_validator("hosts")
     @classmethod
-    def _are_names(cls, hosts: str) -> str:
+    def _check_hosts(cls, hosts: str) -> str:
         if hosts and not all(map(HOST_PATTERN.fullmatch, hosts.split(","))):
-            raise ValueError("host names without ports, by commas: example.com,*.example.com")
+            raise ValueError("host names without ports, separated by commas: example.com,*.example.com")
         return hosts.lower()
 
 
 class CorsSettings(Section):
-    """Which origins' scripts may read answers: none, `*` for all, or a list separated by commas.
+    """`origins` whose scripts may read answers: none, `*` for all, or a list.
 
-    `headers` are those that scripts may send beside what the API itself uses.
+    `headers` are request headers that scripts may send, besides those that the API uses itself.
     """
 
     origins: str = ""
@@ -43,20 +43,20 @@ class CorsSettings(Section):
 
     @field_validator("origins")
     @classmethod
-    def _are_origins(cls, origins: str) -> str:
+    def _check_origins(cls, origins: str) -> str:
         if origins not in ("", "*") and not all(map(ORIGIN.fullmatch, origins.split(","))):
             raise ValueError("origins without a path, separated by commas: https://example.com")
         return origins
 
     @field_validator("headers")
     @classmethod
-    def _are_names(cls, headers: str) -> str:
+    def _check_headers(cls, headers: str) -> str:
         if headers and not all(map(HEADER_NAME.fullmatch, headers.split(","))):
             raise ValueError("names of headers, separated by commas, and not *: X-Client-Version")
         return headers
 
 
 class DocsSettings(Section):
-    """The interactive documentation: in development when not set."""
+    """The interactive documentation. If not set, it is on in development and off in production."""
 
     enabled: Switch = None

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
-from app.settings import Settings, load_settings, misspelt_variables, names
+from app.settings import Settings, load_settings, misspelt_variables, setting_names
 
 SECRET = "hunter2" * 7
 
@@ -118,7 +118,7 @@ def warned() -> set[str]:
 
 
 def test_every_setting_may_be_in_dotenv(folder: Path) -> None:
-    lines = "".join(f"{name}=\n{name.lower()}=\n" for name in names().settings)
+    lines = "".join(f"{name}=\n{name.lower()}=\n" for name in setting_names().settings)
     (folder / ".env").write_text(lines, encoding="utf-8")
     assert load_settings().replicas == 1
 

@@ -28,7 +28,7 @@ class LimitsSettings(Section):
     @classmethod
     def _check_hosts(cls, hosts: str) -> str:
         if hosts and not all(map(HOST_PATTERN.fullmatch, hosts.split(","))):
-            raise ValueError("host names without ports, separated by commas: example.com,*.example.com")
+            raise ValueError("names without ports, separated by commas: example.com,*.example.com")
         return hosts.lower()
 
 

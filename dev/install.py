@@ -11,9 +11,6 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from importlib.util import find_spec
 from pathlib import Path
 
 from dev.terminal import CommandError, StatusLine, say
@@ -27,78 +24,58 @@ REQUIREMENTS = Path("requirements/dev.txt")
 _NEEDED_BYTES = 500_000_000
 
 # What pip or venv print, and what to do. The first that matches is shown.
-CURES = (
-    (r"No space left|Disk quota", "The disk is full. Free 500 MB"),
-    (r"Permission denied|Read-only file", "This folder is not writable. Make it writable"),
-    (
-        r"DO NOT MATCH THE HASHES",
-        "The package index has other files than requirements/dev.txt locks. Run `git pull`",
+CURES = {
+    r"No space left|Disk quota": "Free 500 MB on the disk",
+    r"Permission denied|Read-only file": "Make this folder writable",
+    r"DO NOT MATCH THE HASHES": "The package index has other files than the lock: `git pull`",
+    r"CERTIFICATE_VERIFY": "Name the index's certificate: `pip config set global.cert FILE`",
+    r"Retrying|Connection|timed out": "The package index cannot be reached: check the network",
+    r"No matching distribution": "Use another version of Python: `make run PYTHON=python3.13`",
+    r"ensurepip is not available|No module named (venv|ensurepip)": (
+        "Install the venv module of Python (python3-venv on Debian and Ubuntu)"
     ),
-    (
-        r"CERTIFICATE_VERIFY",
-        "The package index has an untrusted certificate. Name it: `pip config set global.cert`",
-    ),
-    (
-        r"Retrying|Connection|timed out",
-        "The package index cannot be reached. Check the network and the proxy",
-    ),
-    (
-        r"No matching distribution",
-        "The package index has no package for this Python. Name another one: PYTHON=python3.13",
-    ),
-)
+}
 
 
 def main(stamp: str) -> None:
     """Bring .venv to the state that the stamp describes: its path, and a checksum of the lock."""
-    with _lock() as had_to_wait:
-        old_stamp = ""
-        if STAMP.exists():
-            old_stamp = STAMP.read_text(encoding="utf-8", errors="surrogateescape")
-        if had_to_wait and old_stamp == stamp:
-            return
-        STAMP.unlink(missing_ok=True)
-        was_moved = old_stamp.partition("\n")[0] != stamp.partition("\n")[0]
-        if was_moved or not _has_pip():
-            _create_environment()
-        _install_packages()
-        STAMP.write_text(stamp, encoding="utf-8", errors="surrogateescape")
+    had_to_wait = _take_turn()
+    old_stamp = ""
+    if STAMP.exists():
+        old_stamp = STAMP.read_text(encoding="utf-8", errors="surrogateescape")
+    if had_to_wait and old_stamp == stamp:
+        return
+    STAMP.unlink(missing_ok=True)
+    was_moved = old_stamp.partition("\n")[0] != stamp.partition("\n")[0]
+    if was_moved or not _has_pip():
+        _create_environment()
+    _install_packages()
+    STAMP.write_text(stamp, encoding="utf-8", errors="surrogateescape")
 
 
-def _has_pip() -> bool:
-    try:
-        command = [str(PYTHON), "-c", "import pip"]
-        return subprocess.run(command, capture_output=True, check=False).returncode == 0
-    except FileNotFoundError:
-        return False
-
-
-@contextmanager
-def _lock() -> Iterator[bool]:
-    """Lock this clone's folder; yield whether another installation had to end first."""
+def _take_turn() -> bool:
+    """Lock this clone's folder until this process ends; return whether another one had to end."""
     folder = os.open(".", os.O_RDONLY)
-    had_to_wait = False
     try:
         fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        had_to_wait = True
         say("Waiting for another make that is installing packages here")
         fcntl.flock(folder, fcntl.LOCK_EX)
-    try:
-        yield had_to_wait
-    finally:
-        os.close(folder)
+        return True
+    return False
+
+
+def _has_pip() -> bool:
+    command = [str(PYTHON), "-m", "pip", "--version"]
+    return (
+        PYTHON.exists()
+        and subprocess.run(command, capture_output=True, check=False).returncode == 0
+    )
 
 
 def _create_environment() -> None:
-    if find_spec("venv") is None or find_spec("ensurepip") is None:
-        package = f"python{sys.version_info.major}.{sys.version_info.minor}-venv"
-        raise CommandError(
-            f"{sys.executable} has no venv module. On Debian or Ubuntu, run `sudo apt install "
-            f"{package}`, then run the same command again."
-        )
     if shutil.disk_usage(".").free < _NEEDED_BYTES:
-        raise CommandError("The disk is full. Free 500 MB, then run the same command again.")
+        raise _failure("No space left")
     say(f"Creating .venv with Python {sys.version.split()[0]} (half a minute, once)")
     command = [sys.executable, "-m", "venv", "--clear", str(VENV)]
     result = subprocess.run(
@@ -144,8 +121,8 @@ def _installed_since(started: float) -> int:
 
 def _failure(output: str) -> CommandError:
     print(*output.splitlines()[-15:], sep="\n", file=sys.stderr)
-    cures = (cure for pattern, cure in CURES if re.search(pattern, output))
-    cure = next(cures, "The packages could not be installed. Correct the error above")
+    cures = (cure for pattern, cure in CURES.items() if re.search(pattern, output))
+    cure = next(cures, "Correct the error above")
     return CommandError(f"{cure}, then run the same command again.")
 
 

@@ -45,10 +45,9 @@ def run(*, reload: bool) -> None:
 
 def _serve(servers: Servers, address: Address, *, reload: bool) -> None:
     say(f"Starting the service on {address.url}")
-    # With reload, the developer can mend the code and save it while this waits.
-    patience_seconds = math.inf if reload else _READY_SECONDS
     with open_service(UVICORN if reload else GUNICORN, servers, address) as process:
-        wait_until_ready(process, address, patience_seconds)
+        # With reload, the developer can mend the code while this waits.
+        wait_until_ready(process, address, math.inf if reload else _READY_SECONDS)
         say(_welcome(address.url, embedded_database=servers.embedded_database))
         process.wait()
     raise ended_by_itself(process)

@@ -136,7 +136,7 @@ def stop_leftover(program: Program) -> bool:
         for stop_signal in (program.stop_signal, signal.SIGKILL):
             with suppress(ProcessLookupError):  # it has ended, and its children are ending
                 os.kill(process_id, stop_signal)
-            if _wait(lambda: _acquire(lock), _STOP_SECONDS, f"{program.title} to stop"):
+            if wait_until(lambda: _acquire(lock), _STOP_SECONDS, f"{program.title} to stop"):
                 return True
     raise CommandError(f"{program.title} (process {process_id}) does not stop: kill it by hand.")
 
@@ -145,7 +145,7 @@ def _becomes_ready(server: Server, is_ready: Callable[[Server], bool]) -> bool:
     waiting_for = f"{server.program.title} to start"
     ready = False
     try:
-        _wait(lambda: not server.is_running or is_ready(server), _START_SECONDS, waiting_for)
+        wait_until(lambda: not server.is_running or is_ready(server), _START_SECONDS, waiting_for)
         ready = server.is_running and is_ready(server)
     finally:
         if not ready:
@@ -153,8 +153,8 @@ def _becomes_ready(server: Server, is_ready: Callable[[Server], bool]) -> bool:
     return ready
 
 
-def _wait(condition: Callable[[], bool], seconds: float, waiting_for: str) -> bool:
-    """Wait until the condition holds; return whether it did in time."""
+def wait_until(condition: Callable[[], bool], seconds: float, waiting_for: str) -> bool:
+    """Wait until the condition holds, and return whether it did in time. A long wait is shown."""
     started = said = time.monotonic()
     while not condition():
         now = time.monotonic()

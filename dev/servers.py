@@ -107,7 +107,7 @@ def embedded_servers(
                 raise
             servers = use.servers
         else:
-            servers = stack.enter_context(_started(folder, state, durable, say))
+            servers = _start(folder, state, stack, durable=durable, say=say)
         yield servers
 
 
@@ -116,10 +116,10 @@ def running_servers(folder: Path) -> Servers | None:
     if not folder.exists():
         return None
     try:
-        with _claim(folder, fcntl.LOCK_SH):
-            return None
+        _claim(folder, fcntl.LOCK_SH).close()
     except FolderInUse as use:
         return use.servers
+    return None
 
 
 def remove_data(folder: Path, say: Callable[[str], None]) -> None:
@@ -128,68 +128,60 @@ def remove_data(folder: Path, say: Callable[[str], None]) -> None:
         shutil.rmtree(folder)
 
 
-@contextmanager
-def _claim(folder: Path, operation: int) -> Iterator[IO[str]]:
-    """Lock the file that says where the servers of the folder are; raise FolderInUse if it is."""
-    descriptor = os.open(folder / "servers.json", os.O_RDWR | os.O_CREAT, 0o600)
-    with os.fdopen(descriptor, "r+", encoding="utf-8") as state:
-        try:
-            fcntl.flock(state, operation | fcntl.LOCK_NB)
-        except BlockingIOError:
-            content = state.read()
-            raise FolderInUse(Servers(**json.loads(content)) if content else None) from None
-        yield state
+def _claim(folder: Path, operation: int) -> IO[str]:
+    """Lock and return the file that says where the servers of the folder are.
 
-
-@contextmanager
-def _claim_in_turn(folder: Path, say: Callable[[str], None]) -> Iterator[IO[str]]:
-    """Claim the folder; wait for a command that is starting or stopping the servers."""
-    started, said = time.monotonic(), False
-    with ExitStack() as stack:
-        while True:
-            try:
-                state = stack.enter_context(_claim(folder, fcntl.LOCK_EX))
-                break
-            except FolderInUse as use:
-                waited = time.monotonic() - started
-                if use.servers is not None or waited > _TURN_SECONDS:
-                    raise
-            if waited > 2 and not said:
-                say("Waiting for another command that is starting or stopping the servers")
-                said = True
-            time.sleep(0.05)
-        yield state
-
-
-@contextmanager
-def _started(
-    folder: Path, state: IO[str], durable: bool, say: Callable[[str], None]
-) -> Iterator[Servers]:
-    """Start both servers. The supervisors inherit the lock on `state`, so it lasts until they end.
-
-    A command that finds the file locked reads in it where the servers are.
+    The supervisors of the servers inherit it, so that it is locked until they have ended too. A
+    command that finds it locked reads it.
     """
-    state.truncate(0)  # a killed command has left its own
-    _stop_leftovers(folder, say)
-    stopping = threading.Event()
-    with ExitStack() as stack:
-        postgres, database_url = start_postgres(
-            replace(postgres_program(folder), claim=state), durable=durable, say=say
-        )
-        stack.callback(postgres.stop)
-        valkey, valkey_url = start_valkey(replace(valkey_program(folder), claim=state))
-        stack.callback(valkey.stop)
-        servers = Servers(database_url, valkey_url)
-        state.write(json.dumps(asdict(servers)))
-        state.flush()
-        for server in (postgres, valkey):
-            arguments = (server, stopping)
-            threading.Thread(target=_warn_of_end, args=arguments, daemon=True).start()
+    descriptor = os.open(folder / "servers.json", os.O_RDWR | os.O_CREAT, 0o600)
+    state = os.fdopen(descriptor, "r+", encoding="utf-8")
+    try:
+        fcntl.flock(state, operation | fcntl.LOCK_NB)
+    except BlockingIOError:
+        with state:
+            content = state.read()
+        raise FolderInUse(Servers(**json.loads(content)) if content else None) from None
+    return state
+
+
+def _claim_in_turn(folder: Path, say: Callable[[str], None]) -> IO[str]:
+    """Claim the folder when no other command is starting or stopping the servers."""
+    started, said = time.monotonic(), False
+    while True:
         try:
-            yield servers
-        finally:
-            stopping.set()
-            state.truncate(0)
+            return _claim(folder, fcntl.LOCK_EX)
+        except FolderInUse as use:
+            waited = time.monotonic() - started
+            if use.servers is not None or waited > _TURN_SECONDS:
+                raise
+        if waited > 2 and not said:
+            say("Waiting for another command that is starting or stopping the servers")
+            said = True
+        time.sleep(0.05)
+
+
+def _start(
+    folder: Path, state: IO[str], stack: ExitStack, *, durable: bool, say: Callable[[str], None]
+) -> Servers:
+    """Start both servers, which stop when the stack is closed."""
+    state.truncate(0)  # the state that a killed command has left
+    _stop_leftovers(folder, say)
+    program = replace(postgres_program(folder), claim=state)
+    postgres, database_url = start_postgres(program, durable=durable, say=say)
+    stack.callback(postgres.stop)
+    valkey, valkey_url = start_valkey(replace(valkey_program(folder), claim=state))
+    stack.callback(valkey.stop)
+    servers = Servers(database_url, valkey_url)
+    state.write(json.dumps(asdict(servers)))
+    state.flush()
+    stack.callback(state.truncate, 0)
+    is_stopping = threading.Event()
+    for server in (postgres, valkey):
+        arguments = (server, is_stopping)
+        threading.Thread(target=_warn_of_end, args=arguments, daemon=True).start()
+    stack.callback(is_stopping.set)
+    return servers
 
 
 def _stop_leftovers(folder: Path, say: Callable[[str], None]) -> None:
@@ -198,9 +190,9 @@ def _stop_leftovers(folder: Path, say: Callable[[str], None]) -> None:
             say(f"Stopped the {program.title} that an earlier command had left running")
 
 
-def _warn_of_end(server: Server, stopping: threading.Event) -> None:
+def _warn_of_end(server: Server, is_stopping: threading.Event) -> None:
     code = server.process.wait()
-    if not stopping.is_set():
+    if not is_stopping.is_set():
         print(
             f"{server.program.title} ended by itself (exit code {code}). Its log is "
             f"{server.program.log_path}. Stop this command and start it again.",

@@ -5,13 +5,12 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import IO
 
 from dev.address import Address
-from dev.server_process import SUPERVISOR
+from dev.server_process import SUPERVISOR, wait_until
 from dev.servers import ROOT, Servers
 from dev.terminal import CommandError, say
 
@@ -57,24 +56,20 @@ def open_service(
         _wait_or_kill(process)
 
 
-def wait_until_ready(
-    process: subprocess.Popen[bytes], address: Address, patience_seconds: float
-) -> None:
+def wait_until_ready(process: subprocess.Popen[bytes], address: Address, seconds: float) -> None:
     """Wait until GET /readyz answers 200; raise if the process ends or takes too long."""
-    started = said = time.monotonic()
-    while (answer := _readiness(address)) != "200":
-        now = time.monotonic()
-        if process.poll() is not None:
-            raise ended_by_itself(process)
-        if now - started > patience_seconds:
-            raise CommandError(
-                f"The service is not ready after {now - started:.0f} seconds (/readyz: {answer}). "
-                "Correct what its log above reports, then start it again."
-            )
-        if now - said > 5:
-            say(f"Waiting for the service ({now - started:.0f} s, /readyz: {answer})")
-            said = now
-        time.sleep(0.1)
+
+    def is_ready_or_ended() -> bool:
+        return process.poll() is not None or _readiness(address) == "200"
+
+    in_time = wait_until(is_ready_or_ended, seconds, "the service")
+    if process.poll() is not None:
+        raise ended_by_itself(process)
+    if not in_time:
+        raise CommandError(
+            f"The service is not ready after {seconds:.0f} s (/readyz: {_readiness(address)}). "
+            "Correct what its log above reports, then start it again."
+        )
 
 
 def ended_by_itself(process: subprocess.Popen[bytes]) -> CommandError:

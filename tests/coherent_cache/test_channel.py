@@ -9,7 +9,6 @@ from redis.asyncio import Redis
 
 from coherent_cache import channel as channel_module
 from coherent_cache.client import open_server
-from coherent_cache.config import CacheConfig
 from coherent_cache.entry import Entry
 from tests.coherent_cache.harness import Clock
 from tests.coherent_cache.worker import Proxy, Worker, config_of, eventually, make_worker
@@ -18,17 +17,10 @@ NAME = "listener"
 
 
 @pytest.fixture
-async def proxy(config: CacheConfig) -> AsyncIterator[Proxy]:
-    proxy = Proxy(config.valkey_url)
-    await proxy.start()
-    yield proxy
-    proxy.stop()
-
-
-@pytest.fixture
 async def listener(proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Worker]:
     """A worker whose channel listens through the proxy, and whose memory holds one entry."""
     monkeypatch.setattr(channel_module, "PING_SECONDS", 0.05)
+    await proxy.start()
     async with open_server(config_of(proxy.url)) as far:
         far.connection_pool.connection_kwargs["client_name"] = NAME
         worker = make_worker(far)

@@ -1,7 +1,6 @@
 """Without a fast Valkey, reads bypass the cache, and the load on the database stays limited."""
 
 import asyncio
-import socket
 import time
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -14,7 +13,6 @@ from coherent_cache import breaker
 from coherent_cache import reader as reader_module
 from coherent_cache.budget import CacheBusy
 from coherent_cache.client import open_server
-from coherent_cache.config import CacheConfig
 from coherent_cache.entry import Entry
 from coherent_cache.reader import Answer, Source
 from coherent_cache.store import Store
@@ -36,17 +34,6 @@ def no_forced_loads(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 # Valkey is unreachable
-
-
-@pytest.fixture
-async def proxy(config: CacheConfig) -> AsyncIterator[Proxy]:
-    """A proxy before Valkey, which does not listen at first."""
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        port = listener.getsockname()[1]
-    proxy = Proxy(config.valkey_url, port)
-    yield proxy
-    proxy.stop()
 
 
 @pytest.fixture

@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
-import asyncpg
 import httpx2
 import pytest
 
@@ -18,18 +17,6 @@ from coherent_cache.config import CacheConfig
 
 PROJECT = Path(__file__).parents[2]
 PATIENCE_SECONDS = 60
-
-
-@pytest.fixture
-async def database_url(worker_id: str) -> str:
-    """An empty database."""
-    base, _, _ = os.environ["TEST_DATABASE_URL"].rpartition("/")
-    name = f"standalone_{worker_id}"
-    connection = await asyncpg.connect(f"{base}/postgres")
-    await connection.execute(f"DROP DATABASE IF EXISTS {name} WITH (FORCE)")
-    await connection.execute(f"CREATE DATABASE {name}")
-    await connection.close()
-    return f"{base}/{name}".replace("postgresql://", "postgresql+asyncpg://")
 
 
 @pytest.fixture
@@ -74,3 +61,29 @@ async def test_each_process_shows_what_the_other_wrote(urls: list[str]) -> None:
             answers = [await client.get(other) for _ in range(2)]
             assert [answer.text for answer in answers] == [text, text]
             assert answers[1].headers["x-cache"] == "HIT"
+
+
+async def test_tests_of_the_package_run_without_the_rest_of_the_repository(
+    tmp_path: Path, config: CacheConfig
+) -> None:
+    for folder in ("coherent_cache", "tests/coherent_cache"):
+        shutil.copytree(PROJECT / folder, tmp_path / folder)
+    (tmp_path / "tests/__init__.py").touch()
+    shutil.copy(PROJECT / "pyproject.toml", tmp_path)
+    environment = {
+        "PATH": os.environ["PATH"],
+        "TEST_DATABASE_URL": os.environ["TEST_DATABASE_URL"],
+        "TEST_VALKEY_URL": config.valkey_url,
+    }
+    # pytest imports every module. It runs the tests of one, because all of them would take too long.
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+    process = await asyncio.create_subprocess_exec(
+        *command,
+        "-k=test_invalidation",
+        cwd=tmp_path,
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+    )
+    output, _ = await process.communicate()
+    assert process.returncode == 0, output.decode()

@@ -1,6 +1,7 @@
 """Test doubles: the cache of one worker process, a counting loader, and a proxy before Valkey."""
 
 import asyncio
+import socket
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -27,6 +28,7 @@ def config_of(url: str) -> CacheConfig:
         code_version="r",
         timeout_seconds=30,
         slow_seconds=30,
+        memory_ttl_seconds=3_600,
         concurrent_bypasses=2,
     )
 
@@ -48,7 +50,7 @@ def make_worker(valkey: Redis, **limits: Any) -> Worker:
     """Connect the parts as `Cache` does. Nothing runs in the background."""
     config = replace(CONFIG, **limits)
     store = Store(valkey, config)
-    memory = Memory(max_bytes=1_000_000, ttl_seconds=3_600)
+    memory = Memory(config.memory_bytes, config.memory_ttl_seconds)
     channel = Channel(valkey, store.channel, memory)
     trust = trust_after_clean_poll(memory)
     reader = Reader(store, memory, channel, trust, config)
@@ -92,8 +94,9 @@ class Proxy:
     Every answer of Valkey is forwarded `delay_seconds` later.
     """
 
-    def __init__(self, valkey_url: str, port: int = 0) -> None:
-        self.port = port
+    def __init__(self, valkey_url: str) -> None:
+        with socket.create_server(("127.0.0.1", 0)) as free:
+            self.port = free.getsockname()[1]
         self.delay_seconds = 0.0
         self._valkey_url = valkey_url
         self._valkey_port = urlsplit(valkey_url).port
@@ -109,7 +112,6 @@ class Proxy:
     async def start(self) -> None:
         """Listen. Every start uses the same port."""
         self._server = await asyncio.start_server(self._forward, "127.0.0.1", self.port)
-        self.port = self._server.sockets[0].getsockname()[1]
 
     def stop(self) -> None:
         """Break every connection, and refuse new ones."""

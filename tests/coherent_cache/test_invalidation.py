@@ -1,0 +1,154 @@
+"""A committed change is invalidated whatever happens. A change that was rolled back is not."""
+
+import asyncio
+from collections.abc import Sequence
+
+import pytest
+import sqlalchemy as sa
+from sqlalchemy.exc import IntegrityError
+
+from coherent_cache import Entry, invalidate
+from coherent_cache.invalidation import TAGS_PER_COMMAND
+from coherent_cache.store import Store
+from tests.coherent_cache.service import Service
+from tests.coherent_cache.worker import Proxy
+
+
+class Crash(BaseException):
+    """Stands for the end of the process."""
+
+
+async def test_committed_change_is_invalidated_when_the_transaction_ends(
+    service: Service,
+) -> None:
+    await service.remember("tag", "other")
+    await service.remember("other", key="other")
+    async with service.transaction() as session:
+        invalidate(session, "tag")
+        assert await service.is_valid()
+        assert service.cache.memory.get("key") is not None
+    assert not await service.is_valid()
+    assert service.cache.memory.get("key") is None
+    assert await service.is_valid("other")
+    assert service.cache.memory.get("other") is not None
+
+
+async def test_change_that_was_rolled_back_invalidates_nothing(service: Service) -> None:
+    await service.remember("tag")
+    with pytest.raises(LookupError):
+        async with service.transaction() as session:
+            invalidate(session, "tag")
+            await service.cache.before_commit(session)
+            raise LookupError
+    assert await service.is_valid()
+    assert service.cache.memory.get("key") is not None
+    assert not await service.waiting()
+    assert not service.cache.invalidation.completed_ids
+
+
+async def test_commit_that_fails_invalidates_nothing(service: Service) -> None:
+    await service.remember("tag")
+    table = "CREATE TEMPORARY TABLE late (id int UNIQUE DEFERRABLE INITIALLY DEFERRED)"
+    with pytest.raises(IntegrityError, match="late_id_key"):
+        async with service.transaction() as session:
+            await session.execute(sa.text(table))
+            await session.execute(sa.text("INSERT INTO late VALUES (1), (1)"))
+            invalidate(session, "tag")
+    assert await service.is_valid()
+    assert not await service.waiting()
+    assert not service.cache.invalidation.completed_ids
+
+
+async def test_tags_are_committed_with_the_change(service: Service) -> None:
+    async with service.transaction() as session:
+        invalidate(session, "tag")
+        invalidate(session, "other", "tag")
+        await service.cache.before_commit(session)
+        assert not await service.waiting()
+        await session.commit()
+        assert await service.waiting() == [["other", "tag"]]
+
+
+async def test_transaction_without_tags_writes_no_row(service: Service) -> None:
+    async with service.transaction() as session:
+        await session.execute(sa.text("SELECT 1"))
+    assert not await service.waiting()
+    assert not service.cache.invalidation.completed_ids
+
+
+async def test_more_tags_than_one_command_takes_are_invalidated(service: Service) -> None:
+    tags = [f"tag:{number}" for number in range(2 * TAGS_PER_COMMAND + 1)]
+    for tag in tags:
+        await service.remember(tag, key=tag)
+    await service.remember("other")
+    async with service.transaction() as session:
+        invalidate(session, *tags)
+    assert not [tag for tag in tags if await service.is_valid(tag)]
+    assert not [tag for tag in tags if service.cache.memory.get(tag)]
+    assert await service.is_valid()
+    assert [len(row) for row in await service.waiting()] == [len(tags)]
+
+
+async def test_load_in_progress_is_not_stored(service: Service) -> None:
+    begun, may_end = asyncio.Event(), asyncio.Event()
+
+    async def load() -> Entry:
+        begun.set()
+        await may_end.wait()
+        return Entry("key", ("tag",), b"old")
+
+    reading = asyncio.create_task(service.cache.reader.read("key", load))
+    await begun.wait()
+    async with service.transaction() as session:
+        invalidate(session, "tag")
+    may_end.set()
+    assert (await reading).entry.value == b"old"
+    assert not await service.is_valid()
+    assert service.cache.memory.get("key") is None
+
+
+async def test_change_of_a_writer_that_crashes_after_its_commit_is_relayed(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await service.remember("tag")
+
+    async def crash(_self: Store, _tags: Sequence[str]) -> None:
+        raise Crash
+
+    with monkeypatch.context() as patch, pytest.raises(Crash):
+        patch.setattr(Store, "invalidate", crash)
+        async with service.transaction() as session:
+            invalidate(session, "tag")
+    assert await service.waiting() == [["tag"]]
+    assert await service.is_valid()
+    assert service.cache.memory.get("key") is None  # its own memory is invalidated all the same
+    await service.set_age(30)
+    await service.relay.run_once()
+    assert not await service.is_valid()
+    assert not await service.waiting()
+
+
+async def test_writer_without_valkey_invalidates_its_own_memory(
+    cut_off: Service, proxy: Proxy
+) -> None:
+    await proxy.start()
+    await cut_off.remember("tag")
+    proxy.stop()
+    async with cut_off.transaction() as session:
+        invalidate(session, "tag")
+    assert cut_off.cache.memory.get("key") is None
+    assert not cut_off.cache.invalidation.completed_ids
+    assert await cut_off.waiting() == [["tag"]]
+
+
+async def test_invalidation_ignores_the_breaker(service: Service) -> None:
+    await service.remember("tag")
+    breaker = service.cache.store.breaker
+    for _ in range(3):
+        breaker.failed(TimeoutError())
+    breaker._next_probe_at = float("inf")
+    assert not breaker.allows()
+    async with service.transaction() as session:
+        invalidate(session, "tag")
+    assert breaker.allows()
+    assert not await service.is_valid()

@@ -75,7 +75,7 @@ async def test_tests_of_the_package_run_without_the_rest_of_the_repository(
         "TEST_DATABASE_URL": os.environ["TEST_DATABASE_URL"],
         "TEST_VALKEY_URL": config.valkey_url,
     }
-    # pytest imports every module. It runs the tests of one, because all of them would take too long.
+    # pytest imports every module, and runs the tests of one. All tests would take too long.
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
     process = await asyncio.create_subprocess_exec(
         *command,

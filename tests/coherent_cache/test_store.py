@@ -7,6 +7,7 @@ import pytest
 from redis.asyncio import Redis
 from redis.exceptions import SlotNotCoveredError
 
+from coherent_cache import CacheConfig, NotFlushed, flush_cache
 from coherent_cache import store as store_module
 from coherent_cache.entry import Entry
 from coherent_cache.store import CACHE_ERRORS, Lease, Miss, Store, random_token
@@ -88,6 +89,22 @@ async def test_flush_removes_every_key_and_refuses_loads_in_progress(
     await store.flush()
     assert await valkey.keys() == [b"another's"]
     assert not await store.fill(Entry("other", ("tag",), b"value"), lease)
+
+
+async def test_flush_cache_returns_the_number_of_removed_keys(
+    store: Store, config: CacheConfig
+) -> None:
+    await fill(store, Entry("key", ("tag",), b"value"))
+    assert [await flush_cache(config) for _ in range(2)] == [3, 0]
+
+
+@pytest.mark.parametrize("is_cluster", [False, True])
+async def test_flush_of_an_unreachable_valkey_names_the_setting(
+    config: CacheConfig, is_cluster: bool
+) -> None:
+    nowhere = replace(config, valkey_url="redis://127.0.0.1:1/0", is_cluster=is_cluster)
+    with pytest.raises(NotFlushed, match="Check VALKEY_URL"):
+        await flush_cache(nowhere)
 
 
 async def test_releases_share_invalidations_but_not_entries(store: Store, valkey: Redis) -> None:

@@ -1,9 +1,8 @@
-"""`python -m app.flush_cache`: for rows that were changed behind the service's back."""
+"""`python -m app.flush_cache` empties the cache after rows were changed by hand."""
 
 import os
 import subprocess
 import sys
-from collections.abc import AsyncIterator
 from pathlib import Path
 
 import httpx2
@@ -13,42 +12,29 @@ from fastapi import FastAPI
 from sqlalchemy import text
 
 from app import flush_cache as command
-from app.infra.cache.config import cache_config
-from app.infra.cache.settings import ValkeySettings
 from app.settings import Settings
-from coherent_cache import NotFlushed, flush_cache
-from tests.application import client_of
 from tests.cached_app import cache_of, settled, stored
 from tests.coherent_cache.worker import eventually
-from tests.factories import Factory
+from tests.sample.factory import NoteFactory
 
 Client = httpx2.AsyncClient
 
 PROJECT = Path(__file__).parents[3]
-AWAY = "redis://127.0.0.1:1/0"
+NOWHERE = "redis://127.0.0.1:1/0"
+
+
+CHANGE_BY_HAND = text("UPDATE test_notes SET title = 'By hand'")
 
 
 @pytest.fixture
-async def client(service: FastAPI, clean: None) -> AsyncIterator[Client]:
+async def url(client: Client, service: FastAPI, make: NoteFactory) -> str:
+    """The path of a cached note that was changed by hand."""
+    note = await make.note()
     await settled(service)
-    async with client_of(service) as client:
-        yield client
-
-
-@pytest.fixture
-def make(service: FastAPI, clean: None) -> Factory:
-    return Factory(service.state.resources)
-
-
-@pytest.fixture
-async def url(client: Client, service: FastAPI, make: Factory) -> str:
-    """The address of a cached post that was changed by hand."""
-    post = await make.post()
-    await settled(service)
-    url = f"/v1/posts/{post.id}"
+    url = f"/test/notes/{note.id}"
     await client.get(url)
     async with make.resources.database.transaction() as session:
-        await session.execute(text("UPDATE posts SET title = 'By hand'"))
+        await session.execute(CHANGE_BY_HAND)
     assert (await client.get(url)).json()["title"] == "A title"
     return url
 
@@ -64,7 +50,7 @@ def environment(settings: Settings, **values: str) -> dict[str, str]:
 
 
 async def run(settings: Settings, **values: str) -> subprocess.CompletedProcess[str]:
-    """Run the command as a person would."""
+    """Run the command in a process of its own."""
 
     def run_it() -> subprocess.CompletedProcess[str]:
         return subprocess.run(
@@ -81,24 +67,24 @@ async def run(settings: Settings, **values: str) -> subprocess.CompletedProcess[
     return await run_sync(run_it)
 
 
-async def test_the_command_empties_the_cache_of_every_worker(
+async def test_command_empties_the_cache_of_every_worker(
     client: Client, service: FastAPI, settings: Settings, url: str
 ) -> None:
     store = cache_of(service).store
-    await store._valkey.set("another's", b"stays")
+    await store._valkey.set("another", b"stays")
     assert cache_of(service).memory.get(f"{url}?") is not None
     done = await run(settings)
     assert (done.returncode, done.stderr) == (0, "")
     assert done.stdout.startswith("The cache is empty: ")
     assert not await stored(service)
     assert [key async for key in store._valkey.scan_iter(f"{store.prefix}*")] == []
-    assert await store._valkey.getdel("another's") == b"stays"
+    assert await store._valkey.getdel("another") == b"stays"
     await eventually(lambda: cache_of(service).memory.get(f"{url}?") is None)
     response = await client.get(url)
     assert (response.headers["x-cache"], response.json()["title"]) == ("MISS", "By hand")
 
 
-async def test_another_namespace_is_left_alone(
+async def test_command_leaves_other_namespaces_alone(
     client: Client, service: FastAPI, settings: Settings, url: str
 ) -> None:
     done = await run(settings, CACHE_NAMESPACE="another-one")
@@ -107,8 +93,8 @@ async def test_another_namespace_is_left_alone(
     assert (await client.get(url)).headers["x-cache"] == "HIT-L1"
 
 
-async def test_the_command_says_that_valkey_was_not_reached(settings: Settings) -> None:
-    done = await run(settings, VALKEY_URL=AWAY)
+async def test_command_reports_an_unreachable_valkey(settings: Settings) -> None:
+    done = await run(settings, VALKEY_URL=NOWHERE)
     assert (done.returncode, done.stdout) == (1, "")
     [sentence] = done.stderr.splitlines()
     assert "Valkey was not reached" in sentence
@@ -116,35 +102,20 @@ async def test_the_command_says_that_valkey_was_not_reached(settings: Settings) 
     assert "VALKEY_URL" in sentence
 
 
-async def test_the_command_says_that_there_is_no_cache(settings: Settings) -> None:
-    done = await run(settings, CACHE_ENABLED="false", VALKEY_URL=AWAY)
+async def test_command_reports_that_caching_is_switched_off(settings: Settings) -> None:
+    done = await run(settings, CACHE_ENABLED="false", VALKEY_URL=NOWHERE)
     assert (done.returncode, done.stdout) == (1, "")
     assert done.stderr == "CACHE_ENABLED is false: there is no cache to empty.\n"
 
 
-async def test_a_flush_tells_how_many_keys_there_were(
-    service: FastAPI, settings: Settings, url: str
-) -> None:
-    store = cache_of(service).store
-    keys = [key async for key in store._valkey.scan_iter(f"{store.prefix}*")]
-    assert await flush_cache(cache_config(settings.valkey, settings.cache)) == len(keys) > 0
-    assert await flush_cache(cache_config(settings.valkey, settings.cache)) == 0
-
-
-async def test_a_flush_of_a_valkey_that_is_away_is_told(settings: Settings) -> None:
-    away = ValkeySettings.model_validate({"url": AWAY})
-    with pytest.raises(NotFlushed, match="Check VALKEY_URL"):
-        await flush_cache(cache_config(away, settings.cache))
-
-
-async def test_the_command_ends_with_the_sentence(
+async def test_command_exits_with_its_message(
     settings: Settings, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name, value in environment(settings).items():
         monkeypatch.setenv(name, value)
     await run_sync(command.main)
     assert capsys.readouterr().out == "The cache is empty: 0 keys were removed.\n"
-    monkeypatch.setenv("VALKEY_URL", AWAY)
+    monkeypatch.setenv("VALKEY_URL", NOWHERE)
     with pytest.raises(SystemExit, match="was not reached"):
         await run_sync(command.main)
     monkeypatch.setenv("CACHE_ENABLED", "false")
@@ -152,13 +123,13 @@ async def test_the_command_ends_with_the_sentence(
         await run_sync(command.main)
 
 
-async def test_a_validator_from_before_a_change_by_hand_is_not_good_after_a_flush(
-    client: Client, service: FastAPI, make: Factory
+async def test_etag_from_before_a_change_by_hand_is_not_accepted_after_a_flush(
+    client: Client, service: FastAPI, make: NoteFactory
 ) -> None:
-    url = f"/v1/posts/{(await make.post()).id}"
+    url = f"/test/notes/{(await make.note()).id}"
     old = (await client.get(url)).headers["etag"]
     async with make.resources.database.transaction() as session:
-        await session.execute(text("UPDATE posts SET title = 'By hand'"))
+        await session.execute(CHANGE_BY_HAND)
     await cache_of(service).flush()
     response = await client.get(url, headers={"If-None-Match": old})
     assert (response.status_code, response.json()["title"]) == (200, "By hand")

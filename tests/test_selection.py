@@ -6,7 +6,7 @@ from pathlib import Path
 
 PROJECT = Path(__file__).parents[1]
 FOLDER = "tests/features/users"
-CASE = f"{FOLDER}/test_cached_caller.py::test_nobody_is_shown_another_in_ten_thousand_pairs"
+CASE = f"{FOLDER}/test_cached_caller.py::test_no_caller_is_taken_for_another_in_ten_thousand_pairs"
 
 
 def collected(*arguments: str) -> list[str]:

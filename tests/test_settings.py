@@ -1,4 +1,4 @@
-"""Settings: where they come from, and what is refused at start-up."""
+"""Settings: their sources, and what is refused at start-up."""
 
 import os
 import subprocess
@@ -24,21 +24,21 @@ SECRET = "hunter2" * 7
         ("postgres://u:p%40@h/d?sslmode=require", "postgresql+asyncpg://u:p%40@h/d?ssl=require"),
     ],
 )
-def test_any_common_postgresql_url_works(
+def test_every_common_postgresql_url_works(
     monkeypatch: pytest.MonkeyPatch, given: str, read: str
 ) -> None:
     monkeypatch.setenv("DATABASE_URL", given)
     assert Settings().database.url.get_secret_value() == read
 
 
-def test_an_empty_value_is_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_empty_value_means_the_default(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("DATABASE_URL", "")
     url = Settings().database.url.get_secret_value()
     assert url == "postgresql+asyncpg://app:app@127.0.0.1:5432/app"
 
 
 @pytest.mark.parametrize("given", ["valkey://h:1/0", "redis://h:1/0"])
-def test_valkey_has_a_scheme_of_its_own(monkeypatch: pytest.MonkeyPatch, given: str) -> None:
+def test_scheme_of_valkey_is_converted(monkeypatch: pytest.MonkeyPatch, given: str) -> None:
     monkeypatch.setenv("VALKEY_URL", given)
     assert Settings().valkey.url.get_secret_value() == "redis://h:1/0"
 
@@ -65,7 +65,7 @@ def test_valkey_has_a_scheme_of_its_own(monkeypatch: pytest.MonkeyPatch, given: 
         ("WEB_CONCURRENCY", "hunter2"),
     ],
 )
-def test_what_is_wrong_is_named_and_not_shown(
+def test_error_names_the_setting_and_does_not_show_its_value(
     monkeypatch: pytest.MonkeyPatch, name: str, value: str
 ) -> None:
     monkeypatch.setenv(name, value)
@@ -76,7 +76,7 @@ def test_what_is_wrong_is_named_and_not_shown(
     assert "hunter2" not in message
 
 
-def test_a_cluster_has_no_other_database(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cluster_refuses_another_database_than_0(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VALKEY_URL", "valkey://:hunter2@h:1/0")
     monkeypatch.setenv("VALKEY_CLUSTER", "true")
     assert Settings().valkey.cluster
@@ -97,7 +97,7 @@ def test_production_refuses_the_development_secret(monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize(
     "given", ["*", "0.0.0.0/0", "::/0", "10.0.0.1,*", "balancer", "10.0.0.1/8"]
 )
-def test_not_everybody_is_a_trusted_proxy(monkeypatch: pytest.MonkeyPatch, given: str) -> None:
+def test_trusting_every_proxy_is_refused(monkeypatch: pytest.MonkeyPatch, given: str) -> None:
     monkeypatch.setenv("SERVER_TRUSTED_PROXIES", given)
     with pytest.raises(SystemExit, match=r"SERVER_TRUSTED_PROXIES.*load balancers alone"):
         load_settings()
@@ -105,7 +105,7 @@ def test_not_everybody_is_a_trusted_proxy(monkeypatch: pytest.MonkeyPatch, given
     assert load_settings().server.trusted_proxies == "10.0.0.5,10.1.0.0/16,fd00::/8"
 
 
-def test_the_end_is_in_order() -> None:
+def test_defaults_leave_time_for_every_phase_of_the_shutdown() -> None:
     settings = Settings()
     ends = (
         settings.server.drain_seconds,
@@ -116,7 +116,7 @@ def test_the_end_is_in_order() -> None:
     assert list(ends) == sorted(ends)
 
 
-def test_a_drain_that_leaves_no_time_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_drain_time_that_exceeds_the_graceful_timeout_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SERVER_GRACEFUL_TIMEOUT_SECONDS", "40")
     monkeypatch.setenv("SERVER_DRAIN_SECONDS", "26")
     with pytest.raises(SystemExit, match=r"SERVER_GRACEFUL_TIMEOUT_SECONDS.*SERVER_DRAIN"):
@@ -125,7 +125,7 @@ def test_a_drain_that_leaves_no_time_is_refused(monkeypatch: pytest.MonkeyPatch)
     assert load_settings().server.drain_seconds == 25
 
 
-def test_secrets_come_from_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_secrets_are_read_from_files(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "auth_secret").write_text(SECRET + "\n", encoding="utf-8")
     (tmp_path / "database_url").write_text("postgres://u:p@h/d\n", encoding="utf-8")
     monkeypatch.setenv("SECRETS_DIR", str(tmp_path))
@@ -149,7 +149,7 @@ def test_settings_are_frozen() -> None:
         settings.environment = "production"  # type: ignore[misc]
 
 
-def test_a_server_that_may_not_start_says_why_in_a_sentence() -> None:
+def test_start_with_the_development_secret_in_production_exits_with_a_sentence() -> None:
     started = subprocess.run(
         [sys.executable, "-m", "app.serve"],
         cwd=PROJECT,

@@ -1,4 +1,4 @@
-"""OAuth2 client libraries get tokens, refresh them, and raise when they are refused."""
+"""OAuth2 client libraries can log in, refresh tokens, and recognise errors."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -48,7 +48,7 @@ LIBRARIES = [
 
 
 @pytest.mark.parametrize(("log_in", "refusal"), LIBRARIES)
-def test_a_client_logs_in_and_refreshes_once(
+def test_client_logs_in_and_refreshes_its_token(
     served: Served, email: str, log_in: Callable[..., Any], refusal: type[Exception]
 ) -> None:
     with log_in(served.url, email, PASSWORD) as session:
@@ -71,7 +71,7 @@ def test_a_client_logs_in_and_refreshes_once(
         ("x" * 9_000, "invalid_request"),
     ],
 )
-def test_a_client_raises_for_a_password_that_is_refused(
+def test_client_raises_for_a_wrong_password(
     served: Served,
     email: str,
     log_in: Callable[..., Any],
@@ -85,7 +85,7 @@ def test_a_client_raises_for_a_password_that_is_refused(
 
 
 @pytest.mark.parametrize(("log_in", "refusal"), LIBRARIES)
-def test_a_client_raises_for_a_grant_that_there_is_not(
+def test_client_raises_for_an_unsupported_grant_type(
     served: Served, log_in: Callable[..., Any], refusal: type[Exception]
 ) -> None:
     token_url = f"{served.url}/v1/auth/token"

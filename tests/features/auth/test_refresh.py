@@ -1,4 +1,4 @@
-"""Refresh tokens: each works once, and a second use ends the whole family."""
+"""Refresh tokens: each works once, and a second use revokes the whole family."""
 
 import asyncio
 from datetime import timedelta
@@ -47,7 +47,7 @@ async def waits_for_a_lock(resources: ProcessResources) -> None:
             await asyncio.sleep(0.01)
 
 
-async def test_a_refresh_token_is_exchanged_for_new_tokens(
+async def test_refresh_token_is_exchanged_for_new_tokens(
     client: Client, make: UserFactory
 ) -> None:
     user = await make.user()
@@ -61,7 +61,7 @@ async def test_a_refresh_token_is_exchanged_for_new_tokens(
     assert (await refresh(client, response.json()["refresh_token"])).status_code == 200
 
 
-async def test_a_second_use_revokes_the_family_and_no_other(
+async def test_second_use_revokes_only_its_own_family(
     client: Client, make: UserFactory
 ) -> None:
     user = await make.user()
@@ -75,7 +75,7 @@ async def test_a_second_use_revokes_the_family_and_no_other(
     assert (await refresh(client, other)).status_code == 200
 
 
-async def test_of_many_uses_at_once_at_most_one_works_and_nothing_survives(
+async def test_concurrent_uses_revoke_the_family_and_at_most_one_succeeds(
     client: Client, make: UserFactory, resources: ProcessResources
 ) -> None:
     first = await log_in(client, await make.user())
@@ -87,11 +87,11 @@ async def test_of_many_uses_at_once_at_most_one_works_and_nothing_survives(
 
 
 @pytest.mark.parametrize("token", ["", "nonsense", "é", "x" * 128])
-async def test_what_we_did_not_issue_is_401(client: Client, token: str) -> None:
+async def test_unknown_token_is_401(client: Client, token: str) -> None:
     assert (await refresh(client, token)).status_code == 401
 
 
-async def test_logging_out_ends_the_family_and_may_be_repeated(
+async def test_logout_revokes_the_family_and_can_be_repeated(
     client: Client, make: UserFactory
 ) -> None:
     first = await log_in(client, await make.user())
@@ -102,7 +102,7 @@ async def test_logging_out_ends_the_family_and_may_be_repeated(
     assert (await refresh(client, second)).status_code == 401
 
 
-async def test_an_expired_token_is_401(
+async def test_expired_refresh_token_is_401(
     client: Client, make: UserFactory, resources: ProcessResources
 ) -> None:
     expired = await log_in(client, await make.user())
@@ -110,7 +110,7 @@ async def test_an_expired_token_is_401(
     assert (await refresh(client, expired)).status_code == 401
 
 
-async def test_a_login_deletes_expired_tokens_and_no_others(
+async def test_login_deletes_only_expired_tokens(
     client: Client, make: UserFactory, resources: ProcessResources
 ) -> None:
     user = await make.user()
@@ -133,7 +133,7 @@ async def test_tokens_are_stored_as_hashes(
     assert token.encode().hex() not in str(row)
 
 
-async def test_a_login_stores_an_outdated_hash_anew(settings: Settings, make: UserFactory) -> None:
+async def test_login_updates_a_password_hash_with_old_parameters(settings: Settings, make: UserFactory) -> None:
     user = await make.user()
     stronger = settings.auth.model_copy(update={"argon2_time_cost": 2})
     changed = settings.model_copy(update={"auth": stronger})
@@ -147,7 +147,7 @@ async def test_a_login_stores_an_outdated_hash_anew(settings: Settings, make: Us
     assert stored.updated_at == user.updated_at
 
 
-async def test_a_revocation_meets_a_token_that_is_being_added(
+async def test_revocation_includes_a_token_that_is_added_concurrently(
     client: Client, make: UserFactory, resources: ProcessResources
 ) -> None:
     first = await log_in(client, await make.user())

@@ -1,4 +1,4 @@
-"""`/v1/auth`, as its callers see it."""
+"""The routes of `/v1/auth`."""
 
 from datetime import UTC, datetime, timedelta
 
@@ -21,7 +21,7 @@ async def log_in(client: Client, email: str, password: str) -> httpx2.Response:
     return await client.post("/v1/auth/token", data=form)
 
 
-async def test_a_token_tells_who_is_calling(client: Client, make: UserFactory) -> None:
+async def test_access_token_identifies_the_caller(client: Client, make: UserFactory) -> None:
     user = await make.user()
     response = await log_in(client, user.email.upper(), PASSWORD)
     assert response.status_code == 200
@@ -32,7 +32,7 @@ async def test_a_token_tells_who_is_calling(client: Client, make: UserFactory) -
     assert (await client.get("/v1/users/me", headers=headers)).json()["id"] == user.id
 
 
-async def test_an_unknown_account_answers_like_a_wrong_password(
+async def test_unknown_account_gets_the_same_answer_as_a_wrong_password(
     client: Client, make: UserFactory
 ) -> None:
     user = await make.user()
@@ -47,7 +47,7 @@ async def test_an_unknown_account_answers_like_a_wrong_password(
     }
 
 
-async def test_an_unknown_account_costs_as_many_hashes_as_a_known_one(
+async def test_login_computes_as_many_hashes_for_an_unknown_account(
     client: Client, make: UserFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     user = await make.user()
@@ -85,7 +85,7 @@ REFRESH = {"grant_type": "refresh_token"}
         {"refresh_token": "x" * 129, **REFRESH},
     ],
 )
-async def test_an_incomplete_form_is_an_invalid_request(
+async def test_incomplete_form_is_an_invalid_request(
     client: Client, form: dict[str, str]
 ) -> None:
     response = await client.post("/v1/auth/token", data=form)
@@ -94,13 +94,13 @@ async def test_an_incomplete_form_is_an_invalid_request(
 
 
 @pytest.mark.parametrize("grant_type", ["client_credentials", "Password", "password "])
-async def test_another_grant_type_is_unsupported(client: Client, grant_type: str) -> None:
+async def test_unknown_grant_type_is_unsupported(client: Client, grant_type: str) -> None:
     form = {"username": "a@example.com", "password": "x", "grant_type": grant_type}
     response = await client.post("/v1/auth/token", data=form)
     assert (response.status_code, response.json()["error"]) == (400, "unsupported_grant_type")
 
 
-async def test_a_field_that_is_sent_twice_is_an_invalid_request(
+async def test_repeated_form_field_is_an_invalid_request(
     client: Client, make: UserFactory
 ) -> None:
     user = await make.user()
@@ -121,7 +121,7 @@ async def test_a_field_that_is_sent_twice_is_an_invalid_request(
         (b"--a", "multipart/form-data", 400),
     ],
 )
-async def test_every_error_of_the_token_endpoint_is_one_for_oauth2(
+async def test_every_error_of_the_token_endpoint_has_the_oauth2_form(
     client: Client, content: bytes, media_type: str, status: int
 ) -> None:
     headers = {"Content-Type": media_type}
@@ -135,7 +135,7 @@ async def test_every_error_of_the_token_endpoint_is_one_for_oauth2(
     )
 
 
-async def test_a_refresh_token_works_once_at_the_token_endpoint(
+async def test_refresh_token_works_once_at_the_token_endpoint(
     client: Client, make: UserFactory
 ) -> None:
     user = await make.user()
@@ -151,7 +151,7 @@ async def test_a_refresh_token_works_once_at_the_token_endpoint(
     assert (await client.post("/v1/auth/token", data=form)).status_code == 400
 
 
-async def test_the_other_endpoints_say_nothing_of_oauth2(client: Client) -> None:
+async def test_errors_of_other_endpoints_do_not_have_the_oauth2_form(client: Client) -> None:
     response = await client.post("/v1/auth/refresh", json={"refresh_token": "x"})
     assert response.status_code == 401
     assert "error" not in response.json()
@@ -174,7 +174,7 @@ def forged(settings: Settings, user_id: int, **changes: object) -> str:
     return jwt.encode(claims, settings.auth.secret.get_secret_value(), "HS256")
 
 
-async def test_a_token_of_our_making_is_accepted(
+async def test_token_with_valid_claims_is_accepted(
     client: Client, make: UserFactory, settings: Settings
 ) -> None:
     user = await make.user()
@@ -199,7 +199,7 @@ async def test_a_token_of_our_making_is_accepted(
         {"sub": str(2**63)},
     ],
 )
-async def test_a_token_with_wrong_claims_is_401(
+async def test_token_with_wrong_claims_is_401(
     client: Client, make: UserFactory, settings: Settings, changes: dict[str, object]
 ) -> None:
     user = await make.user()
@@ -209,7 +209,7 @@ async def test_a_token_with_wrong_claims_is_401(
     assert response.headers["content-type"] == "application/problem+json"
 
 
-async def test_a_token_with_another_signature_is_401(
+async def test_token_with_another_signature_is_401(
     client: Client, make: UserFactory, settings: Settings
 ) -> None:
     user = await make.user()
@@ -230,7 +230,7 @@ async def test_a_token_with_another_signature_is_401(
         assert response.status_code == 401, token[:50]
 
 
-async def test_a_remembered_token_still_expires(
+async def test_cached_token_still_expires(
     client: Client, make: UserFactory, resources: ProcessResources, settings: Settings
 ) -> None:
     user = await make.user()
@@ -244,7 +244,7 @@ async def test_a_remembered_token_still_expires(
     assert (await client.get("/v1/users/me", headers=headers)).status_code == 401
 
 
-async def test_a_token_of_an_account_that_is_gone_is_401(client: Client, make: UserFactory) -> None:
+async def test_token_of_a_deleted_account_is_401(client: Client, make: UserFactory) -> None:
     user = await make.user()
     user.id += 1000
     response = await client.get("/v1/users/me", headers=make.headers(user))
@@ -256,7 +256,7 @@ async def test_a_token_of_an_account_that_is_gone_is_401(client: Client, make: U
     ("registered", "typed"),
     [("jose\u0301@example.com", "jos\u00e9@example.com"), ("a@xn--bcher-kva.com", "A@bücher.com")],
 )
-async def test_every_spelling_of_an_address_logs_in(
+async def test_login_accepts_every_spelling_of_an_address(
     client: Client, registered: str, typed: str
 ) -> None:
     account = {"email": registered, "name": "Ann", "password": PASSWORD}

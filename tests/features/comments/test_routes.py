@@ -1,4 +1,4 @@
-"""Comments on a post, as clients see them."""
+"""The routes of comments."""
 
 import asyncio
 
@@ -16,7 +16,7 @@ async def count(client: Client, post_id: int) -> int:
     return number
 
 
-async def test_a_comment_is_answered_whole_and_counted(
+async def test_new_comment_is_returned_and_counted(
     client: Client, make: CommentFactory
 ) -> None:
     post = await make.post()
@@ -33,7 +33,7 @@ async def test_a_comment_is_answered_whole_and_counted(
     assert await count(client, post.id) == 1
 
 
-async def test_a_comment_is_no_edit_of_the_post(client: Client, make: CommentFactory) -> None:
+async def test_comment_does_not_count_as_an_edit_of_the_post(client: Client, make: CommentFactory) -> None:
     post = await make.post()
     before = (await client.get(f"/v1/posts/{post.id}")).json()
     headers = make.headers(await make.user())
@@ -60,7 +60,7 @@ async def test_concurrent_comments_are_all_counted(client: Client, make: Comment
     assert len((await client.get(f"{url}?limit=100")).json()["items"]) == 12
 
 
-async def test_comments_are_listed_oldest_first_there_and_back(
+async def test_comments_are_listed_oldest_first_in_both_directions(
     client: Client, make: CommentFactory
 ) -> None:
     post = await make.post()
@@ -78,14 +78,14 @@ async def test_comments_are_listed_oldest_first_there_and_back(
     assert back["items"] == second["items"]
 
 
-async def test_a_bad_cursor_is_refused(client: Client, make: CommentFactory) -> None:
+async def test_invalid_cursor_is_refused(client: Client, make: CommentFactory) -> None:
     post = await make.post()
     response = await client.get(f"/v1/posts/{post.id}/comments?cursor=nonsense")
     assert response.status_code == 422
     assert response.json()["code"] == "invalid_cursor"
 
 
-async def test_a_cursor_of_comments_is_refused_by_the_list_of_posts(
+async def test_cursor_of_comments_is_refused_by_the_list_of_posts(
     client: Client, make: CommentFactory
 ) -> None:
     post = await make.post()
@@ -95,7 +95,7 @@ async def test_a_cursor_of_comments_is_refused_by_the_list_of_posts(
     assert (response.status_code, response.json()["code"]) == (422, "invalid_cursor")
 
 
-async def test_a_post_without_comments_has_an_empty_list(
+async def test_post_without_comments_has_an_empty_list(
     client: Client, make: CommentFactory
 ) -> None:
     post = await make.post()
@@ -110,7 +110,7 @@ async def test_comments_of_a_missing_post_are_404(client: Client, make: CommentF
     assert response.status_code == 404
 
 
-async def test_a_deleted_post_is_gone_with_its_comments(
+async def test_comments_are_deleted_with_their_post(
     client: Client, make: CommentFactory
 ) -> None:
     author = await make.user()
@@ -122,7 +122,7 @@ async def test_a_deleted_post_is_gone_with_its_comments(
     assert gone.status_code == 404
 
 
-async def test_comments_of_a_deleted_account_stay_without_its_name(
+async def test_comments_of_a_deleted_account_stay_anonymously(
     client: Client, make: CommentFactory
 ) -> None:
     user = await make.user(name="Ann")
@@ -133,7 +133,7 @@ async def test_comments_of_a_deleted_account_stay_without_its_name(
     assert [(item["id"], item["author"]) for item in comments] == [(comment.id, nobody)]
 
 
-async def test_only_its_author_deletes_a_comment(client: Client, make: CommentFactory) -> None:
+async def test_only_the_author_can_delete_a_comment(client: Client, make: CommentFactory) -> None:
     author = await make.user()
     post = await make.post()
     comment = await make.comment(post, author)
@@ -148,7 +148,7 @@ async def test_only_its_author_deletes_a_comment(client: Client, make: CommentFa
 
 
 @pytest.mark.parametrize("body", [{}, {"body": ""}, {"body": "x" * 5001}, {"body": "x", "id": 1}])
-async def test_a_malformed_comment_is_refused(
+async def test_invalid_comment_is_refused(
     client: Client, make: CommentFactory, body: object
 ) -> None:
     post = await make.post()
@@ -159,7 +159,7 @@ async def test_a_malformed_comment_is_refused(
 
 
 @pytest.mark.parametrize("number", [1, 3, 30])
-async def test_a_page_with_its_authors_is_one_statement(
+async def test_page_with_authors_takes_one_statement(
     client: Client, make: CommentFactory, statements: list[str], number: int
 ) -> None:
     post = await make.post()
@@ -170,7 +170,7 @@ async def test_a_page_with_its_authors_is_one_statement(
     assert len(statements) == 1, statements
 
 
-async def test_a_post_and_its_comments_may_be_deleted_at_once(
+async def test_post_and_its_comments_can_be_deleted_concurrently(
     client: Client, make: CommentFactory, caplog: pytest.LogCaptureFixture
 ) -> None:
     user = await make.user()

@@ -1,4 +1,4 @@
-"""If-Match: nobody overwrites a change that they have not seen."""
+"""If-Match and If-None-Match prevent lost updates of posts."""
 
 import asyncio
 from collections import Counter
@@ -58,7 +58,7 @@ async def edit(client: Client, url: str, title: str, headers: dict[str, str]) ->
     return await client.patch(url, json={"title": title}, headers=headers)
 
 
-async def test_of_many_who_have_seen_the_same_one_succeeds(
+async def test_one_of_many_edits_of_the_same_version_succeeds(
     client: Client, url: str, headers: dict[str, str]
 ) -> None:
     headers = headers | {"If-Match": await etag(client, url)}
@@ -74,7 +74,7 @@ async def test_of_many_who_have_seen_the_same_one_succeeds(
     assert (await client.get(url)).json() == kept
 
 
-async def test_of_many_edits_and_deletions_one_succeeds(
+async def test_one_of_many_edits_and_deletions_succeeds(
     client: Client, url: str, headers: dict[str, str]
 ) -> None:
     headers = headers | {"If-Match": await etag(client, url)}
@@ -85,7 +85,7 @@ async def test_of_many_edits_and_deletions_one_succeeds(
     assert {answer.status_code for answer in answers if answer.is_error} <= {412, 404}
 
 
-async def test_who_reads_again_may_edit_again(
+async def test_edit_succeeds_after_reading_again(
     client: Client, url: str, headers: dict[str, str]
 ) -> None:
     for number in range(3):
@@ -94,7 +94,7 @@ async def test_who_reads_again_may_edit_again(
         assert answer.status_code == 200
 
 
-async def test_the_validator_of_an_edit_serves_the_next_one(
+async def test_etag_of_an_edit_can_be_used_for_the_next_edit(
     client: Client, url: str, headers: dict[str, str]
 ) -> None:
     seen = await etag(client, url)
@@ -105,7 +105,7 @@ async def test_the_validator_of_an_edit_serves_the_next_one(
         assert seen == await etag(client, url)
 
 
-async def test_the_validator_of_a_new_post_is_that_of_a_read(
+async def test_etag_of_a_new_post_is_the_same_as_that_of_a_read(
     client: Client, headers: dict[str, str]
 ) -> None:
     new = {"title": "T", "body": "B"}
@@ -117,7 +117,7 @@ async def test_the_validator_of_a_new_post_is_that_of_a_read(
     assert (await edit(client, url, "New", headers | {"If-Match": seen})).status_code == 200
 
 
-async def test_an_edit_that_changes_nothing_keeps_the_validator(
+async def test_edit_without_changes_keeps_the_etag(
     client: Client, url: str, headers: dict[str, str]
 ) -> None:
     seen = await etag(client, url)
@@ -128,7 +128,7 @@ async def test_an_edit_that_changes_nothing_keeps_the_validator(
     assert await etag(client, url) == seen
 
 
-async def test_a_stale_edit_changes_nothing(
+async def test_stale_edit_changes_nothing(
     client: Client, url: str, headers: dict[str, str]
 ) -> None:
     seen = await etag(client, url)
@@ -140,7 +140,7 @@ async def test_a_stale_edit_changes_nothing(
     assert (await client.get(url)).json()["title"] == "Mine"
 
 
-async def test_a_stale_deletion_deletes_nothing(
+async def test_stale_deletion_deletes_nothing(
     client: Client, url: str, headers: dict[str, str]
 ) -> None:
     seen = await etag(client, url)
@@ -176,7 +176,7 @@ DIFFERS = [
 
 
 @pytest.mark.parametrize("form", MATCHES)
-async def test_a_validator_matches(
+async def test_condition_with_the_current_etag_matches(
     client: Client, url: str, headers: dict[str, str], form: str
 ) -> None:
     seen = await etag(client, url)
@@ -187,7 +187,7 @@ async def test_a_validator_matches(
 
 
 @pytest.mark.parametrize("form", DIFFERS)
-async def test_a_validator_does_not_match(
+async def test_condition_with_another_etag_does_not_match(
     client: Client, url: str, headers: dict[str, str], form: str
 ) -> None:
     seen = await etag(client, url)
@@ -199,7 +199,7 @@ async def test_a_validator_does_not_match(
     assert await etag(client, url) == seen
 
 
-async def test_the_validator_of_the_compressed_form_matches(
+async def test_etag_of_the_compressed_form_matches(
     client: Client, url: str, headers: dict[str, str]
 ) -> None:
     got = await client.get(url, headers=GZIP)
@@ -209,7 +209,7 @@ async def test_the_validator_of_the_compressed_form_matches(
     assert (await edit(client, url, "Newer", headers)).status_code == 412
 
 
-async def test_without_a_condition_the_last_one_wins(
+async def test_without_a_condition_the_last_edit_wins(
     client: Client, url: str, headers: dict[str, str]
 ) -> None:
     for number in range(3):
@@ -218,7 +218,7 @@ async def test_without_a_condition_the_last_one_wins(
     assert (await client.delete(url, headers=headers)).status_code == 204
 
 
-async def test_a_comment_changes_how_it_is_shown_and_not_the_post(
+async def test_comment_changes_the_etag_but_not_the_version(
     client: Client, make: PostFactory, url: str, headers: dict[str, str]
 ) -> None:
     seen = await etag(client, url)
@@ -228,7 +228,7 @@ async def test_a_comment_changes_how_it_is_shown_and_not_the_post(
     assert (await edit(client, url, "New", headers | {"If-Match": seen})).status_code == 200
 
 
-async def test_a_renamed_author_changes_how_it_is_shown_and_not_the_post(
+async def test_renamed_author_changes_the_etag_but_not_the_version(
     client: Client, url: str, headers: dict[str, str]
 ) -> None:
     seen = await etag(client, url)
@@ -238,7 +238,7 @@ async def test_a_renamed_author_changes_how_it_is_shown_and_not_the_post(
 
 
 @pytest.mark.parametrize("condition", ["*", '"1-x"', '"9-x"'])
-async def test_a_condition_on_what_is_not_there(
+async def test_condition_on_a_missing_post_is_404(
     client: Client, headers: dict[str, str], condition: str
 ) -> None:
     headers = headers | {"If-Match": condition}
@@ -246,7 +246,7 @@ async def test_a_condition_on_what_is_not_there(
     assert (await client.delete("/v1/posts/999", headers=headers)).status_code == 404
 
 
-async def test_a_stranger_learns_nothing_from_a_condition(
+async def test_condition_reveals_nothing_to_another_user(
     client: Client, make: PostFactory, url: str
 ) -> None:
     stranger = make.headers(await make.user())
@@ -258,7 +258,7 @@ async def test_a_stranger_learns_nothing_from_a_condition(
     assert nobody.status_code == 401
 
 
-async def test_the_lines_of_a_condition_are_one_list(
+async def test_several_if_match_headers_are_one_list(
     client: Client, url: str, headers: dict[str, str]
 ) -> None:
     seen = await etag(client, url)
@@ -280,7 +280,7 @@ NONE_MATCH_FAILS = [
 
 
 @pytest.mark.parametrize("form", NONE_MATCH_FAILS)
-async def test_what_exists_is_not_changed_if_none_may_match(
+async def test_if_none_match_prevents_a_change_of_an_existing_post(
     client: Client, url: str, headers: dict[str, str], form: str
 ) -> None:
     seen = await etag(client, url)
@@ -295,7 +295,7 @@ async def test_what_exists_is_not_changed_if_none_may_match(
 
 
 @pytest.mark.parametrize("form", NONE_MATCH_HOLDS)
-async def test_what_differs_is_changed_if_none_may_match(
+async def test_if_none_match_with_another_etag_allows_the_change(
     client: Client, url: str, headers: dict[str, str], form: str
 ) -> None:
     digest = (await etag(client, url))[3:-1]
@@ -304,7 +304,7 @@ async def test_what_differs_is_changed_if_none_may_match(
     assert (await client.delete(url, headers=headers)).status_code == 204
 
 
-async def test_the_lines_of_if_none_match_are_one_list(
+async def test_several_if_none_match_headers_are_one_list(
     client: Client, url: str, headers: dict[str, str]
 ) -> None:
     lines = [("If-None-Match", '"9-x"'), ("If-None-Match", await etag(client, url))]
@@ -312,7 +312,7 @@ async def test_the_lines_of_if_none_match_are_one_list(
     assert (await client.patch(url, json={"title": "New"}, headers=sent)).status_code == 412
 
 
-async def test_nothing_is_changed_where_nothing_is(client: Client, headers: dict[str, str]) -> None:
+async def test_if_none_match_on_a_missing_post_is_404(client: Client, headers: dict[str, str]) -> None:
     headers = headers | {"If-None-Match": "*"}
     assert (await edit(client, "/v1/posts/999", "New", headers)).status_code == 404
     assert (await client.delete("/v1/posts/999", headers=headers)).status_code == 404

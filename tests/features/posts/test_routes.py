@@ -1,4 +1,4 @@
-"""`/v1/posts`, as its callers see it."""
+"""The routes of `/v1/posts`."""
 
 import asyncio
 from datetime import datetime
@@ -25,7 +25,7 @@ async def walk(client: Client, url: str, *, relation: str = "next") -> list[list
         page = (await client.get(f"{url}{separator}cursor={page[relation]}")).json()
 
 
-async def test_a_created_post_is_answered_whole(client: Client, make: PostFactory) -> None:
+async def test_created_post_is_returned(client: Client, make: PostFactory) -> None:
     author = await make.user(name="Ann")
     response = await client.post(
         "/v1/posts", json={"title": "T", "body": "B"}, headers=make.headers(author)
@@ -43,7 +43,7 @@ async def test_a_created_post_is_answered_whole(client: Client, make: PostFactor
     assert read.headers["etag"].startswith('"1-')
 
 
-async def test_a_post_needs_an_account(client: Client) -> None:
+async def test_creating_a_post_needs_a_token(client: Client) -> None:
     response = await client.post("/v1/posts", json={"title": "T", "body": "B"})
     assert response.status_code == 401
     assert response.headers["www-authenticate"] == "Bearer"
@@ -64,7 +64,7 @@ async def test_a_post_needs_an_account(client: Client) -> None:
         [],
     ],
 )
-async def test_a_malformed_post_is_refused(client: Client, make: PostFactory, body: object) -> None:
+async def test_invalid_post_is_refused(client: Client, make: PostFactory, body: object) -> None:
     headers = make.headers(await make.user())
     response = await client.post("/v1/posts", json=body, headers=headers)
     assert response.status_code == 422
@@ -72,7 +72,7 @@ async def test_a_malformed_post_is_refused(client: Client, make: PostFactory, bo
     assert response.json()["errors"]  # refused here, and not by the database
 
 
-async def test_limits_count_characters_and_text_comes_back_unchanged(
+async def test_limits_count_characters_and_text_is_returned_unchanged(
     client: Client, make: PostFactory
 ) -> None:
     headers = make.headers(await make.user())
@@ -83,7 +83,7 @@ async def test_limits_count_characters_and_text_comes_back_unchanged(
     assert {"title": read["title"], "body": read["body"]} == sent
 
 
-async def test_an_edit_moves_the_version_and_the_time(client: Client, make: PostFactory) -> None:
+async def test_edit_increases_the_version_and_updates_the_time(client: Client, make: PostFactory) -> None:
     author = await make.user()
     post = await make.post(author, created_at=MORNING, updated_at=MORNING)
     response = await client.patch(
@@ -98,7 +98,7 @@ async def test_an_edit_moves_the_version_and_the_time(client: Client, make: Post
     assert (await client.get(f"/v1/posts/{post.id}")).json() == edited
 
 
-async def test_an_edit_that_changes_nothing_is_none(client: Client, make: PostFactory) -> None:
+async def test_edit_without_changes_does_not_count(client: Client, make: PostFactory) -> None:
     author = await make.user()
     post = await make.post(author)
     for body in ({}, {"title": "A title"}):
@@ -110,7 +110,7 @@ async def test_an_edit_that_changes_nothing_is_none(client: Client, make: PostFa
 
 
 @pytest.mark.parametrize("body", [{"title": None}, {"version": 7}, {"comment_count": 7}])
-async def test_an_edit_cannot_set_what_is_not_the_authors(
+async def test_edit_cannot_set_read_only_fields(
     client: Client, make: PostFactory, body: object
 ) -> None:
     author = await make.user()
@@ -120,7 +120,7 @@ async def test_an_edit_cannot_set_what_is_not_the_authors(
 
 
 @pytest.mark.parametrize("method", ["PATCH", "DELETE"])
-async def test_a_stranger_cannot_change_a_post(
+async def test_another_user_cannot_change_a_post(
     client: Client, make: PostFactory, method: str
 ) -> None:
     post = await make.post()
@@ -132,7 +132,7 @@ async def test_a_stranger_cannot_change_a_post(
     assert (await client.get(f"/v1/posts/{post.id}")).json()["title"] == "A title"
 
 
-async def test_a_deleted_post_is_gone(client: Client, make: PostFactory) -> None:
+async def test_deleted_post_is_404(client: Client, make: PostFactory) -> None:
     author = await make.user()
     post = await make.post(author)
     response = await client.delete(f"/v1/posts/{post.id}", headers=make.headers(author))
@@ -140,7 +140,7 @@ async def test_a_deleted_post_is_gone(client: Client, make: PostFactory) -> None
     assert (await client.get(f"/v1/posts/{post.id}")).status_code == 404
 
 
-async def test_posts_of_a_deleted_account_stay_without_its_name(
+async def test_posts_of_a_deleted_account_stay_anonymously(
     client: Client, make: PostFactory
 ) -> None:
     user = await make.user(name="Ann")
@@ -151,7 +151,7 @@ async def test_posts_of_a_deleted_account_stay_without_its_name(
 
 
 @pytest.mark.parametrize("post_id", ["1", str(2**63 - 1)])
-async def test_a_missing_post_is_404(client: Client, post_id: str) -> None:
+async def test_missing_post_is_404(client: Client, post_id: str) -> None:
     response = await client.get(f"/v1/posts/{post_id}")
     assert response.status_code == 404
     assert response.json()["code"] == "not_found"
@@ -160,11 +160,11 @@ async def test_a_missing_post_is_404(client: Client, post_id: str) -> None:
 @pytest.mark.parametrize(
     "post_id", ["0", "-1", "1_0", "01", "1.0", "+1", "a", str(2**63), "9" * 5000]
 )
-async def test_what_is_no_id_is_422(client: Client, post_id: str) -> None:
+async def test_invalid_id_is_422(client: Client, post_id: str) -> None:
     assert (await client.get(f"/v1/posts/{post_id}")).status_code == 422
 
 
-async def test_posts_are_listed_newest_first_on_every_page_once(
+async def test_list_shows_every_post_once_newest_first(
     client: Client, make: PostFactory
 ) -> None:
     newest_first = [post.id for post in reversed(await make.posts(10))]
@@ -177,7 +177,7 @@ async def test_posts_are_listed_newest_first_on_every_page_once(
     assert keys == sorted(keys, reverse=True)
 
 
-async def test_the_way_back_shows_the_same_pages(client: Client, make: PostFactory) -> None:
+async def test_previous_cursors_lead_back_through_the_same_pages(client: Client, make: PostFactory) -> None:
     await make.posts(9)
     first = (await client.get("/v1/posts?limit=4")).json()
     second = (await client.get(f"/v1/posts?limit=4&cursor={first['next']}")).json()
@@ -193,7 +193,7 @@ async def test_the_way_back_shows_the_same_pages(client: Client, make: PostFacto
     assert again["items"] == second["items"]
 
 
-async def test_pages_are_stable_while_posts_come_and_go(client: Client, make: PostFactory) -> None:
+async def test_pages_stay_correct_while_posts_are_added_and_deleted(client: Client, make: PostFactory) -> None:
     author = await make.user()
     posts = await make.posts(6, author)
     first = (await client.get("/v1/posts?limit=2")).json()
@@ -205,7 +205,7 @@ async def test_pages_are_stable_while_posts_come_and_go(client: Client, make: Po
     assert {item["id"] for item in rest.json()["items"]} == {post.id for post in posts} - seen
 
 
-async def test_an_emptied_page_leads_back(client: Client, make: PostFactory) -> None:
+async def test_empty_page_has_a_cursor_that_leads_back(client: Client, make: PostFactory) -> None:
     author = await make.user()
     posts = await make.posts(4, author)
     first = (await client.get("/v1/posts?limit=2")).json()
@@ -219,7 +219,7 @@ async def test_an_emptied_page_leads_back(client: Client, make: PostFactory) -> 
     assert back["items"] == first["items"]
 
 
-async def test_the_link_header_is_relative_and_keeps_the_filter(
+async def test_link_header_is_relative_and_keeps_the_filter(
     client: Client, make: PostFactory
 ) -> None:
     author = await make.user()
@@ -233,12 +233,12 @@ async def test_the_link_header_is_relative_and_keeps_the_filter(
     assert second.json()["items"][0]["author"]["id"] == author.id
 
 
-async def test_the_last_page_has_no_link(client: Client, make: PostFactory) -> None:
+async def test_last_page_has_no_link(client: Client, make: PostFactory) -> None:
     await make.post()
     assert "link" not in (await client.get("/v1/posts")).headers
 
 
-async def test_posts_of_one_author_are_listed_alone(client: Client, make: PostFactory) -> None:
+async def test_list_can_be_limited_to_one_author(client: Client, make: PostFactory) -> None:
     author = await make.user()
     own = await make.posts(5, author)
     await make.post()
@@ -246,20 +246,20 @@ async def test_posts_of_one_author_are_listed_alone(client: Client, make: PostFa
     assert sorted(chain(*pages)) == [post.id for post in own]
 
 
-async def test_an_unknown_author_has_written_nothing(client: Client, make: PostFactory) -> None:
+async def test_list_of_an_unknown_author_is_empty(client: Client, make: PostFactory) -> None:
     author_id = (await make.post()).author_id
     response = await client.get(f"/v1/posts?author_id={author_id + 1}")
     assert response.json() == {"items": [], "next": None, "prev": None}
 
 
 @pytest.mark.parametrize("limit", ["0", "-1", "101", "9" * 30, "a", "NaN", ""])
-async def test_a_limit_out_of_bounds_is_refused(client: Client, limit: str) -> None:
+async def test_limit_out_of_bounds_is_refused(client: Client, limit: str) -> None:
     response = await client.get(f"/v1/posts?limit={limit}")
     assert response.status_code == 422
     assert response.json()["code"] == "invalid_request"
 
 
-async def test_a_cursor_of_another_list_is_refused(client: Client, make: PostFactory) -> None:
+async def test_cursor_of_another_list_is_refused(client: Client, make: PostFactory) -> None:
     author = await make.user()
     await make.posts(3, author)
     of_all = (await client.get("/v1/posts?limit=1")).json()["next"]
@@ -283,7 +283,7 @@ async def test_a_cursor_of_another_list_is_refused(client: Client, make: PostFac
 
 @pytest.mark.parametrize("number", [1, 5, 40])
 @pytest.mark.parametrize("query", ["", "&author_id=1"])
-async def test_a_page_with_its_authors_is_one_statement(
+async def test_page_with_authors_takes_one_statement(
     client: Client, make: PostFactory, statements: list[str], number: int, query: str
 ) -> None:
     for _ in range(number):
@@ -293,7 +293,7 @@ async def test_a_page_with_its_authors_is_one_statement(
     assert len(statements) == 1, statements
 
 
-async def test_a_post_with_its_author_is_one_statement(
+async def test_post_with_its_author_takes_one_statement(
     client: Client, make: PostFactory, statements: list[str]
 ) -> None:
     post = await make.post()

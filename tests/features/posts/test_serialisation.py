@@ -39,7 +39,7 @@ def counting() -> Iterator[dict[str, int]]:
 
 
 @pytest.mark.parametrize("method", ["POST", "PATCH", "GET"])
-async def test_a_post_is_validated_and_serialised_once(
+async def test_post_is_validated_and_serialised_once(
     client: Client, make: PostFactory, method: str
 ) -> None:
     author = await make.user()
@@ -54,14 +54,14 @@ async def test_a_post_is_validated_and_serialised_once(
     assert counted == {"validated": 1, "serialised": 1}
 
 
-async def test_the_counting_sees_what_is_counted(client: Client, make: PostFactory) -> None:
+async def test_second_serialisation_would_be_counted(client: Client, make: PostFactory) -> None:
     await make.posts(2)
     with counting() as counted:
         await client.get("/v1/users/1", headers=NO_STORE)
     assert counted["serialised"] == 1
 
 
-async def test_the_entity_tag_is_of_the_bytes_that_are_sent(
+async def test_etag_is_computed_from_the_bytes_that_are_sent(
     client: Client, make: PostFactory
 ) -> None:
     author = await make.user()

@@ -1,4 +1,4 @@
-"""`/v1/users/me`: what a user may do with their account."""
+"""`/v1/users/me`: changing and deleting an account."""
 
 import asyncio
 
@@ -19,7 +19,7 @@ async def log_in(client: Client, email: str, password: str) -> httpx2.Response:
     return await client.post("/v1/auth/token", data=form)
 
 
-async def test_a_profile_is_changed_without_a_password(client: Client, make: UserFactory) -> None:
+async def test_profile_can_be_changed_without_a_password(client: Client, make: UserFactory) -> None:
     user = await make.user(name="Ann")
     response = await client.patch(
         "/v1/users/me", json={"bio": "I count."}, headers=make.headers(user)
@@ -29,7 +29,7 @@ async def test_a_profile_is_changed_without_a_password(client: Client, make: Use
     assert (await client.get(f"/v1/users/{user.id}")).json()["bio"] == "I count."
 
 
-async def test_a_change_of_nothing_changes_nothing(client: Client, make: UserFactory) -> None:
+async def test_empty_change_changes_nothing(client: Client, make: UserFactory) -> None:
     user = await make.user()
     before = (await client.get("/v1/users/me", headers=make.headers(user))).json()
     response = await client.patch("/v1/users/me", json={}, headers=make.headers(user))
@@ -37,7 +37,7 @@ async def test_a_change_of_nothing_changes_nothing(client: Client, make: UserFac
 
 
 @pytest.mark.parametrize("change", [{"email": "new@example.com"}, {"password": "new password"}])
-async def test_credentials_need_the_current_password(
+async def test_changing_credentials_needs_the_current_password(
     client: Client, make: UserFactory, change: dict[str, str]
 ) -> None:
     user = await make.user()
@@ -51,7 +51,7 @@ async def test_credentials_need_the_current_password(
     assert (await log_in(client, user.email, PASSWORD)).status_code == 200
 
 
-async def test_a_new_address_logs_in_and_the_old_one_does_not(
+async def test_login_works_only_with_the_new_address(
     client: Client, make: UserFactory
 ) -> None:
     user = await make.user()
@@ -62,7 +62,7 @@ async def test_a_new_address_logs_in_and_the_old_one_does_not(
     assert (await log_in(client, user.email, PASSWORD)).status_code == 400
 
 
-async def test_a_taken_address_is_409_in_a_race_too(client: Client, make: UserFactory) -> None:
+async def test_taken_address_is_409_even_in_a_race(client: Client, make: UserFactory) -> None:
     users = [await make.user() for _ in range(6)]
     change = {"email": "wanted@example.com", "current_password": PASSWORD}
     responses = await asyncio.gather(
@@ -73,7 +73,7 @@ async def test_a_taken_address_is_409_in_a_race_too(client: Client, make: UserFa
     assert codes == {None, "email_taken"}
 
 
-async def test_a_new_password_ends_every_refresh_token(client: Client, make: UserFactory) -> None:
+async def test_new_password_invalidates_every_refresh_token(client: Client, make: UserFactory) -> None:
     user = await make.user()
     tokens = [(await log_in(client, user.email, PASSWORD)).json() for _ in range(2)]
     change = {"password": "another password", "current_password": PASSWORD}
@@ -88,7 +88,7 @@ async def test_a_new_password_ends_every_refresh_token(client: Client, make: Use
     assert (await client.post("/v1/auth/refresh", json=body)).status_code == 200
 
 
-async def test_a_deleted_account_is_anonymous_and_what_it_wrote_stays(
+async def test_deleted_account_is_anonymous_and_its_posts_stay(
     client: Client, make: NoteFactory
 ) -> None:
     user = await make.user(name="Ann", bio="I count.", avatar_url="/v1/avatars/0.webp")
@@ -101,7 +101,7 @@ async def test_a_deleted_account_is_anonymous_and_what_it_wrote_stays(
     assert (profile["name"], profile["bio"]) == ("Deleted user", "")
 
 
-async def test_nothing_personal_of_a_deleted_account_is_kept(
+async def test_no_personal_data_of_a_deleted_account_is_kept(
     client: Client, make: UserFactory, resources: ProcessResources
 ) -> None:
     user = await make.user(
@@ -115,7 +115,7 @@ async def test_nothing_personal_of_a_deleted_account_is_kept(
     assert "argon2" not in row
 
 
-async def test_a_deleted_account_opens_nothing(client: Client, make: UserFactory) -> None:
+async def test_tokens_of_a_deleted_account_are_refused(client: Client, make: UserFactory) -> None:
     user = await make.user()
     token = (await log_in(client, user.email, PASSWORD)).json()
     headers = make.headers(user)
@@ -129,7 +129,7 @@ async def test_a_deleted_account_opens_nothing(client: Client, make: UserFactory
     assert (await log_in(client, user.email, PASSWORD)).status_code == 400
 
 
-async def test_the_address_of_a_deleted_account_is_free_again(
+async def test_address_of_a_deleted_account_can_be_registered_again(
     client: Client, make: UserFactory
 ) -> None:
     for _ in range(2):
@@ -137,7 +137,7 @@ async def test_the_address_of_a_deleted_account_is_free_again(
         assert (await client.delete("/v1/users/me", headers=make.headers(user))).status_code == 204
 
 
-async def test_of_many_changes_with_one_password_at_once_one_succeeds(
+async def test_one_of_many_concurrent_password_changes_succeeds(
     client: Client, make: UserFactory, resources: ProcessResources, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     user = await make.user()

@@ -1,4 +1,4 @@
-"""Who is calling is read from the cache, and nobody is taken for another, or for who they were."""
+"""The caller is read from the cache, and is never another user or an outdated one."""
 
 import asyncio
 import random
@@ -93,7 +93,7 @@ async def everything(store: Store) -> bytes:
     return b"\n".join(found)
 
 
-async def test_a_caller_is_read_from_the_database_once(
+async def test_caller_is_read_from_the_database_once(
     client: Client, service: FastAPI, headers: dict[str, str], user: User
 ) -> None:
     await publish(client, headers)
@@ -102,14 +102,14 @@ async def test_a_caller_is_read_from_the_database_once(
     assert not [statement for statement in statements if "FROM users" in statement]
 
 
-async def test_a_cached_caller_is_shown_as_one_who_was_read(
+async def test_cached_caller_is_shown_like_one_from_the_database(
     client: Client, other: Client, headers: dict[str, str], user: User
 ) -> None:
     for process in (client, client, other):  # read from the database, then from the cache twice
         assert await author(process, headers) == author_of(user)
 
 
-async def test_the_account_of_a_caller_is_not_kept_by_others(
+async def test_own_account_is_not_stored_by_shared_caches(
     client: Client, headers: dict[str, str], user: User
 ) -> None:
     first, second = [await client.get("/v1/users/me", headers=headers) for _ in range(2)]
@@ -120,7 +120,7 @@ async def test_the_account_of_a_caller_is_not_kept_by_others(
         assert not {"x-cache", "etag", "age"} & response.headers.keys()
 
 
-async def test_no_credential_is_in_valkey(
+async def test_valkey_contains_no_credentials(
     client: Client, make: NoteFactory, service: FastAPI, user: User
 ) -> None:
     store = cache_of(service).store
@@ -142,7 +142,7 @@ async def test_no_credential_is_in_valkey(
         assert secret.encode() not in content, secret
 
 
-async def test_an_address_is_in_nothing_that_everybody_is_shown(
+async def test_email_address_is_in_no_public_answer(
     client: Client, service: FastAPI, make: NoteFactory, headers: dict[str, str], user: User
 ) -> None:
     note = await make.note(user)
@@ -155,7 +155,7 @@ async def test_an_address_is_in_nothing_that_everybody_is_shown(
     assert user.email.encode() not in content
 
 
-async def test_a_cached_caller_has_no_credential_to_be_read(
+async def test_cached_caller_has_no_credentials(
     service: FastAPI, user: User, clean: None
 ) -> None:
     held = service.state.resources
@@ -168,7 +168,7 @@ async def test_a_cached_caller_has_no_credential_to_be_read(
             getattr(cached, name)
 
 
-async def test_a_deleted_account_is_refused_everywhere_at_once(
+async def test_deleted_account_is_refused_by_all_processes_immediately(
     client: Client, other: Client, headers: dict[str, str]
 ) -> None:
     for process in (client, other):
@@ -187,7 +187,7 @@ async def test_a_deleted_account_is_refused_everywhere_at_once(
             assert (answer.status_code, answer.json()["code"]) == (401, "unauthenticated"), url
 
 
-async def test_a_deleted_account_is_refused_by_a_process_that_hears_of_no_change(
+async def test_deleted_account_is_refused_by_a_process_without_invalidations(
     client: Client, deaf: FastAPI, other: Client, headers: dict[str, str], user: User
 ) -> None:
     assert (await publish(other, headers)).status_code == 201
@@ -200,7 +200,7 @@ async def test_a_deleted_account_is_refused_by_a_process_that_hears_of_no_change
     assert (refused.status_code, refused.json()["code"]) == (401, "unauthenticated")
 
 
-async def test_a_new_name_is_shown_by_a_process_that_hears_of_no_change(
+async def test_new_name_is_shown_by_a_process_without_invalidations(
     client: Client, deaf: FastAPI, other: Client, headers: dict[str, str], user: User
 ) -> None:
     assert await author(other, headers) == author_of(user)
@@ -210,7 +210,7 @@ async def test_a_new_name_is_shown_by_a_process_that_hears_of_no_change(
     assert (await author(other, headers))["name"] == "Anna"
 
 
-async def test_a_changed_password_ends_a_session_in_a_process_that_hears_of_no_change(
+async def test_new_password_ends_a_session_in_a_process_without_invalidations(
     client: Client, deaf: FastAPI, other: Client, headers: dict[str, str], user: User
 ) -> None:
     form = {"username": user.email, "password": PASSWORD}
@@ -226,7 +226,7 @@ async def test_a_changed_password_ends_a_session_in_a_process_that_hears_of_no_c
     assert (refreshed.status_code, refreshed.json()["code"]) == (401, "unauthenticated")
 
 
-async def test_a_change_is_shown_everywhere_at_once(
+async def test_change_is_shown_by_all_processes_immediately(
     client: Client, other: Client, headers: dict[str, str]
 ) -> None:
     for number in range(5):
@@ -240,7 +240,7 @@ async def test_a_change_is_shown_everywhere_at_once(
         assert (await author(reader, headers))["name"] == name
 
 
-async def test_somebody_who_is_not_there_is_refused_until_they_are(
+async def test_missing_account_is_refused_until_it_exists(
     client: Client, make: NoteFactory, user: User
 ) -> None:
     headers = make.headers(User(id=user.id + 1))
@@ -251,7 +251,7 @@ async def test_somebody_who_is_not_there_is_refused_until_they_are(
     assert (await author(client, headers))["name"] == "New"
 
 
-async def test_a_password_is_checked_against_the_database(
+async def test_password_is_checked_against_the_database(
     client: Client, make: NoteFactory, headers: dict[str, str], user: User
 ) -> None:
     """What the cache holds of an account cannot prove anything."""
@@ -263,7 +263,7 @@ async def test_a_password_is_checked_against_the_database(
 
 
 @pytest.mark.parametrize("first", ["owner", "stranger"])
-async def test_whoever_was_cached_first_only_the_author_changes_a_note(
+async def test_only_the_author_can_change_a_note_whoever_was_cached_first(
     client: Client, make: NoteFactory, headers: dict[str, str], user: User, first: str
 ) -> None:
     note = await make.note(user)
@@ -305,18 +305,18 @@ async def read_pairs(clients: list[Client], make: NoteFactory, users: int, pairs
         await asyncio.gather(*(ask(number) for number in range(at, min(at + 50, pairs))))
 
 
-async def test_nobody_is_shown_another(client: Client, other: Client, make: NoteFactory) -> None:
+async def test_no_caller_is_taken_for_another(client: Client, other: Client, make: NoteFactory) -> None:
     await read_pairs([client, other], make, users=40, pairs=300)
 
 
 @pytest.mark.faults
-async def test_nobody_is_shown_another_in_ten_thousand_pairs(
+async def test_no_caller_is_taken_for_another_in_ten_thousand_pairs(
     client: Client, other: Client, make: NoteFactory
 ) -> None:
     await read_pairs([client, other], make, users=500, pairs=10_000)
 
 
-async def test_the_address_of_a_deleted_account_is_not_in_valkey(
+async def test_valkey_does_not_contain_the_address_of_a_deleted_account(
     client: Client, service: FastAPI, make: NoteFactory
 ) -> None:
     headers = make.headers(await make.user(email="to-be-forgotten@example.com"))

@@ -1,4 +1,4 @@
-"""Who is calling: looked up once a request, and read anew wherever that is asked for."""
+"""CurrentUser is looked up once for each request, and FreshUser each time."""
 
 from collections.abc import AsyncIterator
 from typing import Annotated, Any
@@ -51,7 +51,7 @@ def looked_up(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return keys
 
 
-async def test_the_cached_caller_is_looked_up_once_whoever_asks(
+async def test_current_user_is_looked_up_once(
     app_of_the_test: FastAPI, make: UserFactory, looked_up: list[str]
 ) -> None:
     user = await make.user()
@@ -61,7 +61,7 @@ async def test_the_cached_caller_is_looked_up_once_whoever_asks(
     assert len(looked_up) == 1
 
 
-async def test_a_fresh_caller_is_read_from_the_database_by_each_who_asks(
+async def test_fresh_user_is_read_from_the_database_each_time(
     app_of_the_test: FastAPI, make: UserFactory, looked_up: list[str]
 ) -> None:
     user = await make.user()

@@ -1,4 +1,4 @@
-"""A password is the same however a keyboard writes it (RFC 8265, OpaqueString)."""
+"""A password is the same in every Unicode form (RFC 8265, OpaqueString)."""
 
 import httpx2
 import pytest
@@ -23,7 +23,7 @@ async def log_in(client: Client, email: str, password: str) -> int:
 
 
 @pytest.mark.parametrize(("one", "other"), SPELLINGS)
-async def test_a_password_has_many_spellings(client: Client, one: str, other: str) -> None:
+async def test_login_accepts_every_unicode_form_of_a_password(client: Client, one: str, other: str) -> None:
     for registered in (one, other):
         account = {"email": "ada@example.com", "name": "Ada", "password": registered}
         created = await client.post("/v1/users", json=account)
@@ -55,7 +55,7 @@ async def test_a_password_has_many_spellings(client: Client, one: str, other: st
         "\u0000 nothing",
     ],
 )
-async def test_a_password_has_8_to_128_characters_and_no_controls(
+async def test_password_has_8_to_128_characters_and_no_control_characters(
     client: Client, make: UserFactory, password: str
 ) -> None:
     account = {"email": "ada@example.com", "name": "Ada", "password": password}
@@ -65,7 +65,7 @@ async def test_a_password_has_8_to_128_characters_and_no_controls(
     assert (await client.patch("/v1/users/me", json=changes, headers=headers)).status_code == 422
 
 
-async def test_a_hash_from_before_normalisation_goes_on_working(
+async def test_hash_from_before_normalisation_still_works(
     client: Client, make: UserFactory
 ) -> None:
     one, other = SPELLINGS[0]
@@ -79,7 +79,7 @@ async def test_a_hash_from_before_normalisation_goes_on_working(
     assert await log_in(client, "new@example.com", one) == 200
 
 
-async def test_an_old_password_with_control_characters_goes_on_working(
+async def test_old_password_with_control_characters_still_works(
     client: Client, make: UserFactory
 ) -> None:
     user = await make.user(password_hash=CHEAP.hash("tab\tin between"))

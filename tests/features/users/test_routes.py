@@ -1,4 +1,4 @@
-"""`/v1/users`, as its callers see it."""
+"""The routes of `/v1/users`."""
 
 import asyncio
 
@@ -15,7 +15,7 @@ Client = httpx2.AsyncClient
 ANN = {"email": "ann@example.com", "name": "Ann", "password": "correct horse"}
 
 
-async def test_a_new_account_is_answered_without_its_password(client: Client) -> None:
+async def test_new_account_is_returned_without_its_password(client: Client) -> None:
     response = await client.post("/v1/users", json=ANN)
     assert response.status_code == 201
     user = response.json()
@@ -24,38 +24,38 @@ async def test_a_new_account_is_answered_without_its_password(client: Client) ->
     assert (user["email"], user["name"]) == (ANN["email"], ANN["name"])
 
 
-async def test_a_profile_shows_no_email(client: Client, make: UserFactory) -> None:
+async def test_profile_does_not_show_the_email_address(client: Client, make: UserFactory) -> None:
     user = await make.user(name="Ann")
     response = await client.get(f"/v1/users/{user.id}")
     assert response.status_code == 200
     assert set(response.json()) == {"id", "name", "bio", "avatar_url", "created_at"}
 
 
-async def test_a_missing_profile_is_404(client: Client) -> None:
+async def test_missing_profile_is_404(client: Client) -> None:
     assert (await client.get("/v1/users/1")).status_code == 404
 
 
-async def test_me_is_who_is_calling(client: Client, make: UserFactory) -> None:
+async def test_me_is_the_caller(client: Client, make: UserFactory) -> None:
     await make.user()
     user = await make.user()
     response = await client.get("/v1/users/me", headers=make.headers(user))
     assert (response.json()["id"], response.json()["email"]) == (user.id, user.email)
 
 
-async def test_me_needs_an_account(client: Client) -> None:
+async def test_me_needs_a_token(client: Client) -> None:
     response = await client.get("/v1/users/me")
     assert response.status_code == 401
     assert response.headers["www-authenticate"] == "Bearer"
 
 
-async def test_an_address_is_taken_without_regard_to_case(client: Client) -> None:
+async def test_addresses_are_unique_regardless_of_case(client: Client) -> None:
     await client.post("/v1/users", json=ANN)
     response = await client.post("/v1/users", json={**ANN, "email": "ANN@Example.COM"})
     assert response.status_code == 409
     assert response.json()["code"] == "email_taken"
 
 
-async def test_of_many_who_register_at_once_one_gets_the_address(
+async def test_one_of_many_concurrent_registrations_gets_the_address(
     client: Client, resources: ProcessResources
 ) -> None:
     variants = [ANN["email"], ANN["email"].upper().replace("EXAMPLE.COM", "example.com")] * 10
@@ -82,14 +82,14 @@ async def test_of_many_who_register_at_once_one_gets_the_address(
         ("password", "p" * 129),
     ],
 )
-async def test_a_malformed_account_is_refused(client: Client, field: str, value: object) -> None:
+async def test_invalid_account_is_refused(client: Client, field: str, value: object) -> None:
     response = await client.post("/v1/users", json={**ANN, field: value})
     assert response.status_code == 422
     assert response.json()["errors"][0]["loc"] == ["body", field]
 
 
 @pytest.mark.parametrize("field", ["id", "password_hash", "created_at", "credential_version"])
-async def test_what_is_ours_cannot_be_set(client: Client, field: str) -> None:
+async def test_read_only_fields_cannot_be_set(client: Client, field: str) -> None:
     response = await client.post("/v1/users", json={**ANN, field: 7})
     assert response.status_code == 422
     assert response.json()["errors"][0]["type"] == "extra_forbidden"

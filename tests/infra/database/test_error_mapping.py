@@ -1,4 +1,4 @@
-"""Which errors of the database are the client's fault, and which are the operator's."""
+"""Which database errors are the client's fault, and which are the operator's."""
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 
@@ -59,7 +59,7 @@ async def set_sequence(resources: ProcessResources, table: str, value: str) -> N
     ("value", "named"),
     [(AT_ITS_BEGINNING, "constraint pk_{table}"), (AT_ITS_END, "{table}_id_seq")],
 )
-async def test_a_sequence_that_does_not_fit_its_table_is_not_the_clients_fault(
+async def test_sequence_that_does_not_fit_its_table_is_500(
     resources: ProcessResources,
     writes: dict[str, Write],
     caplog: pytest.LogCaptureFixture,
@@ -86,7 +86,7 @@ async def test_a_sequence_that_does_not_fit_its_table_is_not_the_clients_fault(
         ("SELECT * FROM missing", 500),
     ],
 )
-async def test_only_a_value_that_cannot_be_stored_is_the_clients_fault(
+async def test_only_invalid_values_are_the_clients_fault(
     own_app: FastAPI, statement: str, status: int
 ) -> None:
     @own_app.get("/fails")
@@ -97,7 +97,7 @@ async def test_only_a_value_that_cannot_be_stored_is_the_clients_fault(
         assert (await client.get("/fails")).status_code == status
 
 
-async def test_a_value_that_is_taken_is_a_conflict(own_app: FastAPI, make: Factory) -> None:
+async def test_violation_of_a_unique_constraint_is_a_conflict(own_app: FastAPI, make: Factory) -> None:
     user = await make.user()
 
     @own_app.post("/register-again")
@@ -109,7 +109,7 @@ async def test_a_value_that_is_taken_is_a_conflict(own_app: FastAPI, make: Facto
         assert (await client.post("/register-again")).status_code == 409
 
 
-async def test_a_changed_address_that_collides_with_a_key_is_not_a_taken_address(
+async def test_violation_of_another_constraint_is_not_reported_as_email_taken(
     client: Client, make: Factory
 ) -> None:
     user = await make.user()
@@ -126,7 +126,7 @@ async def test_a_changed_address_that_collides_with_a_key_is_not_a_taken_address
     assert response.status_code == 500
 
 
-async def test_a_database_that_fails_every_request_is_not_told_for_each(
+async def test_repeated_database_failures_are_not_logged_for_every_request(
     own_app: FastAPI, caplog: pytest.LogCaptureFixture
 ) -> None:
     @own_app.get("/fails")

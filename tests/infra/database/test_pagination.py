@@ -1,4 +1,4 @@
-"""Cursors: what we wrote is read back, anything else is refused."""
+"""Cursors that the service issued are accepted, and all others are refused."""
 
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -25,12 +25,12 @@ CURSORS = st.builds(
 
 
 @given(CURSORS)
-def test_a_cursor_is_read_back(cursor: Cursor) -> None:
+def test_cursor_can_be_decoded(cursor: Cursor) -> None:
     assert Cursor.decode(cursor.encode(), LIST) == cursor
 
 
 @given(CURSORS, st.data())
-def test_another_spelling_is_refused_or_is_another_cursor(
+def test_altered_cursor_is_refused_or_is_another_cursor(
     cursor: Cursor, data: st.DataObject
 ) -> None:
     text = cursor.encode()
@@ -43,19 +43,19 @@ def test_another_spelling_is_refused_or_is_another_cursor(
 
 
 @given(st.text())
-def test_text_is_refused(text: str) -> None:
+def test_arbitrary_text_is_refused(text: str) -> None:
     with pytest.raises(InvalidRequest):
         Cursor.decode(text, LIST)
 
 
 @given(CURSORS)
-def test_a_cursor_of_another_list_is_refused(cursor: Cursor) -> None:
+def test_cursor_of_another_list_is_refused(cursor: Cursor) -> None:
     with pytest.raises(InvalidRequest):
         Cursor.decode(cursor.encode(), b"ours")
 
 
 @given(CURSORS.map(lambda cursor: replace(cursor, row_id=-1 - cursor.row_id)))
-def test_a_cursor_at_no_id_is_refused(cursor: Cursor) -> None:
+def test_cursor_with_a_negative_id_is_refused(cursor: Cursor) -> None:
     with pytest.raises(InvalidRequest):
         Cursor.decode(cursor.encode(), LIST)
 
@@ -63,7 +63,7 @@ def test_a_cursor_at_no_id_is_refused(cursor: Cursor) -> None:
 @pytest.mark.parametrize("row_id", [0, 1, 2**63 - 1])
 @pytest.mark.parametrize("backward", [False, True])
 @pytest.mark.parametrize("url", ["/v1/posts", "/v1/posts?author_id=1"])
-async def test_an_empty_page_at_the_edge_of_ids_is_answered(
+async def test_empty_page_at_the_smallest_and_largest_id_is_answered(
     client: httpx2.AsyncClient, url: str, row_id: int, backward: bool
 ) -> None:
     filters = {"author_id": 1} if "author_id" in url else {}

@@ -1,4 +1,4 @@
-"""The pool serves in order, and refuses rather than lets wait."""
+"""The pool serves requests in order, and refuses them after its timeout."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -25,7 +25,7 @@ async def single(settings: Settings) -> AsyncIterator[FastAPI]:
         yield app
 
 
-async def test_every_endpoint_works_with_a_pool_of_one(single: FastAPI, make: Factory) -> None:
+async def test_every_endpoint_works_with_a_pool_of_one_connection(single: FastAPI, make: Factory) -> None:
     user = await make.user()
     headers = make.headers(user)
     account = {"email": "ann@example.com", "name": "Ann", "password": PASSWORD}
@@ -56,7 +56,7 @@ async def test_every_endpoint_works_with_a_pool_of_one(single: FastAPI, make: Fa
     assert single.state.resources.database.engine.pool.checkedout() == 0
 
 
-async def test_waiters_are_served_in_the_order_in_which_they_came(single: FastAPI) -> None:
+async def test_waiting_requests_are_served_in_order(single: FastAPI) -> None:
     database = single.state.resources.database
     served = []
 
@@ -72,7 +72,7 @@ async def test_waiters_are_served_in_the_order_in_which_they_came(single: FastAP
     assert served == list(range(30))
 
 
-async def test_a_full_pool_answers_503_and_recovers(settings: Settings, make: Factory) -> None:
+async def test_exhausted_pool_answers_503_and_recovers(settings: Settings, make: Factory) -> None:
     user = await make.user()
     short = with_pool(settings, pool_size=1, pool_timeout_seconds=0.05)
     async with running(short) as app, client_of(app) as client:
@@ -85,7 +85,7 @@ async def test_a_full_pool_answers_503_and_recovers(settings: Settings, make: Fa
         assert (await client.get(f"/v1/users/{user.id}")).status_code == 200
 
 
-async def test_a_waiter_that_leaves_does_not_take_its_place_along(single: FastAPI) -> None:
+async def test_cancelled_waiter_frees_its_place(single: FastAPI) -> None:
     database = single.state.resources.database
 
     async def take() -> None:
@@ -104,7 +104,7 @@ async def test_a_waiter_that_leaves_does_not_take_its_place_along(single: FastAP
 
 
 @pytest.mark.parametrize("wrong", ["port", "password", "name"])
-async def test_a_database_that_refuses_us_is_503_and_takes_no_place(
+async def test_failed_connection_is_503_and_frees_its_place(
     settings: Settings, wrong: str
 ) -> None:
     url = make_url(settings.database.url.get_secret_value())
@@ -122,7 +122,7 @@ async def test_a_database_that_refuses_us_is_503_and_takes_no_place(
         assert (await client.get("/readyz")).status_code == 503
 
 
-async def test_the_timeouts_hold_on_every_connection(resources: ProcessResources) -> None:
+async def test_timeouts_are_set_on_every_connection(resources: ProcessResources) -> None:
     async with resources.database.read() as session:
         for name, value in {
             "statement_timeout": "5s",
@@ -133,7 +133,7 @@ async def test_the_timeouts_hold_on_every_connection(resources: ProcessResources
             assert await session.scalar(text(f"SHOW {name}")) == value
 
 
-async def test_a_slow_statement_is_503(settings: Settings) -> None:
+async def test_slow_statement_is_503(settings: Settings) -> None:
     impatient = with_pool(settings, statement_timeout_seconds=0.05)
     async with running(impatient) as app, client_of(app) as client:
 

@@ -80,7 +80,7 @@ async def comes_to_be_answered_by_replica(client: httpx2.AsyncClient) -> None:
             await asyncio.sleep(0.02)
 
 
-async def test_what_may_lag_is_read_from_the_replica_and_nothing_else(
+async def test_only_reads_that_may_lag_use_the_replica(
     app: FastAPI, client: httpx2.AsyncClient
 ) -> None:
     await comes_to_be_answered_by_replica(client)

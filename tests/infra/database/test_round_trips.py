@@ -1,4 +1,4 @@
-"""Round trips to PostgreSQL, counted on the wire: by its ReadyForQuery messages."""
+"""Round trips to PostgreSQL, counted by its ReadyForQuery messages on the wire."""
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
@@ -72,7 +72,7 @@ async def wired(settings: Settings) -> AsyncIterator[tuple[Wire, FastAPI]]:
             yield wire, app
 
 
-async def test_a_read_is_one_round_trip_and_an_unused_session_none(
+async def test_read_is_one_round_trip_and_an_unused_session_none(
     settings: Settings, make: Factory
 ) -> None:
     comment = await make.comment()
@@ -87,7 +87,7 @@ async def test_a_read_is_one_round_trip_and_an_unused_session_none(
             await client.get("/livez")
 
 
-async def test_a_write_is_its_statements_between_begin_and_commit(
+async def test_write_is_its_statements_between_begin_and_commit(
     settings: Settings, make: Factory
 ) -> None:
     headers = make.headers(await make.user())
@@ -98,7 +98,7 @@ async def test_a_write_is_its_statements_between_begin_and_commit(
             await client.post("/v1/posts", json=content, headers=headers)
 
 
-async def test_a_hit_is_no_round_trip(settings: Settings, make: Factory) -> None:
+async def test_cache_hit_takes_no_round_trip(settings: Settings, make: Factory) -> None:
     comment = await make.comment()
     post = f"/v1/posts/{comment.post_id}"
     async with wired(settings) as (wire, app), client_of(app) as client:

@@ -1,4 +1,4 @@
-"""What a session promises, seen from routes of the test's own."""
+"""Sessions commit, roll back, run callbacks and return their connections."""
 
 import asyncio
 import traceback
@@ -41,7 +41,7 @@ async def stored(resources: ProcessResources) -> int:
 
 
 @pytest.mark.parametrize("error", [RuntimeError("bug"), Conflict("no"), KeyError("bug")])
-async def test_an_exception_after_an_insert_leaves_no_row(
+async def test_exception_after_an_insert_rolls_back(
     app_of_the_test: FastAPI,
     caller: httpx2.AsyncClient,
     resources: ProcessResources,
@@ -59,7 +59,7 @@ async def test_an_exception_after_an_insert_leaves_no_row(
     assert await stored(resources) == 0
 
 
-async def test_a_commit_that_fails_is_never_a_success(
+async def test_failed_commit_is_never_answered_as_success(
     app_of_the_test: FastAPI, caller: httpx2.AsyncClient, resources: ProcessResources
 ) -> None:
     ran = []
@@ -92,7 +92,7 @@ async def test_a_commit_that_fails_is_never_a_success(
     assert ran == []
 
 
-async def test_what_is_answered_has_been_committed_and_its_connections_are_back(
+async def test_commit_and_connections_are_done_before_the_response(
     app_of_the_test: FastAPI, caller: httpx2.AsyncClient, resources: ProcessResources
 ) -> None:
     seen_at_start = []
@@ -140,7 +140,7 @@ async def test_callbacks_run_in_order_after_the_commit(
     assert ran == [1, "last"]
 
 
-async def test_a_read_session_refuses_to_write(resources: ProcessResources, clean: None) -> None:
+async def test_read_session_refuses_to_write(resources: ProcessResources, clean: None) -> None:
     with pytest.raises(TypeError, match="WriteSession"):
         async with resources.database.read() as session:
             session.add(User(**ROW))
@@ -148,7 +148,7 @@ async def test_a_read_session_refuses_to_write(resources: ProcessResources, clea
     assert await stored(resources) == 0
 
 
-async def test_a_session_that_is_not_used_takes_no_connection(
+async def test_unused_session_takes_no_connection(
     app_of_the_test: FastAPI, caller: httpx2.AsyncClient
 ) -> None:
     pool = app_of_the_test.state.resources.database.engine.pool
@@ -162,7 +162,7 @@ async def test_a_session_that_is_not_used_takes_no_connection(
     assert pool.checkedin() == 0  # nothing has connected
 
 
-async def test_every_connection_is_back_before_the_response(
+async def test_every_connection_is_returned_before_the_response(
     app_of_the_test: FastAPI, caller: httpx2.AsyncClient, make: Factory
 ) -> None:
     user = await make.user()
@@ -171,7 +171,7 @@ async def test_every_connection_is_back_before_the_response(
     assert pool.checkedout() == 0
 
 
-async def test_a_lost_connection_is_replaced(
+async def test_lost_connection_is_replaced(
     app_of_the_test: FastAPI, caller: httpx2.AsyncClient, resources: ProcessResources, make: Factory
 ) -> None:
     user = await make.user()
@@ -187,7 +187,7 @@ async def test_a_lost_connection_is_replaced(
     assert (await caller.get(url)).status_code == 200
 
 
-async def test_an_error_does_not_quote_the_row(resources: ProcessResources, clean: None) -> None:
+async def test_error_message_does_not_contain_the_row(resources: ProcessResources, clean: None) -> None:
     with pytest.raises(IntegrityError) as failure:
         async with resources.database.transaction() as session:
             session.add(User(email="secret@example.com", password_hash="$argon2id$secret"))

@@ -1,4 +1,4 @@
-"""Passwords and tokens."""
+"""Password hashes and access tokens."""
 
 import asyncio
 import os
@@ -30,7 +30,7 @@ def passwords() -> Iterator[Passwords]:
     made.close()
 
 
-async def test_a_password_matches_its_own_hash_alone(passwords: Passwords) -> None:
+async def test_password_matches_only_its_own_hash(passwords: Passwords) -> None:
     encoded = await passwords.hash("correct horse")
     assert "correct" not in encoded
     assert await passwords.verify("correct horse", encoded)
@@ -40,7 +40,7 @@ async def test_a_password_matches_its_own_hash_alone(passwords: Passwords) -> No
     assert await passwords.hash("correct horse") != encoded
 
 
-async def test_a_hash_of_other_parameters_is_outdated(passwords: Passwords) -> None:
+async def test_hash_with_other_parameters_is_outdated(passwords: Passwords) -> None:
     encoded = await passwords.hash("correct horse")
     assert not passwords.is_outdated(encoded)
     stronger = Passwords(AuthSettings.model_validate({**CHEAP, "argon2_time_cost": 2}))
@@ -48,7 +48,7 @@ async def test_a_hash_of_other_parameters_is_outdated(passwords: Passwords) -> N
     stronger.close()
 
 
-async def test_past_the_queue_hashing_is_refused_at_once() -> None:
+async def test_hashing_is_refused_immediately_when_the_queue_is_full() -> None:
     limits = {**CHEAP, "hashing_threads": 1, "hashing_queue": 2, "argon2_memory_kib": 8192}
     passwords = Passwords(AuthSettings.model_validate(limits))
     results = await asyncio.gather(
@@ -60,7 +60,7 @@ async def test_past_the_queue_hashing_is_refused_at_once() -> None:
     passwords.close()
 
 
-async def test_a_hash_that_no_thread_begins_in_time_is_refused() -> None:
+async def test_hash_that_waits_too_long_for_a_thread_is_refused() -> None:
     limits = {**CHEAP, "hashing_threads": 1, "hashing_queue": 1, "hashing_queue_seconds": 0.01}
     passwords = Passwords(AuthSettings.model_validate(limits))
     ends = threading.Event()
@@ -76,21 +76,21 @@ async def test_a_hash_that_no_thread_begins_in_time_is_refused() -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux has a priority for each thread")
-async def test_a_hash_has_a_lower_priority_than_the_event_loop(passwords: Passwords) -> None:
+async def test_hashing_threads_have_a_lower_priority(passwords: Passwords) -> None:
     hashing = await passwords._run(
         lambda: os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
     )
     assert hashing > os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
 
 
-async def test_a_password_matches_in_every_form_of_the_same_text(passwords: Passwords) -> None:
+async def test_password_matches_in_every_unicode_form(passwords: Passwords) -> None:
     encoded = await passwords.hash(TYPED[1])
     for typed in TYPED:
         assert await passwords.verify(typed, encoded) is PasswordMatch.NORMALISED
     assert not await passwords.verify("cafe bar", encoded)
 
 
-async def test_a_hash_from_before_normalisation_matches_as_it_was_typed(
+async def test_hash_from_before_normalisation_matches_the_typed_form(
     passwords: Passwords,
 ) -> None:
     encoded = PasswordHasher(memory_cost=64, time_cost=1).hash(TYPED[1])
@@ -99,7 +99,7 @@ async def test_a_hash_from_before_normalisation_matches_as_it_was_typed(
 
 
 @pytest.mark.parametrize(("typed", "hashes"), [(TYPED[0], 1), (TYPED[1], 2)])
-async def test_an_unknown_account_costs_as_many_hashes_as_a_wrong_password(
+async def test_unknown_account_costs_as_many_hashes_as_a_wrong_password(
     passwords: Passwords, monkeypatch: pytest.MonkeyPatch, typed: str, hashes: int
 ) -> None:
     encoded = await passwords.hash("another password")
@@ -117,7 +117,7 @@ async def test_an_unknown_account_costs_as_many_hashes_as_a_wrong_password(
         assert len(verified) == hashes
 
 
-async def test_a_caller_who_leaves_frees_the_place() -> None:
+async def test_cancelled_call_frees_its_place() -> None:
     limits = {**CHEAP, "hashing_threads": 1, "hashing_queue": 1}
     passwords = Passwords(AuthSettings.model_validate(limits))
     for _ in range(10):
@@ -130,7 +130,7 @@ async def test_a_caller_who_leaves_frees_the_place() -> None:
     passwords.close()
 
 
-def test_a_token_of_another_secret_is_refused() -> None:
+def test_token_signed_with_another_secret_is_refused() -> None:
     ours = AccessTokens(AuthSettings())
     theirs = AccessTokens(AuthSettings.model_validate({"secret": "x" * 32}))
     assert ours.verify(ours.issue(7)) == 7
@@ -139,7 +139,7 @@ def test_a_token_of_another_secret_is_refused() -> None:
 
 
 @pytest.mark.parametrize(("seconds", "accepted"), [(8, True), (15, False)])
-def test_the_clocks_of_two_replicas_may_differ_by_ten_seconds(
+def test_clocks_of_two_replicas_can_differ_by_ten_seconds(
     seconds: int, accepted: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tokens = AccessTokens(AuthSettings())
@@ -155,7 +155,7 @@ def test_the_clocks_of_two_replicas_may_differ_by_ten_seconds(
             tokens.verify(token)
 
 
-def test_a_verified_token_is_not_verified_again(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_verified_token_is_not_verified_again(monkeypatch: pytest.MonkeyPatch) -> None:
     tokens = AccessTokens(AuthSettings())
     token = tokens.issue(7)
     assert tokens.verify(token) == 7
@@ -163,7 +163,7 @@ def test_a_verified_token_is_not_verified_again(monkeypatch: pytest.MonkeyPatch)
     assert tokens.verify(token) == 7
 
 
-async def test_an_unknown_account_costs_a_hash_too(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_unknown_account_costs_a_hash(monkeypatch: pytest.MonkeyPatch) -> None:
     verified = []
     original = PasswordHasher.verify
 

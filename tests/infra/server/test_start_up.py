@@ -1,4 +1,4 @@
-"""The service as it is started where it is deployed: it runs, or says in a sentence why not."""
+"""Starting the service as it is deployed: it runs, or exits with a sentence that says why not."""
 
 import asyncio
 import os
@@ -78,7 +78,7 @@ def refusal(folder: Path, **changes: str) -> str:
 
 
 @pytest.mark.parametrize(("changes", "name"), REFUSED)
-def test_what_is_wrong_is_said_in_a_sentence(
+def test_invalid_setting_ends_the_start_with_a_sentence(
     tmp_path: Path, changes: dict[str, str], name: str
 ) -> None:
     message = refusal(tmp_path, **changes)
@@ -93,7 +93,7 @@ def test_what_is_wrong_is_said_in_a_sentence(
         ({"database": "nowhere"}, 'database "nowhere" does not exist'),
     ],
 )
-def test_a_database_that_refuses_the_address_ends_the_start_with_the_reason(
+def test_refused_database_login_ends_the_start_with_the_reason(
     settings: Settings, tmp_path: Path, change: dict[str, Any], reason: str
 ) -> None:
     url = make_url(settings.database.url.get_secret_value()).set(**change)
@@ -109,7 +109,7 @@ def test_a_database_that_refuses_the_address_ends_the_start_with_the_reason(
     assert str(url.password) not in said
 
 
-async def test_a_database_without_the_schema_is_named_at_the_start(
+async def test_missing_schema_is_a_warning_at_start_up(
     settings: Settings, tmp_path: Path
 ) -> None:
     base, _, _ = settings.database.url.get_secret_value().rpartition("/")
@@ -117,7 +117,7 @@ async def test_a_database_without_the_schema_is_named_at_the_start(
     assert "Migrate it with: alembic upgrade head" in await message
 
 
-def test_a_database_that_is_away_is_named_at_the_start(tmp_path: Path) -> None:
+def test_unreachable_database_is_a_warning_at_start_up(tmp_path: Path) -> None:
     said = first_lines(tmp_path, DATABASE_URL="postgresql://a:hunter2@127.0.0.1:1/app")
     assert "The database was not reached" in said
     assert "correct DATABASE_URL" in said
@@ -146,7 +146,7 @@ def first_lines(folder: Path, **changes: str) -> str:
 
 
 @pytest.mark.parametrize(("file", "content", "name"), FILES)
-def test_a_file_that_is_wrong_is_named(
+def test_invalid_file_ends_the_start_with_a_sentence(
     tmp_path: Path, file: str, content: bytes, name: str
 ) -> None:
     environment(tmp_path)
@@ -195,7 +195,7 @@ def servers(settings: Settings) -> dict[str, str]:
     }
 
 
-async def test_it_runs_with_a_worker_for_each_core_on_the_port_of_the_platform(
+async def test_service_runs_with_one_worker_per_core_on_the_port_of_the_platform(
     settings: Settings, tmp_path: Path
 ) -> None:
     port = free_port()
@@ -207,7 +207,7 @@ async def test_it_runs_with_a_worker_for_each_core_on_the_port_of_the_platform(
 
 @pytest.mark.skipif(not socket.has_ipv6, reason="Python was built without IPv6")
 @pytest.mark.parametrize(("host", "clients"), [("::1", ["[::1]"]), ("::", ["[::1]", "127.0.0.1"])])
-async def test_it_listens_on_ipv6_and_knows_clients_of_ipv4(
+async def test_service_listens_on_ipv6_and_serves_ipv4_clients(
     settings: Settings, tmp_path: Path, host: str, clients: list[str]
 ) -> None:
     port = free_port()
@@ -230,7 +230,7 @@ def libpq_variables() -> set[str]:
     return read | {"PGOPTIONS", "PGCHANNELBINDING", "PGCONNECT_TIMEOUT"}
 
 
-async def test_neither_the_locale_nor_the_variables_of_libpq_change_anything(
+async def test_locale_and_variables_of_libpq_have_no_effect(
     settings: Settings, tmp_path: Path
 ) -> None:
     variables = libpq_variables()

@@ -1,4 +1,4 @@
-"""Connections with TLS to PostgreSQL and Valkey, by the parameters of their URLs."""
+"""TLS connections to PostgreSQL and Valkey, configured by the parameters of their URLs."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -60,7 +60,7 @@ async def ask_database(settings: Settings, front: Front, parameters: str) -> Non
         "?sslrootcert={}",
     ],
 )
-async def test_the_database_is_reached_with_tls(
+async def test_database_is_reached_with_tls(
     settings: Settings, database_front: Front, certificate: Path, parameters: str
 ) -> None:
     await ask_database(settings, database_front, parameters.format(certificate))
@@ -71,7 +71,7 @@ async def test_the_database_is_reached_with_tls(
     "parameters",
     ["?sslmode=disable", "?sslmode=verify-ca", "?sslmode=verify-full", "?sslrootcert={}"],
 )
-async def test_a_database_whose_certificate_is_not_trusted_is_not_used(
+async def test_database_with_an_untrusted_certificate_is_refused(
     settings: Settings, database_front: Front, tmp_path: Path, parameters: str
 ) -> None:
     other = make_certificate(tmp_path)
@@ -104,7 +104,7 @@ async def test_valkey_is_reached_with_tls(
 
 
 @pytest.mark.parametrize("parameters", ["", "?ssl_cert_reqs=required", "?ssl_ca_certs={}"])
-async def test_a_valkey_whose_certificate_is_not_trusted_is_not_used(
+async def test_valkey_with_an_untrusted_certificate_is_refused(
     settings: Settings, valkey_front: Front, tmp_path: Path, parameters: str
 ) -> None:
     other = make_certificate(tmp_path)

@@ -1,4 +1,4 @@
-"""Where values of settings are looked for, and what becomes of names and files that are wrong."""
+"""The sources of settings, and what happens with misspelt names and unreadable files."""
 
 from pathlib import Path
 
@@ -52,7 +52,7 @@ STRANGERS = [
 
 
 @pytest.mark.parametrize(("written", "meant"), MISSPELT)
-def test_a_misspelt_name_in_dotenv_is_refused_with_the_nearest_one(
+def test_misspelt_name_in_dotenv_is_refused_with_a_suggestion(
     folder: Path, written: str, meant: str
 ) -> None:
     (folder / ".env").write_text(f"{written}=hunter2\n", encoding="utf-8")
@@ -62,7 +62,7 @@ def test_a_misspelt_name_in_dotenv_is_refused_with_the_nearest_one(
 
 
 @pytest.mark.parametrize(("written", "meant"), MISSPELT)
-def test_a_misspelt_file_in_the_secrets_folder_is_refused(
+def test_misspelt_file_in_the_secrets_folder_is_refused(
     folder: Path, written: str, meant: str
 ) -> None:
     (folder / "secrets" / written.lower()).write_text("hunter2", encoding="utf-8")
@@ -72,7 +72,7 @@ def test_a_misspelt_file_in_the_secrets_folder_is_refused(
 
 
 @pytest.mark.parametrize(("written", "meant"), MISSPELT)
-def test_a_misspelt_variable_is_a_warning(
+def test_misspelt_environment_variable_is_a_warning(
     monkeypatch: pytest.MonkeyPatch, written: str, meant: str
 ) -> None:
     monkeypatch.setenv(written, "hunter2")
@@ -83,7 +83,7 @@ def test_a_misspelt_variable_is_a_warning(
 
 
 @pytest.mark.parametrize(("written", "url"), PARTS)
-def test_a_part_of_an_address_is_sent_to_the_url_that_holds_it(
+def test_hint_for_a_part_of_an_address_names_the_url_setting(
     folder: Path, written: str, url: str
 ) -> None:
     (folder / ".env").write_text(f"{written}=hunter2\n", encoding="utf-8")
@@ -91,7 +91,7 @@ def test_a_part_of_an_address_is_sent_to_the_url_that_holds_it(
 
 
 @pytest.mark.parametrize("written", ["CACHE_HOST", "SERVER_WORKERS", "AUTH_KEY", "LOG_FILE"])
-def test_a_name_that_is_like_no_setting_of_its_section_suggests_none(
+def test_name_without_a_similar_setting_gets_no_suggestion(
     folder: Path, written: str
 ) -> None:
     (folder / ".env").write_text(f"{written}=hunter2\n", encoding="utf-8")
@@ -100,7 +100,7 @@ def test_a_name_that_is_like_no_setting_of_its_section_suggests_none(
     assert "nearest" not in message
 
 
-def test_strangers_are_ignored(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+def test_names_of_other_programs_are_ignored(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
     lines = "".join(f"{name}=x\n" for name in STRANGERS)
     (folder / ".env").write_text(lines + "LIMITS_RUNNING=7\n", encoding="utf-8")
     secrets = folder / "secrets"
@@ -117,13 +117,13 @@ def warned() -> set[str]:
     return {sentence.split()[0] for sentence in misspelt_variables()}
 
 
-def test_every_setting_may_be_in_dotenv(folder: Path) -> None:
+def test_every_setting_can_be_in_dotenv(folder: Path) -> None:
     lines = "".join(f"{name}=\n{name.lower()}=\n" for name in setting_names().settings)
     (folder / ".env").write_text(lines, encoding="utf-8")
     assert load_settings().replicas == 1
 
 
-def test_what_kubernetes_says_of_its_services_is_no_setting(
+def test_service_variables_of_kubernetes_are_not_settings(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     for service in ("SERVER", "METRICS", "DATABASE", "VALKEY", "CACHE"):
@@ -156,12 +156,12 @@ def test_secrets_are_read_as_kubernetes_mounts_them(folder: Path) -> None:
         pytest.param("AUTH_ISSUER=hunter2é".encode("latin-1"), id="Latin-1"),
     ],
 )
-def test_a_dotenv_that_is_not_utf_8_is_refused(folder: Path, content: bytes) -> None:
+def test_dotenv_that_is_not_utf_8_is_refused(folder: Path, content: bytes) -> None:
     (folder / ".env").write_bytes(content)
     assert ".env is not UTF-8 text: save it as UTF-8." in refusal()
 
 
-def test_a_dotenv_with_a_mark_of_its_byte_order_is_read(folder: Path) -> None:
+def test_dotenv_with_a_byte_order_mark_is_read(folder: Path) -> None:
     (folder / ".env").write_bytes("AUTH_ISSUER=é\r\n".encode("utf-8-sig"))
     assert load_settings().auth.issuer == "é"
 
@@ -170,30 +170,30 @@ def test_a_dotenv_with_a_mark_of_its_byte_order_is_read(folder: Path) -> None:
     "line",
     ["AUTH_SECRET: hunter2", 'AUTH_SECRET="hunter2', 'AUTH_SECRET="hunter2"x', "hunter2 hunter2"],
 )
-def test_a_line_of_dotenv_that_is_no_setting_is_refused_by_its_number(
+def test_malformed_line_of_dotenv_is_refused_with_its_number(
     folder: Path, line: str
 ) -> None:
     (folder / ".env").write_text(f"LIMITS_RUNNING=7\n\n{line}\nREPLICAS=2\n", encoding="utf-8")
     assert ".env: line 3 is not NAME=value" in refusal()
 
 
-def test_a_dotenv_that_is_a_folder_is_refused(folder: Path) -> None:
+def test_dotenv_that_is_a_folder_is_refused(folder: Path) -> None:
     (folder / ".env").mkdir()
     assert ".env cannot be read (Is a directory)" in refusal()
 
 
-def test_a_secret_that_is_binary_is_refused_by_name(folder: Path) -> None:
+def test_binary_secret_is_refused_by_name(folder: Path) -> None:
     (folder / "secrets" / "auth_secret").write_bytes(b"\x80\xff" * 32)
     assert "AUTH_SECRET in SECRETS_DIR is not UTF-8 text" in refusal()
 
 
-def test_a_secret_that_is_a_folder_is_refused_by_name(folder: Path) -> None:
+def test_secret_that_is_a_folder_is_refused_by_name(folder: Path) -> None:
     (folder / "secrets" / "database_url").mkdir()
     assert "DATABASE_URL in SECRETS_DIR cannot be read (Is a directory)" in refusal()
 
 
 @pytest.mark.parametrize("given", ["nothing", "file"])
-def test_a_secrets_folder_that_is_named_has_to_be_there(
+def test_configured_secrets_folder_must_exist(
     monkeypatch: pytest.MonkeyPatch, folder: Path, given: str
 ) -> None:
     (folder / "file").touch()
@@ -201,14 +201,14 @@ def test_a_secrets_folder_that_is_named_has_to_be_there(
     assert "SECRETS_DIR cannot be read" in refusal()
 
 
-def test_dotenv_may_name_the_secrets_folder(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
+def test_dotenv_can_name_the_secrets_folder(monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
     monkeypatch.delenv("SECRETS_DIR")
     (folder / ".env").write_text(f"SECRETS_DIR={folder}/secrets\n", encoding="utf-8")
     (folder / "secrets" / "limits_running").write_text("7", encoding="utf-8")
     assert load_settings().limits.running == 7
 
 
-def test_the_environment_wins_and_then_dotenv(
+def test_environment_wins_over_dotenv_and_dotenv_over_files(
     monkeypatch: pytest.MonkeyPatch, folder: Path
 ) -> None:
     for name in ("limits_running", "limits_queued", "limits_streams"):
@@ -219,7 +219,7 @@ def test_the_environment_wins_and_then_dotenv(
     assert (limits.running, limits.queued, limits.streams) == (3, 2, 1)
 
 
-def test_a_variable_that_is_not_utf_8_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_variable_that_is_not_utf_8_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AUTH_ISSUER", "hunter2\udcff")
     assert "AUTH_ISSUER in the environment is not UTF-8 text" in refusal()
 
@@ -227,7 +227,7 @@ def test_a_variable_that_is_not_utf_8_is_refused_by_name(monkeypatch: pytest.Mon
 @pytest.mark.parametrize(
     ("server_port", "port", "used"), [("", "", 8000), ("", "81", 81), ("82", "81", 82)]
 )
-def test_the_platform_may_choose_the_port(
+def test_platform_can_choose_the_port(
     monkeypatch: pytest.MonkeyPatch, server_port: str, port: str, used: int
 ) -> None:
     monkeypatch.setenv("SERVER_PORT", server_port)
@@ -235,7 +235,7 @@ def test_the_platform_may_choose_the_port(
     assert load_settings().server.port == used
 
 
-def test_a_port_of_the_platform_that_is_none_is_refused_unless_it_is_not_used(
+def test_invalid_port_of_the_platform_is_refused_if_it_is_used(
     monkeypatch: pytest.MonkeyPatch, folder: Path
 ) -> None:
     monkeypatch.setenv("PORT", "hunter2")
@@ -245,7 +245,7 @@ def test_a_port_of_the_platform_that_is_none_is_refused_unless_it_is_not_used(
 
 
 @pytest.mark.parametrize("given", ["", " ", "auto", "AUTO"])
-def test_auto_is_a_worker_for_each_core(monkeypatch: pytest.MonkeyPatch, given: str) -> None:
+def test_auto_means_one_worker_for_each_core(monkeypatch: pytest.MonkeyPatch, given: str) -> None:
     monkeypatch.setenv("WEB_CONCURRENCY", given)
     assert load_settings().web_concurrency is None
 
@@ -253,7 +253,7 @@ def test_auto_is_a_worker_for_each_core(monkeypatch: pytest.MonkeyPatch, given: 
 @pytest.mark.parametrize(
     "given", ["2.5", "2 # two", "-1", "0", "257", "many", "1_0", "٣", "9" * 99]
 )
-def test_other_numbers_of_workers_are_refused(monkeypatch: pytest.MonkeyPatch, given: str) -> None:
+def test_invalid_number_of_workers_is_refused(monkeypatch: pytest.MonkeyPatch, given: str) -> None:
     monkeypatch.setenv("WEB_CONCURRENCY", given)
     assert "WEB_CONCURRENCY: " in refusal()
 
@@ -273,7 +273,7 @@ def numeric_settings() -> list[str]:
 
 @pytest.mark.parametrize("value", ["hunter2", "-1", "nan", "inf", "9" * 26, "9" * 5_000, "1;2"])
 @pytest.mark.parametrize("name", numeric_settings())
-def test_a_number_that_is_none_or_too_large_is_refused_by_name(
+def test_invalid_or_too_large_number_is_refused_by_name(
     monkeypatch: pytest.MonkeyPatch, name: str, value: str
 ) -> None:
     monkeypatch.setenv(name, value)
@@ -282,6 +282,6 @@ def test_a_number_that_is_none_or_too_large_is_refused_by_name(
 
 @pytest.mark.parametrize("name", ["CACHE_ENABLED", "DATABASE_POOLER", "LOG_ACCESS", "DOCS_ENABLED"])
 @pytest.mark.parametrize("value", ["hunter2", "2", "-1", "ja"])
-def test_a_switch_is_on_or_off(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+def test_invalid_switch_is_refused_by_name(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
     monkeypatch.setenv(name, value)
     assert f"  {name}: " in refusal()

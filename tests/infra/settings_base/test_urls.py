@@ -1,4 +1,4 @@
-"""URLs of servers: every form that is common works, or is refused with what to do."""
+"""URLs: every common form works, or is refused with a hint."""
 
 import re
 import ssl
@@ -22,7 +22,7 @@ from app.infra.settings_base.urls import asyncpg_arguments, postgresql_url, valk
         (" postgresql://u:p@h/d\n", ("u", "p", "h", 5432, "d")),
     ],
 )
-def test_the_parts_of_a_postgresql_url_arrive(given: str, expected: tuple[object, ...]) -> None:
+def test_parts_of_a_postgresql_url_reach_the_driver(given: str, expected: tuple[object, ...]) -> None:
     url = postgresql_url(given)
     assert postgresql_url(url) == url
     found = asyncpg_arguments(url)
@@ -55,7 +55,7 @@ def test_the_parts_of_a_postgresql_url_arrive(given: str, expected: tuple[object
         ("postgresql://a@h/db?sslrootcert=/etc/passwd", "not PEM"),
     ],
 )
-def test_a_postgresql_url_is_refused_with_the_cure(given: str, cure: str) -> None:
+def test_invalid_postgresql_url_is_refused_with_a_hint(given: str, cure: str) -> None:
     with pytest.raises(ValueError, match=re.escape(cure)) as refused:
         postgresql_url(given)
     assert "ss@" not in str(refused.value)
@@ -77,7 +77,7 @@ def test_a_postgresql_url_is_refused_with_the_cure(given: str, cure: str) -> Non
         ("?sslrootcert={}", ssl.CERT_REQUIRED, False),
     ],
 )
-def test_tls_is_as_libpq_would_have_it(
+def test_tls_parameters_mean_the_same_as_in_libpq(
     certificate: Path, parameters: str, mode: object, checks_name: bool
 ) -> None:
     url = postgresql_url(f"postgresql://a@h/db{parameters.format(certificate)}")
@@ -104,7 +104,7 @@ def test_options_reach_the_server() -> None:
         ("rediss://h/?ssl_cert_reqs=required", "rediss://h/?ssl_cert_reqs=required"),
     ],
 )
-def test_a_valkey_url_is_read(given: str, read: str) -> None:
+def test_valkey_url_is_converted(given: str, read: str) -> None:
     assert valkey_url(given) == read
 
 
@@ -126,7 +126,7 @@ def test_a_valkey_url_is_read(given: str, read: str) -> None:
         ("redis://h?protocol=3", "protocol: after the `?`"),
     ],
 )
-def test_a_valkey_url_is_refused_with_the_cure(given: str, cure: str) -> None:
+def test_invalid_valkey_url_is_refused_with_a_hint(given: str, cure: str) -> None:
     with pytest.raises(ValueError, match=re.escape(cure)) as refused:
         valkey_url(given)
     assert "ss@" not in str(refused.value)

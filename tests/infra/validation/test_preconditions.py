@@ -1,4 +1,4 @@
-"""The lists of entity tags in If-Match and If-None-Match."""
+"""Lists of entity tags in If-Match and If-None-Match."""
 
 import time
 
@@ -15,7 +15,7 @@ SPACES = " " * 32_000
     "header",
     [f"{TAG}{SPACES}!", f"{TAG},{SPACES}!", f"{SPACES}W/", f'"{"x" * 32_000}', f"{TAG},{SPACES}!,"],
 )
-def test_the_time_to_read_a_list_that_is_malformed_does_not_explode(header: str) -> None:
+def test_malformed_list_is_parsed_in_linear_time(header: str) -> None:
     began = time.thread_time()  # other processes do not lengthen it
     for condition in (Precondition(if_match=header), Precondition(if_none_match=header)):
         with pytest.raises(Stale):
@@ -24,7 +24,7 @@ def test_the_time_to_read_a_list_that_is_malformed_does_not_explode(header: str)
 
 
 @pytest.mark.parametrize("separator", [",", f",{SPACES},", f"{SPACES},", ' \t,,\t "a" ,'])
-def test_an_element_is_found_wherever_it_is_in_a_list(separator: str) -> None:
+def test_tag_is_found_at_every_position_of_a_list(separator: str) -> None:
     Precondition(if_match=f'"a"{separator}{TAG}').require(4)
     with pytest.raises(Stale):
         Precondition(if_none_match=f'"a"{separator}W/{TAG}').require(4)

@@ -1,4 +1,4 @@
-"""What a body may hold is counted before it is parsed."""
+"""The number of values in a body is limited before it is parsed."""
 
 import json
 import time
@@ -44,19 +44,19 @@ REFUSED = [
 
 
 @pytest.mark.parametrize("body", TAKEN)
-def test_what_may_be_parsed_is_let_through(body: bytes) -> None:
+def test_body_within_the_limits_is_accepted(body: bytes) -> None:
     check_body_shape(scope(JSON), body, MOST)
 
 
 @pytest.mark.parametrize("body", REFUSED)
 @pytest.mark.parametrize("media_type", [JSON, "Application/JSON ; charset=utf-16", "a/b+json"])
-def test_what_holds_too_much_is_refused(body: bytes, media_type: str) -> None:
+def test_body_beyond_the_limits_is_refused(body: bytes, media_type: str) -> None:
     with pytest.raises(InvalidRequest):
         check_body_shape(scope(media_type), body, MOST)
 
 
 @pytest.mark.parametrize(("depth", "refused"), [(MAX_DEPTH, False), (MAX_DEPTH + 1, True)])
-def test_a_body_may_be_nested_this_deep(depth: int, refused: bool) -> None:
+def test_nesting_is_limited(depth: int, refused: bool) -> None:
     for opening, closing in (("[", "]"), ('{"a":', "}")):
         # Beside other containers, which are not below one another.
         body = f'["[[[", {"[]," * 50} {opening * (depth - 1)}1{closing * (depth - 1)}]'.encode()
@@ -68,7 +68,7 @@ def test_a_body_may_be_nested_this_deep(depth: int, refused: bool) -> None:
 
 
 @pytest.mark.parametrize("body", [b"[" * 33 + b"1]" * 500_000, b"[{" * 17 + b"1}" * 500_000])
-def test_checking_how_deep_a_body_is_nested_holds_nobody_up(body: bytes) -> None:
+def test_check_of_the_nesting_is_fast(body: bytes) -> None:
     # The processor's time of this thread, which other processes do not lengthen.
     seconds = []
     for _ in range(5):
@@ -80,7 +80,7 @@ def test_checking_how_deep_a_body_is_nested_holds_nobody_up(body: bytes) -> None
 
 
 @pytest.mark.parametrize("separator", [b"&", b";", b"a=b&"])
-def test_a_form_has_a_number_of_fields(separator: bytes) -> None:
+def test_number_of_form_fields_is_limited(separator: bytes) -> None:
     check_body_shape(scope(FORM), separator * (MOST - 1), MOST)
     with pytest.raises(InvalidRequest, match="fields"):
         check_body_shape(scope(FORM), separator * MOST, MOST)
@@ -91,7 +91,7 @@ def scope(media_type: str) -> Json:
 
 
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-be", "utf-32", "utf-32-le"])
-async def test_json_is_in_utf_8(client: Client, encoding: str) -> None:
+async def test_json_must_be_utf_8(client: Client, encoding: str) -> None:
     account = {"email": "ada@example.com", "name": "Ada", "password": PASSWORD}
     for name, status in (("utf-8", 201), (encoding, 422)):
         content = json.dumps(account).encode(name)
@@ -116,7 +116,7 @@ WITH_BODY = [operation for operation in OPERATIONS if operation.media_type]
 
 
 @pytest.mark.parametrize("operation", WITH_BODY, ids=str)
-def test_a_route_takes_the_largest_body_of_its_schema_and_not_much_more(
+def test_route_accepts_the_largest_body_of_its_schema_and_not_much_more(
     operation: Operation,
 ) -> None:
     [limit] = [

@@ -1,4 +1,4 @@
-"""What browsers are told: names, origins, and what may be done with an answer."""
+"""Security headers, CORS, trusted hosts and the documentation page."""
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -29,7 +29,7 @@ async def client_with(settings: Settings, **sections: Any) -> AsyncIterator[Clie
 
 
 @pytest.mark.parametrize("path", ["/v1/posts", "/nowhere", "/livez", "/docs", "/", "/metrics"])
-async def test_every_answer_says_what_a_browser_may_do_with_it(client: Client, path: str) -> None:
+async def test_every_answer_has_security_headers(client: Client, path: str) -> None:
     for _ in range(2):  # the second may be from the cache
         headers = (await client.get(path)).headers
         assert headers.get_list("x-content-type-options") == ["nosniff"]
@@ -38,14 +38,14 @@ async def test_every_answer_says_what_a_browser_may_do_with_it(client: Client, p
 
 
 @pytest.mark.parametrize("path", ["/docs", "/"])
-async def test_a_page_is_not_shown_in_a_frame(settings: Settings, path: str) -> None:
+async def test_page_cannot_be_shown_in_a_frame(settings: Settings, path: str) -> None:
     async with client_with(settings, metrics={"networks": "127.0.0.0/8"}) as client:
         headers = (await client.get(path)).headers
     assert "frame-ancestors 'none'" in headers["content-security-policy"]
     assert headers["cross-origin-resource-policy"] == "same-origin"
 
 
-async def test_https_alone_is_promised_when_it_is_set(settings: Settings) -> None:
+async def test_hsts_is_sent_when_it_is_set(settings: Settings) -> None:
     async with client_with(settings, server={"hsts_seconds": 60}) as client:
         header = (await client.get("/livez")).headers["strict-transport-security"]
     assert header == "max-age=60; includeSubDomains"
@@ -64,7 +64,7 @@ async def test_https_alone_is_promised_when_it_is_set(settings: Settings) -> Non
         ("", False),
     ],
 )
-async def test_only_the_names_of_the_service_are_answered(
+async def test_other_hosts_are_refused(
     settings: Settings, clean: None, host: str, is_ours: bool
 ) -> None:
     hosts = {"hosts": "example.com,*.example.org,[::1]"}
@@ -77,7 +77,7 @@ async def test_only_the_names_of_the_service_are_answered(
             assert (await client.get(path, headers={"Host": host})).status_code == 200
 
 
-async def test_a_hit_has_the_headers_of_who_asks_for_it(settings: Settings, make: Factory) -> None:
+async def test_cached_answer_has_the_cors_headers_of_its_caller(settings: Settings, make: Factory) -> None:
     post = await make.post(await make.user())
     async with client_with(settings, cors={"origins": f"{OURS},https://b.example.com"}) as client:
         seen = []
@@ -97,7 +97,7 @@ async def test_a_hit_has_the_headers_of_who_asks_for_it(settings: Settings, make
     ]
 
 
-async def test_errors_can_be_read_by_our_own_pages(settings: Settings) -> None:
+async def test_errors_can_be_read_by_allowed_origins(settings: Settings) -> None:
     async with client_with(settings, cors={"origins": OURS}) as client:
         for path in ("/nowhere", "/v1/users/me", "/v1/posts?limit=0"):
             response = await client.get(path, headers={"Origin": OURS})
@@ -106,7 +106,7 @@ async def test_errors_can_be_read_by_our_own_pages(settings: Settings) -> None:
             assert "X-Request-ID" in response.headers["access-control-expose-headers"]
 
 
-async def test_a_preflight_says_what_may_be_sent(settings: Settings) -> None:
+async def test_preflight_lists_the_allowed_headers(settings: Settings) -> None:
     asked = {"Access-Control-Request-Method": "PATCH"}
     asked["Access-Control-Request-Headers"] = "authorization,content-type,if-match"
     async with client_with(settings, cors={"origins": OURS}) as client:
@@ -124,7 +124,7 @@ TRACING = ("traceparent", "tracestate", "baggage", "sentry-trace")
 
 
 @pytest.mark.parametrize("origins", [OURS, "*"])
-async def test_headers_of_tracing_may_be_sent(settings: Settings, origins: str) -> None:
+async def test_tracing_headers_are_allowed(settings: Settings, origins: str) -> None:
     asked = {"Origin": OURS, "Access-Control-Request-Method": "GET"}
     async with client_with(settings, cors={"origins": origins}) as client:
         for names in (*TRACING, ",".join(TRACING), "Traceparent, Baggage"):
@@ -135,7 +135,7 @@ async def test_headers_of_tracing_may_be_sent(settings: Settings, origins: str) 
             assert set(TRACING) <= set(allowed)
 
 
-async def test_more_headers_may_be_sent_if_the_setting_names_them(settings: Settings) -> None:
+async def test_headers_in_the_setting_are_allowed(settings: Settings) -> None:
     asked = {"Origin": OURS, "Access-Control-Request-Method": "GET"}
     asked["Access-Control-Request-Headers"] = "x-client-version,traceparent"
     for headers, status in (("X-Client-Version,X-Other", 200), ("", 400), ("X-Other", 400)):
@@ -144,13 +144,13 @@ async def test_more_headers_may_be_sent_if_the_setting_names_them(settings: Sett
         assert response.status_code == status
 
 
-async def test_everybody_may_be_allowed(settings: Settings) -> None:
+async def test_all_origins_can_be_allowed(settings: Settings) -> None:
     async with client_with(settings, cors={"origins": "*"}) as client:
         response = await client.get("/livez", headers={"Origin": THEIRS})
     assert response.headers["access-control-allow-origin"] == "*"
 
 
-async def test_nothing_is_said_of_origins_unless_it_is_set(client: Client) -> None:
+async def test_without_the_setting_there_are_no_cors_headers(client: Client) -> None:
     response = await client.get("/v1/posts", headers={"Origin": OURS})
     assert not [name for name in response.headers if name.startswith("access-control")]
     assert response.headers["vary"] == "accept-encoding"
@@ -173,7 +173,7 @@ async def test_nothing_is_said_of_origins_unless_it_is_set(client: Client) -> No
         ("CORS_HEADERS", "x" * 501),
     ],
 )
-def test_what_cannot_be_meant_is_refused_at_the_start(
+def test_invalid_hosts_and_origins_are_refused_at_start_up(
     monkeypatch: pytest.MonkeyPatch, name: str, value: str
 ) -> None:
     monkeypatch.setenv(name, value)
@@ -181,7 +181,7 @@ def test_what_cannot_be_meant_is_refused_at_the_start(
         load_settings()
 
 
-async def test_in_production_there_is_no_documentation_unless_it_is_switched_on(
+async def test_documentation_is_off_in_production_unless_enabled(
     settings: Settings,
 ) -> None:
     production = settings.model_copy(update={"environment": "production"})

@@ -1,4 +1,4 @@
-"""So many requests run, so many wait their turn, and the others are refused at once."""
+"""A limited number of requests runs, a limited number waits, and the others are refused."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -83,7 +83,7 @@ async def statuses(tasks: list[asyncio.Task[httpx2.Response]]) -> list[int]:
     return [response.status_code for response in await asyncio.gather(*tasks)]
 
 
-async def test_those_who_wait_are_served_in_their_order(settings: Settings) -> None:
+async def test_waiting_requests_are_served_in_order(settings: Settings) -> None:
     async with gated(settings) as (gate, client):
         tasks = ask(client, *(f"/hold/{number}" for number in range(RUNNING + QUEUED)))
         await gate.until(running=RUNNING, queued=QUEUED)
@@ -94,7 +94,7 @@ async def test_those_who_wait_are_served_in_their_order(settings: Settings) -> N
         await gate.until(running=0, queued=0)
 
 
-async def test_when_all_places_are_taken_a_request_is_refused(settings: Settings) -> None:
+async def test_request_is_refused_when_all_places_are_taken(settings: Settings) -> None:
     async with gated(settings) as (gate, client):
         tasks = ask(client, *(f"/hold/{number}" for number in range(RUNNING + QUEUED)))
         await gate.until(running=RUNNING, queued=QUEUED)
@@ -106,7 +106,7 @@ async def test_when_all_places_are_taken_a_request_is_refused(settings: Settings
         assert (await client.get("/hold/9")).status_code == 200
 
 
-async def test_who_waits_too_long_is_refused(settings: Settings) -> None:
+async def test_request_that_waits_too_long_is_refused(settings: Settings) -> None:
     async with gated(settings, queue_seconds=0.05) as (gate, client):
         tasks = ask(client, *(f"/hold/{number}" for number in range(RUNNING)))
         await gate.until(running=RUNNING)
@@ -116,7 +116,7 @@ async def test_who_waits_too_long_is_refused(settings: Settings) -> None:
         assert await statuses(tasks) == [200, 200]
 
 
-async def test_who_leaves_while_waiting_takes_no_place(settings: Settings) -> None:
+async def test_cancelled_request_frees_its_place_in_the_queue(settings: Settings) -> None:
     async with gated(settings) as (gate, client):
         tasks = ask(client, "/hold/0", "/hold/1")
         await gate.until(running=RUNNING)
@@ -131,14 +131,14 @@ async def test_who_leaves_while_waiting_takes_no_place(settings: Settings) -> No
 
 
 @pytest.mark.parametrize("path", ["/fail", "/nowhere", "/leave", "/v1/posts?limit=0"])
-async def test_a_place_is_given_back_whatever_happens(settings: Settings, path: str) -> None:
+async def test_slot_is_released_after_every_outcome(settings: Settings, path: str) -> None:
     async with gated(settings) as (gate, client):
         for _ in range(2 * RUNNING):
             await client.get(path)
         assert (gate.places.running, gate.places.streams) == (0, 0)
 
 
-async def test_probes_and_metrics_are_answered_all_the_same(settings: Settings) -> None:
+async def test_probes_and_metrics_are_not_limited(settings: Settings) -> None:
     async with gated(settings, queued=0) as (gate, client):
         tasks = ask(client, "/hold/0", "/hold/1")
         await gate.until(running=RUNNING)
@@ -149,7 +149,7 @@ async def test_probes_and_metrics_are_answered_all_the_same(settings: Settings) 
         await statuses(tasks)
 
 
-async def test_a_hit_needs_no_place_and_a_load_does(settings: Settings, make: Factory) -> None:
+async def test_cache_hit_takes_no_slot_and_a_load_does(settings: Settings, make: Factory) -> None:
     user = await make.user()
     kept, other = await make.post(user), await make.post(user)
     async with gated(settings, queued=0) as (gate, client):
@@ -165,7 +165,7 @@ async def test_a_hit_needs_no_place_and_a_load_does(settings: Settings, make: Fa
         assert (await client.get(f"/v1/posts/{other.id}")).status_code == 200
 
 
-async def test_a_stream_gives_its_place_back_and_streams_have_places_of_their_own(
+async def test_stream_releases_its_slot_and_has_its_own_limit(
     settings: Settings,
 ) -> None:
     async with gated(settings) as (gate, client):
@@ -179,7 +179,7 @@ async def test_a_stream_gives_its_place_back_and_streams_have_places_of_their_ow
         assert (await client.get("/stream")).text == "piece"
 
 
-async def test_the_places_are_measured(settings: Settings) -> None:
+async def test_slots_are_measured(settings: Settings) -> None:
     async with gated(settings) as (gate, client):
         tasks = ask(client, *(f"/hold/{number}" for number in range(RUNNING + 1)), "/nowhere")
         await gate.until(running=RUNNING, queued=2)

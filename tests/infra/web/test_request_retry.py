@@ -83,7 +83,7 @@ async def test_the_second_failure_is_answered(client: httpx2.AsyncClient, runs: 
     assert runs == ["always", "always"]
 
 
-async def test_an_open_outcome_is_not_tried_again(
+async def test_request_with_unknown_outcome_is_not_retried(
     settings: Settings, resources: ProcessResources, runs: list[str], clean: None
 ) -> None:
     async with running(settings) as app, client_of(app) as client:

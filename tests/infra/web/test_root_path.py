@@ -1,4 +1,4 @@
-"""Behind a proxy that strips a prefix, every link leads back through the proxy."""
+"""Behind a proxy that strips a prefix, every link contains the prefix."""
 
 import re
 from collections.abc import AsyncIterator
@@ -56,7 +56,7 @@ def make(service: FastAPI, clean: None) -> Factory:
     return Factory(service.state.resources)
 
 
-async def test_a_location_leads_to_what_was_made(client: Client) -> None:
+async def test_location_leads_to_the_new_resource(client: Client) -> None:
     new = {"email": "new@example.com", "name": "New", "password": PASSWORD}
     user = await client.post(f"{PREFIX}/v1/users", json=new)
     assert user.headers["location"] == f"{PREFIX}/v1/users/{user.json()['id']}"
@@ -73,7 +73,7 @@ async def test_a_location_leads_to_what_was_made(client: Client) -> None:
     assert (await client.get(created.headers["location"])).json() == created.json()
 
 
-async def test_every_link_of_every_list_leads_through_the_proxy(
+async def test_every_link_of_every_list_contains_the_prefix(
     client: Client, make: Factory
 ) -> None:
     author = await make.user()
@@ -94,7 +94,7 @@ async def test_every_link_of_every_list_leads_through_the_proxy(
         assert back.json()["items"] == first.json()["items"]
 
 
-async def test_what_is_kept_does_not_depend_on_the_prefix(
+async def test_cached_answers_do_not_contain_the_prefix(
     client: Client, service: FastAPI, make: Factory, settings: Settings
 ) -> None:
     # An application that starts after the rows were made may invalidate them once more.
@@ -107,7 +107,7 @@ async def test_what_is_kept_does_not_depend_on_the_prefix(
     assert here.links["next"]["url"] == there.links["next"]["url"].removeprefix(PREFIX)
 
 
-async def test_the_documentation_works_through_the_proxy(client: Client) -> None:
+async def test_documentation_works_behind_the_proxy(client: Client) -> None:
     page = await client.get(f"{PREFIX}/docs")
     addresses = re.findall(r"""(?:src|href|url)\s*[=:]\s*["']([^"']+)""", page.text)
     assert len(addresses) == 4
@@ -118,11 +118,11 @@ async def test_the_documentation_works_through_the_proxy(client: Client) -> None
     assert document["paths"] == DOCUMENT["paths"]
 
 
-async def test_the_path_in_a_problem_is_the_one_that_arrived(client: Client) -> None:
+async def test_problem_contains_the_path_without_the_prefix(client: Client) -> None:
     assert (await client.get(f"{PREFIX}/nowhere")).json()["instance"] == "/nowhere"
 
 
-async def test_no_header_of_a_request_is_a_prefix(settings: Settings, client: Client) -> None:
+async def test_request_headers_cannot_set_the_prefix(settings: Settings, client: Client) -> None:
     async with running(settings) as app, client_of(app) as direct:
         await Factory(app.state.resources).posts(2)
         for name in ("X-Forwarded-Prefix", "X-Script-Name", "X-Original-URI", "Forwarded"):
@@ -133,7 +133,7 @@ async def test_no_header_of_a_request_is_a_prefix(settings: Settings, client: Cl
     assert "servers" not in document
 
 
-async def test_other_hosts_are_left_alone(settings: Settings) -> None:
+async def test_links_to_other_hosts_are_not_changed(settings: Settings) -> None:
     app = create_app(with_prefix(settings))
 
     @app.get("/elsewhere")
@@ -149,7 +149,7 @@ async def test_other_hosts_are_left_alone(settings: Settings) -> None:
 
 
 @pytest.mark.parametrize("value", ["", "/api", "/api/v2", "/a.b/~c_d-e", "/v1", "/..a"])
-def test_a_prefix_is_a_path(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
+def test_valid_prefix_is_accepted(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
     monkeypatch.setenv("SERVER_ROOT_PATH", value)
     assert load_settings().server.root_path == value
 
@@ -161,7 +161,7 @@ def test_a_prefix_is_a_path(monkeypatch: pytest.MonkeyPatch, value: str) -> None
         *("https://example.com/api", "/..", "/../api", "/a/./b", "/a\\b", f"/{'a' * 100}", "/a\n"),
     ],
 )
-def test_what_is_no_prefix_is_refused_at_the_start(
+def test_invalid_prefix_is_refused_at_start_up(
     monkeypatch: pytest.MonkeyPatch, value: str
 ) -> None:
     monkeypatch.setenv("SERVER_ROOT_PATH", value)

@@ -1,4 +1,4 @@
-"""Static files: whole, in byte ranges, and with errors that are problems."""
+"""Static files, byte ranges of them, and their errors."""
 
 from pathlib import Path
 
@@ -41,14 +41,14 @@ async def whole(client: Client) -> bytes:
 
 
 @pytest.mark.parametrize("value", IGNORED)
-async def test_a_range_of_another_unit_is_ignored(client: Client, whole: bytes, value: str) -> None:
+async def test_range_of_another_unit_is_ignored(client: Client, whole: bytes, value: str) -> None:
     response = await client.get(ASSET, headers={"Range": value})
     assert (response.status_code, response.content) == (200, whole)
     assert "content-range" not in response.headers
 
 
 @pytest.mark.parametrize("value", PARTS)
-async def test_a_byte_range_is_answered(client: Client, whole: bytes, value: str) -> None:
+async def test_byte_range_is_answered(client: Client, whole: bytes, value: str) -> None:
     response = await client.get(ASSET, headers={"Range": value})
     assert (response.status_code, response.content) == (206, whole[PARTS[value]])
     assert response.headers["content-range"].startswith("bytes ")
@@ -63,7 +63,7 @@ async def test_several_byte_ranges_are_answered(client: Client, whole: bytes) ->
 
 
 @pytest.mark.parametrize("value", REFUSED)
-async def test_a_range_that_cannot_be_answered_is_a_problem(
+async def test_invalid_range_is_a_problem(
     client: Client, whole: bytes, value: str
 ) -> None:
     status, code = REFUSED[value]
@@ -80,13 +80,13 @@ async def test_a_range_that_cannot_be_answered_is_a_problem(
 
 
 @pytest.mark.parametrize("value", [*PARTS, *REFUSED, "items=0-1"])
-async def test_a_range_of_a_head_is_ignored(client: Client, whole: bytes, value: str) -> None:
+async def test_range_of_a_head_request_is_ignored(client: Client, whole: bytes, value: str) -> None:
     response = await client.head(ASSET, headers={"Range": value})
     assert response.status_code == 200
     assert response.headers["content-length"] == str(len(whole))
 
 
-async def test_who_has_the_file_is_sent_none(client: Client) -> None:
+async def test_unchanged_file_is_304(client: Client) -> None:
     first = await client.get(ASSET)
     again = await client.get(ASSET, headers={"If-None-Match": first.headers["etag"]})
     assert (again.status_code, again.content) == (304, b"")
@@ -94,20 +94,20 @@ async def test_who_has_the_file_is_sent_none(client: Client) -> None:
         assert response.headers.get_list("cache-control") == ["public, no-cache"]
 
 
-async def test_a_range_of_a_changed_file_is_the_whole_file(client: Client, whole: bytes) -> None:
+async def test_range_of_a_changed_file_returns_the_whole_file(client: Client, whole: bytes) -> None:
     asked = {"Range": "bytes=0-1", "If-Range": '"another"'}
     response = await client.get(ASSET, headers=asked)
     assert (response.status_code, response.content) == (200, whole)
 
 
 @pytest.mark.parametrize("path", ["nothing.css", "../openapi.py", "%2e%2e/openapi.py", "a" * 300])
-async def test_a_file_that_is_not_there_is_a_problem(client: Client, path: str) -> None:
+async def test_missing_file_is_a_problem(client: Client, path: str) -> None:
     response = await client.get(f"/docs/assets/{path}")
     assert response.status_code == 404
     assert response.headers["content-type"] == "application/problem+json"
 
 
-async def test_a_route_can_send_a_file(settings: Settings, tmp_path: Path) -> None:
+async def test_route_can_send_a_file(settings: Settings, tmp_path: Path) -> None:
     (tmp_path / "file.txt").write_bytes(b"0123456789")
     app: FastAPI = create_app(settings)
 

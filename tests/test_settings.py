@@ -116,7 +116,9 @@ def test_defaults_leave_time_for_every_phase_of_the_shutdown() -> None:
     assert list(ends) == sorted(ends)
 
 
-def test_drain_time_that_exceeds_the_graceful_timeout_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_drain_time_that_exceeds_the_graceful_timeout_is_refused(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
     monkeypatch.setenv("SERVER_GRACEFUL_TIMEOUT_SECONDS", "40")
     monkeypatch.setenv("SERVER_DRAIN_SECONDS", "26")
     with pytest.raises(SystemExit, match=r"SERVER_GRACEFUL_TIMEOUT_SECONDS.*SERVER_DRAIN"):

@@ -47,9 +47,7 @@ async def waits_for_a_lock(resources: ProcessResources) -> None:
             await asyncio.sleep(0.01)
 
 
-async def test_refresh_token_is_exchanged_for_new_tokens(
-    client: Client, make: UserFactory
-) -> None:
+async def test_refresh_token_is_exchanged_for_new_tokens(client: Client, make: UserFactory) -> None:
     user = await make.user()
     first = await log_in(client, user)
     response = await refresh(client, first)
@@ -61,9 +59,7 @@ async def test_refresh_token_is_exchanged_for_new_tokens(
     assert (await refresh(client, response.json()["refresh_token"])).status_code == 200
 
 
-async def test_second_use_revokes_only_its_own_family(
-    client: Client, make: UserFactory
-) -> None:
+async def test_second_use_revokes_only_its_own_family(client: Client, make: UserFactory) -> None:
     user = await make.user()
     other = await log_in(client, user)
     first = await log_in(client, user)
@@ -133,7 +129,9 @@ async def test_tokens_are_stored_as_hashes(
     assert token.encode().hex() not in str(row)
 
 
-async def test_login_updates_a_password_hash_with_old_parameters(settings: Settings, make: UserFactory) -> None:
+async def test_login_updates_a_password_hash_with_old_parameters(
+    settings: Settings, make: UserFactory
+) -> None:
     user = await make.user()
     stronger = settings.auth.model_copy(update={"argon2_time_cost": 2})
     changed = settings.model_copy(update={"auth": stronger})

@@ -85,9 +85,7 @@ REFRESH = {"grant_type": "refresh_token"}
         {"refresh_token": "x" * 129, **REFRESH},
     ],
 )
-async def test_incomplete_form_is_an_invalid_request(
-    client: Client, form: dict[str, str]
-) -> None:
+async def test_incomplete_form_is_an_invalid_request(client: Client, form: dict[str, str]) -> None:
     response = await client.post("/v1/auth/token", data=form)
     assert (response.status_code, response.json()["error"]) == (400, "invalid_request")
     assert response.json()["errors"]
@@ -100,9 +98,7 @@ async def test_unknown_grant_type_is_unsupported(client: Client, grant_type: str
     assert (response.status_code, response.json()["error"]) == (400, "unsupported_grant_type")
 
 
-async def test_repeated_form_field_is_an_invalid_request(
-    client: Client, make: UserFactory
-) -> None:
+async def test_repeated_form_field_is_an_invalid_request(client: Client, make: UserFactory) -> None:
     user = await make.user()
     for name in ("username", "password", "grant_type", "scope"):
         form = {"grant_type": "password", "username": user.email, "password": PASSWORD}

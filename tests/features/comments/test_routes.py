@@ -16,9 +16,7 @@ async def count(client: Client, post_id: int) -> int:
     return number
 
 
-async def test_new_comment_is_returned_and_counted(
-    client: Client, make: CommentFactory
-) -> None:
+async def test_new_comment_is_returned_and_counted(client: Client, make: CommentFactory) -> None:
     post = await make.post()
     user = await make.user(name="Ann")
     response = await client.post(
@@ -33,7 +31,9 @@ async def test_new_comment_is_returned_and_counted(
     assert await count(client, post.id) == 1
 
 
-async def test_comment_does_not_count_as_an_edit_of_the_post(client: Client, make: CommentFactory) -> None:
+async def test_comment_does_not_count_as_an_edit_of_the_post(
+    client: Client, make: CommentFactory
+) -> None:
     post = await make.post()
     before = (await client.get(f"/v1/posts/{post.id}")).json()
     headers = make.headers(await make.user())
@@ -110,9 +110,7 @@ async def test_comments_of_a_missing_post_are_404(client: Client, make: CommentF
     assert response.status_code == 404
 
 
-async def test_comments_are_deleted_with_their_post(
-    client: Client, make: CommentFactory
-) -> None:
+async def test_comments_are_deleted_with_their_post(client: Client, make: CommentFactory) -> None:
     author = await make.user()
     post = await make.post(author)
     comment = await make.comment(post)

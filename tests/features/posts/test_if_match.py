@@ -312,7 +312,9 @@ async def test_several_if_none_match_headers_are_one_list(
     assert (await client.patch(url, json={"title": "New"}, headers=sent)).status_code == 412
 
 
-async def test_if_none_match_on_a_missing_post_is_404(client: Client, headers: dict[str, str]) -> None:
+async def test_if_none_match_on_a_missing_post_is_404(
+    client: Client, headers: dict[str, str]
+) -> None:
     headers = headers | {"If-None-Match": "*"}
     assert (await edit(client, "/v1/posts/999", "New", headers)).status_code == 404
     assert (await client.delete("/v1/posts/999", headers=headers)).status_code == 404

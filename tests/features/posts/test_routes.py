@@ -83,7 +83,9 @@ async def test_limits_count_characters_and_text_is_returned_unchanged(
     assert {"title": read["title"], "body": read["body"]} == sent
 
 
-async def test_edit_increases_the_version_and_updates_the_time(client: Client, make: PostFactory) -> None:
+async def test_edit_increases_the_version_and_updates_the_time(
+    client: Client, make: PostFactory
+) -> None:
     author = await make.user()
     post = await make.post(author, created_at=MORNING, updated_at=MORNING)
     response = await client.patch(
@@ -164,9 +166,7 @@ async def test_invalid_id_is_422(client: Client, post_id: str) -> None:
     assert (await client.get(f"/v1/posts/{post_id}")).status_code == 422
 
 
-async def test_list_shows_every_post_once_newest_first(
-    client: Client, make: PostFactory
-) -> None:
+async def test_list_shows_every_post_once_newest_first(client: Client, make: PostFactory) -> None:
     newest_first = [post.id for post in reversed(await make.posts(10))]
     pages = await walk(client, "/v1/posts?limit=3")
     assert sorted(newest_first) == sorted(chain(*pages))
@@ -177,7 +177,9 @@ async def test_list_shows_every_post_once_newest_first(
     assert keys == sorted(keys, reverse=True)
 
 
-async def test_previous_cursors_lead_back_through_the_same_pages(client: Client, make: PostFactory) -> None:
+async def test_previous_cursors_lead_back_through_the_same_pages(
+    client: Client, make: PostFactory
+) -> None:
     await make.posts(9)
     first = (await client.get("/v1/posts?limit=4")).json()
     second = (await client.get(f"/v1/posts?limit=4&cursor={first['next']}")).json()
@@ -193,7 +195,9 @@ async def test_previous_cursors_lead_back_through_the_same_pages(client: Client,
     assert again["items"] == second["items"]
 
 
-async def test_pages_stay_correct_while_posts_are_added_and_deleted(client: Client, make: PostFactory) -> None:
+async def test_pages_stay_correct_while_posts_are_added_and_deleted(
+    client: Client, make: PostFactory
+) -> None:
     author = await make.user()
     posts = await make.posts(6, author)
     first = (await client.get("/v1/posts?limit=2")).json()

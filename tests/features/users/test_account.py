@@ -51,9 +51,7 @@ async def test_changing_credentials_needs_the_current_password(
     assert (await log_in(client, user.email, PASSWORD)).status_code == 200
 
 
-async def test_login_works_only_with_the_new_address(
-    client: Client, make: UserFactory
-) -> None:
+async def test_login_works_only_with_the_new_address(client: Client, make: UserFactory) -> None:
     user = await make.user()
     change = {"email": "New@example.com", "current_password": PASSWORD}
     response = await client.patch("/v1/users/me", json=change, headers=make.headers(user))
@@ -73,7 +71,9 @@ async def test_taken_address_is_409_even_in_a_race(client: Client, make: UserFac
     assert codes == {None, "email_taken"}
 
 
-async def test_new_password_invalidates_every_refresh_token(client: Client, make: UserFactory) -> None:
+async def test_new_password_invalidates_every_refresh_token(
+    client: Client, make: UserFactory
+) -> None:
     user = await make.user()
     tokens = [(await log_in(client, user.email, PASSWORD)).json() for _ in range(2)]
     change = {"password": "another password", "current_password": PASSWORD}

@@ -155,9 +155,7 @@ async def test_email_address_is_in_no_public_answer(
     assert user.email.encode() not in content
 
 
-async def test_cached_caller_has_no_credentials(
-    service: FastAPI, user: User, clean: None
-) -> None:
+async def test_cached_caller_has_no_credentials(service: FastAPI, user: User, clean: None) -> None:
     held = service.state.resources
     entry = await cached_user.load_entry(held, user.id)
     cached = cached_user.to_user(Entry(entry.key, entry.tags, entry.value))
@@ -305,7 +303,9 @@ async def read_pairs(clients: list[Client], make: NoteFactory, users: int, pairs
         await asyncio.gather(*(ask(number) for number in range(at, min(at + 50, pairs))))
 
 
-async def test_no_caller_is_taken_for_another(client: Client, other: Client, make: NoteFactory) -> None:
+async def test_no_caller_is_taken_for_another(
+    client: Client, other: Client, make: NoteFactory
+) -> None:
     await read_pairs([client, other], make, users=40, pairs=300)
 
 

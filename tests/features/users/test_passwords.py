@@ -23,7 +23,9 @@ async def log_in(client: Client, email: str, password: str) -> int:
 
 
 @pytest.mark.parametrize(("one", "other"), SPELLINGS)
-async def test_login_accepts_every_unicode_form_of_a_password(client: Client, one: str, other: str) -> None:
+async def test_login_accepts_every_unicode_form_of_a_password(
+    client: Client, one: str, other: str
+) -> None:
     for registered in (one, other):
         account = {"email": "ada@example.com", "name": "Ada", "password": registered}
         created = await client.post("/v1/users", json=account)

@@ -97,7 +97,9 @@ async def test_only_invalid_values_are_the_clients_fault(
         assert (await client.get("/fails")).status_code == status
 
 
-async def test_violation_of_a_unique_constraint_is_a_conflict(own_app: FastAPI, make: Factory) -> None:
+async def test_violation_of_a_unique_constraint_is_a_conflict(
+    own_app: FastAPI, make: Factory
+) -> None:
     user = await make.user()
 
     @own_app.post("/register-again")

@@ -25,7 +25,9 @@ async def single(settings: Settings) -> AsyncIterator[FastAPI]:
         yield app
 
 
-async def test_every_endpoint_works_with_a_pool_of_one_connection(single: FastAPI, make: Factory) -> None:
+async def test_every_endpoint_works_with_a_pool_of_one_connection(
+    single: FastAPI, make: Factory
+) -> None:
     user = await make.user()
     headers = make.headers(user)
     account = {"email": "ann@example.com", "name": "Ann", "password": PASSWORD}
@@ -104,9 +106,7 @@ async def test_cancelled_waiter_frees_its_place(single: FastAPI) -> None:
 
 
 @pytest.mark.parametrize("wrong", ["port", "password", "name"])
-async def test_failed_connection_is_503_and_frees_its_place(
-    settings: Settings, wrong: str
-) -> None:
+async def test_failed_connection_is_503_and_frees_its_place(settings: Settings, wrong: str) -> None:
     url = make_url(settings.database.url.get_secret_value())
     refused = {"port": url.set(port=1), "password": url.set(password="x")}
     url = refused.get(wrong, url.set(database="nowhere"))

@@ -187,7 +187,9 @@ async def test_lost_connection_is_replaced(
     assert (await caller.get(url)).status_code == 200
 
 
-async def test_error_message_does_not_contain_the_row(resources: ProcessResources, clean: None) -> None:
+async def test_error_message_does_not_contain_the_row(
+    resources: ProcessResources, clean: None
+) -> None:
     with pytest.raises(IntegrityError) as failure:
         async with resources.database.transaction() as session:
             session.add(User(email="secret@example.com", password_hash="$argon2id$secret"))

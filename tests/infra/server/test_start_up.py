@@ -109,9 +109,7 @@ def test_refused_database_login_ends_the_start_with_the_reason(
     assert str(url.password) not in said
 
 
-async def test_missing_schema_is_a_warning_at_start_up(
-    settings: Settings, tmp_path: Path
-) -> None:
+async def test_missing_schema_is_a_warning_at_start_up(settings: Settings, tmp_path: Path) -> None:
     base, _, _ = settings.database.url.get_secret_value().rpartition("/")
     message = asyncio.to_thread(first_lines, tmp_path, DATABASE_URL=f"{base}/template1")
     assert "Migrate it with: alembic upgrade head" in await message

@@ -91,9 +91,7 @@ def test_hint_for_a_part_of_an_address_names_the_url_setting(
 
 
 @pytest.mark.parametrize("written", ["CACHE_HOST", "SERVER_WORKERS", "AUTH_KEY", "LOG_FILE"])
-def test_name_without_a_similar_setting_gets_no_suggestion(
-    folder: Path, written: str
-) -> None:
+def test_name_without_a_similar_setting_gets_no_suggestion(folder: Path, written: str) -> None:
     (folder / ".env").write_text(f"{written}=hunter2\n", encoding="utf-8")
     message = refusal()
     assert f"{written} is not a setting, and no setting has a similar name" in message
@@ -170,9 +168,7 @@ def test_dotenv_with_a_byte_order_mark_is_read(folder: Path) -> None:
     "line",
     ["AUTH_SECRET: hunter2", 'AUTH_SECRET="hunter2', 'AUTH_SECRET="hunter2"x', "hunter2 hunter2"],
 )
-def test_malformed_line_of_dotenv_is_refused_with_its_number(
-    folder: Path, line: str
-) -> None:
+def test_malformed_line_of_dotenv_is_refused_with_its_number(folder: Path, line: str) -> None:
     (folder / ".env").write_text(f"LIMITS_RUNNING=7\n\n{line}\nREPLICAS=2\n", encoding="utf-8")
     assert ".env: line 3 is not NAME=value" in refusal()
 
@@ -282,6 +278,8 @@ def test_invalid_or_too_large_number_is_refused_by_name(
 
 @pytest.mark.parametrize("name", ["CACHE_ENABLED", "DATABASE_POOLER", "LOG_ACCESS", "DOCS_ENABLED"])
 @pytest.mark.parametrize("value", ["hunter2", "2", "-1", "ja"])
-def test_invalid_switch_is_refused_by_name(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
+def test_invalid_switch_is_refused_by_name(
+    monkeypatch: pytest.MonkeyPatch, name: str, value: str
+) -> None:
     monkeypatch.setenv(name, value)
     assert f"  {name}: " in refusal()

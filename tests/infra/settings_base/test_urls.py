@@ -22,7 +22,9 @@ from app.infra.settings_base.urls import asyncpg_arguments, postgresql_url, valk
         (" postgresql://u:p@h/d\n", ("u", "p", "h", 5432, "d")),
     ],
 )
-def test_parts_of_a_postgresql_url_reach_the_driver(given: str, expected: tuple[object, ...]) -> None:
+def test_parts_of_a_postgresql_url_reach_the_driver(
+    given: str, expected: tuple[object, ...]
+) -> None:
     url = postgresql_url(given)
     assert postgresql_url(url) == url
     found = asyncpg_arguments(url)

@@ -77,7 +77,9 @@ async def test_other_hosts_are_refused(
             assert (await client.get(path, headers={"Host": host})).status_code == 200
 
 
-async def test_cached_answer_has_the_cors_headers_of_its_caller(settings: Settings, make: Factory) -> None:
+async def test_cached_answer_has_the_cors_headers_of_its_caller(
+    settings: Settings, make: Factory
+) -> None:
     post = await make.post(await make.user())
     async with client_with(settings, cors={"origins": f"{OURS},https://b.example.com"}) as client:
         seen = []

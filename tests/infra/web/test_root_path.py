@@ -73,9 +73,7 @@ async def test_location_leads_to_the_new_resource(client: Client) -> None:
     assert (await client.get(created.headers["location"])).json() == created.json()
 
 
-async def test_every_link_of_every_list_contains_the_prefix(
-    client: Client, make: Factory
-) -> None:
+async def test_every_link_of_every_list_contains_the_prefix(client: Client, make: Factory) -> None:
     author = await make.user()
     [post, *_] = await make.posts(3, author)
     await make.comments(3, post)
@@ -161,9 +159,7 @@ def test_valid_prefix_is_accepted(monkeypatch: pytest.MonkeyPatch, value: str) -
         *("https://example.com/api", "/..", "/../api", "/a/./b", "/a\\b", f"/{'a' * 100}", "/a\n"),
     ],
 )
-def test_invalid_prefix_is_refused_at_start_up(
-    monkeypatch: pytest.MonkeyPatch, value: str
-) -> None:
+def test_invalid_prefix_is_refused_at_start_up(monkeypatch: pytest.MonkeyPatch, value: str) -> None:
     monkeypatch.setenv("SERVER_ROOT_PATH", value)
     with pytest.raises(SystemExit, match="SERVER_ROOT_PATH"):
         load_settings()

@@ -63,9 +63,7 @@ async def test_several_byte_ranges_are_answered(client: Client, whole: bytes) ->
 
 
 @pytest.mark.parametrize("value", REFUSED)
-async def test_invalid_range_is_a_problem(
-    client: Client, whole: bytes, value: str
-) -> None:
+async def test_invalid_range_is_a_problem(client: Client, whole: bytes, value: str) -> None:
     status, code = REFUSED[value]
     response = await client.get(ASSET, headers={"Range": value})
     assert response.status_code == status

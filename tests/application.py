@@ -22,7 +22,7 @@ RUN_RELAY = Relay.run  # the fixture `relays_at_rest` replaces it
 def build(settings: Settings, log: Log | None = None) -> FastAPI:
     """Build the application, with the routes of the sample feature."""
     app = create_app(settings, log)
-    app.router.routes.extend(notes.router.routes)
+    app.include_router(notes.router)
     return app
 
 

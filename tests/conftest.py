@@ -29,7 +29,7 @@ from coherent_cache import trust
 from coherent_cache.relay import Relay
 from dev.servers import embedded_servers
 from tests.application import client_of, recorded_statements, running
-from tests.cached_app import patient_app
+from tests.cached_app import patient, patient_app
 from tests.tables import ALL_TABLES, truncate
 
 PROJECT = Path(__file__).parents[1]
@@ -175,6 +175,13 @@ async def service(settings: Settings) -> AsyncIterator[FastAPI]:
 async def another_process(settings: Settings) -> AsyncIterator[FastAPI]:
     """A second such application. It shares PostgreSQL and Valkey with the first."""
     async with patient_app(settings) as app:
+        yield app
+
+
+@pytest.fixture(scope="module")
+async def uncached(settings: Settings) -> AsyncIterator[FastAPI]:
+    """The application without a cache, whose answers are the true ones."""
+    async with running(patient(settings, enabled=False)) as app:
         yield app
 
 

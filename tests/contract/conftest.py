@@ -1,13 +1,18 @@
-"""What the tests of the contract share."""
+"""Fixtures for the tests of the contract."""
 
 from collections.abc import Iterator
 
+import httpx2
 import pytest
 
+from app.features.users.models import User
 from app.infra.dependencies import ProcessResources
 from app.settings import Settings
+from tests.contract.callers import Caller, log_in
+from tests.contract.declaration import Ids
+from tests.contract.features import make_rows
 from tests.contract.serving import Served, serve
-from tests.factories import Factory
+from tests.features.users.factory import UserFactory
 
 
 @pytest.fixture
@@ -18,14 +23,22 @@ def served(settings: Settings, clean: None) -> Iterator[Served]:
 
 
 @pytest.fixture
-def make(resources: ProcessResources, clean: None) -> Factory:
-    return Factory(resources)
+def make(resources: ProcessResources, clean: None) -> UserFactory:
+    return UserFactory(resources)
 
 
 @pytest.fixture
-async def ids(make: Factory) -> dict[str, int]:
-    """What there is to name in a path: a user, their post, and their comment on it."""
-    user = await make.user()
-    post = await make.post(user)
-    comment = await make.comment(post, user)
-    return {"user_id": user.id, "post_id": post.id, "comment_id": comment.id}
+async def user(make: UserFactory) -> User:
+    return await make.user()
+
+
+@pytest.fixture
+async def ids(make: UserFactory, user: User) -> Ids:
+    """The id of `user`, and of one row of everything else. All of it is theirs."""
+    return await make_rows(make.resources, user)
+
+
+@pytest.fixture
+async def owner(client: httpx2.AsyncClient, user: User, ids: Ids) -> Caller:
+    """The user who owns everything in `ids`, logged in."""
+    return await log_in(client, user)

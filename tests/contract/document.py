@@ -1,4 +1,4 @@
-"""Reads the OpenAPI document, for the tests that walk through it."""
+"""The routes of the service and its OpenAPI document, for the tests that walk through them."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -32,24 +32,24 @@ class Operation:
 
     @property
     def parameters(self) -> list[Json]:
-        """What it takes in the path, the query and the headers."""
+        """The parameters in the path, the query and the headers."""
         parameters: list[Json] = self.definition.get("parameters", [])
         return parameters
 
     @property
     def media_type(self) -> str | None:
-        """Of the body, if it takes one."""
+        """The media type of the body, or None if there is no body."""
         return next(iter(self._content), None)
 
     @property
     def body(self) -> Json:
-        """The schema of the body; an empty one if it takes none."""
+        """The schema of the body, or an empty one if there is no body."""
         content: Json = next(iter(self._content.values()), {})
         return self.resolve(content.get("schema", {}))
 
     @property
     def examples(self) -> list[Json]:
-        """The bodies that the document shows."""
+        """The example bodies in the document."""
         shown = [
             example["value"]
             for content in self._content.values()
@@ -64,16 +64,16 @@ class Operation:
 
     @property
     def answers(self) -> Json:
-        """What it answers, by status."""
+        """The documented responses, by status."""
         answers: Json = self.definition["responses"]
         return answers
 
     def resolve(self, schema: Json) -> Json:
-        """Follow a reference to where the schema is."""
+        """Return the schema that a reference leads to."""
         return self.schemas[schema["$ref"].rpartition("/")[2]] if "$ref" in schema else schema
 
     def url(self, ids: Mapping[str, object]) -> str:
-        """Fill in the path."""
+        """Return the path with these ids."""
         return self.path.format_map(ids)
 
     @property
@@ -82,10 +82,7 @@ class Operation:
         return content
 
 
-# Their answers go on until the client leaves: tests/features/board/test_board.py asks for them.
-ENDLESS = {"GET /board/events"}
-
-# Not started: for its routes and its document alone.
+# Its lifespan is not run: the tests read its routes and its document.
 APPLICATION = create_app(Settings.model_validate({"docs": {"enabled": True}}))
 DOCUMENT: Json = APPLICATION.openapi()
 OPERATIONS = [
@@ -95,6 +92,9 @@ OPERATIONS = [
 ]
 
 
+BY_ROUTE = {str(operation): operation for operation in OPERATIONS}
+
+
 def api_routes(app: FastAPI) -> Iterator[RouteContext]:
     """Yield the routes that are functions, in the document or not."""
     return (
@@ -102,3 +102,21 @@ def api_routes(app: FastAPI) -> Iterator[RouteContext]:
         for context in iter_route_contexts(app.router.routes)
         if isinstance(context.original_route, APIRoute)
     )
+
+
+def methods_by_path(app: FastAPI) -> dict[str, set[str]]:
+    """Return the methods of every path, those of routes that are not functions too."""
+    found: dict[str, set[str]] = {}
+    for context in iter_route_contexts(app.router.routes):
+        if context.path is not None and context.methods:
+            found.setdefault(context.path, set()).update(context.methods)
+    return found
+
+
+METHODS_BY_PATH = methods_by_path(APPLICATION)
+# All functions by method and path, such as "GET /v1/users/me".
+ROUTES = {
+    f"{method} {route.path}": route
+    for route in api_routes(APPLICATION)
+    for method in route.methods or ()
+}

@@ -1,4 +1,4 @@
-"""Serves the application on a port of the loopback, for clients that are not ours."""
+"""Serves the application on a port of the loopback, for clients of other libraries."""
 
 import asyncio
 import socket
@@ -9,11 +9,12 @@ from typing import Any, TypeVar
 
 import uvicorn
 
+from app.infra.dependencies import ProcessResources
 from app.infra.server.config import server_config
 from app.main import create_app
 from app.settings import Settings
 from graceful_gunicorn import protocol_class
-from tests.factories import Factory
+from tests.features.users.factory import UserFactory
 
 T = TypeVar("T")
 
@@ -29,9 +30,14 @@ class Served:
         self._loop = asyncio.new_event_loop()
 
     @property
-    def make(self) -> Factory:
-        """Make rows: each coroutine of it is for `run`."""
-        return Factory(self.app.state.resources)
+    def resources(self) -> ProcessResources:
+        held: ProcessResources = self.app.state.resources
+        return held
+
+    @property
+    def make(self) -> UserFactory:
+        """Makes users. Each coroutine of it has to be passed to `run`."""
+        return UserFactory(self.resources)
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
         """Run a coroutine where the application runs."""

@@ -12,11 +12,11 @@ PROJECT = Path(__file__).parents[2]
 LINT = "from importlinter.cli import lint_imports_command as lint; lint()"
 
 VIOLATIONS = {
-    "app/infra/health.py": "import app.features.posts.models",
-    "app/features/users/queries.py": "import app.features.posts.models",
-    "app/features/posts/models.py": "import app.features.posts.service",
-    "app/features/posts/service.py": "import fastapi",
-    "app/features/posts/queries.py": "import app.features.posts.schemas",
+    "app/infra/health.py": "import app.features.users.models",
+    "app/features/users/queries.py": "import app.features.auth.models",
+    "app/features/users/models.py": "import app.features.users.service",
+    "app/features/users/service.py": "import fastapi",
+    "app/features/auth/queries.py": "import app.features.auth.schemas",
     "app/main.py": "import dev.servers",
     "app/infra/lifespan.py": "import coherent_cache.store",
     "app/infra/server/config.py": "import graceful_gunicorn.protocol",
@@ -25,7 +25,7 @@ VIOLATIONS = {
     "tests/graceful_gunicorn/conftest.py": "import tests.application",
 }
 PACKAGES = ("app", "coherent_cache", "graceful_gunicorn", "dev", "tests")
-STRANGERS = ["app/helpers.py", "app/features/tags/__init__.py", "app/features/posts/utils.py"]
+STRANGERS = ["app/helpers.py", "app/features/tags/__init__.py", "app/features/users/utils.py"]
 
 
 @pytest.fixture

@@ -1,69 +1,46 @@
-"""Every route that changes or deletes something that exists heeds If-Match and If-None-Match."""
+"""Every route that changes or deletes something heeds If-Match and If-None-Match."""
 
 import httpx2
 import pytest
 
-from app.features.users.models import User
-from tests.contract.document import OPERATIONS, Operation
-from tests.contract.test_access import Caller, somebody, state
-from tests.factories import Factory
+from tests.contract.callers import Caller
+from tests.contract.calls import call, stored_state
+from tests.contract.declaration import Ids
+from tests.contract.document import BY_ROUTE
 
 Client = httpx2.AsyncClient
 
-CHANGING = [operation for operation in OPERATIONS if operation.method in ("PATCH", "PUT", "DELETE")]
+CHANGING = [
+    route for route, operation in BY_ROUTE.items() if operation.method in ("PATCH", "PUT", "DELETE")
+]
 UNMET = [("If-None-Match", "*"), ("If-Match", '"other"'), ("If-Match", 'W/"other"')]
 MET = [("If-None-Match", '"other"'), ("If-Match", "*")]
 
 
-@pytest.fixture
-async def owner(client: Client, make: Factory, ids: dict[str, int]) -> Caller:
-    async with make.resources.database.read() as session:
-        return await somebody(client, make, await session.get_one(User, ids["user_id"]))
-
-
 @pytest.mark.parametrize("condition", UNMET, ids=str)
-@pytest.mark.parametrize("operation", CHANGING, ids=str)
+@pytest.mark.parametrize("route", CHANGING)
 async def test_a_condition_that_is_not_met_changes_nothing(
-    client: Client,
-    ids: dict[str, int],
-    owner: Caller,
-    operation: Operation,
-    condition: tuple[str, str],
+    client: Client, ids: Ids, owner: Caller, route: str, condition: tuple[str, str]
 ) -> None:
-    before = await state(client, ids)
-    headers = {**(owner.headers or {}), condition[0]: condition[1]}
-    response = await client.request(
-        operation.method, operation.url(ids), headers=headers, **owner.content(operation)
-    )
+    before = await stored_state(client, ids)
+    response = await call(client, route, ids, owner, **dict([condition]))
     assert (response.status_code, response.json()["code"]) == (412, "stale")
-    assert "412" in operation.answers
-    assert await state(client, ids) == before
+    assert "412" in BY_ROUTE[route].answers
+    assert await stored_state(client, ids) == before
 
 
 @pytest.mark.parametrize("condition", MET, ids=str)
-@pytest.mark.parametrize("operation", CHANGING, ids=str)
+@pytest.mark.parametrize("route", CHANGING)
 async def test_a_condition_that_is_met_is_no_obstacle(
-    client: Client,
-    ids: dict[str, int],
-    owner: Caller,
-    operation: Operation,
-    condition: tuple[str, str],
+    client: Client, ids: Ids, owner: Caller, route: str, condition: tuple[str, str]
 ) -> None:
-    headers = {**(owner.headers or {}), condition[0]: condition[1]}
-    response = await client.request(
-        operation.method, operation.url(ids), headers=headers, **owner.content(operation)
-    )
+    response = await call(client, route, ids, owner, **dict([condition]))
     assert response.is_success, response.text
 
 
-@pytest.mark.parametrize("operation", CHANGING, ids=str)
-async def test_who_may_not_change_it_is_told_so_first(
-    client: Client, ids: dict[str, int], operation: Operation
+@pytest.mark.parametrize("route", CHANGING)
+async def test_a_missing_token_is_told_before_a_condition_is_checked(
+    client: Client, ids: Ids, route: str
 ) -> None:
-    response = await client.request(
-        operation.method,
-        operation.url(ids),
-        headers={"If-None-Match": "*"},
-        **Caller().content(operation),
-    )
+    response = await call(client, route, ids, Caller(), **{"If-None-Match": "*"})
     assert response.status_code == 401

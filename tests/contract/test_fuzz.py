@@ -1,7 +1,7 @@
-"""Whatever Schemathesis can think of is answered as the OpenAPI document says: no 5xx, no status
-and no body that is not documented.
+"""Requests that Schemathesis generates are answered as the OpenAPI document says.
 
-The requests are the same each time. FUZZ_EXAMPLES=2000 makes that many for each call, at random.
+No answer is a 5xx, and each status and body is documented. The requests are the same each time.
+FUZZ_EXAMPLES=2000 makes that many random ones for each call.
 """
 
 import os
@@ -16,9 +16,10 @@ from schemathesis.specs.openapi.checks import positive_data_acceptance
 from sqlalchemy import text
 
 from app.features.users.models import User
-from app.infra.database.base import Base
 from tests.contract.document import DOCUMENT
+from tests.contract.features import ROWS, make_rows
 from tests.contract.serving import Served
+from tests.tables import SERVICE_TABLES, truncate
 
 MORE = os.environ.get("FUZZ_EXAMPLES")
 CALLS = settings(
@@ -30,15 +31,15 @@ CALLS = settings(
 )
 CHAINS = settings(CALLS, max_examples=max(5, CALLS.max_examples // 10))
 Case = schemathesis.Case[Any]
-# With the credentials of the document's example, which then logs in.
+# The credentials of the example in the document, so that the example logs in.
 DEMO = {"email": "demo@example.com", "password": "demo-password"}
-EMPTY = text(f"TRUNCATE {', '.join(Base.metadata.tables)} RESTART IDENTITY CASCADE")
+EMPTY = text(truncate(SERVICE_TABLES))
 
 schema = schemathesis.openapi.from_dict(deepcopy(DOCUMENT))  # it adds the links that it finds
 
 
 class Caller:
-    """Sends generated requests to a service that holds one account, its post and its comment."""
+    """Sends generated requests to a service that holds one account, and one row of everything."""
 
     def __init__(self, served: Served) -> None:
         self._served = served
@@ -51,13 +52,13 @@ class Caller:
             await session.execute(EMPTY)
         hashed = await make.resources.passwords.hash(DEMO["password"])
         user = await make.user(email=DEMO["email"], password_hash=hashed)
-        await make.comment(await make.post(user), user)
+        await make_rows(self._served.resources, user)
         return user
 
     def how_to_call(self, case: Case, *, signed_in: bool) -> dict[str, Any]:
-        """Return where to send a case and whose it is: deleting an account takes one each time."""
+        """Return the arguments of a case. Each case that ends its account has one of its own."""
         make, user = self._served.make, self._user
-        if case.operation.label == "DELETE /v1/users/me":
+        if ROWS[case.operation.label].ends_account:
             user = self._served.run(make.user())
         headers = make.headers(user) if signed_in else None
         return {"base_url": self._served.url, "headers": headers}
@@ -69,7 +70,7 @@ def caller(served: Served) -> Caller:
 
 
 def judge(case: Case, response: Response, arguments: dict[str, Any]) -> None:
-    """Run all checks of Schemathesis, but the one that a refusal which no schema foresees fails."""
+    """Run all checks of Schemathesis. A refusal that no schema can express is allowed."""
     case.validate_response(
         response,
         headers=arguments["headers"],
@@ -79,8 +80,8 @@ def judge(case: Case, response: Response, arguments: dict[str, Any]) -> None:
 
 
 def is_beyond_a_schema(response: Response) -> bool:
-    """Whether it was refused as a version that is gone, a cursor that we never gave out, an
-    address without mail, or credentials that are not those of an account.
+    """Whether the refusal is of a stale version, an invented cursor, a domain without mail, or
+    wrong credentials.
     """
     if response.status_code == 412:
         return True

@@ -6,53 +6,51 @@ import pytest
 from fastapi import FastAPI
 from sqlalchemy import text
 
-from app.infra.dependencies import ProcessResources
 from coherent_cache import budget
 from tests.application import client_of
 from tests.cached_app import NO_CACHE, NO_STORE, settled
-from tests.factories import Factory
+from tests.contract.declaration import Ids
+from tests.contract.document import BY_ROUTE
+from tests.contract.features import CACHED
+from tests.features.users.factory import UserFactory
+from tests.tables import SERVICE_TABLES
 
-LOCK = text("LOCK TABLE posts, users IN ACCESS EXCLUSIVE MODE")
+# The outbox stays free: a process reads it to tell whether it may trust its cache.
+TABLES = [table for table in SERVICE_TABLES if table != "cache_outbox"]
+LOCK = text(f"LOCK TABLE {', '.join(TABLES)} IN ACCESS EXCLUSIVE MODE")
 
 
 @pytest.fixture
-async def paths(
-    service: FastAPI, resources: ProcessResources, clean: None, monkeypatch: pytest.MonkeyPatch
+async def urls(
+    service: FastAPI, make: UserFactory, ids: Ids, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[list[str]]:
-    """Addresses of a locked table: the first was read before, the others were not."""
-    post = await Factory(resources).post()
-    paths = [
-        f"/v1/posts/{post.id}",
-        "/v1/posts",
-        f"/v1/users/{post.author_id}",
-        "/v1/posts?limit=3",
-    ]
+    """The addresses of all cached routes. Only the first was read before the tables were locked."""
+    urls = [BY_ROUTE[route].url(ids) for route in CACHED]
     async with client_of(service) as client:
         await settled(service)
-        (await client.get(paths[0])).raise_for_status()
-    async with resources.database.transaction() as session:
+        (await client.get(urls[0])).raise_for_status()
+    async with make.resources.database.transaction() as session:
         await session.execute(LOCK)
         monkeypatch.setattr(budget, "READ_SECONDS", 0.3)
-        yield paths
+        yield urls
 
 
-async def test_reads_are_refused_in_time_whether_or_not_they_look_at_the_cache(
-    service: FastAPI, paths: list[str]
+async def test_reads_are_refused_in_time_with_and_without_the_cache(
+    service: FastAPI, urls: list[str]
 ) -> None:
+    assert len(urls) > 1
     async with client_of(service) as client:
-        for path in paths[1:]:
+        for url in urls[1:]:
             for headers in ({}, NO_CACHE, NO_STORE):
-                refused = await client.get(path, headers=headers)
+                refused = await client.get(url, headers=headers)
                 assert refused.status_code == 503
                 assert refused.json()["detail"] == "The database took too long."
                 assert refused.headers["retry-after"]
 
 
-async def test_what_is_cached_is_answered_and_so_are_probes(
-    service: FastAPI, paths: list[str]
-) -> None:
+async def test_cached_answers_and_probes_go_on(service: FastAPI, urls: list[str]) -> None:
     async with client_of(service) as client:
-        assert (await client.get(paths[0])).headers["x-cache"] == "HIT-L1"
-        assert (await client.get(paths[0], headers=NO_CACHE)).headers["x-cache"] == "HIT"
+        assert (await client.get(urls[0])).headers["x-cache"] == "HIT-L1"
+        assert (await client.get(urls[0], headers=NO_CACHE)).headers["x-cache"] == "HIT"
         for probe in ("/livez", "/readyz"):
             assert (await client.get(probe)).status_code == 200

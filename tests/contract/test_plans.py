@@ -1,43 +1,35 @@
-"""Every list, look-up and foreign key is served by an index, as PostgreSQL itself plans it."""
+"""Every list, lookup and foreign key is served by an index: PostgreSQL says so itself.
 
-from collections.abc import AsyncIterator, Iterator
+The lists and lookups are in tests/features/<name>/contract.py. A list without a plan fails.
+"""
+
+import re
+import sys
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from typing import Any
 
 import pytest
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from app.features.comments.queries import COMMENTS_OF_POST
-from app.features.posts.queries import ALL_POSTS, POSTS_BY_AUTHOR
 from app.infra.database.base import Base
 from app.infra.database.pagination import Cursor, KeysetList, PageRequest
 from app.infra.dependencies import ProcessResources
 from tests.application import recorded_statements
+from tests.contract.declaration import ListPlan, Lookup
+from tests.contract.features import CONTRACTS
 
-ROWS = text("""
-    INSERT INTO users (email, name, password_hash)
-        SELECT i || '@example.com', i, 'x' FROM generate_series(1, 2000) i;
-""")
-POSTS = text("""
-    INSERT INTO posts (author_id, title, body, created_at)
-        SELECT CASE WHEN i % 4 = 0 THEN 5 ELSE 1 + i % 2000 END, i, i,
-            timestamptz '2026-01-01' + i * interval '1 minute'
-        FROM generate_series(1, 20000) i;
-""")
-COMMENTS = text("""
-    INSERT INTO comments (post_id, author_id, body, created_at)
-        SELECT CASE WHEN i % 4 = 0 THEN 5 ELSE 1 + i % 200 END, 1 + i % 2000, i,
-            timestamptz '2026-01-01' + i * interval '1 minute'
-        FROM generate_series(1, 20000) i;
-""")
+LISTS = [one for contract in CONTRACTS for one in contract.lists]
+LOOKUPS = [one for contract in CONTRACTS for one in contract.lookups]
 
 
 @pytest.fixture
 async def filled(resources: ProcessResources, clean: None) -> AsyncIterator[AsyncSession]:
-    """Enough rows for a plan to matter; number 5 of each kind has a quarter of the children."""
+    """So many rows that PostgreSQL plans as it does in production."""
     async with resources.database.transaction() as session:
-        for statement in (ROWS, POSTS, COMMENTS):
-            await session.execute(statement)
+        for contract in CONTRACTS:
+            if contract.fill:
+                await session.execute(text(contract.fill))
     async with resources.database.read() as session:
         await session.execute(text("ANALYZE"))
         yield session
@@ -50,7 +42,7 @@ def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
         yield from nodes(child)
 
 
-async def explain(session: AsyncSession, sql: str, values: list[Any]) -> dict[str, Any]:
+async def explain(session: AsyncSession, sql: str, values: Sequence[Any]) -> dict[str, Any]:
     """Run a statement as it was sent, and return its plan with what it read."""
     connection = (await (await session.connection()).get_raw_connection()).driver_connection
     assert connection is not None
@@ -59,25 +51,11 @@ async def explain(session: AsyncSession, sql: str, values: list[Any]) -> dict[st
     return plan
 
 
-LISTS = [
-    pytest.param(ALL_POSTS, {}, "ix_posts_created_at_id", id="posts"),
-    pytest.param(
-        POSTS_BY_AUTHOR, {"author_id": 5}, "ix_posts_author_id_created_at_id", id="of an author"
-    ),
-    pytest.param(
-        COMMENTS_OF_POST, {"post_id": 5}, "ix_comments_post_id_created_at_id", id="comments"
-    ),
-]
-
-
-@pytest.mark.parametrize(("keyset", "filters", "index"), LISTS)
+@pytest.mark.parametrize("plan_of", LISTS, ids=lambda one: one.index)
 async def test_a_page_reads_its_index_alone_at_any_depth(
-    filled: AsyncSession,
-    resources: ProcessResources,
-    keyset: KeysetList[Any],
-    filters: dict[str, int],
-    index: str,
+    filled: AsyncSession, resources: ProcessResources, plan_of: ListPlan
 ) -> None:
+    keyset, filters = plan_of.keyset, plan_of.filters
     first = await keyset.page(filled, PageRequest(20), **filters)
     cursors = [None, first.next]
     page = first
@@ -90,21 +68,21 @@ async def test_a_page_reads_its_index_alone_at_any_depth(
         plan = await explain(filled, sql, values)
         kinds = {node["Node Type"] for node in nodes(plan)}
         assert not kinds & {"Seq Scan", "Sort", "Incremental Sort"}, kinds
-        assert index in {node.get("Index Name") for node in nodes(plan)}
+        assert plan_of.index in {node.get("Index Name") for node in nodes(plan)}
         read.append(plan["Shared Hit Blocks"] + plan["Shared Read Blocks"])
     assert max(read) <= min(read) * 1.5, read
 
 
-async def test_a_page_at_row_19000_reads_what_the_first_page_reads(
-    filled: AsyncSession, resources: ProcessResources
+@pytest.mark.parametrize("plan_of", LISTS, ids=lambda one: one.index)
+async def test_a_deep_page_reads_what_the_first_page_reads(
+    filled: AsyncSession, resources: ProcessResources, plan_of: ListPlan
 ) -> None:
-    first = await ALL_POSTS.page(filled, PageRequest(20))
-    assert first.next is not None
-    row = await filled.get_one(type(first.items[0]), 1000)
-    deep = Cursor(ALL_POSTS._id({}), row.created_at, row.id).encode()
+    keyset, filters = plan_of.keyset, plan_of.filters
+    page = await keyset.page(filled, PageRequest(plan_of.deep_row), **filters)
+    assert page.next is not None
     read = []
-    for cursor in (None, deep):
-        sql, values = await sent(filled, resources, ALL_POSTS, PageRequest(20, cursor), {})
+    for cursor in (None, page.next):
+        sql, values = await sent(filled, resources, keyset, PageRequest(20, cursor), filters)
         plan = await explain(filled, sql, values)
         read.append(plan["Shared Hit Blocks"] + plan["Shared Read Blocks"])
     assert read[1] <= read[0] * 1.2, read
@@ -115,14 +93,28 @@ async def sent(
     resources: ProcessResources,
     keyset: KeysetList[Any],
     query: PageRequest,
-    filters: dict[str, int],
+    filters: Mapping[str, int],
 ) -> tuple[str, list[Any]]:
-    """Return the SQL of a page, and its values."""
+    """Return the SQL of a page, and the values of its parameters."""
     with recorded_statements(resources) as statements:
         await keyset.page(session, query, **filters)
     cursor = query.cursor and Cursor.decode(query.cursor, keyset._id(filters))
     place = [cursor.created_at, cursor.row_id] if cursor else []
     return statements[-1], [*filters.values(), *place]
+
+
+def test_every_list_has_a_plan() -> None:
+    known = [one.keyset for one in LISTS]
+    for name, module in sorted(sys.modules.items()):
+        if not re.fullmatch(r"app\.features\.\w+\.queries", name):
+            continue
+        file = f"tests/features/{name.split('.')[2]}/contract.py"
+        for variable, value in vars(module).items():
+            if isinstance(value, KeysetList):
+                assert value in known, (
+                    f"{variable} in {name} has no plan. Add to `lists` in {file}: "
+                    f'ListPlan({variable}, {{}}, "ix_…", deep_row=1_000)'
+                )
 
 
 def test_every_foreign_key_leads_an_index() -> None:
@@ -132,9 +124,9 @@ def test_every_foreign_key_leads_an_index() -> None:
             assert key.parent.name in leading, f"{table.name}.{key.parent.name} has no index"
 
 
-async def test_an_address_is_found_by_its_index(filled: AsyncSession) -> None:
-    sql = "SELECT id FROM users WHERE lower(email) = lower($1) AND deleted_at IS NULL"
+@pytest.mark.parametrize("lookup", LOOKUPS, ids=lambda one: one.index)
+async def test_a_lookup_uses_its_index(filled: AsyncSession, lookup: Lookup) -> None:
     await filled.execute(text("SET enable_seqscan = off"))
-    plan = await explain(filled, sql, ["5@example.com"])
+    plan = await explain(filled, lookup.sql, lookup.values)
     await filled.execute(text("RESET enable_seqscan"))
-    assert "uq_users_email" in {node.get("Index Name") for node in nodes(plan)}
+    assert lookup.index in {node.get("Index Name") for node in nodes(plan)}

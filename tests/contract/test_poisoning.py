@@ -1,12 +1,12 @@
-"""Nobody can change what others are answered: not by headers, parameters or spellings of a path.
+"""No client can change what others get: not by headers, parameters or spellings of a path.
 
-Whoever asks first fills the cache. What the next one gets is compared with the answer of a service
-that has no cache, over a real connection.
+The first request fills the cache. The answer to the next request is compared with the answer of a
+service that has no cache, over a real connection.
 """
 
 import socket
 from collections.abc import Iterator
-from urllib.parse import urlsplit
+from urllib.parse import urlencode, urlsplit
 
 import httpx2
 import pytest
@@ -16,14 +16,16 @@ from app.infra.dependencies import ReadSession
 from app.infra.web.cacheable import cacheable
 from app.settings import Settings
 from coherent_cache import shows
+from tests.contract.declaration import World
+from tests.contract.features import CACHED, ROWS, populate
 from tests.contract.serving import Served, serve
-from tests.factories import Factory
+from tests.features.users.factory import UserFactory
 
 Headers = list[tuple[str, str]]
 
-# A connection for each request: on one that is kept, answers wait for acknowledgements.
+# One connection for each request: on a kept connection, answers wait for acknowledgements.
 CLEAN = {"X-Request-ID": "of-the-clean-request", "Connection": "close"}
-# What a server or a cache adds, for each answer anew.
+# Headers that a server or a cache adds to each answer anew.
 NOT_COMPARED = {"date", "age", "x-cache", "x-process-time"}
 
 EVIL = "evil.example"
@@ -58,7 +60,7 @@ HEADERS: dict[str, Headers] = {
     "past": [("Cache-Control", "no-store")],
 }
 LEAVE_NOTHING = {"past", "no host"}
-# Appended to a clean address, or put in place of a part of it.
+# Spellings of a clean address.
 SPELLINGS = [
     "{path}?{query}&{query}",
     "{path}?{query}&limit=1",
@@ -102,7 +104,7 @@ SPELLINGS = [
 
 
 def add_echo(app: FastAPI) -> None:
-    """Add a public route whose answer would tell if a load saw anything of who asked first."""
+    """Add a cached route whose answer says whether a load saw anything of the first request."""
 
     @app.get(ECHO)
     @cacheable()
@@ -122,14 +124,14 @@ def cached(settings: Settings) -> Iterator[Served]:
 
 @pytest.fixture(scope="module")
 def client(cached: Served) -> Iterator[httpx2.Client]:
-    """Whoever comes next."""
+    """The client that comes next."""
     with httpx2.Client(base_url=cached.url, headers=CLEAN, timeout=60) as client:
         yield client
 
 
 @pytest.fixture(scope="module")
 def never_poisoned(settings: Settings) -> Iterator[httpx2.Client]:
-    """A client of the same service without a cache: nobody can leave anything in it."""
+    """A client of the same service without a cache, which nobody can poison."""
     cache = settings.cache.model_copy(update={"enabled": False})
     with (
         serve(settings.model_copy(update={"cache": cache})) as served,
@@ -140,34 +142,37 @@ def never_poisoned(settings: Settings) -> Iterator[httpx2.Client]:
 
 
 @pytest.fixture
-async def urls(make: Factory) -> list[str]:
-    author = await make.user(name="Ann", bio="b" * 500)
-    posts = await make.posts(4, author)
-    await make.comment(posts[0], author)
-    return [
-        "/v1/posts",
-        f"/v1/posts?author_id={author.id}&limit=3",
-        f"/v1/posts/{posts[0].id}",
-        f"/v1/posts/{posts[0].id}/comments",
-        f"/v1/users/{author.id}",
-        "/v1/posts/999",
-        ECHO,
-    ]
+async def urls(make: UserFactory) -> list[str]:
+    """Every cached route with its filters, every page that is missing, and the echo."""
+    owner, other = await make.user(name="Ann", bio="b" * 500), await make.user(name="Ben")
+    world = World(make.resources, owner, other, {"user_id": owner.id})
+    await populate(world)
+    urls = [ECHO]
+    for route in CACHED:
+        path = route.removeprefix("GET ")
+        url = path.format_map(world.ids)
+        urls.append(url)
+        if ROWS[route].query:
+            query = urlencode(ROWS[route].query, safe="{}").format_map(world.ids)
+            urls.append(f"{url}?{query}&limit=3")
+        if "{" in path:
+            urls.append(path.format_map(dict.fromkeys(world.ids, 999)))
+    return urls
 
 
 def essence(answer: httpx2.Response) -> tuple[int, bytes, list[tuple[str, str]]]:
-    """Return all that a client gets."""
+    """Return everything of a response that a client can see."""
     headers = [header for header in answer.headers.multi_items() if header[0] not in NOT_COMPARED]
     return answer.status_code, answer.content, sorted(headers)
 
 
 def answers(client: httpx2.Client, urls: list[str]) -> list[object]:
-    """Return what clean requests are answered."""
+    """Return the answers to clean requests."""
     return [essence(client.get(url)) for url in urls]
 
 
 def ask(served: Served, target: str, headers: Headers, body: bytes = b"") -> None:
-    """Ask as no well-behaved client would, and read the answer to its end."""
+    """Send a request that no well-behaved client sends, and read the answer to its end."""
     names = {name.lower() for name, _ in headers}
     lines = [f"GET {target} HTTP/1.1", "Connection: close"]
     if "host" not in names:
@@ -185,7 +190,7 @@ def flush(served: Served) -> None:
 
 
 @pytest.mark.parametrize("kind", HEADERS)
-def test_the_headers_of_the_first_do_not_reach_the_next(
+def test_the_headers_of_a_request_do_not_change_the_next_answer(
     cached: Served, client: httpx2.Client, never_poisoned: httpx2.Client, urls: list[str], kind: str
 ) -> None:
     headers = HEADERS[kind]
@@ -203,7 +208,7 @@ def test_the_headers_of_the_first_do_not_reach_the_next(
 
 
 @pytest.mark.parametrize("spelling", SPELLINGS)
-def test_the_spelling_of_the_first_does_not_reach_the_next(
+def test_the_spelling_of_a_request_does_not_change_the_next_answer(
     cached: Served,
     client: httpx2.Client,
     never_poisoned: httpx2.Client,
@@ -232,7 +237,7 @@ STRANGE = ("limit=1&limit=2", "limit=1&x=1", "LIMIT=1", "limit=%31", "limit=01",
 
 
 @pytest.mark.parametrize("query", STRANGE)
-def test_who_asks_strangely_is_answered_as_without_a_cache(
+def test_a_strange_query_is_answered_as_without_a_cache(
     cached: Served,
     client: httpx2.Client,
     never_poisoned: httpx2.Client,

@@ -1,4 +1,4 @@
-"""A query parameter that takes one value is refused when it is sent twice, on every route."""
+"""On every route, a query parameter that takes one value is refused if it is sent twice."""
 
 from collections.abc import Sequence
 from enum import StrEnum
@@ -12,8 +12,9 @@ from pydantic import BaseModel
 from app.main import create_app
 from app.settings import Settings
 from tests.application import client_of
+from tests.contract.declaration import Ids
 from tests.contract.document import OPERATIONS, Operation
-from tests.factories import Factory
+from tests.contract.features import CACHED
 
 Client = httpx2.AsyncClient
 
@@ -64,7 +65,7 @@ async def own(settings: Settings) -> FastAPI:
 
 @pytest.mark.parametrize(("operation", "name"), PLACES, ids=str)
 async def test_a_repeated_parameter_is_refused(
-    client: Client, make: Factory, ids: dict[str, int], operation: Operation, name: str
+    client: Client, ids: Ids, operation: Operation, name: str
 ) -> None:
     for values in (("5", "6"), ("5", "5"), ("5", ""), ("", "5"), ("a", "b"), ("1", "1", "1")):
         query = "&".join(f"{name}={value}" for value in values)
@@ -82,8 +83,10 @@ async def test_a_repeated_parameter_is_refused(
                 ]
 
 
-async def test_parameters_that_no_route_takes_may_be_repeated(client: Client) -> None:
-    assert (await client.get("/v1/posts?utm=1&utm=2&limit=5")).status_code == 200
+async def test_parameters_that_no_route_takes_may_be_repeated(client: Client, ids: Ids) -> None:
+    for route in CACHED:
+        url = route.removeprefix("GET ").format_map(ids)
+        assert (await client.get(f"{url}?utm=1&utm=2")).status_code == 200
     assert (await client.get("/livez?limit=5&limit=6")).status_code == 200
 
 

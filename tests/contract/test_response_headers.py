@@ -10,15 +10,16 @@ from urllib.parse import parse_qsl
 import httpx2
 import pytest
 from fastapi import FastAPI
-from starlette.routing import Route
 
-from app.features.posts.models import Post
 from app.features.users.models import User
 from app.settings import Settings
 from tests.application import client_of, running
-from tests.contract.document import APPLICATION, ENDLESS, OPERATIONS, Operation
-from tests.contract.test_access import somebody
-from tests.factories import Factory
+from tests.contract.callers import Caller
+from tests.contract.calls import content
+from tests.contract.declaration import Ids, World
+from tests.contract.document import METHODS_BY_PATH, OPERATIONS, Operation
+from tests.contract.features import ENDLESS, ROWS, populate
+from tests.features.users.factory import UserFactory
 
 Client = httpx2.AsyncClient
 
@@ -26,8 +27,7 @@ ORIGIN = "https://app.example.com"
 MARK = "hunter2"
 LENGTHS = (4_000, 30_000)
 ASSET = "/docs/assets/swagger-ui.css"
-ROUTES = [route for route in APPLICATION.router.routes if isinstance(route, Route)]
-PATHS = sorted({route.path for route in ROUTES} | {ASSET, "/docs/assets/{mark}", "/{mark}"})
+PATHS = sorted({*METHODS_BY_PATH, ASSET, "/docs/assets/{mark}", "/{mark}"})
 
 # The most characters that each header of a response may have. A header that is not here fails.
 BOUNDS = {
@@ -99,14 +99,11 @@ def check(response: httpx2.Response) -> None:
 def methods_of(path: str) -> set[str]:
     """Return the methods that a path has, and one that none has."""
     found = {"GET"} if "{mark}" in path or path == ASSET else set()
-    for route in ROUTES:
-        if route.path == path:
-            found |= route.methods or set()
-    return {*found, "OPTIONS", "PUT"}
+    return {*found, *METHODS_BY_PATH.get(path, ()), "OPTIONS", "PUT"}
 
 
 def queries(path: str) -> list[str]:
-    """Return queries of unknown parameters, and of each known one with a long value."""
+    """Return queries with unknown parameters, and with a long value of each known parameter."""
     names = {"utm"} | {
         parameter["name"]
         for operation in OPERATIONS
@@ -121,18 +118,15 @@ def queries(path: str) -> list[str]:
 
 
 @pytest.fixture
-async def pages(make: Factory, ids: dict[str, int]) -> None:
-    """So many rows that every list has a next page when one item is asked for."""
-    async with make.resources.database.read() as session:
-        post = await session.get_one(Post, ids["post_id"])
-    await make.posts(2)
-    await make.comments(2, post)
+async def ids(make: UserFactory, user: User) -> Ids:
+    """The ids of rows of `user`. Every list that shows one of them has more than one page."""
+    world = World(make.resources, user, await make.user(), {"user_id": user.id})
+    await populate(world)
+    return world.ids
 
 
 @pytest.mark.parametrize("path", PATHS)
-async def test_no_header_repeats_a_path_or_a_query(
-    client: Client, pages: None, ids: dict[str, int], path: str
-) -> None:
+async def test_no_header_repeats_a_path_or_a_query(client: Client, ids: Ids, path: str) -> None:
     for length in LENGTHS if "{mark}" in path else LENGTHS[:1]:
         url = path.format_map({**ids, "mark": MARK * (length // len(MARK))})
         for method in methods_of(path):
@@ -141,7 +135,7 @@ async def test_no_header_repeats_a_path_or_a_query(
 
 
 @pytest.mark.parametrize("path", PATHS)
-async def test_no_header_repeats_a_header(client: Client, ids: dict[str, int], path: str) -> None:
+async def test_no_header_repeats_a_header(client: Client, ids: Ids, path: str) -> None:
     url = path.format_map({**ids, "mark": MARK})
     for method in methods_of(path):
         for name in [] if f"{method} {path}" in ENDLESS else SENT:
@@ -157,7 +151,7 @@ async def test_no_answer_to_a_preflight_repeats_it(client: Client) -> None:
                 "Access-Control-Request-Method": method,
                 "Access-Control-Request-Headers": headers,
             }
-            response = await client.options(f"/v1/posts/{MARK}", headers=asked)
+            response = await client.options(f"/v1/users/{MARK}", headers=asked)
             assert response.status_code == (
                 200 if (method, headers) == ("PATCH", "Authorization") else 400
             )
@@ -166,15 +160,12 @@ async def test_no_answer_to_a_preflight_repeats_it(client: Client) -> None:
 
 @pytest.mark.parametrize("operation", OPERATIONS, ids=str)
 async def test_no_header_of_a_success_repeats_the_request(
-    client: Client, make: Factory, pages: None, ids: dict[str, int], operation: Operation
+    client: Client, ids: Ids, owner: Caller, operation: Operation
 ) -> None:
-    async with make.resources.database.read() as session:
-        user = await session.get_one(User, ids["user_id"])
-    owner = await somebody(client, make, user)
     url = f"{operation.url(ids)}?utm={MARK * 500}"
     headers = {**(owner.headers or {}), "Origin": ORIGIN, "User-Agent": MARK * 500}
     response = await client.request(
-        operation.method, url, headers=headers, **owner.content(operation)
+        operation.method, url, headers=headers, **content(str(operation), owner)
     )
     assert response.is_success
     check(response)
@@ -189,12 +180,12 @@ LISTS = [
 
 @pytest.mark.parametrize("operation", LISTS, ids=str)
 async def test_a_link_holds_every_parameter_of_its_route_and_no_other(
-    client: Client, make: Factory, pages: None, ids: dict[str, int], operation: Operation
+    client: Client, ids: Ids, operation: Operation
 ) -> None:
-    await make.posts(2, User(id=ids["user_id"]))
     names = {parameter["name"] for parameter in operation.parameters if parameter["in"] == "query"}
-    given = {"limit": "1", "author_id": str(ids["user_id"])}
-    assert names <= {*given, "cursor"}, "A new parameter: add a value of it to this test."
+    query_of_row = ROWS[str(operation)].query
+    given = {"limit": "1"} | {name: value.format_map(ids) for name, value in query_of_row.items()}
+    assert names <= {*given, "cursor"}, f"Add a value of the new parameter to `query`: {operation}"
     query = "&".join(f"{name}={given[name]}" for name in names & given.keys())
     response = await client.get(f"{operation.url(ids)}?utm={MARK}&{query}&utm={MARK}&x")
     link = response.links["next"]["url"]
@@ -205,12 +196,6 @@ async def test_a_link_holds_every_parameter_of_its_route_and_no_other(
     following = await client.get(link)
     assert following.is_success
     assert set(following.links) >= {"prev"}
-
-
-async def test_a_link_repeats_only_what_the_client_chose(client: Client, make: Factory) -> None:
-    await make.posts(21)
-    page = await client.get("/v1/posts")
-    assert page.headers["link"] == f'</v1/posts?cursor={page.json()["next"]}>; rel="next"'
 
 
 async def test_the_path_in_a_problem_has_a_bound(client: Client) -> None:

@@ -28,7 +28,7 @@ from dev.address import Address
 from dev.server_process import free_port
 from dev.servers import Servers
 from dev.service import GUNICORN, open_service, wait_until_ready
-from tests.factories import Factory
+from tests.features.users.factory import UserFactory
 
 Start = Callable[[dict[str, str]], httpx2.Client]
 
@@ -37,7 +37,7 @@ CALLER = "4bf92f3577b34da6a3ce929d0e0e4736"
 
 
 class Collector:
-    """What was exported so far."""
+    """The spans that were exported so far."""
 
     def __init__(self) -> None:
         self.spans: list[Span] = []
@@ -49,7 +49,7 @@ class Collector:
         return sorted(found, key=lambda span: span.start_time_unix_nano)
 
     def until(self, trace_id: str, count: int) -> list[Span]:
-        """Wait for as many spans of one trace."""
+        """Wait until a trace has this many spans."""
         end = time.monotonic() + PATIENCE_SECONDS
         while len(self.of(trace_id)) < count and time.monotonic() < end:
             time.sleep(0.05)
@@ -109,50 +109,48 @@ def service(settings: Settings, monkeypatch: pytest.MonkeyPatch, clean: None) ->
 
 
 def attributes(span: Span) -> dict[str, str]:
-    """Return what a span tells, as text."""
+    """Return the attributes of a span, as text."""
     return {one.key: one.value.string_value for one in span.attributes}
 
 
 async def test_a_request_its_statements_and_its_cache_are_one_trace(
-    service: Start, collector: Collector, make: Factory, capfd: pytest.CaptureFixture[str]
+    service: Start, collector: Collector, make: UserFactory, capfd: pytest.CaptureFixture[str]
 ) -> None:
     user = await make.user()
-    post = await make.post(author=user)
     client = service(
         {"OTEL_EXPORTER_OTLP_ENDPOINT": collector.url, "OTEL_BSP_SCHEDULE_DELAY": "100"}
     )
-    path = f"/v1/posts/{post.id}"
+    path = f"/v1/users/{user.id}"
     parent = {"traceparent": f"00-{CALLER}-00f067aa0ba902b7-01"}
     assert client.get(path, headers=parent).headers["x-cache"] == "MISS"
 
     request, *inner = collector.until(CALLER, 4)
-    assert request.name == "GET /v1/posts/{post_id}"
+    assert request.name == "GET /v1/users/{user_id}"
     assert request.parent_span_id.hex() == "00f067aa0ba902b7"
     assert [span.name for span in inner] == ["cache look-up", "SELECT", "cache fill"]
     assert {span.parent_span_id for span in inner} == {request.span_id}
     statement = attributes(inner[1])["db.query.text"]
-    assert "FROM posts" in statement
-    assert str(post.id) not in statement.partition("WHERE")[2].split()
+    assert "FROM users" in statement
+    assert str(user.id) not in statement.partition("WHERE")[2].split()
 
-    new = {"title": "x", "body": "y"}
-    change = client.patch(path, json=new, headers=make.headers(user))
+    change = client.patch("/v1/users/me", json={"name": "x"}, headers=make.headers(user))
     assert change.is_success, change.text
     client.get(path)
     hit = client.get(path)
     lines = [json.loads(line) for line in logged(capfd, 4)]
     assert hit.headers["x-cache"] == "HIT-L1"
     written = [span.name for span in collector.until(lines[1]["trace_id"], 4)]
-    assert written[0] == "PATCH /v1/posts/{post_id}"
+    assert written[0] == "PATCH /v1/users/me"
     assert written[-1] == "cache invalidation"
     [request] = collector.until(lines[3]["trace_id"], 1)
-    assert request.name == "GET /v1/posts/{post_id}"
+    assert request.name == "GET /v1/users/{user_id}"
     assert attributes(request)["cache.result"] == "HIT-L1"
     assert attributes(request)["request.id"] == hit.headers["x-request-id"]
     assert lines[0]["trace_id"] == CALLER
 
 
 def logged(capfd: pytest.CaptureFixture[str], count: int) -> list[str]:
-    """Wait for the lines of as many requests to /v1."""
+    """Wait for this many lines about requests to /v1."""
     lines: list[str] = []
     end = time.monotonic() + PATIENCE_SECONDS
     while len(lines) < count and time.monotonic() < end:

@@ -1,0 +1,35 @@
+"""What the tests of the contract know of `users`."""
+
+from tests.contract.declaration import Contract, Lookup, Route, World
+
+ME = ("user:{user_id}",)
+
+
+async def populate(world: World) -> None:
+    users = (world.owner.id, world.other.id)
+    # The next id belongs to nobody until an account is made.
+    world.urls += [f"/v1/users/{user_id}" for user_id in (*users, max(users) + 1, 999)]
+
+
+CONTRACT = Contract(
+    {
+        "POST /v1/users": Route(201, 201, 201, 201, drops=("user:{id}",)),
+        "GET /v1/users/me": Route(200, 200, 401, 401),
+        "PATCH /v1/users/me": Route(200, 200, 401, 401, drops=ME),
+        "DELETE /v1/users/me": Route(204, 204, 401, 401, drops=ME, ends_account=True),
+        "GET /v1/users/{user_id}": Route(200, 200, 200, 200, shows=ME),
+    },
+    populate=populate,
+    schemas=frozenset({"User", "PublicUser"}),
+    fill="""
+        INSERT INTO users (email, name, password_hash)
+            SELECT i || '@example.com', i, 'x' FROM generate_series(1, 2000) i
+    """,
+    lookups=(
+        Lookup(
+            "SELECT id FROM users WHERE lower(email) = lower($1) AND deleted_at IS NULL",
+            ("5@example.com",),
+            "uq_users_email",
+        ),
+    ),
+)

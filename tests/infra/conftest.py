@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from app.infra.dependencies import ProcessResources
-from tests.factories import Factory
+from tests.sample.factory import NoteFactory
 from tests.tls import make_certificate
 
 
@@ -16,5 +16,5 @@ def certificate(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def make(resources: ProcessResources, clean: None) -> Factory:
-    return Factory(resources)
+def make(resources: ProcessResources, clean: None) -> NoteFactory:
+    return NoteFactory(resources)

@@ -11,12 +11,13 @@ from app.features.users.models import User
 from app.infra.dependencies import ProcessResources, WriteSession
 from app.settings import Settings
 from tests.application import client_of, running
-from tests.factories import PASSWORD, Factory
+from tests.features.users.factory import PASSWORD
+from tests.sample.factory import NoteFactory
 
 Client = httpx2.AsyncClient
 Write = Callable[[], Awaitable[httpx2.Response]]
 
-TABLES = ["users", "posts", "comments", "refresh_tokens"]
+TABLES = ["users", "test_notes", "refresh_tokens"]
 AT_ITS_BEGINNING, AT_ITS_END = "1, false", f"{2**63 - 1}, true"
 
 
@@ -28,21 +29,19 @@ async def own_app(settings: Settings) -> AsyncIterator[FastAPI]:
 
 
 @pytest.fixture
-async def writes(client: Client, make: Factory) -> dict[str, Write]:
+async def writes(client: Client, make: NoteFactory) -> dict[str, Write]:
     """For each table a request that inserts a row, when the table has rows already."""
     user = await make.user()
-    comment = await make.comment(author=user)
+    await make.note(user)
     headers = make.headers(user)
     account = {"email": "new@example.com", "name": "New", "password": PASSWORD}
     form = {"username": user.email, "password": PASSWORD}
-    comments = f"/v1/posts/{comment.post_id}/comments"
     assert (await client.post("/v1/auth/token", data=form)).status_code == 200
     return {
         "users": lambda: client.post("/v1/users", json=account),
-        "posts": lambda: client.post(
-            "/v1/posts", json={"title": "T", "body": "B"}, headers=headers
+        "test_notes": lambda: client.post(
+            "/test/notes", json={"title": "T", "body": "B"}, headers=headers
         ),
-        "comments": lambda: client.post(comments, json={"body": "B"}, headers=headers),
         "refresh_tokens": lambda: client.post("/v1/auth/token", data=form),
     }
 
@@ -98,7 +97,7 @@ async def test_only_invalid_values_are_the_clients_fault(
 
 
 async def test_violation_of_a_unique_constraint_is_a_conflict(
-    own_app: FastAPI, make: Factory
+    own_app: FastAPI, make: NoteFactory
 ) -> None:
     user = await make.user()
 
@@ -112,7 +111,7 @@ async def test_violation_of_a_unique_constraint_is_a_conflict(
 
 
 async def test_violation_of_another_constraint_is_not_reported_as_email_taken(
-    client: Client, make: Factory
+    client: Client, make: NoteFactory
 ) -> None:
     user = await make.user()
     async with make.resources.database.transaction() as session:

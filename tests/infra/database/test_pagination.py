@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from app.errors import InvalidRequest
-from app.features.posts.queries import ALL_POSTS
 from app.infra.database.pagination import Cursor
+from tests.sample.notes import ALL_NOTES
 
 LIST = b"list"
 CURSORS = st.builds(
@@ -62,12 +62,12 @@ def test_cursor_with_a_negative_id_is_refused(cursor: Cursor) -> None:
 
 @pytest.mark.parametrize("row_id", [0, 1, 2**63 - 1])
 @pytest.mark.parametrize("backward", [False, True])
-@pytest.mark.parametrize("url", ["/v1/posts", "/v1/posts?author_id=1"])
+@pytest.mark.parametrize("url", ["/test/notes", "/test/notes?author_id=1"])
 async def test_empty_page_at_the_smallest_and_largest_id_is_answered(
     client: httpx2.AsyncClient, url: str, row_id: int, backward: bool
 ) -> None:
     filters = {"author_id": 1} if "author_id" in url else {}
-    list_id = ALL_POSTS._id(filters)
+    list_id = ALL_NOTES._id(filters)
     cursor = Cursor(list_id, datetime(2026, 1, 1, tzinfo=UTC), row_id, backward).encode()
     response = await client.get(url, params={**filters, "cursor": cursor})
     assert response.status_code == 200

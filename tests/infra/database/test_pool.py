@@ -10,7 +10,7 @@ from sqlalchemy import make_url, text
 from app.infra.dependencies import ProcessResources
 from app.settings import Settings
 from tests.application import client_of, running
-from tests.factories import PASSWORD, Factory
+from tests.sample.factory import NoteFactory
 
 
 def with_pool(settings: Settings, **values: object) -> Settings:
@@ -23,39 +23,6 @@ async def single(settings: Settings) -> AsyncIterator[FastAPI]:
     """The application with a pool of one connection."""
     async with running(with_pool(settings, pool_size=1)) as app:
         yield app
-
-
-async def test_every_endpoint_works_with_a_pool_of_one_connection(
-    single: FastAPI, make: Factory
-) -> None:
-    user = await make.user()
-    headers = make.headers(user)
-    account = {"email": "ann@example.com", "name": "Ann", "password": PASSWORD}
-    form = {"username": user.email, "password": PASSWORD}
-    async with client_of(single) as client:
-        post = (
-            await client.post("/v1/posts", json={"title": "T", "body": "B"}, headers=headers)
-        ).json()["id"]
-        comment = (
-            await client.post(f"/v1/posts/{post}/comments", json={"body": "B"}, headers=headers)
-        ).json()["id"]
-        called = [
-            ("POST", "/v1/users", 201, {"json": account}),
-            ("GET", "/v1/users/me", 200, {}),
-            ("GET", f"/v1/users/{user.id}", 200, {}),
-            ("POST", "/v1/auth/token", 200, {"data": form}),
-            ("GET", "/v1/posts", 200, {}),
-            ("GET", f"/v1/posts/{post}", 200, {}),
-            ("PATCH", f"/v1/posts/{post}", 200, {"json": {"title": "U"}}),
-            ("GET", f"/v1/posts/{post}/comments", 200, {}),
-            ("DELETE", f"/v1/comments/{comment}", 204, {}),
-            ("DELETE", f"/v1/posts/{post}", 204, {}),
-            ("GET", "/readyz", 200, {}),
-        ]
-        for method, url, status, content in called:
-            response = await client.request(method, url, headers=headers, **content)  # type: ignore[arg-type]
-            assert response.status_code == status, (method, url, response.text)
-    assert single.state.resources.database.engine.pool.checkedout() == 0
 
 
 async def test_waiting_requests_are_served_in_order(single: FastAPI) -> None:
@@ -74,7 +41,9 @@ async def test_waiting_requests_are_served_in_order(single: FastAPI) -> None:
     assert served == list(range(30))
 
 
-async def test_exhausted_pool_answers_503_and_recovers(settings: Settings, make: Factory) -> None:
+async def test_exhausted_pool_answers_503_and_recovers(
+    settings: Settings, make: NoteFactory
+) -> None:
     user = await make.user()
     short = with_pool(settings, pool_size=1, pool_timeout_seconds=0.05)
     async with running(short) as app, client_of(app) as client:
@@ -114,7 +83,7 @@ async def test_failed_connection_is_503_and_frees_its_place(settings: Settings, 
     nowhere = Settings.model_validate({**settings.model_dump(), "database": away})
     async with running(nowhere) as app, client_of(app) as client:
         for _ in range(10):
-            response = await client.get("/v1/posts")
+            response = await client.get("/test/notes")
             assert response.status_code == 503
             assert response.headers["retry-after"] == "1"
             assert "cannot be reached" in response.json()["detail"]

@@ -10,7 +10,7 @@ from sqlalchemy import make_url
 
 from app.settings import Settings
 from tests.application import client_of, running
-from tests.factories import Factory
+from tests.sample.factory import NoteFactory
 
 READY_FOR_QUERY = ord("Z")
 UNCACHED = {"Cache-Control": "no-store"}
@@ -73,36 +73,36 @@ async def wired(settings: Settings) -> AsyncIterator[tuple[Wire, FastAPI]]:
 
 
 async def test_read_is_one_round_trip_and_an_unused_session_none(
-    settings: Settings, make: Factory
+    settings: Settings, make: NoteFactory
 ) -> None:
-    comment = await make.comment()
-    post = f"/v1/posts/{comment.post_id}"
+    reply = await make.reply()
+    note = f"/test/notes/{reply.parent_id}"
     async with wired(settings) as (wire, app), client_of(app) as client:
-        for url in (post, "/v1/posts", f"{post}/comments", f"/v1/users/{comment.author_id}"):
+        for url in (note, "/test/notes", f"{note}/replies", f"/v1/users/{reply.author_id}"):
             await client.get(url, headers=UNCACHED)  # connects and prepares the statement
             with wire.round_trips(1):
                 assert (await client.get(url, headers=UNCACHED)).status_code == 200
         with wire.round_trips(0):
-            await client.get("/v1/posts?limit=0")
+            await client.get("/test/notes?limit=0")
             await client.get("/livez")
 
 
 async def test_write_is_its_statements_between_begin_and_commit(
-    settings: Settings, make: Factory
+    settings: Settings, make: NoteFactory
 ) -> None:
     headers = make.headers(await make.user())
     content = {"title": "T", "body": "B"}
     async with wired(settings) as (wire, app), client_of(app) as client:
-        await client.post("/v1/posts", json=content, headers=headers)
+        await client.post("/test/notes", json=content, headers=headers)
         with wire.round_trips(4):  # BEGIN, INSERT, what is to be invalidated, COMMIT
-            await client.post("/v1/posts", json=content, headers=headers)
+            await client.post("/test/notes", json=content, headers=headers)
 
 
-async def test_cache_hit_takes_no_round_trip(settings: Settings, make: Factory) -> None:
-    comment = await make.comment()
-    post = f"/v1/posts/{comment.post_id}"
+async def test_cache_hit_takes_no_round_trip(settings: Settings, make: NoteFactory) -> None:
+    reply = await make.reply()
+    note = f"/test/notes/{reply.parent_id}"
     async with wired(settings) as (wire, app), client_of(app) as client:
-        for url in (post, "/v1/posts", f"{post}/comments", f"/v1/users/{comment.author_id}"):
+        for url in (note, "/test/notes", f"{note}/replies", f"/v1/users/{reply.author_id}"):
             await client.get(url)
             with wire.round_trips(0):
                 for headers in ({}, {"Cache-Control": "no-cache"}):

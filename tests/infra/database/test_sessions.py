@@ -16,7 +16,7 @@ from app.infra.database.sessions import after_commit
 from app.infra.dependencies import ProcessResources, ReadSession, WriteSession
 from app.settings import Settings
 from tests.application import client_of, running
-from tests.factories import Factory
+from tests.sample.factory import NoteFactory
 
 ROW = {"email": "ann@example.com", "name": "Ann", "password_hash": "x"}
 
@@ -163,7 +163,7 @@ async def test_unused_session_takes_no_connection(
 
 
 async def test_every_connection_is_returned_before_the_response(
-    app_of_the_test: FastAPI, caller: httpx2.AsyncClient, make: Factory
+    app_of_the_test: FastAPI, caller: httpx2.AsyncClient, make: NoteFactory
 ) -> None:
     user = await make.user()
     pool = app_of_the_test.state.resources.database.engine.pool
@@ -172,7 +172,10 @@ async def test_every_connection_is_returned_before_the_response(
 
 
 async def test_lost_connection_is_replaced(
-    app_of_the_test: FastAPI, caller: httpx2.AsyncClient, resources: ProcessResources, make: Factory
+    app_of_the_test: FastAPI,
+    caller: httpx2.AsyncClient,
+    resources: ProcessResources,
+    make: NoteFactory,
 ) -> None:
     user = await make.user()
     url = f"/v1/users/{user.id}"

@@ -28,8 +28,8 @@ from app.infra.observability.request_context import RequestContext, request_cont
 from app.infra.observability.settings import LogSettings
 from app.settings import Settings
 from tests.application import client_of, running
-from tests.factories import Factory
 from tests.factory import MORNING
+from tests.sample.factory import NoteFactory
 
 Client = httpx2.AsyncClient
 Lines = Callable[[], list[dict[str, Any]]]
@@ -68,18 +68,18 @@ async def client(settings: Settings, log: Log, clean: None) -> AsyncIterator[Cli
 
 
 async def test_request_is_one_line_with_its_details(
-    client: Client, make: Factory, lines: Lines
+    client: Client, make: NoteFactory, lines: Lines
 ) -> None:
-    post = await make.post()
+    note = await make.note()
     for _ in range(2):
-        response = await client.get(f"/v1/posts/{post.id}")
+        response = await client.get(f"/test/notes/{note.id}")
     miss, hit = lines()
     assert miss["event"] == "request"
-    assert (miss["method"], miss["path"]) == ("GET", f"/v1/posts/{post.id}")
-    assert (miss["route"], miss["status"], miss["statements"]) == ("/v1/posts/{post_id}", 200, 1)
+    assert (miss["method"], miss["path"]) == ("GET", f"/test/notes/{note.id}")
+    assert (miss["route"], miss["status"], miss["statements"]) == ("/test/notes/{note_id}", 200, 1)
     assert 0 < miss["database_seconds"] < miss["seconds"]
     assert (miss["cache"], hit["cache"]) == ("MISS", "HIT-L1") or hit["cache"] == "HIT"
-    assert (hit["route"], hit["statements"]) == ("/v1/posts/{post_id}", 0)
+    assert (hit["route"], hit["statements"]) == ("/test/notes/{note_id}", 0)
     assert hit["request_id"] == response.headers["x-request-id"]
 
 
@@ -97,12 +97,12 @@ def test_last_lines_are_written_when_the_process_exits() -> None:
     assert json.loads(process.stdout)["event"] == "The last line"
 
 
-async def test_lines_contain_no_secrets(client: Client, make: Factory, lines: Lines) -> None:
+async def test_lines_contain_no_secrets(client: Client, make: NoteFactory, lines: Lines) -> None:
     headers = make.headers(await make.user(email="secret@example.com"))
     form = {"username": "secret@example.com", "password": "secret"}
     await client.post("/v1/auth/token", data=form)
-    await client.post("/v1/posts", json={"title": "secret", "body": "secret"}, headers=headers)
-    await client.get("/v1/posts?secret=secret", headers=headers)
+    await client.post("/test/notes", json={"title": "secret", "body": "secret"}, headers=headers)
+    await client.get("/test/notes?secret=secret", headers=headers)
     written = json.dumps(lines())
     assert "secret" not in written
     assert headers["Authorization"].removeprefix("Bearer ") not in written
@@ -188,7 +188,7 @@ def test_client_address_is_short_and_printable(
 async def test_line_is_bounded_whatever_a_client_sends(client: Client, lines: Lines) -> None:
     long = "x" * 5_000
     headers = dict.fromkeys(("User-Agent", "X-Request-ID", "Referer", "X-Forwarded-For"), long)
-    for path in (f"/{long}", f"/v1/posts/{long}", f"/v1/posts?{long}={long}", "/%00" * 5_000):
+    for path in (f"/{long}", f"/test/notes/{long}", f"/test/notes?{long}={long}", "/%00" * 5_000):
         await client.get(path, headers=headers)
     written = [line for line in lines() if line["event"] == "request"]
     assert len(written) == 4
@@ -252,13 +252,13 @@ async def test_request_is_readable_as_text(
     log = Log(LogSettings(), as_text, os.open(tmp_path / "log", os.O_WRONLY | os.O_CREAT))
     log._slow_seconds = slow_seconds
     async with running(settings, log) as app, client_of(app) as client:
-        await client.get("/v1/posts?limit=3")
+        await client.get("/test/notes?limit=3")
         await client.get("/livez")
     log.writer.close()
-    posts, livez = (tmp_path / "log").read_text(encoding="utf-8").splitlines()
-    assert "] 200 GET /v1/posts, " in posts
-    assert ", 1 statements, MISS" in posts
-    assert ("slow because of" in posts) == (slow_seconds == 0)
+    notes, livez = (tmp_path / "log").read_text(encoding="utf-8").splitlines()
+    assert "] 200 GET /test/notes, " in notes
+    assert ", 1 statements, MISS" in notes
+    assert ("slow because of" in notes) == (slow_seconds == 0)
     assert "] 200 GET /livez, " in livez
     assert not log.writer.dropped
 

@@ -10,7 +10,8 @@ from starlette.requests import Request
 from app.errors import InvalidRequest
 from app.infra.web.body_shape import MAX_DEPTH, MAX_DIGITS, check_body_shape
 from tests.contract.document import APPLICATION, OPERATIONS, Json, Operation, api_routes
-from tests.factories import PASSWORD, Factory
+from tests.features.users.factory import PASSWORD
+from tests.sample.factory import NoteFactory
 
 Client = httpx2.AsyncClient
 JSON, FORM = "application/json", "application/x-www-form-urlencoded"
@@ -102,12 +103,12 @@ async def test_json_must_be_utf_8(client: Client, encoding: str) -> None:
 
 
 async def test_many_unknown_keys_are_refused_before_they_are_reported(
-    client: Client, make: Factory, monkeypatch: pytest.MonkeyPatch
+    client: Client, make: NoteFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Request, "json", None)
     headers = make.headers(await make.user())
     body = {f"k{number}": 1 for number in range(8_000)}
-    response = await client.post("/v1/posts", json=body, headers=headers)
+    response = await client.post("/test/notes", json=body, headers=headers)
     assert response.status_code == 422
     assert "1000 values" in response.json()["detail"]
 

@@ -10,7 +10,7 @@ import pytest
 from app.main import create_app
 from app.settings import Settings, load_settings
 from tests.application import client_of, running
-from tests.factories import Factory
+from tests.sample.factory import NoteFactory
 
 Client = httpx2.AsyncClient
 OURS, THEIRS = "https://app.example.com", "https://evil.example.org"
@@ -28,7 +28,7 @@ async def client_with(settings: Settings, **sections: Any) -> AsyncIterator[Clie
         yield client
 
 
-@pytest.mark.parametrize("path", ["/v1/posts", "/nowhere", "/livez", "/docs", "/", "/metrics"])
+@pytest.mark.parametrize("path", ["/test/notes", "/nowhere", "/livez", "/docs", "/", "/metrics"])
 async def test_every_answer_has_security_headers(client: Client, path: str) -> None:
     for _ in range(2):  # the second may be from the cache
         headers = (await client.get(path)).headers
@@ -69,8 +69,8 @@ async def test_other_hosts_are_refused(
 ) -> None:
     hosts = {"hosts": "example.com,*.example.org,[::1]"}
     async with client_with(settings, limits=hosts) as client:
-        await client.get("/v1/posts", headers={"Host": "example.com"})  # it is cached now
-        response = await client.get("/v1/posts", headers={"Host": host})
+        await client.get("/test/notes", headers={"Host": "example.com"})  # it is cached now
+        response = await client.get("/test/notes", headers={"Host": host})
         assert response.status_code == (200 if is_ours else 400)
         assert is_ours or response.json()["code"] == "bad_request"
         for path in ("/livez", "/readyz"):
@@ -78,14 +78,14 @@ async def test_other_hosts_are_refused(
 
 
 async def test_cached_answer_has_the_cors_headers_of_its_caller(
-    settings: Settings, make: Factory
+    settings: Settings, make: NoteFactory
 ) -> None:
-    post = await make.post(await make.user())
+    note = await make.note(await make.user())
     async with client_with(settings, cors={"origins": f"{OURS},https://b.example.com"}) as client:
         seen = []
         for origin in (OURS, THEIRS, None, "https://b.example.com", OURS):
             headers = {} if origin is None else {"Origin": origin}
-            response = await client.get(f"/v1/posts/{post.id}", headers=headers)
+            response = await client.get(f"/test/notes/{note.id}", headers=headers)
             varies = {name.strip().lower() for name in response.headers["vary"].split(",")}
             assert varies == {"origin", "accept-encoding"}
             allowed = response.headers.get("access-control-allow-origin")
@@ -101,7 +101,7 @@ async def test_cached_answer_has_the_cors_headers_of_its_caller(
 
 async def test_errors_can_be_read_by_allowed_origins(settings: Settings) -> None:
     async with client_with(settings, cors={"origins": OURS}) as client:
-        for path in ("/nowhere", "/v1/users/me", "/v1/posts?limit=0"):
+        for path in ("/nowhere", "/v1/users/me", "/test/notes?limit=0"):
             response = await client.get(path, headers={"Origin": OURS})
             assert response.is_client_error
             assert response.headers["access-control-allow-origin"] == OURS
@@ -113,13 +113,13 @@ async def test_preflight_lists_the_allowed_headers(settings: Settings) -> None:
     asked["Access-Control-Request-Headers"] = "authorization,content-type,if-match"
     async with client_with(settings, cors={"origins": OURS}) as client:
         for origin, status in ((OURS, 200), (THEIRS, 400)):
-            response = await client.options("/v1/posts/1", headers={"Origin": origin, **asked})
+            response = await client.options("/test/notes/1", headers={"Origin": origin, **asked})
             assert response.status_code == status
             assert (response.headers.get("access-control-allow-origin") == OURS) == (status == 200)
             assert "access-control-allow-credentials" not in response.headers
     assert response.headers["content-type"] == "application/problem+json"
     told = {"status": 400, "code": "bad_request", "detail": "Disallowed CORS origin."}
-    assert response.json() | told | {"instance": "/v1/posts/1"} == response.json()
+    assert response.json() | told | {"instance": "/test/notes/1"} == response.json()
 
 
 TRACING = ("traceparent", "tracestate", "baggage", "sentry-trace")
@@ -131,7 +131,7 @@ async def test_tracing_headers_are_allowed(settings: Settings, origins: str) -> 
     async with client_with(settings, cors={"origins": origins}) as client:
         for names in (*TRACING, ",".join(TRACING), "Traceparent, Baggage"):
             headers = asked | {"Access-Control-Request-Headers": names}
-            response = await client.options("/v1/posts/1", headers=headers)
+            response = await client.options("/test/notes/1", headers=headers)
             assert response.status_code == 200, names
             allowed = response.headers["access-control-allow-headers"].lower().split(", ")
             assert set(TRACING) <= set(allowed)
@@ -142,7 +142,7 @@ async def test_headers_in_the_setting_are_allowed(settings: Settings) -> None:
     asked["Access-Control-Request-Headers"] = "x-client-version,traceparent"
     for headers, status in (("X-Client-Version,X-Other", 200), ("", 400), ("X-Other", 400)):
         async with client_with(settings, cors={"origins": OURS, "headers": headers}) as client:
-            response = await client.options("/v1/posts/1", headers=asked)
+            response = await client.options("/test/notes/1", headers=asked)
         assert response.status_code == status
 
 
@@ -153,7 +153,7 @@ async def test_all_origins_can_be_allowed(settings: Settings) -> None:
 
 
 async def test_without_the_setting_there_are_no_cors_headers(client: Client) -> None:
-    response = await client.get("/v1/posts", headers={"Origin": OURS})
+    response = await client.get("/test/notes", headers={"Origin": OURS})
     assert not [name for name in response.headers if name.startswith("access-control")]
     assert response.headers["vary"] == "accept-encoding"
 

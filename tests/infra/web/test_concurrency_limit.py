@@ -15,7 +15,7 @@ from app.infra.web import exempt_paths as unlimited
 from app.infra.web.concurrency_limit import ConcurrencyLimiter
 from app.settings import Settings
 from tests.application import client_of, running
-from tests.factories import Factory
+from tests.sample.factory import NoteFactory
 
 Client = httpx2.AsyncClient
 RUNNING, QUEUED, STREAMS = 2, 3, 2
@@ -130,7 +130,7 @@ async def test_cancelled_request_frees_its_place_in_the_queue(settings: Settings
         assert gate.began == [0, 1]
 
 
-@pytest.mark.parametrize("path", ["/fail", "/nowhere", "/leave", "/v1/posts?limit=0"])
+@pytest.mark.parametrize("path", ["/fail", "/nowhere", "/leave", "/test/notes?limit=0"])
 async def test_slot_is_released_after_every_outcome(settings: Settings, path: str) -> None:
     async with gated(settings) as (gate, client):
         for _ in range(2 * RUNNING):
@@ -149,20 +149,22 @@ async def test_probes_and_metrics_are_not_limited(settings: Settings) -> None:
         await statuses(tasks)
 
 
-async def test_cache_hit_takes_no_slot_and_a_load_does(settings: Settings, make: Factory) -> None:
+async def test_cache_hit_takes_no_slot_and_a_load_does(
+    settings: Settings, make: NoteFactory
+) -> None:
     user = await make.user()
-    kept, other = await make.post(user), await make.post(user)
+    kept, other = await make.note(user), await make.note(user)
     async with gated(settings, queued=0) as (gate, client):
-        assert (await client.get(f"/v1/posts/{kept.id}")).status_code == 200
+        assert (await client.get(f"/test/notes/{kept.id}")).status_code == 200
         tasks = ask(client, "/hold/0", "/hold/1")
         await gate.until(running=RUNNING)
-        hit = await client.get(f"/v1/posts/{kept.id}")
+        hit = await client.get(f"/test/notes/{kept.id}")
         assert hit.status_code == 200
         assert hit.headers["x-cache"].startswith("HIT")
-        assert refused(await client.get(f"/v1/posts/{other.id}"))
+        assert refused(await client.get(f"/test/notes/{other.id}"))
         gate.open.set()
         await statuses(tasks)
-        assert (await client.get(f"/v1/posts/{other.id}")).status_code == 200
+        assert (await client.get(f"/test/notes/{other.id}")).status_code == 200
 
 
 async def test_stream_releases_its_slot_and_has_its_own_limit(

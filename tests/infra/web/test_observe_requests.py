@@ -11,7 +11,7 @@ from prometheus_client import REGISTRY
 from app.infra.observability.metrics import TICKS_PER_SECOND
 from app.settings import Settings
 from tests.application import client_of, running
-from tests.factories import Factory
+from tests.sample.factory import NoteFactory
 
 Client = httpx2.AsyncClient
 
@@ -23,26 +23,26 @@ def requests(method: str, route: str, status: int) -> float:
 
 
 async def test_every_answer_tells_its_time(client: Client) -> None:
-    for path in ("/v1/posts", "/v1/posts", "/nowhere", "/livez", "/v1/users/me"):
+    for path in ("/test/notes", "/test/notes", "/nowhere", "/livez", "/v1/users/me"):
         assert 0 <= float((await client.get(path)).headers["x-process-time"]) < 60
 
 
 async def test_times_are_counted_in_steps_that_add_up_exactly(client: Client) -> None:
-    await client.get("/v1/posts")
-    labels = {"method": "GET", "route": "/v1/posts", "status": "200"}
+    await client.get("/test/notes")
+    labels = {"method": "GET", "route": "/test/notes", "status": "200"}
     total = REGISTRY.get_sample_value("http_request_duration_seconds_sum", labels)
     assert total is not None
     assert (total * TICKS_PER_SECOND).is_integer()
 
 
 async def test_in_development_the_parts_of_the_time_are_told(
-    settings: Settings, make: Factory
+    settings: Settings, make: NoteFactory
 ) -> None:
-    post = await make.post()
+    note = await make.note()
     values = {**settings.model_dump(), "metrics": {}}
     async with running(Settings.model_validate(values)) as app, client_of(app) as client:
         first, second = [
-            (await client.get(f"/v1/posts/{post.id}")).headers["server-timing"] for _ in range(2)
+            (await client.get(f"/test/notes/{note.id}")).headers["server-timing"] for _ in range(2)
         ]
     assert 'desc="1 statements"' in first
     assert "cache;desc=MISS" in first
@@ -55,7 +55,7 @@ async def test_production_keeps_the_parts_to_itself(settings: Settings, clean: N
     values["environment"] = "production"
     values["auth"]["secret"] = "a secret that is long enough for production"
     async with running(Settings.model_validate(values)) as app, client_of(app) as client:
-        headers = (await client.get("/v1/posts")).headers
+        headers = (await client.get("/test/notes")).headers
     assert "server-timing" not in headers
     assert "x-process-time" in headers
 
@@ -63,13 +63,13 @@ async def test_production_keeps_the_parts_to_itself(settings: Settings, clean: N
 @pytest.mark.parametrize(
     ("method", "path", "route", "status"),
     [
-        ("GET", "/v1/posts", "/v1/posts", 200),
-        ("GET", "/v1/posts?limit=5", "/v1/posts", 200),
-        ("HEAD", "/v1/posts", "/v1/posts", 200),
-        ("GET", "/v1/posts/999", "/v1/posts/{post_id}", 404),
-        ("GET", "/v1/posts/0", "/v1/posts/{post_id}", 422),
+        ("GET", "/test/notes", "/test/notes", 200),
+        ("GET", "/test/notes?limit=5", "/test/notes", 200),
+        ("HEAD", "/test/notes", "/test/notes", 200),
+        ("GET", "/test/notes/999", "/test/notes/{note_id}", 404),
+        ("GET", "/test/notes/0", "/test/notes/{note_id}", 422),
         ("GET", "/v1/users/me", "/v1/users/me", 401),
-        ("PUT", "/v1/posts", "/v1/posts", 405),
+        ("PUT", "/test/notes", "/test/notes", 405),
         ("GET", "/nowhere/at/all", "unmatched", 404),
         ("BREW", "/nowhere/at/all", "unmatched", 404),
     ],
@@ -85,11 +85,11 @@ async def test_requests_are_counted_by_the_template_of_their_route(
 
 
 async def test_many_paths_are_few_labels(client: Client) -> None:
-    await client.get("/v1/posts/1000000")
+    await client.get("/test/notes/1000000")
     before = len(list(REGISTRY.collect()))
     series = sum(len(metric.samples) for metric in REGISTRY.collect())
     for number in range(200):
-        await client.get(f"/v1/posts/{1_000_001 + number}")
+        await client.get(f"/test/notes/{1_000_001 + number}")
         await client.get(f"/nowhere/{number}")
     await client.request("BREW", "/nowhere")
     assert len(list(REGISTRY.collect())) == before

@@ -11,7 +11,7 @@ from fastapi import FastAPI
 
 from app.settings import Settings
 from tests.application import client_of, running
-from tests.factories import Factory
+from tests.sample.factory import NoteFactory
 
 Client = httpx2.AsyncClient
 SECRET = "hunter2-hunter2"
@@ -41,9 +41,9 @@ async def broken(settings: Settings) -> AsyncIterator[FastAPI]:
     ("method", "path", "status", "code"),
     [
         ("GET", "/nowhere", 404, "not_found"),
-        ("GET", "/v1/posts/", 404, "not_found"),
-        ("GET", "/v1/posts/1", 404, "not_found"),
-        ("PUT", "/v1/posts", 405, "method_not_allowed"),
+        ("GET", "/test/notes/", 404, "not_found"),
+        ("GET", "/test/notes/1", 404, "not_found"),
+        ("PUT", "/test/notes", 405, "method_not_allowed"),
         ("POST", "/v1/users", 422, "invalid_request"),
         ("GET", "/v1/users/me", 401, "unauthenticated"),
         ("GET", "/broken", 500, "internal_error"),
@@ -159,6 +159,6 @@ async def test_any_other_request_id_is_replaced(client: Client, given: str) -> N
     assert len(response.headers["x-request-id"]) == 32
 
 
-async def test_requests_have_different_ids(client: Client, make: Factory) -> None:
+async def test_requests_have_different_ids(client: Client, make: NoteFactory) -> None:
     ids = {(await client.get("/livez")).headers["x-request-id"] for _ in range(10)}
     assert len(ids) == 10

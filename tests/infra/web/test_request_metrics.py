@@ -19,7 +19,7 @@ from coherent_cache import Source
 def count(requests):
     for number in range(requests):
         current = RequestContext("id", "GET", f"/{number}")
-        current.route, current.status, current.seconds = "/v1/posts", 200, 0.5
+        current.route, current.status, current.seconds = "/test/notes", 200, 0.5
         current.cache, current.statements = Source.VALKEY, ["SELECT 1", "SELECT 2"]
         count_request(current)
 """
@@ -50,7 +50,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def assert_counted(requests: int) -> None:
     value = registry_of_all_workers().get_sample_value
-    labels = {"method": "GET", "route": "/v1/posts", "status": "200"}
+    labels = {"method": "GET", "route": "/test/notes", "status": "200"}
     duration = "http_request_duration_seconds"
     assert value(f"{duration}_bucket", {**labels, "le": "0.25"}) == 0
     assert value(f"{duration}_bucket", {**labels, "le": "0.5"}) == requests

@@ -11,7 +11,7 @@ from app.features.users.models import User
 from app.infra.dependencies import ProcessResources, ReadSession, WriteSession
 from app.settings import Settings
 from tests.application import client_of, running
-from tests.factories import Factory
+from tests.sample.factory import NoteFactory
 
 END_OURSELVES = text("SELECT pg_terminate_backend(pg_backend_pid())")
 CONFLICT = text("DO $$ BEGIN RAISE serialization_failure; END $$")
@@ -119,22 +119,22 @@ async def test_what_has_committed_is_not_run_again(
 
 @pytest.mark.parametrize("method", ["GET", "PATCH"])
 async def test_a_migration_meanwhile_is_not_noticed(
-    settings: Settings, resources: ProcessResources, make: Factory, method: str
+    settings: Settings, resources: ProcessResources, make: NoteFactory, method: str
 ) -> None:
     author = await make.user()
-    post = await make.post(author)
+    note = await make.note(author)
     async with running(settings) as app, client_of(app) as client:
         for length in (201, 202, 200):
             for title in ("A", "B"):
                 response = await client.request(
                     method,
-                    f"/v1/posts/{post.id}",
+                    f"/test/notes/{note.id}",
                     json={"title": title} if method == "PATCH" else None,
                     headers=make.headers(author),
                 )
                 assert response.status_code == 200
             async with resources.database.transaction() as session:
-                alter = f"ALTER TABLE posts ALTER title TYPE varchar({length})"
+                alter = f"ALTER TABLE test_notes ALTER title TYPE varchar({length})"
                 await session.execute(text(alter))
 
 

@@ -14,7 +14,8 @@ from app.settings import Settings, load_settings
 from tests.application import client_of, running
 from tests.cached_app import patient_app, settled
 from tests.contract.document import DOCUMENT
-from tests.factories import PASSWORD, Factory
+from tests.features.users.factory import PASSWORD
+from tests.sample.factory import NoteFactory
 
 Client = httpx2.AsyncClient
 
@@ -52,8 +53,8 @@ async def client(service: FastAPI, clean: None) -> AsyncIterator[Client]:
 
 
 @pytest.fixture
-def make(service: FastAPI, clean: None) -> Factory:
-    return Factory(service.state.resources)
+def make(service: FastAPI, clean: None) -> NoteFactory:
+    return NoteFactory(service.state.resources)
 
 
 async def test_location_leads_to_the_new_resource(client: Client) -> None:
@@ -67,24 +68,26 @@ async def test_location_leads_to_the_new_resource(client: Client) -> None:
     form = {"username": "new@example.com", "password": PASSWORD}
     token = (await client.post(flow["tokenUrl"], data=form)).json()["access_token"]
     headers = {"Authorization": f"Bearer {token}"}
-    post = {"title": "T", "body": "B"}
-    created = await client.post(f"{PREFIX}/v1/posts", json=post, headers=headers)
-    assert created.headers["location"] == f"{PREFIX}/v1/posts/{created.json()['id']}"
+    note = {"title": "T", "body": "B"}
+    created = await client.post(f"{PREFIX}/test/notes", json=note, headers=headers)
+    assert created.headers["location"] == f"{PREFIX}/test/notes/{created.json()['id']}"
     assert (await client.get(created.headers["location"])).json() == created.json()
 
 
-async def test_every_link_of_every_list_contains_the_prefix(client: Client, make: Factory) -> None:
+async def test_every_link_of_every_list_contains_the_prefix(
+    client: Client, make: NoteFactory
+) -> None:
     author = await make.user()
-    [post, *_] = await make.posts(3, author)
-    await make.comments(3, post)
+    [note, *_] = await make.notes(3, author)
+    await make.replies(3, note)
     for url in (
-        "/v1/posts?limit=1",
-        f"/v1/posts?author_id={author.id}&limit=1",
-        f"/v1/posts/{post.id}/comments?limit=1",
+        "/test/notes?limit=1",
+        f"/test/notes?author_id={author.id}&limit=1",
+        f"/test/notes/{note.id}/replies?limit=1",
     ):
         for headers in ({}, {}, NO_CACHE, {"X-Forwarded-Prefix": "/evil"}):  # loaded, then kept
             first = await client.get(PREFIX + url, headers=headers)
-            assert first.links["next"]["url"].startswith(f"{PREFIX}/v1/posts")
+            assert first.links["next"]["url"].startswith(f"{PREFIX}/test/notes")
         second = await client.get(first.links["next"]["url"])
         assert set(second.links) == {"next", "prev"}
         assert second.json()["items"] != first.json()["items"]
@@ -93,14 +96,14 @@ async def test_every_link_of_every_list_contains_the_prefix(client: Client, make
 
 
 async def test_cached_answers_do_not_contain_the_prefix(
-    client: Client, service: FastAPI, make: Factory, settings: Settings
+    client: Client, service: FastAPI, make: NoteFactory, settings: Settings
 ) -> None:
     # An application that starts after the rows were made may invalidate them once more.
     async with patient_app(settings) as app, client_of(app) as direct:
-        await make.posts(2)
+        await make.notes(2)
         await settled(service)
-        there = await client.get(f"{PREFIX}/v1/posts?limit=1")
-        here = await direct.get("/v1/posts?limit=1", headers=NO_CACHE)
+        there = await client.get(f"{PREFIX}/test/notes?limit=1")
+        here = await direct.get("/test/notes?limit=1", headers=NO_CACHE)
     assert here.headers["x-cache"] == "HIT"
     assert here.links["next"]["url"] == there.links["next"]["url"].removeprefix(PREFIX)
 
@@ -122,10 +125,10 @@ async def test_problem_contains_the_path_without_the_prefix(client: Client) -> N
 
 async def test_request_headers_cannot_set_the_prefix(settings: Settings, client: Client) -> None:
     async with running(settings) as app, client_of(app) as direct:
-        await Factory(app.state.resources).posts(2)
+        await NoteFactory(app.state.resources).notes(2)
         for name in ("X-Forwarded-Prefix", "X-Script-Name", "X-Original-URI", "Forwarded"):
-            answer = await direct.get("/v1/posts?limit=1", headers={name: "/evil"})
-            assert answer.links["next"]["url"].startswith("/v1/posts?")
+            answer = await direct.get("/test/notes?limit=1", headers={name: "/evil"})
+            assert answer.links["next"]["url"].startswith("/test/notes?")
         document = (await direct.get("/openapi.json")).json()
     assert document == DOCUMENT
     assert "servers" not in document

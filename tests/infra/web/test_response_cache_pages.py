@@ -37,7 +37,7 @@ def make(service: FastAPI, clean: None) -> Factory:
 
 @pytest.fixture(autouse=True)
 def longest_transaction(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pagination, "LONGEST_TRANSACTION", LONGEST)
+    monkeypatch.setattr(pagination, "MAX_TRANSACTION", LONGEST)
 
 
 @pytest.fixture

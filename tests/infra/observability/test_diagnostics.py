@@ -118,6 +118,12 @@ async def test_task_whose_exception_nobody_handles_is_reported(
     reports.clear()
 
 
+async def test_future_of_a_library_is_not_reported(service: FastAPI, reports: Reports) -> None:
+    asyncio.get_running_loop().create_future().set_exception(ValueError())
+    await asyncio.sleep(0)
+    assert not reports
+
+
 async def test_coroutine_that_nobody_awaits_is_reported(
     reports: Reports, monkeypatch: pytest.MonkeyPatch
 ) -> None:

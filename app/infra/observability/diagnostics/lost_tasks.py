@@ -16,7 +16,8 @@ def watch_tasks() -> Iterator[None]:
     exception_handler, show_warning = loop.get_exception_handler(), warnings.showwarning
 
     def handle_exception(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:
-        report("lost_task", _describe(context))
+        if not _is_bare_future(context):
+            report("lost_task", _describe(context))
         loop.default_exception_handler(context)
 
     def handle_warning(message: Warning | str, *details: Any, **options: Any) -> None:
@@ -31,6 +32,12 @@ def watch_tasks() -> Iterator[None]:
     finally:
         warnings.showwarning = show_warning
         loop.set_exception_handler(exception_handler)
+
+
+def _is_bare_future(context: dict[str, Any]) -> bool:
+    """Tell whether it is a future without a task. asyncpg leaves one if a connect is cancelled."""
+    future = context.get("future")
+    return isinstance(future, asyncio.Future) and not isinstance(future, asyncio.Task)
 
 
 def _describe(context: dict[str, Any]) -> str:

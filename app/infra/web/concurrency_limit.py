@@ -19,11 +19,7 @@ WITHOUT_BODY = (204, 304)
 
 
 class StreamLimitReached(Exception):
-    """The stream limit was reached before the response started. The middleware answers 503."""
-
-    def __init__(self, refusal: Unavailable) -> None:
-        super().__init__()
-        self.refusal = refusal
+    """Raised out of `send`, where FastAPI could not handle an `AppError`."""
 
 
 class ConcurrencyLimiter:
@@ -47,10 +43,10 @@ class ConcurrencyLimiter:
         self._slots.release()
 
     def begin_stream(self) -> None:
-        """Count a stream, or raise `Unavailable`. A stream takes no slot: it may last for hours."""
+        """Count a stream. A stream takes no slot, because it may last for hours."""
         if self.streams >= self._limits.streams:
             REFUSED.labels("streams").inc()
-            raise Unavailable("This process has reached its limit of open streams.")
+            raise StreamLimitReached
         self.streams += 1
 
     def end_stream(self) -> None:
@@ -79,9 +75,9 @@ class ConcurrencyLimiter:
 
 
 class ConcurrencyLimitMiddleware:
-    """Pure ASGI, inside the response cache: a cache hit takes no slot, and the load of a miss does.
+    """Stands inside the response cache: a cache hit takes no slot, and the load of a miss does.
 
-    A request holds its slot until its response begins. A response without a length is a stream.
+    A request holds its slot until its response starts. A response without a length is a stream.
     """
 
     def __init__(self, app: ASGIApp, limiter: ConcurrencyLimiter) -> None:
@@ -92,58 +88,38 @@ class ConcurrencyLimitMiddleware:
         if scope["type"] != "http" or scope["path"] in EXEMPT_PATHS:
             await self.app(scope, receive, send)
             return
+        limiter = self._limiter
         try:
-            await self._limiter.acquire()
-        except Unavailable as refusal:
-            await problem_of(scope, refusal)(scope, receive, send)
+            await limiter.acquire()
+        except Unavailable as error:
+            await problem_of(scope, error)(scope, receive, send)
             return
-        request = _Request(self._limiter, send)
+        has_slot, is_open_stream = True, False
+
+        def send_and_release_slot(message: Message) -> Awaitable[None]:
+            nonlocal has_slot, is_open_stream
+            if has_slot:
+                has_slot = False
+                limiter.release()
+                if is_stream(message):
+                    limiter.begin_stream()
+                    is_open_stream = True
+            return send(message)
+
         try:
-            await self.app(scope, receive, request.send)
-        except StreamLimitReached as refused:
-            await problem_of(scope, refused.refusal)(scope, receive, send)
+            await self.app(scope, receive, send_and_release_slot)
+        except StreamLimitReached:
+            refusal = Unavailable("This process has reached its limit of open streams.")
+            await problem_of(scope, refusal)(scope, receive, send)
         finally:
-            request.end()
-
-
-class _Request:
-    """Holds a slot, then perhaps counts as a stream, then neither."""
-
-    __slots__ = ("_has_slot", "_is_stream", "_limiter", "_send")
-
-    def __init__(self, limiter: ConcurrencyLimiter, send: Send) -> None:
-        self._limiter = limiter
-        self._send = send
-        self._has_slot = True
-        self._is_stream = False
-
-    def send(self, message: Message) -> Awaitable[None]:
-        if self._has_slot:
-            self._release()
-            if is_stream(message):
-                self._begin_stream()
-        return self._send(message)
-
-    def end(self) -> None:
-        if self._has_slot:
-            self._release()
-        if self._is_stream:
-            self._limiter.end_stream()
-
-    def _release(self) -> None:
-        self._has_slot = False
-        self._limiter.release()
-
-    def _begin_stream(self) -> None:
-        try:
-            self._limiter.begin_stream()
-        except Unavailable as refusal:
-            raise StreamLimitReached(refusal) from None
-        self._is_stream = True
+            if has_slot:
+                limiter.release()
+            if is_open_stream:
+                limiter.end_stream()
 
 
 def is_stream(start: Message) -> bool:
-    """Whether a response that begins with this message has no length."""
+    """Return whether a response that starts with this message has no length."""
     if start["status"] in WITHOUT_BODY:
         return False
     return all(name != b"content-length" for name, _ in start.get("headers", ()))

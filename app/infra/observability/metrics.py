@@ -92,7 +92,7 @@ for name in ("blocked_loop", "statement_budget", "leaked_connection", "lost_task
 def exact(seconds: float) -> float:
     """Round to a multiple of 2**-20 s, so that sums do not depend on the order of addition.
 
-    The sums of workers that have exited are added up again in another order. Without the rounding,
-    a total could become smaller by its last bit, which Prometheus takes for a restart.
+    A scrape adds up the files of all workers in any order. Without the rounding, a total could
+    become smaller by its last bit, which Prometheus takes for a restart.
     """
     return round(seconds * TICKS_PER_SECOND) / TICKS_PER_SECOND

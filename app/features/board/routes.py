@@ -88,13 +88,11 @@ async def page() -> HTMLResponse:
 
 
 @router.get("/board/events")
-async def events(
-    request: Request, board: Annotated[Board, Depends(take_place)]
-) -> StreamingResponse:
+async def events(board: Annotated[Board, Depends(take_place)]) -> StreamingResponse:
     """Send the totals of all workers once a second, as server-sent events."""
     if (current := request_context.get()) is not None:
         current.stop_clock()  # the time for which somebody watches is not latency
-    stream = _events(board, is_head=is_head_request(request.scope))
+    stream = _events(board, is_head=is_head_request())
     return StreamingResponse(stream, media_type="text/event-stream", headers=STREAM_HEADERS)
 
 

@@ -2,7 +2,7 @@
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-IS_HEAD = "app.is_head_request"
+from app.infra.observability.request_context import request_context
 
 
 class HeadRequestMiddleware:
@@ -22,10 +22,11 @@ class HeadRequestMiddleware:
                 message = {**message, "body": b""}
             await send(message)
 
-        scope["method"], scope[IS_HEAD] = "GET", True
+        scope["method"] = "GET"
         await self.app(scope, receive, send_without_body)
 
 
-def is_head_request(scope: Scope) -> bool:
+def is_head_request() -> bool:
     """Return whether the client sent HEAD. An endless stream must then end at once."""
-    return IS_HEAD in scope
+    current = request_context.get()
+    return current is not None and current.method == "HEAD"

@@ -35,7 +35,7 @@ class RangeFileResponse(FileResponse):
         headers = [
             (name, value)
             for name, value in scope["headers"]
-            if name != b"range" or (_is_byte_range(value) and not is_head_request(scope))
+            if name != b"range" or (_is_byte_range(value) and not is_head_request())
         ]
         await super().__call__({**scope, "headers": headers}, receive, send_file_or_problem)
 

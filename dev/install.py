@@ -100,7 +100,7 @@ def _install_packages() -> None:
     if pip.returncode:
         line.finish(f"pip failed. The last lines of its log, {LOG}:")
         raise _failure(LOG.read_text(encoding="utf-8", errors="replace"))
-    line.finish(f"Packages installed: {_installed_since(started)}")
+    line.finish(f"Installed {_installed_since(started)} packages")
 
 
 def _progress(started: float) -> str:

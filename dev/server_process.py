@@ -163,7 +163,7 @@ def wait_until(condition: Callable[[], bool], seconds: float, waiting_for: str) 
         if now > said + 2:
             say(f"Waiting for {waiting_for} ({now - started:.0f} s)")
             said = now + 3
-        time.sleep(0.02)
+        time.sleep(0.1)
     return True
 
 

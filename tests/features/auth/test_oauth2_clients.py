@@ -16,7 +16,7 @@ from tests.features.users.factory import PASSWORD
 
 @pytest.fixture
 def served(settings: Settings, clean: None, monkeypatch: pytest.MonkeyPatch) -> Iterator[Served]:
-    """The service, which oauthlib may call without HTTPS."""
+    """The service. oauthlib accepts its URL although it is not HTTPS."""
     monkeypatch.setenv("OAUTHLIB_INSECURE_TRANSPORT", "1")
     with serve(settings) as served:
         yield served
@@ -24,7 +24,7 @@ def served(settings: Settings, clean: None, monkeypatch: pytest.MonkeyPatch) -> 
 
 @pytest.fixture
 def email(served: Served) -> str:
-    """The address of somebody with an account."""
+    """The email address of an account."""
     return served.run(served.make.user()).email
 
 

@@ -31,13 +31,13 @@ async def refresh(client: Client, token: str) -> httpx2.Response:
 
 
 async def expire_tokens(resources: ProcessResources) -> None:
-    """Let every refresh token end now."""
+    """Let every refresh token expire now."""
     async with resources.database.transaction() as session:
         await session.execute(text("UPDATE refresh_tokens SET expires_at = now()"))
 
 
 async def waits_for_a_lock(resources: ProcessResources) -> None:
-    """Wait until somebody waits for a row that somebody else has changed."""
+    """Wait until a transaction waits for a row that another one has changed."""
     waiting = text("""
         SELECT count(*) FROM pg_stat_activity
         WHERE wait_event_type = 'Lock' AND datname = current_database()
@@ -154,7 +154,7 @@ async def test_revocation_includes_a_token_that_is_added_concurrently(
         family = await queries.consume_token(session, sha256(second.encode()).digest())
         assert family is not None
         reuse = asyncio.create_task(refresh(client, first))
-        await waits_for_a_lock(resources)  # the reuse, for the row of `second`
+        await waits_for_a_lock(resources)  # the second use waits for the row of `second`
         await queries.insert_token(session, family, b"third", timedelta(days=1))
     assert (await reuse).status_code == 401
     async with resources.database.read() as session:

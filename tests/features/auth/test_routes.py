@@ -16,7 +16,7 @@ Client = httpx2.AsyncClient
 
 
 async def log_in(client: Client, email: str, password: str) -> httpx2.Response:
-    """Ask for a token."""
+    """Request a token."""
     form = {"username": email, "password": password, "grant_type": "password"}
     return await client.post("/v1/auth/token", data=form)
 
@@ -155,7 +155,7 @@ async def test_errors_of_other_endpoints_do_not_have_the_oauth2_form(client: Cli
 
 
 def forged(settings: Settings, user_id: int, **changes: object) -> str:
-    """Return a token like ours, with claims changed, or removed where they are None."""
+    """Return a valid token with some claims changed, or removed if they are None."""
     now = datetime.now(UTC)
     claims: dict[str, object] = {
         "sub": str(user_id),

@@ -62,7 +62,7 @@ async def test_a_comment_drops_the_pages_that_show_its_post_and_no_others(
 
 
 async def _peeks(service: FastAPI, url: str, post_id: int) -> bool:
-    """Whether the post comes right after the page, which is told by it that more follows."""
+    """Return whether the post comes directly after the page, which shows that a page follows."""
     path, _, query = url.partition("?")
     key = f"{path}?{'&'.join(sorted(query.split('&')))}"
     entry = await cache_of(service).store.look_up(key)

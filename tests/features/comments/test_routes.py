@@ -11,7 +11,7 @@ Client = httpx2.AsyncClient
 
 
 async def count(client: Client, post_id: int) -> int:
-    """Return the number of comments that the post claims."""
+    """Return `comment_count` of the post."""
     number: int = (await client.get(f"/v1/posts/{post_id}")).json()["comment_count"]
     return number
 
@@ -180,7 +180,7 @@ async def test_post_and_its_comments_can_be_deleted_concurrently(
         responses = await asyncio.gather(*(client.delete(url, headers=headers) for url in urls))
         assert {response.status_code for response in responses} <= {204, 404}
         assert (await client.get(f"/v1/posts/{post.id}")).status_code == 404
-    assert not caplog.records  # no deadlock, not one that a second run has mended either
+    assert not caplog.records  # no deadlock, not even one that was retried
 
 
 async def test_comments_appear_in_the_order_of_the_list(

@@ -17,7 +17,7 @@ async def make_rows(resources: ProcessResources, ids: Ids) -> Ids:
 async def populate(world: World) -> None:
     make, owner, other = PostFactory(world.resources), world.owner, world.other
     posts = [*await make.posts(3, owner), *await make.posts(3, other)]
-    # These are of this moment, so that the pages that show them are not settled.
+    # These have just been created, so that a transaction may still add rows to their pages.
     posts += [await make.post(author) for author in (owner, other, owner)]
     world.ids["post_id"] = posts[2].id
     last = posts[-1].id

@@ -37,7 +37,7 @@ async def world(make: PostFactory, client: Client, uncached: FastAPI) -> World:
 async def test_every_read_after_the_deletion_of_any_post_is_right(
     client: Client, make: PostFactory, uncached: FastAPI, world: World, number: int
 ) -> None:
-    """Each of them is the first, the last, or the one after the last on some page."""
+    """Return posts that are the first, the last, or directly after the last on a page."""
     before = await truth(uncached, world.urls)
     headers = make.headers(world.owner)
     mine = (await client.get(f"/v1/posts?author_id={world.owner.id}&limit=100")).json()

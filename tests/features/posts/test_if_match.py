@@ -62,7 +62,7 @@ async def test_one_of_many_edits_of_the_same_version_succeeds(
     client: Client, url: str, headers: dict[str, str]
 ) -> None:
     headers = headers | {"If-Match": await etag(client, url)}
-    # Every connection of the pool is open: nobody has a start.
+    # Open every connection of the pool first, so that all edits start at the same time.
     await asyncio.gather(*(client.get(url, headers=NO_STORE) for _ in range(20)))
     answers = await asyncio.gather(
         *(edit(client, url, f"Title {number}", headers) for number in range(100))
@@ -153,7 +153,7 @@ async def test_stale_deletion_deletes_nothing(
     assert (await client.get(url)).status_code == 404
 
 
-ANOTHER = "0123456789abcdef"  # a digest of another moment: a comment came since
+ANOTHER = "0123456789abcdef"  # the digest from before a comment was added
 MATCHES = [
     *("{etag}", "*", " * ", '"other", {etag}', '"9-x",{etag}', "{gzip}", f'"1-{ANOTHER}"'),
     *(",{etag}", " , ,{etag} , ", "\t{etag}\t", 'W/"1-{digest}", {etag}', '"a,b" , {etag}'),

@@ -69,7 +69,7 @@ async def test_invalid_post_is_refused(client: Client, make: PostFactory, body: 
     response = await client.post("/v1/posts", json=body, headers=headers)
     assert response.status_code == 422
     assert response.json()["code"] == "invalid_request"
-    assert response.json()["errors"]  # refused here, and not by the database
+    assert response.json()["errors"]  # refused by validation, not by the database
 
 
 async def test_limits_count_characters_and_text_is_returned_unchanged(

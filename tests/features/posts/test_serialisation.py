@@ -19,7 +19,7 @@ Client = httpx2.AsyncClient
 
 @contextmanager
 def counting() -> Iterator[dict[str, int]]:
-    """Count what Pydantic does meanwhile: validations of a post, and serialisations to JSON."""
+    """Count the validations of a post and the serialisations to JSON by Pydantic."""
     counted = {"validated": 0, "serialised": 0}
 
     def count(_frame: object, event: str, function: Any) -> None:
@@ -47,7 +47,7 @@ async def test_post_is_validated_and_serialised_once(
     url = "/v1/posts" if method == "POST" else f"/v1/posts/{post.id}"
     content = None if method == "GET" else {"title": "T", "body": "B"}
     headers = NO_STORE | make.headers(author)
-    await client.request(method, url, json=content, headers=headers)  # what is made at first use
+    await client.request(method, url, json=content, headers=headers)  # build what Pydantic builds at first use
     with counting() as counted:
         response = await client.request(method, url, json=content, headers=headers)
     assert response.is_success

@@ -7,7 +7,7 @@ ME = ("user:{user_id}",)
 
 async def populate(world: World) -> None:
     users = (world.owner.id, world.other.id)
-    # The next id belongs to nobody until an account is made.
+    # The next id does not exist until an account is created.
     world.urls += [f"/v1/users/{user_id}" for user_id in (*users, max(users) + 1, 999)]
 
 

@@ -148,7 +148,7 @@ async def test_one_of_many_concurrent_password_changes_succeeds(
         matches = await verify(password, encoded)
         await asyncio.wait_for(
             everybody.wait(), 60
-        )  # all of them have read the account, and none has changed it
+        )  # all requests have read the account before one of them changes it
         return matches
 
     monkeypatch.setattr(resources.passwords, "verify", verify_together)

@@ -68,7 +68,7 @@ def headers(make: NoteFactory, user: User) -> dict[str, str]:
 
 
 async def publish(client: Client, headers: dict[str, str]) -> httpx2.Response:
-    """Publish a note. Its author is whom `CurrentUser` takes the caller for."""
+    """Publish a note. Its author is the user that `CurrentUser` returns."""
     return await client.post("/test/notes", json={"title": "T", "body": "B"}, headers=headers)
 
 
@@ -105,7 +105,7 @@ async def test_caller_is_read_from_the_database_once(
 async def test_cached_caller_is_shown_like_one_from_the_database(
     client: Client, other: Client, headers: dict[str, str], user: User
 ) -> None:
-    for process in (client, client, other):  # read from the database, then from the cache twice
+    for process in (client, client, other):  # first from the database, then twice from the cache
         assert await author(process, headers) == author_of(user)
 
 
@@ -135,7 +135,7 @@ async def test_valkey_contains_no_credentials(
     async with make.resources.database.read() as session:
         kept = await session.get_one(User, user.id)
     content = await everything(store)
-    assert b'"bio":"I am Ann."' in content  # the account is there
+    assert b'"bio":"I am Ann."' in content  # the search finds the account
     secrets = [PASSWORD, NEW_PASSWORD, user.password_hash, kept.password_hash, "argon2"]
     secrets += ["password", "credential", tokens["access_token"], tokens["refresh_token"]]
     for secret in secrets:
@@ -151,7 +151,7 @@ async def test_email_address_is_in_no_public_answer(
     for url in ("/test/notes", f"/test/notes/{note.id}", f"/v1/users/{user.id}"):
         assert user.email not in (await client.get(url, headers=headers)).text
     content = await everything(cache_of(service).store)
-    assert user.name.encode() in content  # the pages, the profile and the caller are there
+    assert user.name.encode() in content  # the search finds pages, the profile and the caller
     assert user.email.encode() not in content
 
 
@@ -193,7 +193,7 @@ async def test_deleted_account_is_refused_by_a_process_without_invalidations(
     reader = cache_of(deaf).reader
     assert (
         reader.get_from_memory(cached_user.cache_key(user.id)) is not None
-    )  # in its memory the account lives
+    )  # the memory of this process still has the account
     refused = await publish(other, headers)
     assert (refused.status_code, refused.json()["code"]) == (401, "unauthenticated")
 
@@ -252,7 +252,7 @@ async def test_missing_account_is_refused_until_it_exists(
 async def test_password_is_checked_against_the_database(
     client: Client, make: NoteFactory, headers: dict[str, str], user: User
 ) -> None:
-    """What the cache holds of an account cannot prove anything."""
+    """The cached fields of an account cannot verify a password."""
     await client.get("/v1/users/me", headers=headers)
     change = {"password": NEW_PASSWORD, "current_password": PASSWORD}
     assert (await client.patch("/v1/users/me", json=change, headers=headers)).status_code == 200
@@ -280,7 +280,7 @@ async def test_only_the_author_can_change_a_note_whoever_was_cached_first(
 
 
 async def read_pairs(clients: list[Client], make: NoteFactory, users: int, pairs: int) -> None:
-    """Let random pairs of users act, and ask for themselves and for each other, all at once."""
+    """Let random pairs of users act and read themselves and each other concurrently."""
     accounts = [await make.user(name=f"Name {number}") for number in range(users)]
     headers = {user.id: make.headers(user) for user in accounts}
     chance = random.Random(pairs)

@@ -23,7 +23,7 @@ async def email(user: FreshUser) -> str:
 
 @pytest.fixture
 async def app_of_the_test(settings: Settings) -> AsyncIterator[FastAPI]:
-    """The application with routes on which several ask who is calling."""
+    """The application with routes whose dependencies need the caller several times."""
     async with running(settings) as app:
 
         @app.get("/shared")
@@ -39,7 +39,7 @@ async def app_of_the_test(settings: Settings) -> AsyncIterator[FastAPI]:
 
 @pytest.fixture
 def looked_up(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """The keys for which the cache is asked."""
+    """The keys that are looked up in the cache."""
     keys: list[str] = []
     read = Reader.read
 

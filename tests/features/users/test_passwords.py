@@ -8,7 +8,7 @@ from tests.features.users.factory import PASSWORD, UserFactory
 
 Client = httpx2.AsyncClient
 
-# Each line is one password in two spellings: composed or not, and with two kinds of space.
+# Each line is one password in two Unicode forms: composed or not, and with two kinds of space.
 SPELLINGS = [
     ("caf\u00e9 caf\u00e9", "cafe\u0301 cafe\u0301"),
     ("caf\u00e9 caf\u00e9", "caf\u00e9\u3000cafe\u0301"),
@@ -77,7 +77,7 @@ async def test_hash_from_before_normalisation_still_works(
     changes = {"current_password": other, "email": "new@example.com"}
     assert (await client.patch("/v1/users/me", json=changes, headers=headers)).status_code == 200
     assert await log_in(client, "new@example.com", other) == 200
-    # It has been hashed again, normalised: the other spelling works now.
+    # The login has stored a hash of the normalised form, so the other form works now.
     assert await log_in(client, "new@example.com", one) == 200
 
 

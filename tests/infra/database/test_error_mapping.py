@@ -30,7 +30,7 @@ async def own_app(settings: Settings) -> AsyncIterator[FastAPI]:
 
 @pytest.fixture
 async def writes(client: Client, make: NoteFactory) -> dict[str, Write]:
-    """For each table a request that inserts a row, when the table has rows already."""
+    """For each table, a request that inserts a row. The tables have rows already."""
     user = await make.user()
     await make.note(user)
     headers = make.headers(user)
@@ -47,7 +47,7 @@ async def writes(client: Client, make: NoteFactory) -> dict[str, Write]:
 
 
 async def set_sequence(resources: ProcessResources, table: str, value: str) -> None:
-    """Set what the next id of a table is."""
+    """Set the next id of a table."""
     statement = f"SELECT setval(pg_get_serial_sequence('{table}', 'id'), {value})"
     async with resources.database.transaction() as session:
         await session.execute(text(statement))
@@ -137,6 +137,5 @@ async def test_repeated_database_failures_are_not_logged_for_every_request(
     async with client_of(own_app) as client:
         statuses = {(await client.get("/fails")).status_code for _ in range(20)}
     assert statuses == {503}
-    # None, if another test of this process met such a failure less than five seconds ago. More than
-    # one, if a busy machine took longer than five seconds.
+    # The filter lets one line through in five seconds. A busy machine may take longer for the loop.
     assert len([line for line in caplog.messages if "failed a request" in line]) < 10

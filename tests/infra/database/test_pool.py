@@ -14,7 +14,7 @@ from tests.sample.factory import NoteFactory
 
 
 def with_pool(settings: Settings, **values: object) -> Settings:
-    """Return the settings with another pool."""
+    """Return settings with other values for the pool."""
     return settings.model_copy(update={"database": settings.database.model_copy(update=values)})
 
 
@@ -37,7 +37,7 @@ async def test_waiting_requests_are_served_in_order(single: FastAPI) -> None:
     async with asyncio.TaskGroup() as tasks:
         for number in range(30):
             tasks.create_task(take(number))
-            await asyncio.sleep(0.001)  # newcomers, while others wait
+            await asyncio.sleep(0.001)  # new requests arrive while others wait
     assert served == list(range(30))
 
 

@@ -23,7 +23,7 @@ WHERE = text("SELECT pg_is_in_recovery()")
 
 @pytest.fixture
 def standby(settings: Settings, tmp_path: Path) -> Iterator[Standby]:
-    """A replica of the tests' own server. It is copied in about a second."""
+    """A replica of the tests' own server. Copying the server takes about a second."""
     url = settings.database.url.get_secret_value().replace("postgresql+asyncpg", "postgresql")
     with open_standby(url, tmp_path) as standby:
         yield standby
@@ -74,7 +74,7 @@ async def is_answered_by_replica(client: httpx2.AsyncClient) -> bool:
 
 
 async def comes_to_be_answered_by_replica(client: httpx2.AsyncClient) -> None:
-    """Wait for it: on a busy machine the replica is late now and then, and is not asked."""
+    """Wait, because on a busy machine the replica sometimes lags and is not used."""
     async with asyncio.timeout(60):
         while not await is_answered_by_replica(client):
             await asyncio.sleep(0.02)
@@ -106,7 +106,7 @@ async def test_failure_of_the_replica_is_no_error_for_clients(
     app: FastAPI, client: httpx2.AsyncClient, standby: Standby
 ) -> None:
     await comes_to_be_answered_by_replica(client)
-    standby.kill()  # the next request is sent on a connection that was
+    standby.kill()  # the next request uses a connection that is dead
     for _ in range(20):
         assert not await is_answered_by_replica(client)
     assert not replica_of(app).is_up_to_date
@@ -116,7 +116,7 @@ async def test_read_that_fails_on_the_replica_is_repeated_on_the_primary(
     app: FastAPI, client: httpx2.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await comes_to_be_answered_by_replica(client)
-    # It ends the connection wherever it runs: the second attempt was the primary's, and the last.
+    # The statement kills its own connection, on the primary too. There is no third attempt.
     response = await client.get("/fails-there")
     assert response.status_code == 503
     assert response.headers["retry-after"] == "1"

@@ -18,7 +18,7 @@ UNCACHED = {"Cache-Control": "no-store"}
 
 @dataclass
 class Wire:
-    """A proxy before PostgreSQL that counts how often the server was ready for the next query."""
+    """A proxy for PostgreSQL that counts the ReadyForQuery messages of the server."""
 
     url: str = ""
     answered: int = 0
@@ -47,7 +47,7 @@ class Wire:
 
 @asynccontextmanager
 async def wire_to(database_url: str) -> AsyncIterator[Wire]:
-    """Put a counting proxy before the database."""
+    """Start a counting proxy for the database."""
     wire, url = Wire(), make_url(database_url)
 
     async def connect(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -79,7 +79,7 @@ async def test_read_is_one_round_trip_and_an_unused_session_none(
     note = f"/test/notes/{reply.parent_id}"
     async with wired(settings) as (wire, app), client_of(app) as client:
         for url in (note, "/test/notes", f"{note}/replies", f"/v1/users/{reply.author_id}"):
-            await client.get(url, headers=UNCACHED)  # connects and prepares the statement
+            await client.get(url, headers=UNCACHED)  # connect and prepare the statement
             with wire.round_trips(1):
                 assert (await client.get(url, headers=UNCACHED)).status_code == 200
         with wire.round_trips(0):
@@ -94,7 +94,7 @@ async def test_write_is_its_statements_between_begin_and_commit(
     content = {"title": "T", "body": "B"}
     async with wired(settings) as (wire, app), client_of(app) as client:
         await client.post("/test/notes", json=content, headers=headers)
-        with wire.round_trips(4):  # BEGIN, INSERT, what is to be invalidated, COMMIT
+        with wire.round_trips(4):  # BEGIN, INSERT, INSERT into the outbox, COMMIT
             await client.post("/test/notes", json=content, headers=headers)
 
 

@@ -159,7 +159,7 @@ async def test_unused_session_takes_no_connection(
         return taken
 
     assert (await caller.get("/unused")).json() == 0
-    assert pool.checkedin() == 0  # nothing has connected
+    assert pool.checkedin() == 0  # the pool has opened no connection
 
 
 async def test_every_connection_is_returned_before_the_response(

@@ -18,7 +18,7 @@ from app.infra.security.passwords import PasswordMatch, Passwords
 from app.infra.security.settings import AuthSettings
 
 CHEAP = {"argon2_memory_kib": 64, "argon2_time_cost": 1, "hashing_queue_seconds": 60}
-# The same eight characters: a composed and a decomposed one, and two kinds of space.
+# The same eight characters, composed and decomposed, and with two kinds of space.
 TYPED = ["caf\u00e9 bar", "cafe\u0301\u3000bar", "caf\u00e9\u00a0bar"]
 NORMALISED = TYPED[0]
 
@@ -56,7 +56,7 @@ async def test_hashing_is_refused_immediately_when_the_queue_is_full() -> None:
     )
     assert [isinstance(result, str) for result in results] == [True] * 3 + [False] * 7
     assert all(isinstance(result, Unavailable) for result in results[3:])
-    assert await passwords.hash("correct horse")  # the places are free again
+    assert await passwords.hash("correct horse")  # the slots are free again
     passwords.close()
 
 
@@ -66,12 +66,12 @@ async def test_hash_that_waits_too_long_for_a_thread_is_refused() -> None:
     ends = threading.Event()
     running = asyncio.create_task(passwords._run(ends.wait))
     await asyncio.sleep(0)
-    for _ in range(3):  # the place of the one that was refused is free again
+    for _ in range(3):  # the slot of the refused call is free again
         async with asyncio.timeout(60):
             with pytest.raises(Unavailable, match="Too many passwords are being checked"):
                 await passwords.hash("correct horse")
     ends.set()
-    assert await running  # a hash that has begun is waited for
+    assert await running  # a hash that has started is completed
     passwords.close()
 
 

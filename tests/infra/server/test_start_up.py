@@ -48,7 +48,7 @@ FILES = [
 
 
 def environment(folder: Path, **changes: str) -> dict[str, str]:
-    """Return what the service is started with: nothing of this shell is a setting."""
+    """Return the environment of the service, without settings from this shell."""
     (folder / "secrets").mkdir(exist_ok=True)
     kept = {name: os.environ[name] for name in ("PATH", "HOME", "TMPDIR") if name in os.environ}
     covered = {name: text for name, text in os.environ.items() if name.startswith("COV")}
@@ -62,7 +62,7 @@ def environment(folder: Path, **changes: str) -> dict[str, str]:
 
 
 def refusal(folder: Path, **changes: str) -> str:
-    """Start the service, which ends by itself; return what it says."""
+    """Start the service, wait until it exits, and return its messages."""
     started = subprocess.run(
         COMMAND,
         cwd=folder,
@@ -123,7 +123,7 @@ def test_unreachable_database_is_a_warning_at_start_up(tmp_path: Path) -> None:
 
 
 def first_lines(folder: Path, **changes: str) -> str:
-    """Start the service, and return what it says before its workers boot."""
+    """Start the service, and return its messages before the first worker boots."""
     process = subprocess.Popen(
         COMMAND,
         cwd=folder,
@@ -154,7 +154,7 @@ def test_invalid_file_ends_the_start_with_a_sentence(
 
 @asynccontextmanager
 async def started(folder: Path, url: str, **changes: str) -> AsyncIterator[Path]:
-    """Start the service and wait until it is ready at `url`; it writes to the file yielded."""
+    """Start the service and wait until it is ready at `url`. Yield the file with its output."""
     log = folder / "log"
     with log.open("wb") as output:
         process = subprocess.Popen(
@@ -185,7 +185,7 @@ def free_port() -> str:
 
 
 def servers(settings: Settings) -> dict[str, str]:
-    """Return where the servers of the tests are."""
+    """Return the settings for the servers of the tests."""
     return {
         "DATABASE_URL": settings.database.url.get_secret_value(),
         "VALKEY_URL": settings.valkey.url.get_secret_value(),
@@ -214,7 +214,7 @@ async def test_service_listens_on_ipv6_and_serves_ipv4_clients(
         started(tmp_path, f"http://[::1]:{port}", **servers(settings), **changes),
         httpx2.AsyncClient() as client,
     ):
-        for address in clients:  # both loopbacks may see metrics, and are trusted as proxies
+        for address in clients:  # both loopback addresses may read metrics, and are trusted proxies
             metrics = f"http://{address}:{port}/metrics"
             forwarded = {"X-Forwarded-For": "203.0.113.9"}
             assert (await client.get(metrics)).status_code == 200
@@ -222,7 +222,7 @@ async def test_service_listens_on_ipv6_and_serves_ipv4_clients(
 
 
 def libpq_variables() -> set[str]:
-    """Return all that asyncpg reads, and those that PostgreSQL's own programs know besides."""
+    """Return the variables that asyncpg reads, and more that PostgreSQL's programs read."""
     source = (Path(asyncpg.__file__).parent / "connect_utils.py").read_text(encoding="utf-8")
     read = set(re.findall(r"[\"'](PG[A-Z]+)[\"']", source))
     return read | {"PGOPTIONS", "PGCHANNELBINDING", "PGCONNECT_TIMEOUT"}

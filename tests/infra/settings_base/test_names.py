@@ -12,7 +12,7 @@ SECRET = "hunter2" * 7
 
 @pytest.fixture(autouse=True)
 def folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """Work where there is no .env, and a folder for secrets."""
+    """Run the test in a folder without .env, with a folder for secrets."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "secrets").mkdir()
     monkeypatch.setenv("SECRETS_DIR", str(tmp_path / "secrets"))
@@ -255,7 +255,7 @@ def test_invalid_number_of_workers_is_refused(monkeypatch: pytest.MonkeyPatch, g
 
 
 def numeric_settings() -> list[str]:
-    """Return the names of settings that are numbers."""
+    """Return the names of the numeric settings."""
     sections = {name: field.default for name, field in Settings.model_fields.items()}
     values = {
         f"{name}_{key}": value

@@ -24,7 +24,7 @@ TAKEN = [
     b'["\\\\", "\\\\\\"", ",,,,,,,,,,,,,,,"]',
     '["é", "😀"]'.encode(),
     b"9" * (MAX_DIGITS - 1),
-    # Malformed: the parser says so.
+    # Malformed, which the parser reports.
     *(b"{", b"]", b'"', b"{]", b'{"a"', b"\\"),
 ]
 REFUSED = [
@@ -59,7 +59,7 @@ def test_body_beyond_the_limits_is_refused(body: bytes, media_type: str) -> None
 @pytest.mark.parametrize(("depth", "refused"), [(MAX_DEPTH, False), (MAX_DEPTH + 1, True)])
 def test_nesting_is_limited(depth: int, refused: bool) -> None:
     for opening, closing in (("[", "]"), ('{"a":', "}")):
-        # Beside other containers, which are not below one another.
+        # Together with other containers, which are not nested in each other.
         body = f'["[[[", {"[]," * 50} {opening * (depth - 1)}1{closing * (depth - 1)}]'.encode()
         if refused:
             with pytest.raises(InvalidRequest, match="nested"):
@@ -70,7 +70,7 @@ def test_nesting_is_limited(depth: int, refused: bool) -> None:
 
 @pytest.mark.parametrize("body", [b"[" * 33 + b"1]" * 500_000, b"[{" * 17 + b"1}" * 500_000])
 def test_check_of_the_nesting_is_fast(body: bytes) -> None:
-    # The processor's time of this thread, which other processes do not lengthen.
+    # The CPU time of this thread does not depend on the load of the machine.
     seconds = []
     for _ in range(5):
         began = time.thread_time()

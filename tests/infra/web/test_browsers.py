@@ -30,7 +30,7 @@ async def client_with(settings: Settings, **sections: Any) -> AsyncIterator[Clie
 
 @pytest.mark.parametrize("path", ["/test/notes", "/nowhere", "/livez", "/docs", "/", "/metrics"])
 async def test_every_answer_has_security_headers(client: Client, path: str) -> None:
-    for _ in range(2):  # the second may be from the cache
+    for _ in range(2):  # the second answer may come from the cache
         headers = (await client.get(path)).headers
         assert headers.get_list("x-content-type-options") == ["nosniff"]
         assert headers.get_list("referrer-policy") == ["no-referrer"]
@@ -69,7 +69,7 @@ async def test_other_hosts_are_refused(
 ) -> None:
     hosts = {"hosts": "example.com,*.example.org,[::1]"}
     async with client_with(settings, limits=hosts) as client:
-        await client.get("/test/notes", headers={"Host": "example.com"})  # it is cached now
+        await client.get("/test/notes", headers={"Host": "example.com"})  # now the answer is cached
         response = await client.get("/test/notes", headers={"Host": host})
         assert response.status_code == (200 if is_ours else 400)
         assert is_ours or response.json()["code"] == "bad_request"

@@ -22,7 +22,7 @@ RUNNING, QUEUED, STREAMS = 2, 3, 2
 
 
 class Gate:
-    """Holds those who came until they are let go, in the order of their numbers."""
+    """Holds requests until it opens, and records their order."""
 
     def __init__(self, app: FastAPI) -> None:
         self.places: ConcurrencyLimiter = app.state.concurrency_limiter
@@ -47,7 +47,7 @@ class Gate:
         return Response(status_code=204)
 
     async def until(self, **expected: int) -> None:
-        """Wait until the places are taken as expected."""
+        """Wait until as many slots are taken as expected."""
         async with asyncio.timeout(60):
             while any(getattr(self.places, name) != value for name, value in expected.items()):
                 await asyncio.sleep(0.001)
@@ -68,7 +68,7 @@ async def gated(settings: Settings, **limits: Any) -> AsyncIterator[tuple[Gate, 
 
 
 def refused(response: httpx2.Response) -> bool:
-    """Whether it is the problem that a client is to come back from."""
+    """Return whether the response is a 503 with Retry-After."""
     if response.status_code != 503:
         return False
     assert response.json()["code"] == "unavailable"

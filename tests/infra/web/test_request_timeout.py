@@ -87,7 +87,7 @@ async def test_slow_request_is_503_and_releases_connections_locks_and_tasks(
 ) -> None:
     async with hurried(settings) as (app, client):
         tasks_before = len(asyncio.all_tasks())
-        for _ in range(2):  # as many as there are connections
+        for _ in range(2):  # as many requests as there are connections
             responses = await asyncio.gather(*(client.get(path) for _ in range(2)))
             for response in responses:
                 assert response.status_code == 503
@@ -100,7 +100,7 @@ async def test_slow_request_is_503_and_releases_connections_locks_and_tasks(
             while held.database.engine.pool.checkedout() or len(asyncio.all_tasks()) > tasks_before:
                 await asyncio.sleep(0.01)
         async with held.database.read() as session:
-            async with asyncio.timeout(PATIENCE_SECONDS):  # the server ends a connection later
+            async with asyncio.timeout(PATIENCE_SECONDS):  # PostgreSQL closes the connection with a delay
                 while await session.scalar(IDLE):
                     await asyncio.sleep(0.01)
             assert await session.scalar(text("SELECT to_regclass('late')")) is None

@@ -24,7 +24,7 @@ NO_CACHE = {"Cache-Control": "no-cache"}
 
 
 class StrippingProxy:
-    """Pass on what is asked below the prefix, without the prefix."""
+    """Remove the prefix from requests, and pass them on."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -98,7 +98,7 @@ async def test_every_link_of_every_list_contains_the_prefix(
 async def test_cached_answers_do_not_contain_the_prefix(
     client: Client, service: FastAPI, make: NoteFactory, settings: Settings
 ) -> None:
-    # An application that starts after the rows were made may invalidate them once more.
+    # An application that starts after the rows were created may invalidate them again.
     async with patient_app(settings) as app, client_of(app) as direct:
         await make.notes(2)
         await settled(service)

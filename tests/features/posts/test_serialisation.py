@@ -47,7 +47,9 @@ async def test_post_is_validated_and_serialised_once(
     url = "/v1/posts" if method == "POST" else f"/v1/posts/{post.id}"
     content = None if method == "GET" else {"title": "T", "body": "B"}
     headers = NO_STORE | make.headers(author)
-    await client.request(method, url, json=content, headers=headers)  # build what Pydantic builds at first use
+    await client.request(
+        method, url, json=content, headers=headers
+    )  # build what Pydantic builds at first use
     with counting() as counted:
         response = await client.request(method, url, json=content, headers=headers)
     assert response.is_success

@@ -100,9 +100,7 @@ async def test_slow_request_is_503_and_releases_connections_locks_and_tasks(
             while held.database.engine.pool.checkedout() or len(asyncio.all_tasks()) > tasks_before:
                 await asyncio.sleep(0.01)
         async with held.database.read() as session:
-            async with asyncio.timeout(
-                PATIENCE_SECONDS
-            ):  # PostgreSQL closes the connection with a delay
+            async with asyncio.timeout(PATIENCE_SECONDS):  # PostgreSQL closes it with a delay
                 while await session.scalar(IDLE):
                     await asyncio.sleep(0.01)
             assert await session.scalar(text("SELECT to_regclass('late')")) is None

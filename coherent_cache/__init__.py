@@ -2,8 +2,7 @@
 
 from coherent_cache.assembly import Cache, NoCache, NotFlushed, flush_cache
 from coherent_cache.budget import READ_SECONDS, CacheBusy
-from coherent_cache.code_version import code_digest
-from coherent_cache.config import CacheConfig
+from coherent_cache.config import CacheConfig, code_digest
 from coherent_cache.entry import Entry
 from coherent_cache.invalidation import collect_shown_tags, invalidate, shows
 from coherent_cache.outbox import outbox_table

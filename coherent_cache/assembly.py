@@ -113,15 +113,12 @@ class NoCache:
     """Replaces `Cache.reader` when caching is switched off. Every read calls `load`."""
 
     def get_from_memory(self, _key: str) -> Entry | None:
-        """Return None: nothing is kept in memory."""
         return None
 
     def has_copy(self, _key: str) -> bool:
-        """Return False: nothing is kept in memory."""
         return False
 
     async def read(self, _key: str, load: Load, *, skip_memory: bool = False) -> Answer:  # noqa: ARG002 - the signature of Reader.read
-        """Call `load` and return its entry."""
         return Answer(await load(), Source.BYPASS)
 
 

@@ -47,11 +47,9 @@ class Breaker:
         return True
 
     def succeeded(self) -> None:
-        """Record an answer, whether fast or slow."""
         self._update(0, self._slow)
 
     def failed(self, error: Exception) -> None:
-        """Record an error or a timeout."""
         # Keep the text only: the exception would keep the frames of its traceback alive.
         self._error = f"{type(error).__name__}: {error}".partition("\n")[0]
         self._update(self._failures + 1, self._slow)

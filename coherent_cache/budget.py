@@ -32,7 +32,6 @@ class OverdueTimer:
         self._handle: asyncio.Handle = self._loop.call_later(seconds, self._wait, LOOP_ITERATIONS)
 
     def cancel(self) -> None:
-        """Stop the timer, because the answer was read."""
         self._handle.cancel()
 
     def _wait(self, iterations: int) -> None:

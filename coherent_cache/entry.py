@@ -23,6 +23,8 @@ class Entry:
     """A cached value, with a tag for everything that the value shows.
 
     `key` is stored with the value, so that a reply to another command is recognised as a miss.
+    `ttl_seconds` must not exceed that of `CacheConfig`: relays give a change up when no entry can
+    be as old.
     `expires_at` is the end of the TTL by `time.time()` of the process that stored the entry.
     `tokens` are the tag tokens at the time of the fill. The entry is valid while its tags still
     have these tokens.
@@ -44,7 +46,6 @@ class Entry:
 
     @property
     def is_alive(self) -> bool:
-        """Whether the TTL has not ended yet."""
         return self.expires_at > time.time()
 
     def encode(self, header: bytes) -> bytes:
@@ -89,5 +90,4 @@ def decode_entry(raw: bytes) -> Entry | None:
 
 
 def checksum_of(header: bytes, content: bytes | memoryview) -> int:
-    """Return the checksum of an entry."""
     return zlib.crc32(content, zlib.crc32(header))

@@ -47,7 +47,6 @@ class Memory:
 
     @property
     def bytes_held(self) -> float:
-        """The estimated size of all entries."""
         return self._entries.currsize
 
     def begin_read(self) -> int:

@@ -115,7 +115,6 @@ class Outbox:
         return Poll(began, changes)
 
     async def delete(self, ids: Sequence[int]) -> None:
-        """Delete rows whose tags have been invalidated."""
         async with self._engine.connect() as connection:
             await connection.execute(DELETE, {"ids": ids})
 

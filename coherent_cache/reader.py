@@ -20,7 +20,7 @@ from coherent_cache.config import CacheConfig
 from coherent_cache.entry import Entry
 from coherent_cache.memory import Memory
 from coherent_cache.metrics import FILLS_REFUSED
-from coherent_cache.store import CACHE_ERRORS, Lease, Miss, Store, Wait, random_token
+from coherent_cache.store import CACHE_ERRORS, Lease, Miss, Store, random_token
 from coherent_cache.trust import Trust
 
 Load = Callable[[], Awaitable[Entry]]
@@ -165,15 +165,14 @@ class Reader:
             began = self._memory.begin_read()
             force = time.monotonic() > force_after
             try:
-                answer = await budget.cache_step(
+                lease = await budget.cache_step(
                     self._store.lease(key, token, found.invalid_fill_id, force=force)
                 )
             except CACHE_ERRORS:
                 break
-            if isinstance(answer, Lease):
-                return await self._load_and_fill(key, load, answer, began, budget)
-            if isinstance(answer, Wait):
-                await asyncio.sleep(random.uniform(MIN_RETRY_SECONDS, MAX_RETRY_SECONDS))  # noqa: S311
+            if lease is not None:
+                return await self._load_and_fill(key, load, lease, began, budget)
+            await asyncio.sleep(random.uniform(MIN_RETRY_SECONDS, MAX_RETRY_SECONDS))  # noqa: S311
             found = await self._look_up(key, budget)
         if isinstance(found, Entry):
             return Answer(found, Source.VALKEY)

@@ -32,13 +32,12 @@ BACKLOG_PAUSE_SECONDS = 0.05
 GRACE_SECONDS = 0.1
 ONE_BY_ONE_SECONDS = 0.5
 EXPIRY_MARGIN_SECONDS = 60
+EXPIRY_INTERVAL_SECONDS = 5  # so that a long outage of Valkey does not flood the log
 # Classes: connection, rollback after a conflict, resources, object state, operator, system error.
 UNAVAILABLE_SQLSTATES = ("08", "40", "53", "55", "57", "58")
 
 
 class Relay:
-    """The relay of one process."""
-
     def __init__(
         self,
         outbox: Outbox,
@@ -62,9 +61,9 @@ class Relay:
         self._due_seconds = self._pause_seconds + GRACE_SECONDS
         longest_life = max(config.ttl_seconds, config.missing_ttl_seconds)
         self._expiry_seconds = longest_life + EXPIRY_MARGIN_SECONDS
+        self._next_expiry_at = 0.0
 
     async def run(self) -> None:
-        """Poll and relay until cancelled."""
         while True:
             began = time.monotonic()
             is_behind = await self.run_once()
@@ -151,8 +150,10 @@ class Relay:
 
     async def _delete_expired(self, waiting: Sequence[float]) -> None:
         """Delete rows that are older than any entry that they could invalidate."""
-        if not any(self._expiry_seconds < age < INFINITE_AGE for age in waiting):
+        now, limit = time.monotonic(), self._expiry_seconds
+        if now < self._next_expiry_at or not any(limit < age < INFINITE_AGE for age in waiting):
             return
+        self._next_expiry_at = now + EXPIRY_INTERVAL_SECONDS
         with suppress(*self._database_errors):
             if deleted := await self._outbox.delete_expired(self._expiry_seconds):
                 logger.error(

@@ -54,8 +54,7 @@ end
 # KEYS  entry, log
 # ARGV  lease token, fill id of the entry that was found invalid, random part of a new epoch, lease
 #       milliseconds, "force" to load without holding the lease
-# Returns {"LEASED", epoch, n}; {"WAIT"} if another reader holds the lease; {"AGAIN"} if the key now
-# holds another entry, which the caller has not looked up.
+# Returns {epoch, n}, or false if another reader holds the lease, or has stored an entry meanwhile.
 LEASE = (
     _LOG
     + """
@@ -65,14 +64,14 @@ end
 local now = redis.pcall('GET', KEYS[1])
 if type(now) == 'string' and ARGV[5] ~= 'force' then
   if string.sub(now, 1, 1) == 'L' and #now == 1 + #ARGV[1] then
-    if not is_own_lease(now, ARGV[1]) then return {'WAIT'} end
+    if not is_own_lease(now, ARGV[1]) then return false end
   elseif string.sub(now, 2, 18) ~= ARGV[2] then
-    return {'AGAIN'}
+    return false
   end
 end
 local epoch, n = open_log(KEYS[2], ARGV[3])
 if ARGV[5] ~= 'force' then redis.call('SET', KEYS[1], 'L' .. ARGV[1], 'PX', ARGV[4]) end
-return {'LEASED', epoch, n}
+return {epoch, n}
 """
 )
 

@@ -53,14 +53,6 @@ class Lease:
     log_position: int
 
 
-class Wait:
-    """Another reader holds the lease. Look up again after a moment."""
-
-
-class LookUpAgain:
-    """The entry has changed since it was looked up."""
-
-
 class Store:
     """One namespace of Valkey.
 
@@ -106,21 +98,20 @@ class Store:
 
     async def lease(
         self, key: str, token: bytes, invalid_fill_id: bytes, *, force: bool = False
-    ) -> Lease | Wait | LookUpAgain:
+    ) -> Lease | None:
         """Ask for the right to load. Safe to repeat: the same token is granted the lease again.
 
-        With `force`, the caller may load although another reader holds the lease.
+        None if another reader holds the lease, or has stored an entry meanwhile. Look up again
+        after a moment. With `force`, the caller may load all the same.
         """
         mode = "force" if force else ""
-        answer, *position = await self._execute(
+        position = await self._execute(
             self._lease_script(
                 keys=[self._entry_prefix + key, self._log],
                 args=[token, invalid_fill_id, random_token(), LEASE_MILLISECONDS, mode],
             )
         )
-        if answer == b"LEASED":
-            return Lease(token, position[0], int(position[1]))
-        return Wait() if answer == b"WAIT" else LookUpAgain()
+        return None if position is None else Lease(token, *position)
 
     async def fill(self, entry: Entry, lease: Lease) -> bool:
         """Store a loaded entry. Return False if one of its tags was invalidated since the lease."""
@@ -144,7 +135,6 @@ class Store:
         return True
 
     async def release(self, key: str, lease: Lease) -> None:
-        """Give up an unused lease."""
         script = self._release_script(keys=[self._entry_prefix + key], args=[lease.token])
         await self._execute(script)
 
@@ -179,7 +169,6 @@ class Store:
         return await answer
 
     async def _send_queue(self) -> None:
-        """Send all queued reads, with one MGET for each round trip."""
         try:
             while self._queue:
                 batch, self._queue = self._queue, []

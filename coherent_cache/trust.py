@@ -100,7 +100,6 @@ class Trust:
             logger.warning("The cache is distrusted. Reads go to the database. Reason: %s", why)
 
     def measure(self) -> None:
-        """Update this process's gauges."""
         DISTRUSTED.set(not self.holds)
         OUTBOX_OLDEST.set(self._behind_seconds)
 

@@ -105,7 +105,7 @@ async def test_command_reports_an_unreachable_valkey(settings: Settings) -> None
 async def test_command_reports_that_caching_is_switched_off(settings: Settings) -> None:
     done = await run(settings, CACHE_ENABLED="false", VALKEY_URL=NOWHERE)
     assert (done.returncode, done.stdout) == (1, "")
-    assert done.stderr == "CACHE_ENABLED is false: there is no cache to empty.\n"
+    assert done.stderr == "CACHE_ENABLED is false, so there is no cache to empty.\n"
 
 
 async def test_command_exits_with_its_message(

@@ -22,6 +22,7 @@ VIOLATIONS = {
     "app/infra/server/config.py": "import graceful_gunicorn.protocol",
     "coherent_cache/outbox.py": "import fastapi",
     "graceful_gunicorn/config.py": "import coherent_cache",
+    "tests/coherent_cache/conftest.py": "import tests.application",
     "tests/graceful_gunicorn/conftest.py": "import tests.application",
 }
 PACKAGES = ("app", "coherent_cache", "graceful_gunicorn", "dev", "tests")

@@ -81,3 +81,20 @@ async def test_no_acknowledged_change_is_missing_while_others_read_and_write(
             *(change(client, other, number) for number in range(15)),
             *(change(other, client, number) for number in range(15)),
         )
+
+
+@pytest.mark.parametrize("query", ["", "author_id={}&"])
+async def test_a_new_post_drops_the_first_page_and_no_settled_one(
+    client: Client, service: FastAPI, make: PostFactory, query: str
+) -> None:
+    author = await make.user()
+    await make.posts(5, author)  # all of them are older than any transaction
+    url = f"/v1/posts?{query.format(author.id)}limit=1"
+    pages = [url]
+    while cursor := (await client.get(pages[-1])).json()["next"]:
+        pages.append(f"{url}&cursor={cursor}")
+    new = {"title": "New", "body": "B"}
+    await client.post("/v1/posts", json=new, headers=make.headers(author))
+    await settled(service)
+    sources = [(await client.get(page)).headers["x-cache"] for page in pages]
+    assert sources == ["MISS"] + ["HIT-L1"] * 4

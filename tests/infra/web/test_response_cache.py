@@ -24,7 +24,7 @@ from tests.cached_app import (
     stored,
 )
 from tests.coherent_cache.harness import Clock
-from tests.factories import Factory
+from tests.sample.factory import NoteFactory
 
 Client = httpx2.AsyncClient
 
@@ -39,23 +39,23 @@ async def client(service: FastAPI, clean: None) -> AsyncIterator[Client]:
 
 
 @pytest.fixture
-def make(service: FastAPI, clean: None) -> Factory:
-    return Factory(service.state.resources)
+def make(service: FastAPI, clean: None) -> NoteFactory:
+    return NoteFactory(service.state.resources)
 
 
 @pytest.fixture
-async def urls(service: FastAPI, client: Client, make: Factory) -> list[str]:
+async def urls(service: FastAPI, client: Client, make: NoteFactory) -> list[str]:
     """One address of every public route, whose answers are worth compressing."""
     author = await make.user(name="Ann", bio=LONG[:500])
     for _ in range(3):
-        post = await make.post(author, body=LONG)
-    await make.comment(post, author, body=LONG)
+        note = await make.note(author, body=LONG)
+    await make.reply(note, author, body=LONG)
     await settled(service)
     return [
-        "/v1/posts",
-        f"/v1/posts?author_id={author.id}&limit=2",
-        f"/v1/posts/{post.id}",
-        f"/v1/posts/{post.id}/comments",
+        "/test/notes",
+        f"/test/notes?author_id={author.id}&limit=2",
+        f"/test/notes/{note.id}",
+        f"/test/notes/{note.id}/replies",
         f"/v1/users/{author.id}",
     ]
 
@@ -163,19 +163,19 @@ async def test_everybody_may_keep_it_and_asks_each_time(client: Client, urls: li
         ("GET", "/docs"),
         ("GET", "/openapi.json"),
         ("GET", "/v1/nothing"),
-        ("GET", "/v1/posts/"),
-        ("GET", "/v1/posts/1/"),
-        ("GET", "/V1/posts"),
-        ("GET", "//v1/posts"),
-        ("POST", "/v1/posts"),
-        ("PUT", "/v1/posts"),
-        ("OPTIONS", "/v1/posts"),
-        ("PATCH", "/v1/posts/1"),
-        ("DELETE", "/v1/posts/1"),
+        ("GET", "/test/notes/"),
+        ("GET", "/test/notes/1/"),
+        ("GET", "/TEST/notes"),
+        ("GET", "//test/notes"),
+        ("POST", "/test/notes"),
+        ("PUT", "/test/notes"),
+        ("OPTIONS", "/test/notes"),
+        ("PATCH", "/test/notes/1"),
+        ("DELETE", "/test/notes/1"),
     ],
 )
 async def test_nothing_else_is_cached(
-    client: Client, service: FastAPI, make: Factory, method: str, url: str
+    client: Client, service: FastAPI, make: NoteFactory, method: str, url: str
 ) -> None:
     headers = make.headers(await make.user())
     for _ in range(2):
@@ -189,7 +189,7 @@ async def test_nothing_else_is_cached(
 
 
 async def test_a_validator_is_strong_and_tells_bytes_apart(
-    client: Client, make: Factory, urls: list[str]
+    client: Client, make: NoteFactory, urls: list[str]
 ) -> None:
     seen: dict[str, bytes] = {}
     for url in urls:
@@ -254,10 +254,10 @@ async def test_who_has_something_else_gets_it_whole(
     assert response.content == fresh.content
 
 
-async def test_a_changed_answer_is_sent_whole(client: Client, make: Factory) -> None:
+async def test_a_changed_answer_is_sent_whole(client: Client, make: NoteFactory) -> None:
     author = await make.user()
-    post = await make.post(author)
-    url = f"/v1/posts/{post.id}"
+    note = await make.note(author)
+    url = f"/test/notes/{note.id}"
     etag = (await client.get(url)).headers["etag"]
     await client.patch(url, json={"title": "New"}, headers=make.headers(author))
     response = await client.get(url, headers={"If-None-Match": etag})
@@ -311,7 +311,7 @@ async def test_each_form_has_its_own_validator(
 
 @pytest.mark.parametrize("source_of", [{}, NO_CACHE, NO_STORE])
 async def test_a_small_answer_is_not_compressed(
-    client: Client, make: Factory, source_of: dict[str, str]
+    client: Client, make: NoteFactory, source_of: dict[str, str]
 ) -> None:
     user = await make.user(bio="")
     for _ in range(2):
@@ -321,14 +321,16 @@ async def test_a_small_answer_is_not_compressed(
         assert response.headers["vary"] == "accept-encoding"
 
 
-async def test_a_large_answer_is_compressed_beside_the_loop(client: Client, make: Factory) -> None:
+async def test_a_large_answer_is_compressed_beside_the_loop(
+    client: Client, make: NoteFactory
+) -> None:
     author = await make.user()
     for _ in range(4):
-        post = await make.post(author, body=LONG * 10)
-    assert len((await client.get("/v1/posts")).content) > stored_response.LARGEST_ON_LOOP
-    response = await client.get("/v1/posts", headers=GZIP)
+        note = await make.note(author, body=LONG * 10)
+    assert len((await client.get("/test/notes")).content) > stored_response.LARGEST_ON_LOOP
+    response = await client.get("/test/notes", headers=GZIP)
     assert response.headers["content-encoding"] == "gzip"
-    assert response.json()["items"][0]["id"] == post.id
+    assert response.json()["items"][0]["id"] == note.id
 
 
 # HEAD

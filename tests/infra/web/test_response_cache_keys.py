@@ -15,7 +15,7 @@ from tests.cached_app import (
     source,
     stored,
 )
-from tests.factories import Factory
+from tests.sample.factory import NoteFactory
 
 Client = httpx2.AsyncClient
 
@@ -28,17 +28,17 @@ async def client(service: FastAPI, clean: None) -> AsyncIterator[Client]:
 
 
 @pytest.fixture
-def make(service: FastAPI, clean: None) -> Factory:
-    return Factory(service.state.resources)
+def make(service: FastAPI, clean: None) -> NoteFactory:
+    return NoteFactory(service.state.resources)
 
 
 async def test_the_order_of_parameters_does_not_matter(
-    client: Client, service: FastAPI, make: Factory
+    client: Client, service: FastAPI, make: NoteFactory
 ) -> None:
     author = await make.user()
-    await make.posts(3, author)
+    await make.notes(3, author)
     await settled(service)
-    cursor = (await client.get(f"/v1/posts?author_id={author.id}&limit=1")).json()["next"]
+    cursor = (await client.get(f"/test/notes?author_id={author.id}&limit=1")).json()["next"]
     await cache_of(service).flush()
     await settled(service)
     orders = [
@@ -46,21 +46,26 @@ async def test_the_order_of_parameters_does_not_matter(
         f"author_id={author.id}&cursor={cursor}&limit=1",
         f"cursor={cursor}&author_id={author.id}&limit=1",
     ]
-    answers = [await client.get(f"/v1/posts?{order}") for order in orders]
+    answers = [await client.get(f"/test/notes?{order}") for order in orders]
     assert [answer.headers["x-cache"] for answer in answers] == ["MISS", "HIT-L1", "HIT-L1"]
     assert {answer.content for answer in answers} == {answers[0].content}
     assert {answer.headers["link"] for answer in answers} == {answers[0].headers["link"]}
-    assert await stored(service) == {f"/v1/posts?{orders[1]}"}
+    assert await stored(service) == {f"/test/notes?{orders[1]}"}
 
 
 async def test_each_page_and_filter_has_its_own_entry(
-    client: Client, service: FastAPI, make: Factory
+    client: Client, service: FastAPI, make: NoteFactory
 ) -> None:
     author = await make.user()
-    posts = await make.posts(3, author)
-    urls = ["/v1/posts?", "/v1/posts?limit=1", "/v1/posts?limit=2", "/v1/posts?author_id=999"]
-    urls += [f"/v1/posts/{post.id}?" for post in posts]
-    urls += [f"/v1/posts/{posts[0].id}/comments?", f"/v1/posts/{posts[0].id}/comments?limit=1"]
+    notes = await make.notes(3, author)
+    urls = [
+        "/test/notes?",
+        "/test/notes?limit=1",
+        "/test/notes?limit=2",
+        "/test/notes?author_id=999",
+    ]
+    urls += [f"/test/notes/{note.id}?" for note in notes]
+    urls += [f"/test/notes/{notes[0].id}/replies?", f"/test/notes/{notes[0].id}/replies?limit=1"]
     for url in urls:
         assert await source(client, url) == "MISS"
     assert await stored(service) == set(urls)
@@ -68,42 +73,42 @@ async def test_each_page_and_filter_has_its_own_entry(
 
 
 PAST = [
-    "/v1/posts?limit=5&limit=5",
-    "/v1/posts?limit=5&limit=6",
-    "/v1/posts?author_id=1&author_id=2",
-    "/v1/posts?limit=5&x=1",
-    "/v1/posts?x",
-    "/v1/posts?utm_source=a",
-    "/v1/posts?LIMIT=5",
-    "/v1/posts?Limit=5",
-    "/v1/posts?limit=%35",
-    "/v1/posts?%6cimit=5",
-    "/v1/posts?limit",
-    "/v1/posts?limit=",
-    "/v1/posts?limit=5&",
-    "/v1/posts?&limit=5",
-    "/v1/posts?&",
-    "/v1/posts?=",
-    "/v1/posts?limit=5;author_id=1",
-    "/v1/posts?limit=+5",
-    "/v1/posts?limit=5%00",
-    "/v1/posts?limit=5%0A",
-    "/v1/posts?limit==5",
-    "/v1/posts?cursor=" + "A" * 65,
-    "/v1/posts?limit=5?",
-    "/v1/posts/{post}?x=1",
-    "/v1/posts/{post}?limit=1",
-    "/v1/posts/{post}/comments?author_id=1",
+    "/test/notes?limit=5&limit=5",
+    "/test/notes?limit=5&limit=6",
+    "/test/notes?author_id=1&author_id=2",
+    "/test/notes?limit=5&x=1",
+    "/test/notes?x",
+    "/test/notes?utm_source=a",
+    "/test/notes?LIMIT=5",
+    "/test/notes?Limit=5",
+    "/test/notes?limit=%35",
+    "/test/notes?%6cimit=5",
+    "/test/notes?limit",
+    "/test/notes?limit=",
+    "/test/notes?limit=5&",
+    "/test/notes?&limit=5",
+    "/test/notes?&",
+    "/test/notes?=",
+    "/test/notes?limit=5;author_id=1",
+    "/test/notes?limit=+5",
+    "/test/notes?limit=5%00",
+    "/test/notes?limit=5%0A",
+    "/test/notes?limit==5",
+    "/test/notes?cursor=" + "A" * 65,
+    "/test/notes?limit=5?",
+    "/test/notes/{note}?x=1",
+    "/test/notes/{note}?limit=1",
+    "/test/notes/{note}/replies?author_id=1",
     "/v1/users/{user}?id=1",
 ]
 
 
 @pytest.mark.parametrize("url", PAST)
 async def test_a_query_that_is_not_ours_goes_past_the_cache(
-    client: Client, service: FastAPI, make: Factory, url: str
+    client: Client, service: FastAPI, make: NoteFactory, url: str
 ) -> None:
-    post = await make.post()
-    url = url.format(post=post.id, user=post.author_id)
+    note = await make.note()
+    url = url.format(note=note.id, user=note.author_id)
     assert [await source(client, url) for _ in range(2)] == ["BYPASS", "BYPASS"]
     assert not await stored(service)
     assert not cache_of(service).memory._entries
@@ -114,82 +119,82 @@ async def test_a_query_that_is_not_ours_goes_past_the_cache(
 )
 async def test_a_number_has_one_spelling(client: Client, service: FastAPI, query: str) -> None:
     for _ in range(2):
-        response = await client.get(f"/v1/posts?{query}")
+        response = await client.get(f"/test/notes?{query}")
         assert response.status_code == 422
         assert response.headers["x-cache"] not in ("HIT", "HIT-L1")
     assert not await stored(service)
 
 
 # The server decodes a path; what a client escapes without need is the same resource.
-@pytest.mark.parametrize("path", ["/v1/%70osts", "/v1%2Fposts", "/%76%31/posts"])
+@pytest.mark.parametrize("path", ["/test/%6eotes", "/test%2Fnotes", "/%74est/notes"])
 async def test_a_needless_escape_is_the_same_resource(
     client: Client, service: FastAPI, path: str
 ) -> None:
-    plain = await client.get("/v1/posts")
+    plain = await client.get("/test/notes")
     response = await client.get(path)
     assert response.content == plain.content
-    assert await stored(service) == {"/v1/posts?"}
+    assert await stored(service) == {"/test/notes?"}
 
 
 @pytest.mark.parametrize(
     "path",
     [
-        "/v1/posts%0A",
-        "/v1/posts%0D%0A",
-        "/v1/posts%00",
-        "/v1/posts%20",
-        "/v1/posts%09",
-        "/v1/posts%3F",
-        "/v1/posts%3Flimit=1",
-        "/v1/posts%23",
-        "/v1/posts%25",
-        "/v1/posts%C3%A9",
-        "/v1/posts%FF",
-        "/v1/posts/%2e",
-        "/v1/posts/%2E%2E/posts",
-        "/v1/posts;a=1",
-        "/v1/posts/",
-        "/v1//posts",
-        "/v1/POSTS",
+        "/test/notes%0A",
+        "/test/notes%0D%0A",
+        "/test/notes%00",
+        "/test/notes%20",
+        "/test/notes%09",
+        "/test/notes%3F",
+        "/test/notes%3Flimit=1",
+        "/test/notes%23",
+        "/test/notes%25",
+        "/test/notes%C3%A9",
+        "/test/notes%FF",
+        "/test/notes/%2e",
+        "/test/notes/%2E%2E/notes",
+        "/test/notes;a=1",
+        "/test/notes/",
+        "/test//notes",
+        "/test/NOTES",
     ],
 )
 async def test_another_path_does_not_disturb_the_list(
-    client: Client, service: FastAPI, make: Factory, path: str
+    client: Client, service: FastAPI, make: NoteFactory, path: str
 ) -> None:
-    await make.posts(3)
+    await make.notes(3)
     await settled(service)
     for query in ("", "?limit=1"):
         disturbing = await client.get(f"{path}{query}")
         # The framework takes a path with a line feed at its end for the path without it.
-        assert disturbing.status_code in (404, 422) or path.endswith("posts%0A")
+        assert disturbing.status_code in (404, 422) or path.endswith("notes%0A")
         assert not await stored(service)
-        clean = await client.get(f"/v1/posts{query}")
+        clean = await client.get(f"/test/notes{query}")
         assert clean.headers["x-cache"] == "MISS"
         assert len(clean.json()["items"]) == (1 if query else 3)
         again = await client.get(f"{path}{query}")
         assert again.status_code == disturbing.status_code
-        assert (await client.get(f"/v1/posts{query}")).content == clean.content
+        assert (await client.get(f"/test/notes{query}")).content == clean.content
         await cache_of(service).flush()
         await settled(service)
 
 
 @pytest.mark.parametrize("suffix", ["%0A", "%20", "%00", ".0", "%2B", "%E2%80%A8"])
 async def test_an_id_has_one_spelling(
-    client: Client, service: FastAPI, make: Factory, suffix: str
+    client: Client, service: FastAPI, make: NoteFactory, suffix: str
 ) -> None:
-    post = await make.post()
-    for url in (f"/v1/posts/{post.id}", f"/v1/users/{post.author_id}"):
+    note = await make.note()
+    for url in (f"/test/notes/{note.id}", f"/v1/users/{note.author_id}"):
         assert (await client.get(url + suffix)).status_code == 422
         assert (await client.get(url[:-1] + "0" + url[-1])).status_code in (404, 422)
     assert not {key for key in await stored(service) if not key.endswith("0?")}
-    assert (await client.get(f"/v1/posts/{post.id}")).json()["id"] == post.id
+    assert (await client.get(f"/test/notes/{note.id}")).json()["id"] == note.id
 
 
 # What is not there
 
 
 async def test_what_is_not_there_is_remembered(client: Client, service: FastAPI) -> None:
-    urls = ["/v1/posts/7", "/v1/posts/7/comments", "/v1/users/7"]
+    urls = ["/test/notes/7", "/test/notes/7/replies", "/v1/users/7"]
     for url in urls:
         expected = ["MISS", "HIT-L1", "HIT"]
         for where, control in zip(expected, [{}, {}, NO_CACHE], strict=True):
@@ -210,50 +215,52 @@ async def test_what_is_not_there_is_remembered(client: Client, service: FastAPI)
 @pytest.mark.parametrize("condition", ["*", '"a"', ""])
 async def test_nobody_has_what_is_not_there(client: Client, condition: str) -> None:
     for _ in range(2):
-        response = await client.get("/v1/posts/7", headers={"If-None-Match": condition})
+        response = await client.get("/test/notes/7", headers={"If-None-Match": condition})
         assert response.status_code == 404
 
 
 async def test_head_tells_as_well_that_it_is_not_there(client: Client) -> None:
     for where in ("MISS", "HIT-L1"):
-        response = await client.head("/v1/posts/7")
+        response = await client.head("/test/notes/7")
         assert (response.status_code, response.content) == (404, b"")
         assert response.headers["x-cache"] == where
 
 
 async def test_what_is_not_there_is_forgotten_sooner(
-    client: Client, service: FastAPI, make: Factory
+    client: Client, service: FastAPI, make: NoteFactory
 ) -> None:
-    post = await make.post()
-    await client.get(f"/v1/posts/{post.id}")
-    await client.get("/v1/posts/999")
+    note = await make.note()
+    await client.get(f"/test/notes/{note.id}")
+    await client.get("/test/notes/999")
     store = cache_of(service).store
     found, missing = [
-        await store._valkey.pttl(f"{store._entry_prefix}/v1/posts/{post_id}?")
-        for post_id in (post.id, 999)
+        await store._valkey.pttl(f"{store._entry_prefix}/test/notes/{note_id}?")
+        for note_id in (note.id, 999)
     ]
     cache = service.state.resources.settings[CacheSettings]
     assert 0 < missing <= cache.missing_ttl_seconds * 1_000 < found <= cache.ttl_seconds * 1_000
 
 
-async def test_the_create_of_a_post_drops_that_there_is_none(client: Client, make: Factory) -> None:
+async def test_the_create_of_a_note_drops_that_there_is_none(
+    client: Client, make: NoteFactory
+) -> None:
     author = await make.user()
-    post_id = (await make.post(author)).id + 1
-    for url in (f"/v1/posts/{post_id}", f"/v1/posts/{post_id}/comments"):
+    note_id = (await make.note(author)).id + 1
+    for url in (f"/test/notes/{note_id}", f"/test/notes/{note_id}/replies"):
         assert [(await client.get(url)).status_code for _ in range(2)] == [404, 404]
     new = {"title": "T", "body": "B"}
-    created = await client.post("/v1/posts", json=new, headers=make.headers(author))
-    assert created.json()["id"] == post_id
-    assert (await client.get(f"/v1/posts/{post_id}")).json() == created.json()
-    assert (await client.get(f"/v1/posts/{post_id}/comments")).json()["items"] == []
+    created = await client.post("/test/notes", json=new, headers=make.headers(author))
+    assert created.json()["id"] == note_id
+    assert (await client.get(f"/test/notes/{note_id}")).json() == created.json()
+    assert (await client.get(f"/test/notes/{note_id}/replies")).json()["items"] == []
 
 
 async def test_the_create_of_an_account_drops_that_there_is_none(
-    client: Client, make: Factory
+    client: Client, make: NoteFactory
 ) -> None:
     user_id = (await make.user()).id + 1
     assert [(await client.get(f"/v1/users/{user_id}")).status_code for _ in range(2)] == [404, 404]
-    assert (await client.get(f"/v1/posts?author_id={user_id}")).json()["items"] == []
+    assert (await client.get(f"/test/notes?author_id={user_id}")).json()["items"] == []
     new = {"email": "new@example.com", "name": "New", "password": "correct horse"}
     created = await client.post("/v1/users", json=new)
     assert created.json()["id"] == user_id

@@ -9,13 +9,13 @@ import pytest
 from fastapi import FastAPI
 from sqlalchemy import text
 
-from app.features.posts.models import Post
 from app.features.users.models import User
 from app.infra.database import pagination
 from coherent_cache.entry import Entry
 from tests.application import client_of
 from tests.cached_app import NO_CACHE, cache_of, settled
-from tests.factories import Factory
+from tests.sample.factory import NoteFactory
+from tests.sample.notes import Note
 
 Client = httpx2.AsyncClient
 
@@ -31,8 +31,8 @@ async def client(service: FastAPI, clean: None) -> AsyncIterator[Client]:
 
 
 @pytest.fixture
-def make(service: FastAPI, clean: None) -> Factory:
-    return Factory(service.state.resources)
+def make(service: FastAPI, clean: None) -> NoteFactory:
+    return NoteFactory(service.state.resources)
 
 
 @pytest.fixture(autouse=True)
@@ -41,16 +41,16 @@ def longest_transaction(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
-async def author(make: Factory) -> User:
+async def author(make: NoteFactory) -> User:
     return await make.user()
 
 
-async def aged(make: Factory, author: User, *hours: float) -> list[Post]:
-    """Make posts of these ages, by the clock of the database."""
+async def aged(make: NoteFactory, author: User, *hours: float) -> list[Note]:
+    """Make notes of these ages, by the clock of the database."""
     async with make.resources.database.read() as session:
         now: datetime = (await session.execute(NOW)).scalar_one()
     return [
-        await make.post(author, created_at=now - timedelta(hours=age), title=f"{age} h")
+        await make.note(author, created_at=now - timedelta(hours=age), title=f"{age} h")
         for age in hours
     ]
 
@@ -77,8 +77,8 @@ async def pages(
 def filtered(author: User | None) -> tuple[str, str]:
     """Return the beginning of a list's address, and the tag of what may come onto it."""
     if author is None:
-        return "/v1/posts?", "posts:new"
-    return f"/v1/posts?author_id={author.id}&", f"posts:new:{author.id}"
+        return "/test/notes?", "notes:new"
+    return f"/test/notes?author_id={author.id}&", f"notes:new:{author.id}"
 
 
 @pytest.fixture(params=["everybody", "author"])
@@ -87,7 +87,7 @@ def of(request: pytest.FixtureRequest, author: User) -> User | None:
 
 
 async def test_a_page_is_settled_when_its_cursor_is_older_than_any_transaction(
-    client: Client, service: FastAPI, make: Factory, author: User, of: User | None
+    client: Client, service: FastAPI, make: NoteFactory, author: User, of: User | None
 ) -> None:
     await aged(make, author, 0, 0.5, 2, 3, 4)
     url, new = filtered(of)
@@ -97,7 +97,7 @@ async def test_a_page_is_settled_when_its_cursor_is_older_than_any_transaction(
 
 
 async def test_the_first_page_is_never_settled(
-    client: Client, service: FastAPI, make: Factory, author: User, of: User | None
+    client: Client, service: FastAPI, make: NoteFactory, author: User, of: User | None
 ) -> None:
     url, new = filtered(of)
     await aged(make, author, 7, 8, 9)
@@ -107,18 +107,18 @@ async def test_the_first_page_is_never_settled(
 
 
 async def test_an_empty_page_is_never_settled(
-    client: Client, service: FastAPI, make: Factory, author: User, of: User | None
+    client: Client, service: FastAPI, make: NoteFactory, author: User, of: User | None
 ) -> None:
-    posts = await aged(make, author, 7, 8)
+    notes = await aged(make, author, 7, 8)
     url, new = filtered(of)
     *_, last = await pages(client, f"{url}limit=1")
-    await client.delete(f"/v1/posts/{posts[1].id}", headers=make.headers(author))
+    await client.delete(f"/test/notes/{notes[1].id}", headers=make.headers(author))
     assert (await client.get(last)).json()["items"] == []
     assert new in await tags(service, last)
 
 
 async def test_a_backward_page_is_settled_when_a_row_follows_that_is_old_enough(
-    client: Client, service: FastAPI, make: Factory, author: User, of: User | None
+    client: Client, service: FastAPI, make: NoteFactory, author: User, of: User | None
 ) -> None:
     await aged(make, author, 0.5, 2, 3, 4, 5)
     url, new = filtered(of)
@@ -137,7 +137,7 @@ async def test_a_backward_page_is_settled_when_a_row_follows_that_is_old_enough(
 
 
 async def test_a_backward_page_with_nothing_behind_it_is_never_settled(
-    client: Client, service: FastAPI, make: Factory, author: User, of: User | None
+    client: Client, service: FastAPI, make: NoteFactory, author: User, of: User | None
 ) -> None:
     await aged(make, author, 2, 3, 4)
     url, new = filtered(of)
@@ -145,12 +145,16 @@ async def test_a_backward_page_with_nothing_behind_it_is_never_settled(
     prev = (await client.get(last)).json()["prev"]
     backward = await pages(client, f"{url}limit=1", "prev", prev)
     assert [new in await tags(service, url) for url in backward] == [False, True]
-    await make.post(author)
+    await make.note(author)
     assert (await client.get(backward[1])).json()["prev"] is not None
 
 
 async def test_the_age_is_told_by_the_clock_of_the_database(
-    client: Client, service: FastAPI, make: Factory, author: User, monkeypatch: pytest.MonkeyPatch
+    client: Client,
+    service: FastAPI,
+    make: NoteFactory,
+    author: User,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     class InAYear(datetime):
         @classmethod
@@ -159,12 +163,12 @@ async def test_the_age_is_told_by_the_clock_of_the_database(
 
     monkeypatch.setattr(pagination, "datetime", InAYear)
     await aged(make, author, 0, 0.5, 2)
-    urls = await pages(client, "/v1/posts?limit=1")
-    assert [("posts:new" in await tags(service, url)) for url in urls] == [True, True, True]
+    urls = await pages(client, "/test/notes?limit=1")
+    assert [("notes:new" in await tags(service, url)) for url in urls] == [True, True, True]
 
 
 async def test_what_is_committed_late_comes_onto_the_page_where_it_belongs(
-    client: Client, service: FastAPI, make: Factory, author: User, of: User | None
+    client: Client, service: FastAPI, make: NoteFactory, author: User, of: User | None
 ) -> None:
     """A row is as old as its transaction, and is seen when that ends."""
     await aged(make, author, 0, 0.5, 2, 3)
@@ -185,60 +189,60 @@ async def test_what_is_committed_late_comes_onto_the_page_where_it_belongs(
 
 
 async def test_the_row_that_was_peeked_at_drops_the_page(
-    client: Client, service: FastAPI, make: Factory, author: User, of: User | None
+    client: Client, service: FastAPI, make: NoteFactory, author: User, of: User | None
 ) -> None:
-    posts = await aged(make, author, 4, 5, 6, 7)
+    notes = await aged(make, author, 4, 5, 6, 7)
     url, _ = filtered(of)
     forward = await pages(client, f"{url}limit=1")
     for number, page in enumerate(forward):
-        shown = {f"post:{post.id}" for post in posts[number : number + 2]}
-        assert {tag for tag in await tags(service, page) if tag.startswith("post:")} == shown
+        shown = {f"note:{note.id}" for note in notes[number : number + 2]}
+        assert {tag for tag in await tags(service, page) if tag.startswith("note:")} == shown
     prev = (await client.get(forward[-1])).json()["prev"]
     backward = f"{url}limit=1&cursor={prev}"
-    assert [item["id"] for item in (await client.get(backward)).json()["items"]] == [posts[2].id]
-    peeked = {f"post:{posts[2].id}", f"post:{posts[1].id}"}
-    assert {tag for tag in await tags(service, backward) if tag.startswith("post:")} == peeked
+    assert [item["id"] for item in (await client.get(backward)).json()["items"]] == [notes[2].id]
+    peeked = {f"note:{notes[2].id}", f"note:{notes[1].id}"}
+    assert {tag for tag in await tags(service, backward) if tag.startswith("note:")} == peeked
 
 
 async def test_the_last_but_one_page_becomes_the_last_one(
-    client: Client, make: Factory, author: User, of: User | None
+    client: Client, make: NoteFactory, author: User, of: User | None
 ) -> None:
-    posts = await aged(make, author, 4, 5, 6)
+    notes = await aged(make, author, 4, 5, 6)
     url, _ = filtered(of)
     before_last = (await pages(client, f"{url}limit=1"))[1]
     assert (await client.get(before_last)).json()["next"] is not None
-    await client.delete(f"/v1/posts/{posts[2].id}", headers=make.headers(author))
+    await client.delete(f"/test/notes/{notes[2].id}", headers=make.headers(author))
     for headers in ({}, NO_CACHE):
         page = await client.get(before_last, headers=headers)
-        assert [item["id"] for item in page.json()["items"]] == [posts[1].id]
+        assert [item["id"] for item in page.json()["items"]] == [notes[1].id]
         assert page.json()["next"] is None
         assert 'rel="next"' not in page.headers["link"]
 
 
 async def test_the_second_page_becomes_the_first_one(
-    client: Client, make: Factory, author: User, of: User | None
+    client: Client, make: NoteFactory, author: User, of: User | None
 ) -> None:
-    posts = await aged(make, author, 4, 5, 6)
+    notes = await aged(make, author, 4, 5, 6)
     url, _ = filtered(of)
     last = (await pages(client, f"{url}limit=1"))[-1]
     backward = f"{url}limit=1&cursor={(await client.get(last)).json()['prev']}"
     assert (await client.get(backward)).json()["prev"] is not None
-    await client.delete(f"/v1/posts/{posts[0].id}", headers=make.headers(author))
+    await client.delete(f"/test/notes/{notes[0].id}", headers=make.headers(author))
     for headers in ({}, NO_CACHE):
         assert (await client.get(backward, headers=headers)).json()["prev"] is None
 
 
-async def test_another_authors_post_leaves_an_authors_pages(
-    client: Client, service: FastAPI, make: Factory, author: User
+async def test_another_authors_note_leaves_an_authors_pages(
+    client: Client, service: FastAPI, make: NoteFactory, author: User
 ) -> None:
     other = await make.user()
     await aged(make, author, 0, 0.5, 2)
     await aged(make, other, 0)
-    mine = await pages(client, f"/v1/posts?author_id={author.id}&limit=1")
+    mine = await pages(client, f"/test/notes?author_id={author.id}&limit=1")
     await settled(service)
-    await client.post("/v1/posts", json={"title": "T", "body": "B"}, headers=make.headers(other))
+    await client.post("/test/notes", json={"title": "T", "body": "B"}, headers=make.headers(other))
     await settled(service)
     for url in mine:
         assert (await client.get(url, headers=NO_CACHE)).headers["x-cache"] == "HIT"
-    theirs = (await client.get(f"/v1/posts?author_id={other.id}")).json()
+    theirs = (await client.get(f"/test/notes?author_id={other.id}")).json()
     assert [item["title"] for item in theirs["items"]] == ["T", "0 h"]

@@ -110,7 +110,10 @@ _names: dict[int, str] = {}  # the file name of this process, by its process id
 
 
 def use_preallocated_files() -> None:
-    """Make prometheus_client use `MappedFile`. Call this before the first metric is created."""
+    """Make prometheus_client use `MappedFile`. Call this before the first metric is created.
+
+    `ValueClass` is its hook for the names of the files. There is none for the class of the files.
+    """
     if FOLDER in os.environ:
         values.MmapedDict = MappedFile  # type: ignore[attr-defined, assignment]
         values.ValueClass = values.MultiProcessValue(lambda: _names.get(os.getpid(), os.getpid()))

@@ -14,11 +14,11 @@ from contextvars import Context
 from typing import Any, ClassVar
 
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from graceful_gunicorn import early_errors as errors
 from graceful_gunicorn._overdue import Overdue
 from graceful_gunicorn.config import ServerConfig
+from graceful_gunicorn.connection_draining import DrainingProtocol
 from graceful_gunicorn.request_checks import check_head, head_without_upgrade
 
 # After a response to a request that was not read to its end, how long the rest is read and dropped.
@@ -27,7 +27,7 @@ LINGER_SECONDS = 2.0
 NOTHING, HEAD, BODY = range(3)  # which part of a request is being received
 
 
-class LimitedProtocol(HttpToolsProtocol):
+class LimitedProtocol(DrainingProtocol):
     """One connection. `protocol_class` makes the subclasses that have limits."""
 
     limits: ClassVar[ServerConfig]
@@ -75,7 +75,7 @@ class LimitedProtocol(HttpToolsProtocol):
         if self._refusal is not None:
             # All further data is dropped. Reading stops while an earlier response is being sent.
             # After the error was sent, reading goes on until the connection is closed.
-            if self._is_responding():
+            if not self.is_idle:
                 self.flow.pause_reading()
             return
         self._overhead_bytes += len(data)
@@ -84,7 +84,7 @@ class LimitedProtocol(HttpToolsProtocol):
             self._parse(data)
         except HttpParserError:
             self._refuse(self._refusal or errors.MALFORMED)
-        if self._receiving is not NOTHING or not self._is_responding():
+        if self._receiving is not NOTHING or self.is_idle:
             self._wait_for_more()
 
     def _parse(self, data: bytes | memoryview) -> None:
@@ -193,9 +193,6 @@ class LimitedProtocol(HttpToolsProtocol):
         else:
             self._refuse(errors.SLOW_HEAD if self._receiving is HEAD else errors.SLOW_BODY)
 
-    def _is_responding(self) -> bool:
-        return self.cycle is not None and not self.cycle.response_complete
-
     def _refuse(self, refusal: errors.EarlyRefusal) -> None:
         """End the connection. The error is sent unless another response is in progress."""
         self._refusal = refusal
@@ -203,7 +200,7 @@ class LimitedProtocol(HttpToolsProtocol):
         self._stop_timer()
         if self._receiving is BODY:
             self._abort_request(refusal)
-        elif self._is_responding():
+        elif not self.is_idle:
             self.cycle.keep_alive = False  # the response to the earlier request is the last one
         else:
             self._send_error(refusal, "")
@@ -214,7 +211,7 @@ class LimitedProtocol(HttpToolsProtocol):
             self.transport.close()
         else:
             self._send_error(refusal, self.scope["path"])
-        if self._is_responding():
+        if not self.is_idle:
             self.cycle.disconnected = True
             self.cycle.message_event.set()
 

@@ -3,19 +3,19 @@
 import asyncio
 import logging
 import socket
+from collections.abc import Sequence
 from contextvars import Context
-from functools import partial
 from math import ceil
 from types import FrameType
 from typing import Any
 
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from graceful_gunicorn.acceptor import Acceptor
-from graceful_gunicorn.connection_draining import drain_connection, is_draining
+from graceful_gunicorn.config import ServerConfig
+from graceful_gunicorn.connection_draining import DrainingProtocol
 from graceful_gunicorn.mapped_file import MappedFile
-from graceful_gunicorn.shared_state import SharedState, Shutdown, WorkerState
+from graceful_gunicorn.shared_state import SHARED_STATE, Shutdown, WorkerState
 from graceful_gunicorn.worker_shutdown import WorkerShutdown
 
 logger = logging.getLogger(__name__)
@@ -27,21 +27,23 @@ TOLERATED_SHARE, TOLERATED_CONNECTIONS, SHED_DIVISOR = 0.05, 2, 2
 
 
 class Server(uvicorn.Server):
-    """Accepts its own connections and serves them until the worker's shutdown is finished."""
+    """Accepts its own connections and serves them until the worker's shutdown is finished.
+
+    The listeners are shared with other processes, so `serve(sockets=[])` must be called.
+    """
 
     def __init__(
         self,
         config: uvicorn.Config,
-        shared_state: SharedState,
+        server_config: ServerConfig,
         own: WorkerState,
-        worker_shutdown: WorkerShutdown,
-        closing_seconds: float,
+        listeners: Sequence[socket.socket],
     ) -> None:
         super().__init__(config)
-        self._shared_state = shared_state
         self._own = own
-        self._worker_shutdown = worker_shutdown
-        self._closing_seconds = closing_seconds
+        self._acceptor = Acceptor(listeners, SHARED_STATE, own, self._open_connection)
+        self._worker_shutdown = WorkerShutdown(SHARED_STATE, own, server_config)
+        self._closing_seconds = server_config.closing_seconds
         # Uvicorn would exit at this limit without waiting for another worker, so it must not see
         # the limit. `on_tick` applies it instead.
         self._max_requests = config.limit_max_requests
@@ -49,24 +51,19 @@ class Server(uvicorn.Server):
         self._opening: set[asyncio.Task[object]] = set()
         self._stops_immediately = False
 
-    async def serve_shared_sockets(self, listeners: list[socket.socket]) -> None:
-        """Serve connections from sockets at which other processes accept as well."""
-        self._acceptor = Acceptor(listeners, self._shared_state, self._own, self._open_connection)
-        await self.serve(sockets=[])
-
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start to accept connections as soon as the application has started."""
         await super().startup(sockets)
         if self.started:
             self._publish_state()
             self._acceptor.start()
-            self._shared_state.record_boot(self._own)
+            SHARED_STATE.record_boot(self._own)
 
     async def on_tick(self, counter: int) -> bool:
         """Do the periodic work, ten times a second. Return whether the process may exit."""
         self._publish_state()
         self._acceptor.refresh_other_workers()
-        if self._shared_state.shutdown is Shutdown.IMMEDIATE:
+        if SHARED_STATE.shutdown is Shutdown.IMMEDIATE:
             self.stop_immediately()
         if await super().on_tick(counter):
             return True
@@ -103,14 +100,12 @@ class Server(uvicorn.Server):
 
     def _open_connection(self, connection: socket.socket) -> None:
         protocol: Any = self.config.http_protocol_class
-        make_protocol = partial(
-            protocol,
-            config=self.config,
-            server_state=self.server_state,
-            app_state=self.lifespan.state,
-        )
         loop = asyncio.get_running_loop()
-        opening = loop.connect_accepted_socket(make_protocol, connection, ssl=self.config.ssl)
+        opening = loop.connect_accepted_socket(
+            lambda: protocol(self.config, self.server_state, self.lifespan.state),
+            connection,
+            ssl=self.config.ssl,
+        )
         task = loop.create_task(opening, context=Context())
         self._opening.add(task)
         task.add_done_callback(self._opening.discard)
@@ -125,12 +120,12 @@ class Server(uvicorn.Server):
 
         Their clients reconnect, and a worker that has just started gets its share of them.
         """
-        others = self._shared_state.other_accepting_workers(self._own)
-        loads = [worker.connections for worker in others]
-        mean = (sum(loads) + self._own.connections) / (len(loads) + 1)
-        http = (one for one in self.server_state.connections if isinstance(one, HttpToolsProtocol))
-        staying = [connection for connection in http if not is_draining(connection)]
+        others = SHARED_STATE.other_accepting_workers(self._own)
+        loads = [self._own.connections, *(worker.connections for worker in others)]
+        mean = sum(loads) / len(loads)
+        http = (one for one in self.server_state.connections if isinstance(one, DrainingProtocol))
+        staying = [connection for connection in http if not connection.is_draining]
         excess = len(staying) - mean
         if excess > mean * TOLERATED_SHARE + TOLERATED_CONNECTIONS:
             for connection in staying[: ceil(excess / SHED_DIVISOR)]:
-                drain_connection(connection)
+                connection.drain()

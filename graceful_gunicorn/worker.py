@@ -15,7 +15,6 @@ from graceful_gunicorn.multiprocess_metrics import files_name
 from graceful_gunicorn.protocol import protocol_class
 from graceful_gunicorn.server import Server
 from graceful_gunicorn.shared_state import SHARED_STATE, WorkerState
-from graceful_gunicorn.worker_shutdown import WorkerShutdown
 
 # How long Uvicorn waits for tasks that are still running when all connections have been closed or
 # the deadline of the shutdown has passed. After that it cancels them.
@@ -59,14 +58,11 @@ class Worker(UvicornWorker):  # type: ignore[misc]
             sys.exit(BOOT_FAILED_EXIT_CODE)
 
     async def _serve(self) -> None:
-        config = self.server_config
-        self.config.app, self.config.http = self.wsgi, protocol_class(config)
-        shutdown = WorkerShutdown(SHARED_STATE, self.worker_state, config)
-        server = Server(
-            self.config, SHARED_STATE, self.worker_state, shutdown, config.closing_seconds
-        )
+        self.config.app, self.config.http = self.wsgi, protocol_class(self.server_config)
+        listeners = [listener.sock for listener in self.sockets]
+        server = Server(self.config, self.server_config, self.worker_state, listeners)
         asyncio.get_running_loop().add_signal_handler(signal.SIGQUIT, server.stop_immediately)
-        await server.serve_shared_sockets([listener.sock for listener in self.sockets])
+        await server.serve(sockets=[])
         if not server.started:
             sys.exit(Arbiter.WORKER_BOOT_ERROR)
         self.worker_state.exited_cleanly = True

@@ -12,12 +12,11 @@ load balancer may take to notice.
 import os
 import time
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
 from graceful_gunicorn.acceptor import Acceptor
 from graceful_gunicorn.config import ServerConfig
-from graceful_gunicorn.connection_draining import drain_connection, is_idle
+from graceful_gunicorn.connection_draining import DrainingProtocol
 from graceful_gunicorn.shared_state import SharedState, Shutdown, WorkerState
 
 # How long a worker waits for another worker to accept before it stops accepting anyway.
@@ -40,7 +39,7 @@ class WorkerShutdown:
         self._instance_shutdown_at: float | None = None
         self._deadline: float | None = None
         self._stopped_accepting = False
-        self._idle_ticks: dict[HttpToolsProtocol, int] = {}
+        self._idle_ticks: dict[DrainingProtocol, int] = {}
 
     def request(self, *, being_replaced: bool) -> None:
         """Shut down as soon as another worker accepts. A repeated request changes nothing.
@@ -101,13 +100,13 @@ class WorkerShutdown:
         self._config.on_stop_accepting()
 
     def _drain_connections(self, state: ServerState) -> None:
-        connections = [one for one in state.connections if isinstance(one, HttpToolsProtocol)]
+        connections = [one for one in state.connections if isinstance(one, DrainingProtocol)]
         for connection in connections:
-            drain_connection(connection)
+            connection.drain()
         if not self._stopped_accepting or self._instance_shutdown_at is None:
             return
         before = self._idle_ticks
-        self._idle_ticks = {one: before.get(one, 0) + 1 for one in connections if is_idle(one)}
+        self._idle_ticks = {one: before.get(one, 0) + 1 for one in connections if one.is_idle}
         for connection, ticks in self._idle_ticks.items():
             if ticks > MAX_IDLE_TICKS:
                 connection.shutdown()

@@ -110,7 +110,7 @@ class LoopbackServer:
     """The test application, what it has received, and the connections to it.
 
     `bodies` has an entry for each request to the default route: the body, or None if the client
-    disconnected before the end of the body.
+    disconnected before the end of the body. `connections` are the open connections of the server.
     """
 
     def __init__(self) -> None:
@@ -118,6 +118,7 @@ class LoopbackServer:
         self.bodies: list[bytes | None] = []
         self.scopes: list[Scope] = []
         self.clients: list[Client] = []
+        self.connections: set[Any] = set()
         self.busy_has_begun, self.busy_may_end = asyncio.Event(), asyncio.Event()
 
     async def connect(self) -> Client:
@@ -180,6 +181,7 @@ async def serving(
     task = asyncio.create_task(server.serve())
     while not server.started:
         await asyncio.sleep(0.01)
+    loopback.connections = server.server_state.connections
     loopback.port = server.servers[0].sockets[0].getsockname()[1]
     yield loopback
     loopback.busy_may_end.set()

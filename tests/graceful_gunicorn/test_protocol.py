@@ -251,3 +251,30 @@ async def test_a_busy_server_reads_data_that_has_arrived_before_it_refuses_a_slo
     await client.send(GET[20:])
     impatient_server.busy_may_end.set()
     assert [(await client.response())[0] for _ in range(3)] == [200, 200, 200]
+
+
+async def test_a_draining_connection_is_closed_after_its_next_response(
+    server: LoopbackServer, client: Client
+) -> None:
+    assert await client.is_usable()
+    [connection] = server.connections
+    connection.drain()
+    await client.send(GET)
+    status, headers, _ = await client.response()
+    assert (status, headers["connection"]) == (200, "close")
+    assert await client.read_to_end() == b""
+
+
+async def test_a_connection_is_not_drained_while_an_unread_body_arrives(
+    server: LoopbackServer, client: Client
+) -> None:
+    await client.send(b"POST /early HTTP/1.1\r\n" + HOST + b"Content-Length: 3000000\r\n\r\nabc")
+    await eventually(lambda: server.connections)
+    [connection] = server.connections
+    connection.drain()
+    status, headers, _ = await client.response()
+    assert (status, headers.get("connection")) == (413, None)
+    await client.send(b"x" * 2_999_997 + GET)
+    status, headers, _ = await client.response()
+    assert (status, headers["connection"]) == (200, "close")
+    assert await client.read_to_end() == b""

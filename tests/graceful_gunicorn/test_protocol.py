@@ -268,12 +268,13 @@ async def test_a_draining_connection_is_closed_after_its_next_response(
 async def test_a_connection_is_not_drained_while_an_unread_body_arrives(
     server: LoopbackServer, client: Client
 ) -> None:
-    await client.send(b"POST /early HTTP/1.1\r\n" + HOST + b"Content-Length: 3000000\r\n\r\nabc")
-    await eventually(lambda: server.connections)
+    await client.send(b"POST /busy HTTP/1.1\r\n" + HOST + b"Content-Length: 3000000\r\n\r\nabc")
+    await eventually(lambda: server.busy_has_begun.is_set())
     [connection] = server.connections
     connection.drain()
+    server.busy_may_end.set()
     status, headers, _ = await client.response()
-    assert (status, headers.get("connection")) == (413, None)
+    assert (status, headers.get("connection")) == (200, None)
     await client.send(b"x" * 2_999_997 + GET)
     status, headers, _ = await client.response()
     assert (status, headers["connection"]) == (200, "close")

@@ -24,14 +24,6 @@ def plain_error(_status: int, _code: str, detail: str, _path: str) -> EarlyError
     return EarlyError([(b"content-type", b"text/plain; charset=utf-8"), length], body)
 
 
-def _do_not_count(_limit: str) -> None:
-    pass
-
-
-def _do_nothing() -> None:
-    pass
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServerConfig:
     """The limits on requests, the timeouts of a shutdown, and the callbacks into the application.
@@ -70,6 +62,6 @@ class ServerConfig:
     body_seconds: float = 20
     write_seconds: float = 30
     render_error: Callable[[int, str, str, str], EarlyError] = plain_error
-    on_refused: Callable[[str], None] = _do_not_count
-    on_drain: Callable[[], None] = _do_nothing
-    on_stop_accepting: Callable[[], None] = _do_nothing
+    on_refused: Callable[[str], None] = lambda _limit: None
+    on_drain: Callable[[], None] = lambda: None
+    on_stop_accepting: Callable[[], None] = lambda: None

@@ -31,11 +31,6 @@ def is_valid_host(value: bytes) -> bool:
     return HOST.fullmatch(value) is not None
 
 
-def head_size_bytes(url: bytes, headers: Headers) -> int:
-    """Return the approximate size of a head."""
-    return len(url) + sum(len(name) + len(value) + 4 for name, value in headers)
-
-
 def check_head(
     parser: HttpRequestParser,
     url: bytes,
@@ -49,10 +44,10 @@ def check_head(
     """
     if len(headers) > limits.header_fields:
         return LARGE_HEAD
-    # The exact size is only computed when the cheap upper bound exceeds the limit.
-    max_bytes = limits.header_bytes
-    if received_bytes > max_bytes and head_size_bytes(url, headers) > max_bytes:
-        return LARGE_HEAD
+    if received_bytes > limits.header_bytes:  # a cheap upper bound
+        size = len(url) + sum(len(name) + len(value) + 4 for name, value in headers)
+        if size > limits.header_bytes:
+            return LARGE_HEAD
     if parser.should_upgrade() and parser.get_method() == b"CONNECT":
         return CONNECT_METHOD  # the bytes after this head would not be HTTP
     checked = [field for field in headers if field[0] in CHECKED_FIELDS]

@@ -27,17 +27,20 @@ from app.infra.web.head_requests import HeadRequestMiddleware
 from app.infra.web.observe_requests import ObservationMiddleware, Observer
 from app.infra.web.openapi import add_documentation
 from app.infra.web.problems import add_problem_handlers
-from app.infra.web.request_id import request_id_header
 from app.infra.web.request_metrics import count_request
 from app.infra.web.request_span import RequestSpanMiddleware
 from app.infra.web.request_timeout import RequestTimeoutMiddleware
 from app.infra.web.response_cache import ResponseCacheMiddleware
+from app.infra.web.response_headers import (
+    process_time,
+    request_id_header,
+    security_headers,
+    server_timing,
+)
 from app.infra.web.root_path import RootPathMiddleware
 from app.infra.web.routing import use_route_table
-from app.infra.web.security_headers import security_headers
 from app.infra.web.server_error import UnhandledErrorMiddleware
 from app.infra.web.settings import CorsSettings, DocsSettings, LimitsSettings
-from app.infra.web.timing import process_time, server_timing
 from app.infra.web.trusted_hosts import TrustedHostsMiddleware
 from app.settings import Settings, load_settings
 

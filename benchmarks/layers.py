@@ -25,10 +25,9 @@ from app.infra.web.body_limit import BodyLimitMiddleware
 from app.infra.web.concurrency_limit import ConcurrencyLimiter, ConcurrencyLimitMiddleware
 from app.infra.web.head_requests import HeadRequestMiddleware
 from app.infra.web.observe_requests import ObservationMiddleware
-from app.infra.web.request_id import request_id_header
 from app.infra.web.request_timeout import RequestTimeoutMiddleware
+from app.infra.web.response_headers import process_time, request_id_header
 from app.infra.web.server_error import UnhandledErrorMiddleware
-from app.infra.web.timing import process_time
 from app.main import observers
 from app.settings import load_settings
 from dev.terminal import say

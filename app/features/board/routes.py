@@ -22,8 +22,8 @@ from app.infra.observability.settings import MetricsSettings
 from app.infra.shutdown import shutdown_event
 from app.infra.web.head_requests import is_head_request
 from app.infra.web.metrics_endpoint import may_see_metrics
+from app.infra.web.response_headers import PAGE_HEADERS, PAGE_POLICY
 from app.infra.web.section_dependency import section
-from app.infra.web.security_headers import PAGE_HEADERS, PAGE_POLICY
 
 # When a worker is replaced, its streams end. Without this, browsers wait three seconds.
 RECONNECT = b"retry: 1000\n\n"

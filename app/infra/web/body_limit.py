@@ -1,7 +1,7 @@
-"""Takes a body in, whole and no larger than its route allows, before anything inside is run.
+"""Reads the whole request body, up to a limit, before anything inside runs.
 
-So a client that sends slowly holds a connection of the server and nothing else: no place among the
-requests that run, no connection to the database. The server has a deadline for it.
+A client that sends slowly therefore holds only its connection: no slot of the concurrency limit and
+no database connection. The server limits how long it may take.
 """
 
 from starlette.requests import ClientDisconnect
@@ -15,18 +15,16 @@ from app.infra.web.routing import KnownRoute, route_table_of
 
 
 class TooLarge(Exception):
-    """More has come than a body may have."""
-
     def __init__(self, limit_bytes: int) -> None:
         super().__init__()
         self.limit_bytes = limit_bytes
 
 
 class BodyLimitMiddleware:
-    """Pure ASGI. A length that is declared is refused before the body is read.
+    """Pure ASGI. A declared length above the limit is refused before the body is read.
 
-    A route declares what it needs as `max_body_size`; no body is larger than `limit_bytes` or holds
-    more than `most_values`.
+    The limit is the `max_body_size` of the route, and at most `limit_bytes`. No body may contain
+    more than `most_values` values.
     """
 
     def __init__(self, app: ASGIApp, limit_bytes: int, most_values: int) -> None:
@@ -35,7 +33,7 @@ class BodyLimitMiddleware:
         self._most_values = most_values
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        length = _declared(scope) if scope["type"] == "http" else 0
+        length = _declared_length(scope) if scope["type"] == "http" else 0
         if length == 0:
             await self.app(scope, receive, send)
             return
@@ -47,14 +45,14 @@ class BodyLimitMiddleware:
             body = await self._read(receive, limit_bytes)
             check_body_shape(scope, body, self._most_values)
         except TooLarge as too_large:
-            scope.update(found)  # the refusal is this route's
+            scope.update(found)  # the problem depends on the endpoint
             await self._refuse(too_large, scope, receive, send)
         except InvalidRequest as invalid:
             REFUSED.labels("body_shape").inc()
             scope.update(found)
             await problem_of(scope, invalid)(scope, receive, send)
         else:
-            await self.app(scope, _received(body, receive), send)
+            await self.app(scope, _replay(body, receive), send)
 
     def _limit_of(self, route: KnownRoute | None) -> int:
         declared = None if route is None else route.max_body_bytes
@@ -76,15 +74,15 @@ class BodyLimitMiddleware:
         self, too_large: TooLarge, scope: Scope, receive: Receive, send: Send
     ) -> None:
         REFUSED.labels("body_size").inc()
-        # Whoever waits to be asked for a body might send it or not: the connection has to end.
+        # A client that waits for 100 Continue may send the body or not, so the connection must end.
         expects = any(name == b"expect" for name, _ in scope["headers"])
         headers = {"Connection": "close"} if expects else {}
         detail = f"A body may have {too_large.limit_bytes} bytes."
         await problem(scope, 413, code_of(413), detail, headers=headers)(scope, receive, send)
 
 
-def _declared(scope: Scope) -> int | None:
-    """Return the length of the body that is to come, or None if there is one of unknown length."""
+def _declared_length(scope: Scope) -> int | None:
+    """Return the length of the body: 0 without a body, and None if the length is unknown."""
     length: int | None = 0
     for name, value in scope["headers"]:
         if name == b"content-length":
@@ -94,7 +92,7 @@ def _declared(scope: Scope) -> int | None:
     return length
 
 
-def _received(body: bytes, receive: Receive) -> Receive:
+def _replay(body: bytes, receive: Receive) -> Receive:
     messages: list[Message] = [{"type": "http.request", "body": body, "more_body": False}]
 
     async def receive_body_first() -> Message:

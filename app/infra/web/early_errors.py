@@ -2,14 +2,13 @@
 
 from app.infra.observability.request_context import RequestContext, request_context
 from app.infra.web.problems import problem
-from app.infra.web.request_id import request_id_header, request_id_of
-from app.infra.web.security_headers import security_headers
+from app.infra.web.response_headers import read_request_id, request_id_header, security_headers
 from graceful_gunicorn import EarlyError
 
 
 def render_problem(hsts_seconds: int, status: int, code: str, detail: str, path: str) -> EarlyError:
     """Return a problem with the headers of every answer. It sets the request context."""
-    current = RequestContext(request_id_of({"headers": []}), "", path)
+    current = RequestContext(read_request_id({"headers": []}), "", path)
     request_context.set(current)
     response = problem({"path": path}, status, code, detail)
     headers = [*security_headers(hsts_seconds), *response.raw_headers, request_id_header(current)]

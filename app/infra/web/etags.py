@@ -1,4 +1,4 @@
-"""Strong validators, and JSON responses that carry one."""
+"""Entity tags, and JSON responses that have one."""
 
 from collections.abc import Mapping
 from hashlib import blake2b
@@ -9,9 +9,9 @@ from starlette.responses import Response
 
 
 def entity_tag(body: bytes, version: int | None = None) -> str:
-    """Return a strong validator: the digest of the bytes, after the version of what they show.
+    """Return a strong entity tag: a digest of the body, after the version of the resource if given.
 
-    The version alone tells whether the thing itself was edited: `Precondition` compares that.
+    `Precondition` compares the version only, so a change of the format does not fail an update.
     """
     digest = blake2b(body, digest_size=8).hexdigest()
     return f'"{digest}"' if version is None else f'"{version}-{digest}"'
@@ -24,10 +24,10 @@ def tagged_response(
     status: int = 200,
     headers: Mapping[str, str] | None = None,
 ) -> Response:
-    """Answer with `value` as JSON and its entity tag.
+    """Return `value` as JSON with its entity tag.
 
-    It is validated and serialised here, once. Returned as a model, the framework would do both
-    again after the entity tag was computed.
+    It is validated and serialised once, here. If the endpoint returned a model, the framework would
+    do both again after the entity tag was computed.
     """
     body = schema.dump_json(schema.validate_python(value, from_attributes=True))
     etag = {"ETag": entity_tag(body, version)}

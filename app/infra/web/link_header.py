@@ -1,4 +1,4 @@
-"""How a page of a list looks on the wire: its body, and its RFC 8288 `Link` header."""
+"""The response for a page of a list: its body and its `Link` header (RFC 8288)."""
 
 from typing import Generic, TypeVar
 from urllib.parse import quote, urlencode
@@ -13,7 +13,7 @@ ItemT = TypeVar("ItemT")
 
 
 class PageRead(BaseModel, Generic[ItemT]):
-    """Items, and the cursors of the neighbouring pages: null where there is none."""
+    """Items, and the cursors of the next and previous page, null where there is none."""
 
     items: list[ItemT]
     next: str | None
@@ -23,10 +23,10 @@ class PageRead(BaseModel, Generic[ItemT]):
 def link_neighbours(
     request: Request, response: Response, page: Page[RowT], **parameters: object
 ) -> None:
-    """Add the `Link` header: relative, so that no Host header can point it elsewhere.
+    """Add the `Link` header. Its URLs are relative, so no Host header can point them elsewhere.
 
-    `parameters` are the query parameters of the route, as they were validated: the links repeat
-    those that the client sent, and nothing else of its query.
+    `parameters` are the validated query parameters of the route. The links repeat those that the
+    client sent, and nothing else of its query.
     """
     kept = {name: value for name, value in parameters.items() if name in request.query_params}
     path = quote(request.scope["path"])

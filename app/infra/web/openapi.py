@@ -1,6 +1,6 @@
-"""The OpenAPI document, with the errors that routes really answer, and a page to try it on.
+"""The OpenAPI document, with the errors that routes really have, and the page that shows it.
 
-The page and its scripts come from this process: it works without the internet.
+The page and its scripts come from this process, so they work without the internet.
 """
 
 from typing import Any, Literal
@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from starlette.responses import HTMLResponse
 
 from app.infra.web.problems import MEDIA_TYPE, title
-from app.infra.web.security_headers import PAGE_HEADERS, PAGE_POLICY
+from app.infra.web.response_headers import PAGE_HEADERS, PAGE_POLICY
 from app.infra.web.static_files import RangeStaticFiles
 
 Responses = dict[int | str, dict[str, Any]]
@@ -51,7 +51,7 @@ NOT_MODIFIED: Responses = {304: {"description": "The client has it: see If-None-
 
 
 def problems(*statuses: int, schema: str = "Problem") -> Responses:
-    """Document that a route may answer these problems, and 503, which any may."""
+    """Document the problems of a route. 503 is added, because every route may answer it."""
     return {**{status: _problem(status, schema) for status in statuses}, 503: _problem(503)}
 
 
@@ -70,7 +70,7 @@ def add_documentation(app: FastAPI, root_path: str) -> None:
 
     @app.get("/docs", include_in_schema=False)
     async def docs() -> HTMLResponse:
-        # Relative addresses, so that no Host header decides from where scripts are loaded.
+        # With relative addresses, no Host header decides from where scripts are loaded.
         page = get_swagger_ui_html(
             openapi_url="openapi.json",
             title=app.title,
@@ -93,9 +93,9 @@ def _document(app: FastAPI, root_path: str) -> dict[str, Any]:
             servers=[{"url": root_path}] if root_path else None,
         )
         for operation in (o for path in document["paths"].values() for o in path.values()):
-            answers = operation["responses"]
-            if "400" in answers:  # the framework adds a 422 of its own
-                answers.pop("422", None)
+            responses = operation["responses"]
+            if "400" in responses:  # then the 422 is the one that the framework adds
+                responses.pop("422", None)
         schemas = document["components"]["schemas"]
         for unused in ("HTTPValidationError", "ValidationError"):
             schemas.pop(unused, None)
@@ -108,7 +108,7 @@ def _document(app: FastAPI, root_path: str) -> dict[str, Any]:
 
 
 def _prefix_addresses(schemes: dict[str, Any], root_path: str) -> None:
-    """Put the prefix before the addresses of OAuth2: tools do not look for these at `servers`."""
+    """Put the prefix before the OAuth2 URLs, because tools do not apply `servers` to them."""
     for scheme in schemes.values():
         for flow in scheme.get("flows", {}).values():
             for name in flow.keys() & {"authorizationUrl", "refreshUrl", "tokenUrl"}:

@@ -1,6 +1,6 @@
-"""Every error as `application/problem+json` (RFC 9457), with a stable code and the request id.
+"""Turns every error into `application/problem+json` (RFC 9457) with a stable code and a request id.
 
-Nothing that the client sent is repeated in it, but for the path and the names of known fields.
+A problem repeats nothing that the client sent, except the path and the names of known fields.
 """
 
 import logging
@@ -27,21 +27,21 @@ from app.infra.observability.repeat_filter import RepeatFilter
 from app.infra.observability.request_context import request_id
 from app.infra.web.oauth2 import NOT_STORED, STATUSES, is_token_endpoint, oauth2_error
 from app.infra.web.request_retry import RetryRequest, may_retry
+from app.infra.web.response_headers import PRIVATE
 from app.infra.web.routing import route_table_of
-from app.infra.web.security_headers import PRIVATE
 from coherent_cache import CacheBusy
 
 logger = logging.getLogger(__name__)
 logger.addFilter(RepeatFilter())  # a failing database fails every request
 
 MEDIA_TYPE = "application/problem+json"
-MEDIA_TYPES_TAKEN = (
+ACCEPTED_MEDIA_TYPES = (
     "application/json",
     "application/x-www-form-urlencoded",
     "multipart/form-data",
 )
-MOST_ERRORS = 20  # a body of unknown fields must not be answered with a larger one
-MOST_INSTANCE = 512  # characters of the path: no longer one belongs to anything here
+MAX_ERRORS = 20  # otherwise the response to a body of unknown fields would be larger than the body
+MAX_INSTANCE = 512  # characters of the path
 CODES = {
     401: "unauthenticated",
     403: "forbidden",
@@ -56,10 +56,8 @@ CODES = {
     429: "rate_limited",
     503: "unavailable",
 }
-
-
-# The names of RFC 9110; Python's own for these differ between its versions.
-RENAMED = {
+# The titles of RFC 9110. Python's own differ between its versions.
+TITLES = {
     413: "Content Too Large",
     416: "Range Not Satisfiable",
     422: "Unprocessable Content",
@@ -75,9 +73,9 @@ def problem(
     errors: Sequence[Mapping[str, Any]] | None = None,
     headers: Mapping[str, str] | None = None,
 ) -> Response:
-    """Build the response for one problem; `detail` is a sentence for a person.
+    """Build the response for one problem. `detail` is a sentence for a person.
 
-    Nobody keeps it: without a word, others may keep a 404 (RFC 9111, §4.2.2).
+    It forbids storing, because caches may store a 404 that does not (RFC 9111 §4.2.2).
     """
     headers = {"Cache-Control": PRIVATE, **(headers or {})}
     members = {}
@@ -93,7 +91,7 @@ def problem(
         "status": status,
         "detail": detail,
         "code": code,
-        "instance": quote(scope["path"][:MOST_INSTANCE]),
+        "instance": quote(scope["path"][:MAX_INSTANCE]),
         "request_id": request_id(),
         **members,
     }
@@ -103,17 +101,15 @@ def problem(
 
 
 def title(status: int) -> str:
-    """Return what a status is called."""
-    return RENAMED.get(status, HTTPStatus(status).phrase)
+    return TITLES.get(status, HTTPStatus(status).phrase)
 
 
 def code_of(status: int) -> str:
-    """Return the code of a status that has one cause."""
     return CODES.get(status, HTTPStatus(status).name.lower())
 
 
 def add_problem_handlers(app: FastAPI) -> None:
-    """Make `app` answer its errors, the framework's and the database's as problems."""
+    """Make `app` answer with problems, for its own errors, the framework's and the database's."""
     app.add_exception_handler(AppError, _on_app_error)
     app.add_exception_handler(HTTPException, _on_http_exception)
     app.add_exception_handler(RequestValidationError, _on_invalid_request)
@@ -122,7 +118,6 @@ def add_problem_handlers(app: FastAPI) -> None:
 
 
 def problem_of(scope: Scope, error: AppError) -> Response:
-    """Build the response for an expected failure."""
     headers = {}
     if error.retry_after_seconds is not None:
         headers["Retry-After"] = str(error.retry_after_seconds)
@@ -141,7 +136,7 @@ async def _on_busy_cache(request: Request, error: Exception) -> Response:
 async def _on_http_exception(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     status, headers = error.status_code, error.headers
-    if status == 400:  # what the framework says of a body that it cannot parse
+    if status == 400:  # the framework could not parse the body
         status = 422
     if status == 405:
         headers = {"Allow": ", ".join(sorted(_allowed_methods(request)))}
@@ -152,11 +147,11 @@ async def _on_http_exception(request: Request, error: Exception) -> Response:
 
 async def _on_invalid_request(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)
-    if _has_foreign_content(request, error):
+    if _has_unknown_media_type(request, error):
         return await _on_http_exception(request, HTTPException(415))
     errors = [
         {"loc": _location(entry), "msg": entry["msg"], "type": entry["type"]}
-        for entry in error.errors()[:MOST_ERRORS]
+        for entry in error.errors()[:MAX_ERRORS]
     ]
     detail = "The request does not have the form that this call takes: see `errors`."
     return problem(request.scope, 422, "invalid_request", detail, errors=errors)
@@ -165,12 +160,12 @@ async def _on_invalid_request(request: Request, error: Exception) -> Response:
 async def _on_database_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, SQLAlchemyError)
     if is_safe_to_retry(error) and may_retry():
-        logger.warning("The database failed a request, run again: %s", _cause(error))
+        logger.warning("The database failed a request, which runs again: %s", _cause(error))
         raise RetryRequest from error
     failure = to_app_error(error)
     if failure is None:
         logger.error(
-            "The database refused a statement, which is no client's fault: %s", _cause(error)
+            "The database refused a statement, and it is not the client's fault: %s", _cause(error)
         )
         raise error
     logger.warning("The database failed a request: %s", _cause(error))
@@ -178,32 +173,32 @@ async def _on_database_error(request: Request, error: Exception) -> Response:
 
 
 def _allowed_methods(request: Request) -> set[str]:
-    """Return every method of this path; the framework knows those of one route at a time."""
+    """Return the methods of all routes with this path. The framework only knows one route's."""
     # A mount has no methods, and serves static files.
     methods = route_table_of(request.scope).methods(request.scope) or {"GET"}
     return methods | {"HEAD"} if "GET" in methods else methods
 
 
-def _has_foreign_content(request: Request, error: RequestValidationError) -> bool:
-    """Whether the body is of a type that no call takes, so that it was not even looked at."""
+def _has_unknown_media_type(request: Request, error: RequestValidationError) -> bool:
+    """Whether the media type of the body is one that no route accepts."""
     if not any(entry["loc"][:1] == ("body",) for entry in error.errors()):
         return False
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     has_body = request.headers.get("content-length", "0") != "0" or (
         "transfer-encoding" in request.headers
     )
-    taken = media_type in MEDIA_TYPES_TAKEN or media_type.endswith("+json")
-    return has_body and not taken
+    is_accepted = media_type in ACCEPTED_MEDIA_TYPES or media_type.endswith("+json")
+    return has_body and not is_accepted
 
 
 def _location(entry: Mapping[str, Any]) -> list[str | int]:
-    """Say where the error is; the name of a field that we do not know is the client's own."""
+    """Return the place of an error without the name of an unknown field, which the client chose."""
     location = list(entry["loc"])
     return location[:-1] if entry["type"] == "extra_forbidden" else location
 
 
 def _cause(error: SQLAlchemyError) -> str:
-    """Return what happened without the message, which may quote what a client sent."""
+    """Describe an error without its message, which may quote what a client sent."""
     sqlstate = getattr(getattr(error, "orig", None), "sqlstate", None)
     constraint = violated_constraint(error) if isinstance(error, DBAPIError) else None
     named = f", constraint {constraint}" if constraint else ""

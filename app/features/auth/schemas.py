@@ -44,7 +44,7 @@ class Credentials(BaseModel):
     refresh_token: Token = ""
 
     @model_validator(mode="after")
-    def _has_what_its_grant_needs(self) -> Self:
+    def _require_fields_of_grant(self) -> Self:
         needed = GRANTS[self.grant_type]
         if not all(getattr(self, name) for name in needed):
             raise PydanticCustomError(

@@ -19,9 +19,9 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.errors import InvalidRequest
 from app.infra.database.base import Base
+from app.infra.validation.fields import MAX_ID
 
 VERSION = 1
-MAX_ID = 2**63 - 1
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MICROSECOND = timedelta(microseconds=1)
 # `created_at` is the start of a transaction, but the row becomes visible at its commit. Timeouts

@@ -20,8 +20,7 @@ from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from app.features.comments import routes as comments
-from app.features.posts import routes as posts
+from app import api
 from app.infra import lifespan as resources
 from app.infra.database import error_mapping as failures
 from app.infra.database.engine import open_engine
@@ -180,9 +179,10 @@ PATCHES: dict[str, tuple[tuple[Any, str, Any], ...]] = {
         (Reader, "get_from_memory", lambda _self, _key: None),
         (Reader, "read", _load_always),
     ),
-    "echoing_links": (
-        (comments, "link_neighbours", _link_with_whole_query),
-        (posts, "link_neighbours", _link_with_whole_query),
+    "echoing_links": tuple(
+        (module, "link_neighbours", _link_with_whole_query)
+        for module in vars(api).values()
+        if hasattr(module, "link_neighbours")  # the routes of every feature that has a list
     ),
     "no_restarts": ((background, "_supervise", _run_once),),
     "patient_breaker": ((Breaker, "timing_look_up", _time_nothing),),

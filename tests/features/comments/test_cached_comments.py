@@ -67,3 +67,16 @@ async def _peeks(service: FastAPI, url: str, post_id: int) -> bool:
     key = f"{path}?{'&'.join(sorted(query.split('&')))}"
     entry = await cache_of(service).store.look_up(key)
     return f"post:{post_id}" in entry.tags  # type: ignore[union-attr]
+
+
+async def test_comment_changes_the_etag_of_its_post_but_not_the_version(
+    client: Client, make: CommentFactory
+) -> None:
+    author = await make.user()
+    url = f"/v1/posts/{(await make.post(author)).id}"
+    seen = (await client.get(url)).headers["etag"]
+    commenter = make.headers(await make.user())
+    await client.post(f"{url}/comments", json={"body": "B"}, headers=commenter)
+    assert (await client.get(url)).headers["etag"] != seen
+    headers = make.headers(author) | {"If-Match": seen}
+    assert (await client.patch(url, json={"title": "New"}, headers=headers)).status_code == 200

@@ -218,16 +218,6 @@ async def test_without_a_condition_the_last_edit_wins(
     assert (await client.delete(url, headers=headers)).status_code == 204
 
 
-async def test_comment_changes_the_etag_but_not_the_version(
-    client: Client, make: PostFactory, url: str, headers: dict[str, str]
-) -> None:
-    seen = await etag(client, url)
-    commenter = make.headers(await make.user())
-    await client.post(f"{url}/comments", json={"body": "B"}, headers=commenter)
-    assert await etag(client, url) != seen
-    assert (await edit(client, url, "New", headers | {"If-Match": seen})).status_code == 200
-
-
 async def test_renamed_author_changes_the_etag_but_not_the_version(
     client: Client, url: str, headers: dict[str, str]
 ) -> None:

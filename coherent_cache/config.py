@@ -14,6 +14,9 @@ class CacheConfig:
     any node.
     `code_version` separates the entries of different releases; see `code_digest()`.
     `namespace` separates services that share one Valkey and one database.
+    `ttl_seconds` is the longest TTL of any entry. A change that could not be invalidated for longer
+    is given up.
+    `memory_bytes` bounds the estimated size of the entries in process memory.
     `memory_ttl_seconds` is how long an entry in process memory is used without asking Valkey. 0
     switches the memory tier off.
     `timeout_seconds` limits a single command, and also all commands of one read together. A look-up
@@ -31,7 +34,6 @@ class CacheConfig:
     slow_seconds: float = 0.02
     namespace: str = "cache"
     ttl_seconds: float = 300
-    missing_ttl_seconds: float = 5
     memory_bytes: int = 64 * 1024 * 1024
     memory_ttl_seconds: float = 2
     relay_seconds: float = 0.2

@@ -59,8 +59,7 @@ class Relay:
         self._pause_seconds = min(config.relay_seconds, MAX_POLL_INTERVAL_SECONDS)
         # By then the writer has had time to invalidate, and its process to delete the row.
         self._due_seconds = self._pause_seconds + GRACE_SECONDS
-        longest_life = max(config.ttl_seconds, config.missing_ttl_seconds)
-        self._expiry_seconds = longest_life + EXPIRY_MARGIN_SECONDS
+        self._expiry_seconds = config.ttl_seconds + EXPIRY_MARGIN_SECONDS
         self._next_expiry_at = 0.0
 
     async def run(self) -> None:

@@ -19,7 +19,7 @@ def collected(*arguments: str) -> list[str]:
     return [line for line in listed.stdout.splitlines() if "::" in line]
 
 
-def test_a_fault_case_runs_only_with_the_option() -> None:
+def test_fault_cases_run_only_with_the_option() -> None:
     assert CASE in collected(FOLDER, "--faults")
     without = collected(FOLDER)
     assert without

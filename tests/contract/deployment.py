@@ -39,7 +39,7 @@ def service(name: str) -> Yaml:
 
 @cache
 def manifests() -> dict[str, Yaml]:
-    """Return the objects of the Kubernetes base, by kind; of Pods, those of `pods`."""
+    """Return the objects of the Kubernetes base by kind. The pods are in `pods`."""
     objects = [
         entry for name in kustomization(BASE)["resources"] for entry in documents(BASE / name)
     ]
@@ -58,12 +58,12 @@ def kustomization(folder: Path) -> Yaml:
 
 
 def pods() -> dict[str, Yaml]:
-    """Return the pods of the base, by the kind of what makes them."""
+    """Return the pods of the base, by the kind of object that creates them."""
     return {kind: manifests()[kind]["spec"]["template"]["spec"] for kind in ("Deployment", "Job")}
 
 
 def environment(where: str) -> dict[str, str]:
-    """Return the settings that a deployment gives the service; of `${NAME:-value}`, the value."""
+    """Return the settings of the service in a deployment. `${NAME:-value}` is `value`."""
     if where == "compose":
         return {name: default(value) for name, value in service("app")["environment"].items()}
     literals = list(kustomization(BASE)["configMapGenerator"][0]["literals"])
@@ -79,7 +79,7 @@ def container() -> Yaml:
 
 
 def default(value: str) -> str:
-    """Return what Compose takes when the variable is not set."""
+    """Return the value that Compose uses when the variable is not set."""
     return re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", value)
 
 
@@ -110,7 +110,7 @@ def _only(pattern: str, content: str) -> float:
 
 
 def http_paths() -> set[str]:
-    """Return the paths that health checks ask the service for, wherever they are configured."""
+    """Return the paths of all health checks, wherever they are configured."""
     files = ["Dockerfile", "deploy/haproxy/haproxy.cfg", "deploy/nginx/docker-compose.yml"]
     paths = {
         path for file in files for path in re.findall(r"/(?:livez|readyz|health\w*)", text(file))

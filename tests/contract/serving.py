@@ -40,12 +40,12 @@ class Served:
         return UserFactory(self.resources)
 
     def run(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        """Run a coroutine where the application runs."""
+        """Run a coroutine in the event loop of the application."""
         return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result(timeout=60)
 
     @contextmanager
     def serving(self) -> Iterator[None]:
-        """Serve until the block is left."""
+        """Serve while the block runs."""
         options: dict[str, Any] = {"http": self._protocol, "log_level": "error", "lifespan": "on"}
         server = uvicorn.Server(uvicorn.Config(self.app, **options))
         serve = server.serve(sockets=[self._listener])
@@ -63,7 +63,7 @@ class Served:
 
 @contextmanager
 def serve(settings: Settings) -> Iterator[Served]:
-    """Serve an application of its own until the block is left."""
+    """Serve a new application while the block runs."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         served = Served(settings, listener)
         with served.serving():

@@ -31,7 +31,7 @@ STRANGERS = ["app/helpers.py", "app/features/tags/__init__.py", "app/features/us
 
 @pytest.fixture
 def copy(tmp_path: Path) -> Path:
-    """A copy of what the contracts speak of."""
+    """A copy of the packages that the contracts name."""
     shutil.copy(PROJECT / "pyproject.toml", tmp_path)
     for package in PACKAGES:
         shutil.copytree(PROJECT / package, tmp_path / package)
@@ -55,7 +55,7 @@ def test_every_contract_breaks_when_it_is_violated(copy: Path) -> None:
     assert len(re.findall(r"BROKEN$", output, re.MULTILINE)) == len(VIOLATIONS), output
 
 
-def test_a_module_without_a_place_is_named(copy: Path) -> None:
+def test_module_without_a_layer_is_named(copy: Path) -> None:
     for path in STRANGERS:
         (copy / path).parent.mkdir(exist_ok=True)
         (copy / path).touch()
@@ -65,6 +65,6 @@ def test_a_module_without_a_place_is_named(copy: Path) -> None:
 
 
 @pytest.mark.parametrize("package", ["app", "coherent_cache", "graceful_gunicorn"])
-def test_no_file_is_long(package: str) -> None:
+def test_no_file_has_more_than_250_lines(package: str) -> None:
     for file in (PROJECT / package).rglob("*.py"):
         assert len(file.read_text(encoding="utf-8").splitlines()) <= 250, file

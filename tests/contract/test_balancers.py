@@ -1,4 +1,4 @@
-"""nginx and HAProxy as they are deployed, before a service that notes what reaches it."""
+"""nginx and HAProxy, with the deployed configuration, in front of a service."""
 
 import asyncio
 import json
@@ -45,14 +45,14 @@ async def head_and_body(address: Address, content: bytes) -> tuple[bytes, bytes]
 
 @pytest.fixture
 def nginx(tmp_path: Path) -> Iterator[Address]:
-    """nginx, with nobody to send requests to."""
+    """nginx in front of an address where nothing listens."""
     if NGINX is None:
         pytest.skip("nginx is not installed")
     with ExitStack() as stack:
         yield stack.enter_context(deployed_nginx([NOBODY], tmp_path))
 
 
-async def test_what_nginx_answers_itself_is_a_problem(nginx: Address) -> None:
+async def test_errors_of_nginx_are_problems(nginx: Address) -> None:
     for name, (status, content) in OWN_ERRORS.items():
         head, body = await head_and_body(nginx, content)
         assert head.startswith(b"http/1.1 %d " % status), name
@@ -85,7 +85,7 @@ class Service:
 async def balanced(
     request: pytest.FixtureRequest, tmp_path: Path
 ) -> AsyncIterator[tuple[Address, Service]]:
-    """A balancer before a service that is ready."""
+    """A balancer in front of a service that is ready."""
     program, deployed = {
         "nginx": (NGINX, deployed_nginx),
         "haproxy": (HAPROXY, deployed_haproxy),
@@ -96,7 +96,7 @@ async def balanced(
     async with await asyncio.start_server(service.serve, "127.0.0.1", 0) as server:
         instance = Address("127.0.0.1", server.sockets[0].getsockname()[1])
         running: AbstractContextManager[Address] = deployed([instance], tmp_path)
-        # It starts and stops in a thread: it may ask the service whether it is ready meanwhile.
+        # The balancer starts and stops in a thread, because it may send a health check meanwhile.
         front = await asyncio.to_thread(running.__enter__)
         try:
             yield front, service
@@ -104,7 +104,7 @@ async def balanced(
             await asyncio.to_thread(running.__exit__, None, None, None)
 
 
-async def test_balancers_do_not_pass_an_upgrade_on(balanced: tuple[Address, Service]) -> None:
+async def test_balancers_do_not_forward_an_upgrade(balanced: tuple[Address, Service]) -> None:
     front, service = balanced
     for upgrade in (b"h2c", b"websocket", b"foo/2"):
         fields = HOST + b"Connection: Upgrade\r\nUpgrade: %s\r\n" % upgrade

@@ -1,4 +1,4 @@
-"""Dashboards and alerts ask for metrics that the service has, by labels that these have."""
+"""Dashboards and alerts use metrics and labels that the service has."""
 
 import json
 import re
@@ -41,7 +41,7 @@ def names_of(metric: MetricWrapperBase) -> list[str]:
 
 
 def queries() -> Iterator[str]:
-    """Yield what the dashboard and the alerts ask for."""
+    """Yield the queries of the dashboard and of the alerts."""
     dashboard = json.loads((DEPLOY / "grafana/service.json").read_text(encoding="utf-8"))
     for panel in dashboard["panels"]:
         yield from (target["expr"] for target in panel["targets"])
@@ -52,7 +52,7 @@ def queries() -> Iterator[str]:
 
 
 @pytest.mark.parametrize("query", [*queries()])
-def test_every_query_asks_for_what_there_is(query: str) -> None:
+def test_every_query_uses_existing_metrics(query: str) -> None:
     bare = re.sub(r"\[[^]]*\]", "", query)
     labels = set(re.findall(r"(\w+)=~?\"", bare))
     for group in re.findall(r"by \(([^)]*)\)", bare):

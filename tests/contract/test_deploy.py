@@ -1,4 +1,4 @@
-"""What is deployed: settings that exist, secrets that are made, no rights, health, order."""
+"""The files of the deployment: settings, secrets, rights, health checks and the start order."""
 
 import os
 import re
@@ -143,13 +143,13 @@ def test_liveness_never_asks_for_the_database() -> None:
 
 
 @pytest.mark.parametrize("name", LONG_RUNNING)
-def test_what_runs_for_long_has_a_health_check_and_limits(name: str) -> None:
+def test_every_service_has_a_health_check_and_limits(name: str) -> None:
     checked = "healthcheck" in service(name) or "HEALTHCHECK" in text("Dockerfile")
     assert checked if name == "app" else "healthcheck" in service(name)
     assert service(name)["deploy"]["resources"]["limits"].keys() >= {"cpus", "memory"}
 
 
-def test_nobody_starts_before_those_it_needs() -> None:
+def test_services_start_after_those_they_depend_on() -> None:
     for name, values in compose()["services"].items():
         for needed, condition in values.get("depends_on", {}).items():
             runs_once = needed in ("migrate", "secrets")
@@ -159,7 +159,7 @@ def test_nobody_starts_before_those_it_needs() -> None:
     assert service("balancer")["depends_on"].keys() == {"app"}
 
 
-def test_the_cache_keeps_nothing_and_is_bounded() -> None:
+def test_valkey_persists_nothing_and_has_a_memory_limit() -> None:
     flags = " ".join(f"{flag!r}" if flag == "" else flag for flag in service("valkey")["command"])
     for flag in ("--save ''", "--appendonly no", "--maxmemory ", "--maxmemory-policy allkeys-lru"):
         assert flag in flags

@@ -1,4 +1,4 @@
-"""What is deployed keeps order: who waits longer than whom, and pools that fit."""
+"""Timeouts, pools and probes in the files of the deployment fit together."""
 
 import re
 
@@ -45,7 +45,7 @@ def test_proxies_close_idle_connections_before_the_service_does() -> None:
     assert nginx("keepalive_timeout", "upstream") < keep_alive()
 
 
-def test_a_balancer_knows_that_a_replica_ends_before_it_stops_to_accept() -> None:
+def test_balancer_notices_a_shutdown_before_the_replica_stops_accepting() -> None:
     checks = haproxy("inter") * haproxy("fall") + haproxy("timeout check")
     assert checks < drain("compose")
     probe = container()["readinessProbe"]
@@ -53,7 +53,7 @@ def test_a_balancer_knows_that_a_replica_ends_before_it_stops_to_accept() -> Non
         assert probe["periodSeconds"] * probe["failureThreshold"] < drain(where)
 
 
-def test_nobody_is_killed_who_still_drains() -> None:
+def test_draining_replica_is_not_killed() -> None:
     needed = drain("compose") + graceful("compose")
     assert needed < seconds(service("app")["stop_grace_period"])
     pre_stop = float(container()["lifecycle"]["preStop"]["exec"]["command"][-1])
@@ -63,7 +63,7 @@ def test_nobody_is_killed_who_still_drains() -> None:
     assert haproxy("hard-stop-after") < seconds(service("balancer")["stop_grace_period"])
 
 
-def test_a_balancer_waits_longer_than_the_service_takes_to_give_up_or_to_say_something() -> None:
+def test_timeout_of_the_balancer_is_longer_than_those_of_the_service() -> None:
     patience = min(
         haproxy("timeout server"), haproxy("timeout client"), nginx("proxy_read_timeout")
     )
@@ -94,7 +94,7 @@ def test_the_pools_of_all_replicas_fit_in_the_database(where: str) -> None:
     assert budget.needed <= budget.free
 
 
-def test_as_many_replicas_are_counted_as_can_be_there() -> None:
+def test_replicas_setting_covers_a_rolling_update() -> None:
     assert service("app")["deploy"]["replicas"] <= int(environment("compose")["REPLICAS"])
     most = {"base": manifests()["HorizontalPodAutoscaler"]["spec"]["maxReplicas"]}
     [autoscaler] = [

@@ -1,4 +1,4 @@
-"""What is deployed agrees: names that are written twice, and what both proxies do."""
+"""Names in the files of the deployment agree, and so do the rules of both proxies."""
 
 import json
 import re
@@ -20,7 +20,7 @@ from tests.contract.deployment import (
 )
 
 
-def test_proxies_replace_what_clients_say_of_themselves() -> None:
+def test_proxies_replace_forwarded_headers_of_clients() -> None:
     haproxy_rules, nginx_rules = text("deploy/haproxy/haproxy.cfg"), text("deploy/nginx/nginx.conf")
     assert "set-header X-Forwarded-For %[src]" in haproxy_rules
     assert "X-Forwarded-For $remote_addr;" in nginx_rules
@@ -30,7 +30,7 @@ def test_proxies_replace_what_clients_say_of_themselves() -> None:
     assert {"Forwarded", "X-Forwarded-Host", "X-Real-IP"} <= removed
 
 
-def test_proxies_send_again_only_what_changes_nothing() -> None:
+def test_proxies_retry_only_safe_requests() -> None:
     rules = text("deploy/haproxy/haproxy.cfg")
     [retried] = re.findall(r"retry-on (.+)", rules)
     assert set(retried.split()) <= {"conn-failure", "empty-response"}
@@ -38,7 +38,7 @@ def test_proxies_send_again_only_what_changes_nothing() -> None:
     assert "non_idempotent" not in text("deploy/nginx/nginx.conf")
 
 
-def test_what_is_mounted_exists() -> None:
+def test_mounted_files_exist() -> None:
     for file in ("docker-compose.yml", "deploy/nginx/docker-compose.yml"):
         for path in re.findall(r"- (\./[^:]+):", text(file)):
             assert (PROJECT / path).exists(), path
@@ -51,7 +51,7 @@ def test_what_is_mounted_exists() -> None:
     assert used == compose()["volumes"].keys()
 
 
-def test_prometheus_asks_where_the_metrics_are() -> None:
+def test_prometheus_scrapes_the_metrics_port() -> None:
     [configuration] = documents(DEPLOY / "prometheus/prometheus.yml")
     [job] = configuration["scrape_configs"]
     [names] = job["dns_sd_configs"]

@@ -1,4 +1,4 @@
-"""What the documents name exists, and what exists is documented."""
+"""Paths, targets and settings that the documents name exist, and all settings are documented."""
 
 import re
 from pathlib import Path
@@ -12,7 +12,7 @@ DOCUMENTS = ["README.md", "CONTRIBUTING.md", *map(str, (PROJECT / "docs").rglob(
 
 
 def setting_names() -> dict[str, object]:
-    """Return every setting as it is named in the environment, with its default."""
+    """Return the environment variable and the default of every setting."""
     names: dict[str, object] = {}
     for name, field in Settings.model_fields.items():
         section = field.default

@@ -1,4 +1,4 @@
-"""What reads or writes text names its encoding: under LC_ALL=C the locale's is ASCII.
+"""Code that reads or writes text names the encoding: with LC_ALL=C the default is ASCII.
 
 Ruff's rule for this (PLW1514) does not see that `Path(…).parent.read_text()` is a file.
 """
@@ -68,7 +68,7 @@ def test_text_has_an_encoding(file: Path) -> None:
         ("example(text='x')", False),
     ],
 )
-def test_the_check_knows_text(code: str, lacks: bool) -> None:
+def test_check_recognises_text_files(code: str, lacks: bool) -> None:
     call = ast.parse(code, mode="eval").body
     assert isinstance(call, ast.Call)
     assert lacks_encoding(call) is lacks

@@ -69,7 +69,7 @@ HEADERS = ["Authorization", "X-Request-ID", "If-Match", "If-None-Match", "Accept
 
 @dataclass(frozen=True)
 class Place:
-    """Where a value can be put: a part of the request, and a name in it."""
+    """A place for a value: a part of the request, and a name in that part."""
 
     operation: Operation
     part: str
@@ -100,7 +100,7 @@ WITH_BODY = [operation for operation in OPERATIONS if operation.media_type]
 
 @dataclass(frozen=True)
 class Sender:
-    """Sends what is wrong in one place and right in the others, and looks at the answer."""
+    """Sends requests that are wrong in one place and right in all others."""
 
     client: Client
     headers: dict[str, str]
@@ -114,7 +114,7 @@ class Sender:
         return await self.client.request(operation.method, url, content=content, headers=raw)
 
     async def put(self, place: Place, value: str) -> httpx2.Response:
-        """Send `value`, written as its part of the request is, in one place."""
+        """Send `value` in one place. It is encoded as that part of the request has to be."""
         operation = place.operation
         ids = {**self.ids, place.name: value} if place.part == "path" else self.ids
         url = operation.url(ids)
@@ -126,7 +126,7 @@ class Sender:
 
 
 def body(operation: Operation, raw: dict[str, str]) -> bytes | None:
-    """Write a body as its example is, but for the values in `raw`, which are written already."""
+    """Return the example body with the values in `raw`, which are encoded already."""
     example = next(iter(operation.examples), {})
     if operation.media_type == JSON:
         fields = {name: json.dumps(value) for name, value in example.items()} | raw
@@ -138,14 +138,14 @@ def body(operation: Operation, raw: dict[str, str]) -> bytes | None:
 
 
 def check(response: httpx2.Response, sent: object) -> None:
-    """Assert what holds for any answer."""
+    """Assert what is true of every answer."""
     shown = repr(sent)[:200]
     assert response.status_code < 500, shown
     if response.status_code < 400:
         return
     assert response.headers["content-type"] == "application/problem+json", shown
     problem = response.json()
-    # Random hexadecimal digits, which may well contain 1e400; and the path.
+    # These two may contain a forbidden text: the id by chance, and the path of the request.
     assert problem.pop("request_id") == response.headers["x-request-id"], shown
     del problem["instance"]
     text = json.dumps(problem)
@@ -159,13 +159,13 @@ def sender(client: Client, make: UserFactory, user: User, ids: Ids) -> Sender:
 
 
 @pytest.mark.parametrize("place", PLACES, ids=str)
-async def test_no_value_in_any_place_is_an_error_of_ours(sender: Sender, place: Place) -> None:
+async def test_no_value_causes_a_5xx(sender: Sender, place: Place) -> None:
     for value in IN_JSON if place.part == "json" else IN_URL:
         check(await sender.put(place, value), value)
 
 
 def refused(response: httpx2.Response) -> list[list[str]]:
-    """Return where the parts are that were refused, before the database could do so."""
+    """Return the places that validation refused, before the database saw the values."""
     problem = response.json()
     assert response.status_code == (400 if "error" in problem else 422)  # RFC 6749, section 5.2
     if problem["code"] == "unsupported_grant_type":
@@ -186,15 +186,13 @@ async def test_text_that_cannot_be_stored_is_refused(sender: Sender, place: Plac
 
 
 @pytest.mark.parametrize("place", [place for place in PLACES if place.part != "path"], ids=str)
-async def test_nothing_that_is_sent_twice_is_an_error_of_ours(sender: Sender, place: Place) -> None:
+async def test_no_repeated_value_causes_a_5xx(sender: Sender, place: Place) -> None:
     twice = f'"{MARK}", "{place.name}": 1' if place.part == "json" else f"{MARK}&{place.name}=1"
     check(await sender.put(place, twice), twice)
 
 
 @pytest.mark.parametrize("operation", WITH_BODY, ids=str)
-async def test_no_body_of_any_type_is_an_error_of_ours(
-    sender: Sender, operation: Operation
-) -> None:
+async def test_no_body_causes_a_5xx(sender: Sender, operation: Operation) -> None:
     url, good = operation.url(sender.ids), body(operation, {})
     for media_type in MEDIA_TYPES:
         for content in [*BODIES, good]:
@@ -206,9 +204,7 @@ async def test_no_body_of_any_type_is_an_error_of_ours(
 
 @pytest.mark.parametrize("header", HEADERS)
 @pytest.mark.parametrize("operation", OPERATIONS, ids=str)
-async def test_no_header_is_an_error_of_ours(
-    sender: Sender, operation: Operation, header: str
-) -> None:
+async def test_no_header_causes_a_5xx(sender: Sender, operation: Operation, header: str) -> None:
     for value in HEADER_VALUES:
         kind = [("Content-Type", operation.media_type)] if operation.media_type else []
         url, content = operation.url(sender.ids), body(operation, {})

@@ -42,7 +42,7 @@ async def test_head_is_get_without_a_body(client: Client, ids: Ids, path: str) -
     for response in (got, head):  # the second may be from the cache
         response.headers.pop("x-cache", None)
         del response.headers["x-process-time"]
-        if path == "/metrics":  # which tell of the first request too
+        if path == "/metrics":  # these count the first request too
             del response.headers["content-length"]
         response.headers.pop("age", None)
     assert (head.status_code, head.headers) == (got.status_code, got.headers)
@@ -51,7 +51,7 @@ async def test_head_is_get_without_a_body(client: Client, ids: Ids, path: str) -
 
 
 @pytest.mark.parametrize("path", PATHS)
-async def test_any_other_method_is_405_with_those_it_has(
+async def test_other_methods_are_405_with_an_allow_header(
     client: Client, ids: Ids, path: str
 ) -> None:
     url = path.format_map(ids)
@@ -69,7 +69,7 @@ async def test_no_part_of_a_body_leaves_the_application_for_head(app: FastAPI, c
         sent.append(message)
 
     async def receive() -> Message:
-        await asyncio.Event().wait()  # there is no body, and nobody leaves
+        await asyncio.Event().wait()  # there is no body, and the client stays connected
         raise AssertionError
 
     scope = {"type": "http", "method": "HEAD", "path": ASSET, "query_string": b"", "headers": []}

@@ -36,14 +36,14 @@ async def filled(resources: ProcessResources, clean: None) -> AsyncIterator[Asyn
 
 
 def nodes(plan: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Walk through the plan's nodes."""
+    """Yield the nodes of a plan."""
     yield plan
     for child in plan.get("Plans", []):
         yield from nodes(child)
 
 
 async def explain(session: AsyncSession, sql: str, values: Sequence[Any]) -> dict[str, Any]:
-    """Run a statement as it was sent, and return its plan with what it read."""
+    """Run a statement, and return its plan with the number of blocks that it read."""
     connection = (await (await session.connection()).get_raw_connection()).driver_connection
     assert connection is not None
     found = await connection.fetchval(f"EXPLAIN (ANALYZE, BUFFERS, FORMAT JSON) {sql}", *values)

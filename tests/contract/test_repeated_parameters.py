@@ -37,7 +37,7 @@ class Filters(BaseModel):
 
 @pytest.fixture
 async def own(settings: Settings) -> FastAPI:
-    """An application with routes that take one value and many, in every way to declare them."""
+    """An application whose routes declare single values and lists in every possible way."""
     app = create_app(settings)
     router = APIRouter(prefix="/things")
 
@@ -91,7 +91,9 @@ async def test_parameters_that_no_route_takes_may_be_repeated(client: Client, id
 
 
 @pytest.mark.parametrize("path", ["/things", "/nested/things"])
-async def test_only_what_takes_one_value_is_refused(own: FastAPI, path: str) -> None:
+async def test_repeated_parameter_is_accepted_where_a_list_is_expected(
+    own: FastAPI, path: str
+) -> None:
     async with client_of(own) as client:
         many = await client.get(f"{path}?ids=1&ids=2&names=a&names=b&kind=a&q=x")
         assert (many.status_code, many.json()) == (200, [1, 2])
@@ -101,7 +103,7 @@ async def test_only_what_takes_one_value_is_refused(own: FastAPI, path: str) -> 
             assert refused.json()["errors"][0]["loc"] == ["query", name]
 
 
-async def test_the_fields_of_a_model_are_parameters(own: FastAPI) -> None:
+async def test_fields_of_a_query_model_are_checked_as_parameters(own: FastAPI) -> None:
     async with client_of(own) as client:
         for path in ("/filtered", "/perhaps-filtered"):
             assert (await client.get(f"{path}?tags=a&tags=b&author=1")).json() == ["a", "b"]

@@ -29,7 +29,7 @@ LENGTHS = (4_000, 30_000)
 ASSET = "/docs/assets/swagger-ui.css"
 PATHS = sorted({*METHODS_BY_PATH, ASSET, "/docs/assets/{mark}", "/{mark}"})
 
-# The most characters that each header of a response may have. A header that is not here fails.
+# The maximum length of each header of a response. A header without a maximum fails.
 BOUNDS = {
     "accept-ranges": 10,
     "access-control-allow-credentials": 5,
@@ -88,7 +88,7 @@ async def client(service: FastAPI, clean: None) -> AsyncIterator[Client]:
 
 
 def check(response: httpx2.Response) -> None:
-    """Assert that every header is known and within its bound, and that none repeats the mark."""
+    """Assert that every header is known and not too long, and that none repeats the mark."""
     for name, value in response.headers.multi_items():
         assert name in BOUNDS, f"{name}: {value[:200]}"
         assert len(value) <= BOUNDS[name], f"{name}: {value[:200]}"
@@ -97,7 +97,7 @@ def check(response: httpx2.Response) -> None:
 
 
 def methods_of(path: str) -> set[str]:
-    """Return the methods that a path has, and one that none has."""
+    """Return the methods of a path, and two that work on every path or on none."""
     found = {"GET"} if "{mark}" in path or path == ASSET else set()
     return {*found, *METHODS_BY_PATH.get(path, ()), "OPTIONS", "PUT"}
 
@@ -179,7 +179,7 @@ LISTS = [
 
 
 @pytest.mark.parametrize("operation", LISTS, ids=str)
-async def test_a_link_holds_every_parameter_of_its_route_and_no_other(
+async def test_link_contains_every_parameter_of_its_route_and_no_other(
     client: Client, ids: Ids, operation: Operation
 ) -> None:
     names = {parameter["name"] for parameter in operation.parameters if parameter["in"] == "query"}
@@ -198,7 +198,7 @@ async def test_a_link_holds_every_parameter_of_its_route_and_no_other(
     assert set(following.links) >= {"prev"}
 
 
-async def test_the_path_in_a_problem_has_a_bound(client: Client) -> None:
+async def test_path_in_a_problem_is_cut(client: Client) -> None:
     for path in (f"/{MARK * 4_000}", "/" + "%F0%9F%92%A9" * 4_000):
         response = await client.get(path)
         assert response.status_code == 404

@@ -1,4 +1,4 @@
-"""What stands around the routes: nothing that blocks or copies, and a page that is our own."""
+"""Middleware and dependencies do not block, and the documentation needs no other host."""
 
 import re
 from collections.abc import Callable, Iterator
@@ -20,7 +20,7 @@ Client = httpx2.AsyncClient
 
 
 def calls(dependant: Dependant) -> Iterator[Callable[..., Any]]:
-    """Yield an endpoint, and all that it depends on."""
+    """Yield an endpoint and all its dependencies."""
     if dependant.call is not None:
         yield dependant.call
     for dependency in dependant.dependencies:
@@ -28,13 +28,13 @@ def calls(dependant: Dependant) -> Iterator[Callable[..., Any]]:
 
 
 def runs_on_the_loop(call: Any) -> bool:
-    """Whether it takes no thread: FastAPI runs everything else in one."""
+    """Whether FastAPI runs it on the event loop. Everything else gets a thread."""
     function = call if isroutine(call) else type(call).__call__
     return iscoroutinefunction(function) or isasyncgenfunction(function)
 
 
 def layers(app: Any) -> Iterator[Any]:
-    """Yield what a request passes, from the outermost layer to the router and what it holds."""
+    """Yield the middleware that a request passes, from the outermost to the router."""
     while app is not None and not isroutine(app):
         yield app
         app = getattr(app, "middleware_stack", None) or getattr(app, "app", None)
@@ -50,11 +50,11 @@ def test_no_middleware_is_a_base_http_middleware(app: FastAPI) -> None:
     app.middleware_stack = app.middleware_stack or app.build_middleware_stack()
     stack = [app, *app.router.routes]
     found = [layer for start in stack for layer in layers(start)]
-    assert len(found) > len(stack) + 5  # the walk went down
+    assert len(found) > len(stack) + 5  # the walk reached the inner layers
     assert not [layer for layer in found if isinstance(layer, BaseHTTPMiddleware)]
 
 
-def test_the_layers_stand_in_their_order(settings: Settings) -> None:
+def test_middleware_is_in_its_order(settings: Settings) -> None:
     """A hit reads no body and takes no place, an error is observed, waiting for a place is not
     counted as the time of a request.
     """
@@ -72,7 +72,7 @@ def test_the_layers_stand_in_their_order(settings: Settings) -> None:
     ]
 
 
-async def test_the_page_asks_nobody_else_for_anything(client: Client) -> None:
+async def test_documentation_page_loads_nothing_from_other_hosts(client: Client) -> None:
     page = (await client.get("/docs")).text
     assert re.findall(r"//[\w.-]+", page) == []
     addresses = re.findall(r"""(?:src|href|url)\s*[=:]\s*["']([^"']+)""", page)

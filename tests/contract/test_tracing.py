@@ -1,4 +1,4 @@
-"""Traces, as a collector receives them from the service when the standard variables are set."""
+"""Traces, as a collector receives them when the standard variables of OpenTelemetry are set."""
 
 import gzip
 import json
@@ -159,7 +159,7 @@ def logged(capfd: pytest.CaptureFixture[str], count: int) -> list[str]:
     return lines
 
 
-async def test_a_statement_that_fails_says_so_without_its_values(
+async def test_span_of_a_failed_statement_does_not_contain_its_values(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     exporter, provider = InMemorySpanExporter(), TracerProvider()
@@ -200,7 +200,7 @@ def test_the_standard_variables_switch_traces_on_and_off(
     assert traces() is expected
 
 
-def test_a_way_that_traces_do_not_go_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unsupported_trace_protocol_is_refused_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://collector:4317")
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc")
     with pytest.raises(SystemExit, match=r"PROTOCOL is grpc, .* http/protobuf"):

@@ -1,4 +1,4 @@
-"""A body is taken in whole, and no larger than allowed, before a request is run."""
+"""The whole body is read before a request is run, and its size is limited."""
 
 import asyncio
 import http.client
@@ -25,7 +25,7 @@ def limited(settings: Settings) -> Settings:
 
 @pytest.fixture
 def connection(limited: Settings, clean: None) -> Iterator[http.client.HTTPConnection]:
-    """A connection with a server that is ours but for the limit."""
+    """A connection to a server with a small limit."""
     with serve(limited) as served:
         connection = http.client.HTTPConnection(urlsplit(served.url).netloc, timeout=60)
         connection.connect()
@@ -34,13 +34,13 @@ def connection(limited: Settings, clean: None) -> Iterator[http.client.HTTPConne
 
 
 def user(size: int) -> bytes:
-    """Return a body of this size, which is accepted as far as its form goes."""
+    """Return a valid body of this size."""
     content = {"email": "ann@example.com", "name": "Ann", "password": "a password"}
     return json.dumps(content).encode().ljust(size)
 
 
 def send(connection: http.client.HTTPConnection, head: str, body: bytes) -> tuple[int, str]:
-    """Send a request as it stands, and read the answer."""
+    """Send a request, and read the answer."""
     connection.sock.sendall(f"{POST}{head}\r\n".encode() + body)
     return read(connection)
 
@@ -84,7 +84,7 @@ def test_the_next_request_of_the_connection_is_answered(
     assert read(connection)[0] == 201
 
 
-def test_who_would_send_a_body_when_asked_is_not_asked(
+def test_too_large_body_with_expect_is_refused_without_100_continue(
     connection: http.client.HTTPConnection,
 ) -> None:
     head = f"Expect: 100-continue\r\nContent-Length: {LIMIT + 1}\r\n"
@@ -92,7 +92,7 @@ def test_who_would_send_a_body_when_asked_is_not_asked(
     assert connection.sock.recv(1) == b""
 
 
-def test_what_is_longer_than_it_says_is_answered_for_what_it_says(
+def test_bytes_after_the_declared_length_are_ignored(
     connection: http.client.HTTPConnection,
 ) -> None:
     body = user(100)
@@ -101,7 +101,7 @@ def test_what_is_longer_than_it_says_is_answered_for_what_it_says(
 
 
 @pytest.mark.parametrize("size", [LIMIT + 1, 100_000])
-async def test_what_the_server_did_not_count_is_counted(limited: Settings, size: int) -> None:
+async def test_body_without_a_length_is_counted(limited: Settings, size: int) -> None:
     async def pieces() -> AsyncIterator[bytes]:
         for _ in range(0, size, 1_000):
             yield b" " * 1_000
@@ -112,7 +112,7 @@ async def test_what_the_server_did_not_count_is_counted(limited: Settings, size:
             assert (response.status_code, response.json()["code"]) == TOO_LARGE
 
 
-async def test_a_client_that_sends_slowly_takes_no_place(limited: Settings) -> None:
+async def test_slow_client_takes_no_slot(limited: Settings) -> None:
     forever = asyncio.Event()
 
     async def pieces() -> AsyncIterator[bytes]:

@@ -101,13 +101,13 @@ def test_the_client_has_nothing() -> None:
 
 
 @pytest.mark.parametrize("value", [b"no-cache", b"NO-CACHE", b"max-age=0", b"foo, no-cache"])
-def test_a_client_may_go_past_the_memory(value: bytes) -> None:
+def test_no_cache_bypasses_the_memory(value: bytes) -> None:
     found = ask((b"cache-control", value))
     assert (found.skips_memory, found.bypasses_cache) == (True, False)
 
 
 @pytest.mark.parametrize("value", [b"no-store", b"No-Store", b"no-store, max-age=60"])
-def test_a_client_may_go_past_the_cache(value: bytes) -> None:
+def test_no_store_bypasses_the_cache(value: bytes) -> None:
     assert ask((b"cache-control", value)).bypasses_cache
 
 

@@ -5,7 +5,7 @@ import httpx2
 from tests.sample.factory import NoteFactory
 
 
-async def test_a_link_repeats_only_what_the_client_chose(
+async def test_link_repeats_only_the_parameters_of_the_client(
     client: httpx2.AsyncClient, make: NoteFactory
 ) -> None:
     await make.notes(21)

@@ -1,4 +1,4 @@
-"""A request that the database failed without a trace is run once more."""
+"""A request is run once more if the database failed and the first run changed nothing."""
 
 from collections.abc import AsyncIterator
 
@@ -19,7 +19,7 @@ CONFLICT = text("DO $$ BEGIN RAISE serialization_failure; END $$")
 
 @pytest.fixture
 async def runs() -> list[str]:
-    """What the endpoints did, in order."""
+    """The runs of the endpoints, in order."""
     return []
 
 

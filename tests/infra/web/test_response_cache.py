@@ -1,4 +1,4 @@
-"""Public answers out of the cache: where from, with which validators, and under which key."""
+"""Cached answers: where they come from, their ETags, their compression, and HEAD."""
 
 import asyncio
 import gzip
@@ -32,7 +32,7 @@ Client = httpx2.AsyncClient
 @pytest.fixture
 async def client(service: FastAPI, clean: None) -> AsyncIterator[Client]:
     await settled(service)
-    # No Accept-Encoding but a test's own.
+    # A test adds Accept-Encoding itself.
     async with client_of(service) as client:
         del client.headers["accept-encoding"]
         yield client
@@ -45,7 +45,7 @@ def make(service: FastAPI, clean: None) -> NoteFactory:
 
 @pytest.fixture
 async def urls(service: FastAPI, client: Client, make: NoteFactory) -> list[str]:
-    """One address of every public route, whose answers are worth compressing."""
+    """Addresses of cached routes. Their answers are large enough to be compressed."""
     author = await make.user(name="Ann", bio=LONG[:500])
     for _ in range(3):
         note = await make.note(author, body=LONG)
@@ -60,12 +60,10 @@ async def urls(service: FastAPI, client: Client, make: NoteFactory) -> list[str]
     ]
 
 
-# Where an answer comes from
+# Source of an answer
 
 
-async def test_the_first_answer_is_loaded_and_the_second_remembered(
-    client: Client, urls: list[str]
-) -> None:
+async def test_second_answer_comes_from_memory(client: Client, urls: list[str]) -> None:
     for url in urls:
         first, second = await client.get(url), await client.get(url)
         assert first.status_code == second.status_code == 200
@@ -73,7 +71,7 @@ async def test_the_first_answer_is_loaded_and_the_second_remembered(
         assert first.content == second.content
 
 
-async def test_another_process_finds_it_in_valkey(
+async def test_another_process_finds_the_answer_in_valkey(
     client: Client, urls: list[str], settings: Settings
 ) -> None:
     async with patient_app(settings) as app, client_of(app) as other:
@@ -88,14 +86,12 @@ async def test_another_process_finds_it_in_valkey(
 
 
 @pytest.mark.parametrize("control", ["no-cache", "No-Cache", "max-age=0", "foo, no-cache"])
-async def test_a_client_may_go_past_the_memory(
-    client: Client, urls: list[str], control: str
-) -> None:
+async def test_no_cache_bypasses_the_memory(client: Client, urls: list[str], control: str) -> None:
     await client.get(urls[0])
     assert await source(client, urls[0], {"Cache-Control": control}) == "HIT"
 
 
-async def test_a_client_may_go_past_the_cache(
+async def test_no_store_bypasses_the_cache(
     client: Client, service: FastAPI, urls: list[str]
 ) -> None:
     for url in urls:
@@ -110,13 +106,15 @@ async def test_a_client_may_go_past_the_cache(
         await settled(service)
 
 
-async def test_who_goes_past_the_cache_leaves_it_as_it_is(client: Client, urls: list[str]) -> None:
+async def test_no_store_leaves_the_cache_unchanged(client: Client, urls: list[str]) -> None:
     await client.get(urls[0])
     await client.get(urls[0], headers=NO_STORE)
     assert await source(client, urls[0]) == "HIT-L1"
 
 
-async def test_many_at_once_are_one_load(client: Client, service: FastAPI, urls: list[str]) -> None:
+async def test_concurrent_requests_share_one_load(
+    client: Client, service: FastAPI, urls: list[str]
+) -> None:
     for url in urls:
         with recorded_statements(service.state.resources) as statements:
             answers = await asyncio.gather(*(client.get(url) for _ in range(100)))
@@ -124,7 +122,7 @@ async def test_many_at_once_are_one_load(client: Client, service: FastAPI, urls:
         assert len(statements) == 1
 
 
-async def test_hits_tell_since_when_they_are_known_to_be_valid(
+async def test_age_counts_from_the_last_validation(
     client: Client, urls: list[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     clock = Clock()
@@ -139,7 +137,9 @@ async def test_hits_tell_since_when_they_are_known_to_be_valid(
     assert "age" not in (await client.get(urls[0], headers=NO_STORE)).headers
 
 
-async def test_everybody_may_keep_it_and_asks_each_time(client: Client, urls: list[str]) -> None:
+async def test_cached_answers_may_be_stored_and_must_be_revalidated(
+    client: Client, urls: list[str]
+) -> None:
     for url in urls:
         for headers in ({}, {}, NO_CACHE, NO_STORE, GZIP):
             response = await client.get(url, headers=headers)
@@ -174,21 +174,21 @@ async def test_everybody_may_keep_it_and_asks_each_time(client: Client, urls: li
         ("DELETE", "/test/notes/1"),
     ],
 )
-async def test_nothing_else_is_cached(
+async def test_other_requests_are_not_cached(
     client: Client, service: FastAPI, make: NoteFactory, method: str, url: str
 ) -> None:
     headers = make.headers(await make.user())
     for _ in range(2):
         response = await client.request(method, url, headers=headers)
         assert not {"x-cache", "age"} & response.headers.keys()
-    # The caller's account is cached, under a key that no path can have.
+    # Only the account of the caller is cached. No path has its key.
     assert {key for key in await stored(service) if not key.startswith("account:")} == set()
 
 
-# Validators
+# ETags
 
 
-async def test_a_validator_is_strong_and_tells_bytes_apart(
+async def test_etag_is_strong_and_differs_for_different_bytes(
     client: Client, make: NoteFactory, urls: list[str]
 ) -> None:
     seen: dict[str, bytes] = {}
@@ -199,7 +199,7 @@ async def test_a_validator_is_strong_and_tells_bytes_apart(
         assert seen.setdefault(etag, response.content) == response.content
 
 
-async def test_the_same_bytes_have_the_same_validator(
+async def test_same_bytes_have_the_same_etag(
     client: Client, service: FastAPI, urls: list[str]
 ) -> None:
     before = [(await client.get(url)).headers["etag"] for url in urls]
@@ -211,7 +211,9 @@ NOT_MODIFIED = ["{etag}", "W/{etag}", '"a", {etag}', '"a,b",W/"c" , W/{etag}, "d
 
 
 @pytest.mark.parametrize("form", NOT_MODIFIED)
-async def test_who_has_it_gets_no_body(client: Client, urls: list[str], form: str) -> None:
+async def test_matching_etag_gets_304_without_a_body(
+    client: Client, urls: list[str], form: str
+) -> None:
     for url in urls:
         fresh = await client.get(url)
         headers = {"If-None-Match": form.format(etag=fresh.headers["etag"])}
@@ -225,9 +227,7 @@ async def test_who_has_it_gets_no_body(client: Client, urls: list[str], form: st
             assert not about_a_body & response.headers.keys()
 
 
-async def test_the_first_to_ask_may_have_it_already(
-    client: Client, service: FastAPI, urls: list[str]
-) -> None:
+async def test_first_request_can_get_304(client: Client, service: FastAPI, urls: list[str]) -> None:
     etag = (await client.get(urls[0])).headers["etag"]
     await cache_of(service).flush()
     response = await client.get(urls[0], headers={"If-None-Match": etag})
@@ -235,14 +235,14 @@ async def test_the_first_to_ask_may_have_it_already(
     assert (await client.get(urls[0])).status_code == 200
 
 
-async def test_validators_may_come_in_several_lines(client: Client, urls: list[str]) -> None:
+async def test_several_if_none_match_headers_are_one_list(client: Client, urls: list[str]) -> None:
     etag = (await client.get(urls[0])).headers["etag"]
     lines = [("If-None-Match", '"a"'), ("If-None-Match", etag), ("If-None-Match", '"b"')]
     assert (await client.get(urls[0], headers=lines)).status_code == 304
 
 
 @pytest.mark.parametrize("form", ['"another"', "", "{bare}", "{upper}", "{gzip}", '"*"', "W/"])
-async def test_who_has_something_else_gets_it_whole(
+async def test_another_etag_gets_the_whole_answer(
     client: Client, urls: list[str], form: str
 ) -> None:
     url = urls[2]
@@ -254,7 +254,7 @@ async def test_who_has_something_else_gets_it_whole(
     assert response.content == fresh.content
 
 
-async def test_a_changed_answer_is_sent_whole(client: Client, make: NoteFactory) -> None:
+async def test_changed_answer_is_sent_whole(client: Client, make: NoteFactory) -> None:
     author = await make.user()
     note = await make.note(author)
     url = f"/test/notes/{note.id}"
@@ -268,7 +268,7 @@ async def test_a_changed_answer_is_sent_whole(client: Client, make: NoteFactory)
 # Compression
 
 
-async def test_the_compressed_form_is_the_same_bytes_with_its_own_validator(
+async def test_compressed_answer_has_the_same_content_and_its_own_etag(
     client: Client, urls: list[str]
 ) -> None:
     for url in urls:
@@ -286,7 +286,7 @@ async def test_the_compressed_form_is_the_same_bytes_with_its_own_validator(
         assert "content-encoding" not in plain.headers
 
 
-async def test_who_has_the_compressed_form_gets_no_body(client: Client, urls: list[str]) -> None:
+async def test_etag_of_the_compressed_answer_gets_304(client: Client, urls: list[str]) -> None:
     for url in urls:
         etag = (await client.get(url, headers=GZIP)).headers["etag"]
         for form in NOT_MODIFIED:
@@ -300,7 +300,7 @@ async def test_who_has_the_compressed_form_gets_no_body(client: Client, urls: li
 
 
 @pytest.mark.parametrize("form", [{}, GZIP])
-async def test_each_form_has_its_own_validator(
+async def test_etag_of_the_other_encoding_does_not_match(
     client: Client, urls: list[str], form: dict[str, str]
 ) -> None:
     other = {} if form else GZIP
@@ -310,7 +310,7 @@ async def test_each_form_has_its_own_validator(
 
 
 @pytest.mark.parametrize("source_of", [{}, NO_CACHE, NO_STORE])
-async def test_a_small_answer_is_not_compressed(
+async def test_small_answer_is_not_compressed(
     client: Client, make: NoteFactory, source_of: dict[str, str]
 ) -> None:
     user = await make.user(bio="")
@@ -321,9 +321,7 @@ async def test_a_small_answer_is_not_compressed(
         assert response.headers["vary"] == "accept-encoding"
 
 
-async def test_a_large_answer_is_compressed_beside_the_loop(
-    client: Client, make: NoteFactory
-) -> None:
+async def test_large_answer_is_compressed_in_a_thread(client: Client, make: NoteFactory) -> None:
     author = await make.user()
     for _ in range(4):
         note = await make.note(author, body=LONG * 10)
@@ -351,7 +349,7 @@ async def test_head_is_get_without_its_body(client: Client, urls: list[str]) -> 
             assert (await client.head(url, headers=headers)).status_code == 304
 
 
-async def test_what_head_has_loaded_serves_get(client: Client, urls: list[str]) -> None:
+async def test_answer_loaded_by_head_is_used_for_get(client: Client, urls: list[str]) -> None:
     for url in urls:
         head = await client.head(url)
         got = await client.get(url)

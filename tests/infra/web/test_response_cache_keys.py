@@ -1,4 +1,4 @@
-"""One key for each answer: whatever else is asked goes past the cache, and leaves nothing in it."""
+"""Each answer has one key. Any other spelling of a request bypasses the cache."""
 
 from collections.abc import AsyncIterator
 
@@ -32,7 +32,7 @@ def make(service: FastAPI, clean: None) -> NoteFactory:
     return NoteFactory(service.state.resources)
 
 
-async def test_the_order_of_parameters_does_not_matter(
+async def test_order_of_parameters_does_not_matter(
     client: Client, service: FastAPI, make: NoteFactory
 ) -> None:
     author = await make.user()
@@ -104,7 +104,7 @@ PAST = [
 
 
 @pytest.mark.parametrize("url", PAST)
-async def test_a_query_that_is_not_ours_goes_past_the_cache(
+async def test_unusual_query_bypasses_the_cache(
     client: Client, service: FastAPI, make: NoteFactory, url: str
 ) -> None:
     note = await make.note()
@@ -117,7 +117,9 @@ async def test_a_query_that_is_not_ours_goes_past_the_cache(
 @pytest.mark.parametrize(
     "query", ["limit=05", "limit=0", "limit=101", "limit=5.0", "limit=-5", "author_id=01"]
 )
-async def test_a_number_has_one_spelling(client: Client, service: FastAPI, query: str) -> None:
+async def test_other_spelling_of_a_number_is_refused(
+    client: Client, service: FastAPI, query: str
+) -> None:
     for _ in range(2):
         response = await client.get(f"/test/notes?{query}")
         assert response.status_code == 422
@@ -125,9 +127,9 @@ async def test_a_number_has_one_spelling(client: Client, service: FastAPI, query
     assert not await stored(service)
 
 
-# The server decodes a path; what a client escapes without need is the same resource.
+# The server decodes the path, so a needless escape does not make another resource.
 @pytest.mark.parametrize("path", ["/test/%6eotes", "/test%2Fnotes", "/%74est/notes"])
-async def test_a_needless_escape_is_the_same_resource(
+async def test_needlessly_escaped_path_is_the_same_resource(
     client: Client, service: FastAPI, path: str
 ) -> None:
     plain = await client.get("/test/notes")
@@ -158,14 +160,14 @@ async def test_a_needless_escape_is_the_same_resource(
         "/test/NOTES",
     ],
 )
-async def test_another_path_does_not_disturb_the_list(
+async def test_similar_path_does_not_change_the_cached_list(
     client: Client, service: FastAPI, make: NoteFactory, path: str
 ) -> None:
     await make.notes(3)
     await settled(service)
     for query in ("", "?limit=1"):
         disturbing = await client.get(f"{path}{query}")
-        # The framework takes a path with a line feed at its end for the path without it.
+        # The framework ignores a line feed at the end of a path.
         assert disturbing.status_code in (404, 422) or path.endswith("notes%0A")
         assert not await stored(service)
         clean = await client.get(f"/test/notes{query}")
@@ -179,7 +181,7 @@ async def test_another_path_does_not_disturb_the_list(
 
 
 @pytest.mark.parametrize("suffix", ["%0A", "%20", "%00", ".0", "%2B", "%E2%80%A8"])
-async def test_an_id_has_one_spelling(
+async def test_other_spelling_of_an_id_is_refused(
     client: Client, service: FastAPI, make: NoteFactory, suffix: str
 ) -> None:
     note = await make.note()
@@ -190,10 +192,10 @@ async def test_an_id_has_one_spelling(
     assert (await client.get(f"/test/notes/{note.id}")).json()["id"] == note.id
 
 
-# What is not there
+# Missing resources
 
 
-async def test_what_is_not_there_is_remembered(client: Client, service: FastAPI) -> None:
+async def test_404_is_cached_without_the_request_id(client: Client, service: FastAPI) -> None:
     urls = ["/test/notes/7", "/test/notes/7/replies", "/v1/users/7"]
     for url in urls:
         expected = ["MISS", "HIT-L1", "HIT"]
@@ -213,20 +215,20 @@ async def test_what_is_not_there_is_remembered(client: Client, service: FastAPI)
 
 
 @pytest.mark.parametrize("condition", ["*", '"a"', ""])
-async def test_nobody_has_what_is_not_there(client: Client, condition: str) -> None:
+async def test_condition_on_a_missing_resource_is_404(client: Client, condition: str) -> None:
     for _ in range(2):
         response = await client.get("/test/notes/7", headers={"If-None-Match": condition})
         assert response.status_code == 404
 
 
-async def test_head_tells_as_well_that_it_is_not_there(client: Client) -> None:
+async def test_head_gets_the_cached_404(client: Client) -> None:
     for where in ("MISS", "HIT-L1"):
         response = await client.head("/test/notes/7")
         assert (response.status_code, response.content) == (404, b"")
         assert response.headers["x-cache"] == where
 
 
-async def test_what_is_not_there_is_forgotten_sooner(
+async def test_cached_404_expires_sooner(
     client: Client, service: FastAPI, make: NoteFactory
 ) -> None:
     note = await make.note()
@@ -241,9 +243,7 @@ async def test_what_is_not_there_is_forgotten_sooner(
     assert 0 < missing <= cache.missing_ttl_seconds * 1_000 < found <= cache.ttl_seconds * 1_000
 
 
-async def test_the_create_of_a_note_drops_that_there_is_none(
-    client: Client, make: NoteFactory
-) -> None:
+async def test_creating_a_note_drops_its_cached_404(client: Client, make: NoteFactory) -> None:
     author = await make.user()
     note_id = (await make.note(author)).id + 1
     for url in (f"/test/notes/{note_id}", f"/test/notes/{note_id}/replies"):
@@ -255,9 +255,7 @@ async def test_the_create_of_a_note_drops_that_there_is_none(
     assert (await client.get(f"/test/notes/{note_id}/replies")).json()["items"] == []
 
 
-async def test_the_create_of_an_account_drops_that_there_is_none(
-    client: Client, make: NoteFactory
-) -> None:
+async def test_creating_an_account_drops_its_cached_404(client: Client, make: NoteFactory) -> None:
     user_id = (await make.user()).id + 1
     assert [(await client.get(f"/v1/users/{user_id}")).status_code for _ in range(2)] == [404, 404]
     assert (await client.get(f"/test/notes?author_id={user_id}")).json()["items"] == []

@@ -1,4 +1,8 @@
-"""Pages of lists: what may come onto them, and what was only peeked at, drops them as well."""
+"""Cached pages of lists.
+
+A page is dropped when one of its rows changes, when the row after it changes, and when a new row
+may belong to it. A page is settled when no new row can belong to it any more.
+"""
 
 from collections.abc import AsyncIterator
 from datetime import datetime, timedelta, tzinfo
@@ -56,7 +60,7 @@ async def aged(make: NoteFactory, author: User, *hours: float) -> list[Note]:
 
 
 async def tags(service: FastAPI, url: str) -> set[str]:
-    """Return what drops the answer."""
+    """Return the tags of a cached answer."""
     path, _, query = url.partition("?")
     key = f"{path}?{'&'.join(sorted(query.split('&')))}"
     entry = await cache_of(service).store.look_up(key)
@@ -67,7 +71,7 @@ async def tags(service: FastAPI, url: str) -> set[str]:
 async def pages(
     client: Client, url: str, relation: str = "next", cursor: str | None = None
 ) -> list[str]:
-    """Return the addresses of a list's pages from a cursor on; all of them are then cached."""
+    """Load all pages of a list from a cursor on, and return their addresses."""
     urls = [url if cursor is None else f"{url}&cursor={cursor}"]
     while (cursor := (await client.get(urls[-1])).json()[relation]) is not None:
         urls.append(f"{url}&cursor={cursor}")
@@ -75,7 +79,7 @@ async def pages(
 
 
 def filtered(author: User | None) -> tuple[str, str]:
-    """Return the beginning of a list's address, and the tag of what may come onto it."""
+    """Return the beginning of the address of a list, and the tag for new rows in it."""
     if author is None:
         return "/test/notes?", "notes:new"
     return f"/test/notes?author_id={author.id}&", f"notes:new:{author.id}"
@@ -92,7 +96,7 @@ async def test_a_page_is_settled_when_its_cursor_is_older_than_any_transaction(
     await aged(make, author, 0, 0.5, 2, 3, 4)
     url, new = filtered(of)
     urls = await pages(client, f"{url}limit=1")
-    # Page by page, the cursor is at no row, then at the row of 0, 0.5, 2 and 3 hours.
+    # The first page has no cursor. Those of the others are at the rows of 0, 0.5, 2 and 3 hours.
     assert [new in await tags(service, url) for url in urls] == [True, True, True, False, False]
 
 
@@ -125,8 +129,8 @@ async def test_a_backward_page_is_settled_when_a_row_follows_that_is_old_enough(
     *_, last = await pages(client, f"{url}limit=1")
     prev = (await client.get(last)).json()["prev"]
     backward = await pages(client, f"{url}limit=1", "prev", prev)
-    # These show 4, 3, 2 and 0.5 hours: behind 2 hours stands the row of half an hour, behind that
-    # one nothing.
+    # These show 4, 3, 2 and 0.5 hours. The row of 0.5 hours follows the one of 2 hours, and
+    # nothing follows the row of 0.5 hours.
     assert [new in await tags(service, url) for url in backward] == [False, False, True, True]
     both = f"{url}limit=2&cursor={prev}"
     assert len((await client.get(both)).json()["items"]) == 2
@@ -149,7 +153,7 @@ async def test_a_backward_page_with_nothing_behind_it_is_never_settled(
     assert (await client.get(backward[1])).json()["prev"] is not None
 
 
-async def test_the_age_is_told_by_the_clock_of_the_database(
+async def test_age_of_a_page_is_measured_by_the_clock_of_the_database(
     client: Client,
     service: FastAPI,
     make: NoteFactory,
@@ -167,10 +171,10 @@ async def test_the_age_is_told_by_the_clock_of_the_database(
     assert [("notes:new" in await tags(service, url)) for url in urls] == [True, True, True]
 
 
-async def test_what_is_committed_late_comes_onto_the_page_where_it_belongs(
+async def test_row_that_is_committed_late_appears_on_its_page(
     client: Client, service: FastAPI, make: NoteFactory, author: User, of: User | None
 ) -> None:
-    """A row is as old as its transaction, and is seen when that ends."""
+    """The time of a row is the start of its transaction. Others see the row after the commit."""
     await aged(make, author, 0, 0.5, 2, 3)
     url, _ = filtered(of)
     urls = await pages(client, f"{url}limit=1")
@@ -183,12 +187,12 @@ async def test_what_is_committed_late_comes_onto_the_page_where_it_belongs(
         assert [item["title"] for item in shown] == ["0.25 h"]
     everything = [item["title"] for item in (await client.get(f"{url}limit=9")).json()["items"]]
     assert everything == ["0 h", "0.25 h", "0.5 h", "2 h", "3 h"]
-    # What was settled was so with reason, and stays.
+    # The settled page is still right, and still cached.
     assert (await client.get(urls[3])).headers["x-cache"] == "HIT-L1"
     assert (await client.get(urls[3], headers=NO_CACHE)).headers["x-cache"] == "HIT"
 
 
-async def test_the_row_that_was_peeked_at_drops_the_page(
+async def test_page_has_the_tag_of_the_row_after_it(
     client: Client, service: FastAPI, make: NoteFactory, author: User, of: User | None
 ) -> None:
     notes = await aged(make, author, 4, 5, 6, 7)
@@ -204,7 +208,7 @@ async def test_the_row_that_was_peeked_at_drops_the_page(
     assert {tag for tag in await tags(service, backward) if tag.startswith("note:")} == peeked
 
 
-async def test_the_last_but_one_page_becomes_the_last_one(
+async def test_deleting_the_last_row_removes_the_link_to_its_page(
     client: Client, make: NoteFactory, author: User, of: User | None
 ) -> None:
     notes = await aged(make, author, 4, 5, 6)
@@ -219,7 +223,7 @@ async def test_the_last_but_one_page_becomes_the_last_one(
         assert 'rel="next"' not in page.headers["link"]
 
 
-async def test_the_second_page_becomes_the_first_one(
+async def test_deleting_the_first_row_removes_the_link_to_its_page(
     client: Client, make: NoteFactory, author: User, of: User | None
 ) -> None:
     notes = await aged(make, author, 4, 5, 6)
@@ -232,7 +236,7 @@ async def test_the_second_page_becomes_the_first_one(
         assert (await client.get(backward, headers=headers)).json()["prev"] is None
 
 
-async def test_another_authors_note_leaves_an_authors_pages(
+async def test_note_of_another_author_does_not_drop_the_pages_of_an_author(
     client: Client, service: FastAPI, make: NoteFactory, author: User
 ) -> None:
     other = await make.user()

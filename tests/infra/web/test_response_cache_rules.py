@@ -1,4 +1,4 @@
-"""What a shared cache may keep (RFC 9111), shown on routes that break each rule in turn."""
+"""Answers that a shared cache may store (RFC 9111), and routes that break each rule."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -69,14 +69,14 @@ def refuses(error: Exception) -> Answer:
     return refuse
 
 
-# May be kept: the control of all others.
+# These may be stored.
 KEPT = {
     "plain": with_status(200),
     "max-age": with_header("Cache-Control", "public, max-age=60"),
     "no-cache": with_header("Cache-Control", "no-cache"),
     "own-etag": with_header("ETag", '"mine"'),
 }
-# Not kept, each requester has an answer of their own.
+# These are not stored: each request gets its own answer.
 REFUSED = {
     "set-cookie": with_header("Set-Cookie", "session=1"),
     "two-cookies": two_cookies,
@@ -103,7 +103,7 @@ REFUSED = {
     "error": with_status(500),
     "unavailable": with_header("Retry-After", "1", 503),
 }
-# Not kept either; what is said of them is the same for everybody.
+# These are not stored either. All requests get the same problem.
 PROBLEMS = {
     "problem-403": (refuses(Forbidden("No.")), 403),
     "problem-422": (refuses(InvalidRequest("No.")), 422),
@@ -189,7 +189,7 @@ async def not_declared(session: ReadSession) -> str:
 
 
 class CutOff(Response):
-    """Promises more than comes."""
+    """Sends less than its Content-Length."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         headers = [(b"content-length", b"10")]
@@ -201,7 +201,7 @@ tenant: ContextVar[str] = ContextVar("tenant", default="")
 
 
 def surrounded(app: FastAPI, name: str) -> ASGIApp:
-    """Put a layer around an application that says who asks, as one for tenants would."""
+    """Wrap an application in a middleware that sets a tenant."""
 
     async def layer(scope: Scope, receive: Receive, send: Send) -> None:
         tenant.set(name)
@@ -227,7 +227,7 @@ async def cut_off(session: ReadSession) -> Response:
 
 @pytest.fixture(scope="module")
 async def service(settings: Settings) -> AsyncIterator[FastAPI]:
-    """The application, with public routes that no service would have."""
+    """The application, with cached routes that break the rules."""
     async with patient_app(settings) as app:
         app.router.routes.extend(ROUTES.routes)
         yield app
@@ -242,7 +242,7 @@ async def client(service: FastAPI, clean: None) -> AsyncIterator[Client]:
 
 
 @pytest.mark.parametrize("kind", KEPT)
-async def test_what_may_be_kept_is_kept(client: Client, service: FastAPI, kind: str) -> None:
+async def test_storable_answer_is_cached(client: Client, service: FastAPI, kind: str) -> None:
     answers = [await client.get(f"/own/{kind}") for _ in range(3)]
     assert [answer.headers["x-cache"] for answer in answers] == ["MISS", "HIT-L1", "HIT-L1"]
     assert len({answer.content for answer in answers}) == 1
@@ -250,7 +250,7 @@ async def test_what_may_be_kept_is_kept(client: Client, service: FastAPI, kind: 
 
 
 @pytest.mark.parametrize("kind", REFUSED)
-async def test_what_may_not_be_kept_is_each_ones_own(
+async def test_unstorable_answer_is_made_anew_for_each_request(
     client: Client, service: FastAPI, kind: str
 ) -> None:
     one_by_one = [await client.get(f"/own/{kind}") for _ in range(3)]
@@ -265,7 +265,7 @@ async def test_what_may_not_be_kept_is_each_ones_own(
 
 
 @pytest.mark.parametrize("kind", REFUSED)
-async def test_what_may_not_be_kept_is_sent_as_it_is(client: Client, kind: str) -> None:
+async def test_unstorable_answer_is_sent_unchanged(client: Client, kind: str) -> None:
     answer = await client.get(f"/own/{kind}", headers=GZIP | {"If-None-Match": "*"})
     expected = ANSWERS[kind](answer.text)
     assert answer.status_code == expected.status_code
@@ -281,7 +281,7 @@ async def test_every_cookie_is_sent(client: Client) -> None:
 
 
 @pytest.mark.parametrize("kind", PROBLEMS)
-async def test_a_failure_is_not_kept(client: Client, service: FastAPI, kind: str) -> None:
+async def test_failure_is_not_cached(client: Client, service: FastAPI, kind: str) -> None:
     status = PROBLEMS[kind][1]
     for number in range(3):
         asked = {"X-Request-ID": f"request-{number}"}
@@ -295,7 +295,7 @@ async def test_a_failure_is_not_kept(client: Client, service: FastAPI, kind: str
 
 
 @pytest.mark.parametrize("kind", PROBLEMS)
-async def test_a_failure_names_each_ones_own_request(client: Client, kind: str) -> None:
+async def test_failure_has_the_id_of_its_own_request(client: Client, kind: str) -> None:
     asked = [{"X-Request-ID": f"request-{number}"} for number in range(20)]
     answers = await asyncio.gather(
         *(client.get(f"/own/{kind}", headers=headers) for headers in asked)
@@ -305,26 +305,26 @@ async def test_a_failure_names_each_ones_own_request(client: Client, kind: str) 
     ]
 
 
-async def test_a_problem_keeps_its_headers(client: Client) -> None:
+async def test_problem_keeps_its_headers(client: Client) -> None:
     for control in ({}, NO_STORE):
         answer = await client.get("/own/problem-503", headers=control)
         assert answer.headers["retry-after"] == "1"
 
 
-async def test_a_stream_that_ended_is_whole(client: Client) -> None:
+async def test_finished_stream_is_complete(client: Client) -> None:
     for control in ({}, NO_CACHE, NO_STORE):
         answer = await client.get("/own/stream", headers=control)
         assert answer.text == "".join(f"{number}," for number in range(100))
         assert answer.headers["content-length"] == str(len(answer.content))
 
 
-async def test_what_did_not_end_is_not_whole(client: Client, service: FastAPI) -> None:
+async def test_interrupted_answer_is_not_cached(client: Client, service: FastAPI) -> None:
     with suppress(AssertionError):  # of the transport, which waits for the rest
         await client.get("/cut-off")
     assert not await stored(service)
 
 
-async def test_what_names_nothing_that_it_shows_is_not_kept(
+async def test_answer_without_tags_is_not_cached(
     client: Client, service: FastAPI, caplog: pytest.LogCaptureFixture
 ) -> None:
     answers = [await client.get("/own/untagged") for _ in range(2)]
@@ -334,14 +334,14 @@ async def test_what_names_nothing_that_it_shows_is_not_kept(
     assert "passed no tag to shows()" in caplog.text
 
 
-async def test_what_was_not_declared_is_not_kept(client: Client, service: FastAPI) -> None:
+async def test_route_that_is_not_cacheable_is_not_cached(client: Client, service: FastAPI) -> None:
     answers = [await client.get("/not-declared") for _ in range(2)]
     assert answers[0].content != answers[1].content
     assert not any("x-cache" in answer.headers for answer in answers)
     assert not await stored(service)
 
 
-async def test_a_route_may_let_others_answer_for_it(client: Client) -> None:
+async def test_route_can_allow_shared_caches_to_answer(client: Client) -> None:
     for control in ({}, {}, NO_CACHE, NO_STORE):
         answer = await client.get("/own/shared", headers=control)
         assert answer.headers.get_list("cache-control") == ["public, max-age=0, s-maxage=30"]
@@ -352,7 +352,7 @@ async def test_a_route_may_let_others_answer_for_it(client: Client) -> None:
             assert again.headers["cache-control"] == answer.headers["cache-control"]
 
 
-async def test_what_a_route_says_of_keeping_it_gives_way_to_what_was_declared(
+async def test_declaration_overrides_the_cache_control_of_the_endpoint(
     client: Client,
 ) -> None:
     for control in ({}, {}, NO_STORE):
@@ -360,7 +360,7 @@ async def test_what_a_route_says_of_keeping_it_gives_way_to_what_was_declared(
         assert answer.headers.get_list("cache-control") == ["public, no-cache"]
 
 
-async def test_a_routes_own_validator_is_used(client: Client) -> None:
+async def test_etag_of_the_endpoint_is_used(client: Client) -> None:
     for control in ({}, {}, NO_CACHE, NO_STORE):
         answer = await client.get("/own/own-etag", headers=control)
         assert answer.headers.get_list("etag") == ['"mine"']
@@ -389,7 +389,7 @@ REQUESTER = {
 }
 
 
-async def test_nothing_of_the_requester_gets_into_what_is_kept(
+async def test_cached_answer_contains_nothing_of_the_request(
     client: Client, service: FastAPI
 ) -> None:
     mine = await client.get("https://test/own/asked", headers=REQUESTER)
@@ -407,7 +407,7 @@ async def test_nothing_of_the_requester_gets_into_what_is_kept(
             assert b"of-the-requester" not in (await store._valkey.get(key) or b"")
 
 
-# What is sent, and what the route is then asked for.
+# The address that is sent, and the arguments that the endpoint gets.
 ODD_PATHS = {
     "/own/echo/a%3Fmore=b": ["a?more=b", ""],
     "/own/echo/a%3Fmore=b?more=c": ["a?more=b", "c"],
@@ -421,7 +421,7 @@ ODD_PATHS = {
 
 
 @pytest.mark.parametrize("path", ODD_PATHS)
-async def test_a_path_that_could_be_taken_for_another_goes_past_the_cache(
+async def test_ambiguous_path_bypasses_the_cache(
     client: Client, service: FastAPI, path: str
 ) -> None:
     for _ in range(2):
@@ -434,19 +434,19 @@ async def test_a_path_that_could_be_taken_for_another_goes_past_the_cache(
         assert (await client.get(path)).json() == ODD_PATHS[path]
 
 
-async def test_a_body_of_a_get_does_not_matter(client: Client) -> None:
+async def test_body_of_a_get_request_is_ignored(client: Client) -> None:
     mine = await client.request("GET", "/own/asked", content=b"of-the-requester")
     assert mine.json()["body"] == ""
 
 
-async def test_a_range_is_answered_whole(client: Client) -> None:
+async def test_range_request_gets_the_whole_answer(client: Client) -> None:
     for _ in range(2):
         answer = await client.get("/own/stream", headers={"Range": "bytes=0-1"})
         assert answer.status_code == 200
         assert "content-range" not in answer.headers
 
 
-async def test_a_problem_that_is_kept_is_of_nobody(client: Client) -> None:
+async def test_cached_problem_has_the_id_of_its_own_request(client: Client) -> None:
     for source in ("MISS", "HIT-L1"):
         answer = await client.get("/own/missing-problem", headers=REQUESTER)
         assert answer.headers["x-cache"] == source
@@ -461,7 +461,7 @@ async def test_a_problem_that_is_kept_is_of_nobody(client: Client) -> None:
         }
 
 
-async def test_what_the_first_to_ask_has_around_them_is_not_in_what_others_get(
+async def test_context_of_the_first_request_is_not_in_the_cached_answer(
     service: FastAPI, clean: None
 ) -> None:
     await settled(service)

@@ -1,4 +1,4 @@
-"""A request finds its route at the same cost, however many there are."""
+"""Finding a route costs the same, however many routes there are."""
 
 import httpx2
 import pytest

@@ -139,7 +139,7 @@ def _password_path(data: Path) -> Path:
 
 def _run(program: str, *arguments: str, statement: str = "") -> None:
     command = [*unprivileged(), postgres_binary(program), *arguments]
-    process = spawn(command, input_=subprocess.PIPE, output=subprocess.PIPE)
+    process = spawn(command, stdin=subprocess.PIPE, output=subprocess.PIPE)
     output = process.communicate(statement.encode())[0].decode(errors="replace")
     if process.returncode:
         raise CommandError(

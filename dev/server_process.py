@@ -78,13 +78,13 @@ def start_on_free_port(
     """Start the server with the command line for a free port; return when it is ready."""
     for _ in range(_ATTEMPTS):
         port = free_port()
-        process = _launch(program, command(port))
-        server = Server(program, process, port)
+        server = Server(program, _launch(program, command(port)), port)
         if _becomes_ready(server, is_ready):
             return server
     tail = program.log_path.read_text(encoding="utf-8", errors="replace").splitlines()[-10:]
     raise CommandError(
         "\n".join([*tail, f"{program.title} does not start. Its log is {program.log_path}."])
+        + "\nCorrect what the log reports. If the data cannot be repaired: make clean-data"
     )
 
 
@@ -96,7 +96,7 @@ def _launch(program: Program, command: Sequence[str]) -> subprocess.Popen[bytes]
         limits = (str(program.lock_path), str(int(program.stop_signal)), str(_STOP_SECONDS))
         return spawn(
             [*SUPERVISOR, *limits, *command],
-            input_=subprocess.PIPE,
+            stdin=subprocess.PIPE,
             output=log,
             inherit=[program.claim.fileno()],
         )
@@ -106,7 +106,7 @@ def spawn(
     command: Sequence[str],
     *,
     output: IO[bytes] | int,
-    input_: int = subprocess.DEVNULL,
+    stdin: int = subprocess.DEVNULL,
     inherit: Sequence[int] = (),
 ) -> subprocess.Popen[bytes]:
     """Start a process in a session of its own, so that Ctrl-C in the terminal does not reach it.
@@ -116,7 +116,7 @@ def spawn(
     kept = {name: text for name, text in os.environ.items() if not LIBPQ_VARIABLE.fullmatch(name)}
     return subprocess.Popen(
         command,
-        stdin=input_,
+        stdin=stdin,
         stdout=output,
         stderr=subprocess.STDOUT,
         cwd="/",  # every user may enter this folder
@@ -138,7 +138,7 @@ def stop_leftover(program: Program) -> bool:
                 os.kill(process_id, stop_signal)
             if wait_until(lambda: _acquire(lock), _STOP_SECONDS, f"{program.title} to stop"):
                 return True
-    raise CommandError(f"{program.title} (process {process_id}) does not stop: kill it by hand.")
+    raise CommandError(f"{program.title} (process {process_id}) does not stop. Kill it by hand.")
 
 
 def _becomes_ready(server: Server, is_ready: Callable[[Server], bool]) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 TURNS = 8
 
 
-class Overdue:
+class OverdueTimer:
     """Calls `callback` when the expected data has not arrived after `seconds`.
 
     A busy process reads its sockets late. So when the time is up, the event loop first runs for a

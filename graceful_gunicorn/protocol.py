@@ -16,7 +16,7 @@ from typing import Any, ClassVar
 from httptools import HttpParserError, HttpParserUpgrade, HttpRequestParser
 
 from graceful_gunicorn import early_errors as errors
-from graceful_gunicorn._overdue import Overdue
+from graceful_gunicorn._overdue import OverdueTimer
 from graceful_gunicorn.config import ServerConfig
 from graceful_gunicorn.connection_draining import DrainingProtocol
 from graceful_gunicorn.request_checks import check_head, head_without_upgrade
@@ -35,8 +35,8 @@ class LimitedProtocol(DrainingProtocol):
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
         self._receiving = NOTHING
-        self._timer: Overdue | TimerHandle | None = None
-        self._write_timer: Overdue | None = None
+        self._timer: OverdueTimer | TimerHandle | None = None
+        self._write_timer: OverdueTimer | None = None
         # Bytes received since the last request ended, or since the last bytes of body content.
         self._overhead_bytes = 0
         self._refusal: errors.EarlyRefusal | None = None
@@ -57,7 +57,7 @@ class LimitedProtocol(DrainingProtocol):
     def pause_writing(self) -> None:
         """Start the write timeout: a client that never reads would hold the connection for ever."""
         super().pause_writing()
-        self._write_timer = Overdue(self.limits.write_seconds, self._on_write_timeout)
+        self._write_timer = OverdueTimer(self.limits.write_seconds, self._on_write_timeout)
 
     def resume_writing(self) -> None:
         self._stop_write_timer()
@@ -171,7 +171,7 @@ class LimitedProtocol(DrainingProtocol):
     def _start_timer(self) -> None:
         is_head = self._receiving is HEAD
         seconds = self.limits.header_seconds if is_head else self.limits.body_seconds
-        self._timer = Overdue(seconds, self._on_read_timeout)
+        self._timer = OverdueTimer(seconds, self._on_read_timeout)
 
     def _stop_timer(self) -> None:
         if self._timer is not None:

@@ -24,6 +24,7 @@ from app.main import create_app
 from app.settings import Settings
 from tests.faults.controls import CONTROL, PATCHES, SETTINGS
 from tests.faults.troubles import BROKEN, LOADS, TROUBLE, TROUBLES
+from tests.sample import stream as endless_stream
 
 if Path(os.environ.get(BROKEN, "/nowhere")).exists():
     raise ImportError("This was raised on purpose.")
@@ -31,6 +32,7 @@ if Path(os.environ.get(BROKEN, "/nowhere")).exists():
 # Not the environment's own: the package of the tests hides those from everybody.
 settings = Settings.model_validate_json(os.environ[SETTINGS])
 app = create_app(settings, open_log(settings.log, is_production=settings.is_production))
+app.include_router(endless_stream.router)
 
 for replacement in PATCHES.get(os.environ[CONTROL], ()):
     patch.object(*replacement).start()

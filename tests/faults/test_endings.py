@@ -25,9 +25,9 @@ TRIES = 20
 
 
 async def watch(service: Service, began: asyncio.Event) -> tuple[float, bool]:
-    """Read a stream of the board to its end. Return when that was, and whether it was told so."""
+    """Read an endless stream. Return when it ended, and whether it ended properly."""
     try:
-        async with service.client.stream("GET", "/board/events") as response:
+        async with service.client.stream("GET", "/test/stream") as response:
             async for _ in response.aiter_bytes():
                 began.set()
     except httpx2.HTTPError:

@@ -30,7 +30,15 @@ def secrets(tmp_path: Path) -> Path:
 
 
 @pytest.fixture
-async def instance(settings: Settings, tmp_path: Path, secrets: Path) -> AsyncIterator[Instance]:
+def arguments() -> list[str]:
+    """The arguments of Gunicorn."""
+    return []
+
+
+@pytest.fixture
+async def instance(
+    settings: Settings, tmp_path: Path, secrets: Path, arguments: list[str]
+) -> AsyncIterator[Instance]:
     """The service with one worker, when it is ready."""
     port = free_port()
     environment = {
@@ -43,7 +51,7 @@ async def instance(settings: Settings, tmp_path: Path, secrets: Path) -> AsyncIt
     }
     with (tmp_path / "log").open("wb") as log:
         process = subprocess.Popen(
-            [sys.executable, "-m", "app.serve"],
+            [sys.executable, "-m", "app.serve", *arguments],
             cwd=PROJECT,
             env=os.environ | environment,
             stdout=log,
@@ -112,11 +120,12 @@ async def test_a_reload_with_a_port_that_is_in_use_changes_nothing(
     assert (instance.workers(), await instance.get("/readyz")) == (old, 200)
 
 
+@pytest.mark.parametrize("arguments", [["--pythonpath", "tests/sample", "stream:service()"]])
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGQUIT])
 async def test_an_immediate_shutdown_answers_running_requests_and_logs_no_traceback(
     instance: Instance, number: signal.Signals
 ) -> None:
-    stream, stream_writer = await instance.send(b"GET /board/events HTTP/1.1\r\nHost: test\r\n\r\n")
+    stream, stream_writer = await instance.send(b"GET /test/stream HTTP/1.1\r\nHost: test\r\n\r\n")
     assert (await stream.readline()).split()[1] == b"200"
     head = b"POST /v1/users HTTP/1.1\r\nHost: test\r\nContent-Type: application/json\r\n"
     unfinished, unfinished_writer = await instance.send(head + b"Content-Length: 100\r\n\r\n{")

@@ -62,17 +62,19 @@ class Budget:
             raise TimeoutError
         began = self._loop.time()
         async with asyncio.timeout(None) as limit:
-            timer = OverdueTimer(self._slow_seconds, partial(self._note_slow, limit))
+            self._timer = OverdueTimer(self._slow_seconds, partial(self._note_slow, limit))
             try:
                 return await step
             finally:
-                timer.cancel()
+                self._timer.cancel()
+                del self._timer  # it would form a cycle with this budget
                 if self.is_cache_slow:
                     self._cache_seconds -= self._loop.time() - began
 
     def _note_slow(self, limit: asyncio.Timeout) -> None:
         self.is_cache_slow = True
-        limit.reschedule(self._loop.time() + self._cache_seconds - self._slow_seconds)
+        left = self._cache_seconds - self._slow_seconds
+        self._timer = OverdueTimer(left, partial(limit.reschedule, 0))
 
     async def until_deadline(self, step: Awaitable[T]) -> T:
         """Await a load, which may serve other reads too. Raises `CacheBusy` at the deadline."""

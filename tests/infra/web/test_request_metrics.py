@@ -1,15 +1,24 @@
-"""Requests are counted in the metrics files, where other processes find the numbers."""
+"""Every request is counted once, with few labels, in files that other processes can read."""
 
 import os
 import signal
 import subprocess
 import sys
+from collections.abc import AsyncIterator
 from pathlib import Path
 
+import httpx2
 import pytest
+from fastapi.responses import StreamingResponse
+from prometheus_client import REGISTRY
 
+from app.infra.observability.metrics import TICKS_PER_SECOND
+from app.settings import Settings
 from graceful_gunicorn import registry_of_all_workers
 from graceful_gunicorn.multiprocess_metrics import FOLDER
+from tests.application import client_of, running
+
+Client = httpx2.AsyncClient
 
 COUNT = """
 from app.infra.observability.request_context import RequestContext
@@ -42,10 +51,16 @@ assert not os.wait()[1] and not os.wait()[1]
 """
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Give the test an empty folder for metrics files."""
     monkeypatch.setenv(FOLDER, str(tmp_path))
+
+
+def count_of(method: str, route: str, status: int) -> float:
+    """Return how many such requests were counted in this process."""
+    labels = {"method": method, "route": route, "status": str(status)}
+    return REGISTRY.get_sample_value("http_request_duration_seconds_count", labels) or 0
 
 
 def assert_counted(requests: int) -> None:
@@ -61,7 +76,7 @@ def assert_counted(requests: int) -> None:
     assert value("cache_reads_total", {"result": "hit"}) == requests
 
 
-def test_requests_that_a_killed_process_counted_are_not_lost() -> None:
+def test_requests_that_a_killed_process_counted_are_not_lost(folder: None) -> None:
     command = [sys.executable, "-c", COUNT + WAIT]
     with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as worker:
         assert worker.stdout is not None
@@ -70,6 +85,80 @@ def test_requests_that_a_killed_process_counted_are_not_lost() -> None:
     assert_counted(100)
 
 
-def test_each_forked_process_counts_in_files_of_its_own() -> None:
+def test_each_forked_process_counts_in_files_of_its_own(folder: None) -> None:
     subprocess.run([sys.executable, "-c", COUNT + FORK], check=True)
     assert_counted(201)
+
+
+async def test_durations_are_rounded_so_that_sums_are_exact(client: Client) -> None:
+    await client.get("/test/notes")
+    labels = {"method": "GET", "route": "/test/notes", "status": "200"}
+    total = REGISTRY.get_sample_value("http_request_duration_seconds_sum", labels)
+    assert total is not None
+    assert (total * TICKS_PER_SECOND).is_integer()
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "route", "status"),
+    [
+        ("GET", "/test/notes", "/test/notes", 200),
+        ("GET", "/test/notes?limit=5", "/test/notes", 200),
+        ("HEAD", "/test/notes", "/test/notes", 200),
+        ("GET", "/test/notes/999", "/test/notes/{note_id}", 404),
+        ("GET", "/test/notes/0", "/test/notes/{note_id}", 422),
+        ("GET", "/v1/users/me", "/v1/users/me", 401),
+        ("PUT", "/test/notes", "/test/notes", 405),
+        ("GET", "/nowhere/at/all", "unmatched", 404),
+        ("BREW", "/nowhere/at/all", "unmatched", 404),
+    ],
+)
+async def test_requests_are_counted_under_the_template_of_their_route(
+    client: Client, method: str, path: str, route: str, status: int
+) -> None:
+    label = "other" if method == "BREW" else method
+    for _ in range(3):  # the second response comes from the cache: no route has run
+        before = count_of(label, route, status)
+        await client.request(method, path)
+        assert count_of(label, route, status) == before + 1
+
+
+async def test_many_paths_share_few_labels(client: Client) -> None:
+    await client.get("/test/notes/1000000")
+    before = len(list(REGISTRY.collect()))
+    series = sum(len(metric.samples) for metric in REGISTRY.collect())
+    for number in range(200):
+        await client.get(f"/test/notes/{1_000_001 + number}")
+        await client.get(f"/nowhere/{number}")
+    await client.request("BREW", "/nowhere")
+    assert len(list(REGISTRY.collect())) == before
+    assert sum(len(metric.samples) for metric in REGISTRY.collect()) <= series + 100
+
+
+async def test_exception_is_counted_as_500(settings: Settings) -> None:
+    async with running(settings) as app:
+
+        @app.get("/broken")
+        async def broken() -> None:
+            raise RuntimeError
+
+        async with client_of(app) as client:
+            before = count_of("GET", "/broken", 500)
+            assert (await client.get("/broken")).status_code == 500
+    assert count_of("GET", "/broken", 500) == before + 1
+
+
+async def test_response_that_breaks_off_is_counted_as_500(settings: Settings) -> None:
+    async def half() -> AsyncIterator[bytes]:
+        yield b"half"
+        raise RuntimeError
+
+    async with running(settings) as app:
+
+        @app.get("/half")
+        async def broken() -> StreamingResponse:
+            return StreamingResponse(half())
+
+        async with client_of(app) as client:
+            before = count_of("GET", "/half", 500)
+            await client.get("/half")
+    assert count_of("GET", "/half", 500) == before + 1

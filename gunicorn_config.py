@@ -7,7 +7,7 @@ from gunicorn.arbiter import Arbiter
 from gunicorn.workers.base import Worker
 
 from app.infra.database.connection_budget import is_schema_behind, read_connection_budget
-from app.infra.server.config import server_config
+from app.infra.server.wiring import server_config
 from app.infra.shutdown import server_shutdown
 from app.settings import load_settings, misspelt_variables
 from graceful_gunicorn import (

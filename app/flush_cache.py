@@ -2,7 +2,7 @@
 
 import asyncio
 
-from app.infra.cache.config import cache_config
+from app.infra.cache.wiring import cache_config
 from app.settings import load_settings
 from coherent_cache import NotFlushed, flush_cache
 

@@ -1,6 +1,6 @@
 """The protocol class of graceful_gunicorn for `make dev`: Uvicorn imports it by its name."""
 
-from app.infra.server.config import server_config
+from app.infra.server.wiring import server_config
 from app.settings import load_settings
 from graceful_gunicorn import protocol_class
 

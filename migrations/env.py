@@ -14,7 +14,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from app import features
-from app.infra.cache.config import cache_config
+from app.infra.cache.wiring import cache_config
 from app.infra.database.base import Base
 from app.infra.database.pgbouncer import pgbouncer_arguments
 from app.infra.settings_base.urls import asyncpg_arguments

@@ -5,8 +5,8 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 
 from app.errors import Unavailable
-from app.infra.cache.config import cache_config
 from app.infra.cache.settings import CacheSettings, ValkeySettings
+from app.infra.cache.wiring import cache_config
 from app.infra.database.engine import open_engine, open_outbox_engine
 from app.infra.database.pool import FifoPool
 from app.infra.database.replica import Replica, open_replica

@@ -19,7 +19,7 @@ VIOLATIONS = {
     "app/features/auth/queries.py": "import app.features.auth.schemas",
     "app/main.py": "import dev.servers",
     "app/infra/lifespan.py": "import coherent_cache.store",
-    "app/infra/server/config.py": "import graceful_gunicorn.protocol",
+    "app/infra/server/wiring.py": "import graceful_gunicorn.protocol",
     "coherent_cache/outbox.py": "import fastapi",
     "graceful_gunicorn/config.py": "import coherent_cache",
     "tests/coherent_cache/conftest.py": "import tests.application",

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from app.infra.cache.config import cache_config
+from app.infra.cache.wiring import cache_config
 from app.settings import Settings
 from coherent_cache import flush_cache
 from tests.faults.cluster import NODE_TIMEOUT_MILLISECONDS, Cluster, open_cluster

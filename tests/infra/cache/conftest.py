@@ -10,8 +10,8 @@ import pytest
 from fastapi import FastAPI
 
 from app.errors import Unavailable
-from app.infra.cache.config import cache_config
 from app.infra.cache.settings import CacheSettings, ValkeySettings
+from app.infra.cache.wiring import cache_config
 from app.infra.database.engine import open_outbox_engine
 from app.infra.database.sessions import Database
 from app.infra.database.settings import DatabaseSettings

@@ -38,7 +38,7 @@ def _begin_shutdown() -> None:
 
 
 def _render_error(hsts_seconds: int, status: int, code: str, detail: str, path: str) -> EarlyError:
-    from app.infra.web.early_errors import render_problem
+    from app.infra.web.early_problems import render_problem
 
     return render_problem(hsts_seconds, status, code, detail, path)
 

@@ -4,10 +4,12 @@ import asyncio
 import socket
 import time
 from collections.abc import AsyncIterator
+from dataclasses import replace
 
 import pytest
 
-from coherent_cache.budget import OverdueTimer
+from coherent_cache.budget import Budget, OverdueTimer
+from tests.coherent_cache.worker import CONFIG, eventually
 
 Pair = tuple[asyncio.StreamReader, socket.socket]
 
@@ -52,3 +54,21 @@ async def test_answer_that_does_not_arrive_is_overdue(pair: Pair) -> None:
         await called.wait()
     far.send(b"late")
     assert await reading == b"late"
+
+
+async def test_slow_answer_that_a_busy_process_reads_late_is_within_the_budget(pair: Pair) -> None:
+    reader, far = pair
+    budget = Budget(replace(CONFIG, slow_seconds=0.001, timeout_seconds=1))
+    step = asyncio.create_task(budget.cache_step(reader.read(100)))
+    await eventually(lambda: budget.is_cache_slow)
+    far.send(b"answer")
+    time.sleep(1.1)  # noqa: ASYNC251 - this process is busy
+    assert await step == b"answer"
+
+
+async def test_all_steps_of_a_read_share_one_budget(pair: Pair) -> None:
+    reader, _ = pair
+    budget = Budget(replace(CONFIG, slow_seconds=0.001, timeout_seconds=0.01))
+    for _ in range(2):
+        with pytest.raises(TimeoutError):
+            await budget.cache_step(reader.read(100))

@@ -1,58 +1,34 @@
 """What is known about one request and its response, for headers, metrics, log lines and reports."""
 
 from contextvars import ContextVar
+from dataclasses import dataclass, field
 from time import perf_counter
 from typing import Any
 
 
+@dataclass(slots=True, eq=False)
 class RequestContext:
     """The context of one request. Each layer adds what it knows."""
 
-    __slots__ = (
-        "_started",
-        "cache",
-        "client",
-        "connections",
-        "database_seconds",
-        "may_retry",
-        "method",
-        "path",
-        "pool_wait_seconds",
-        "request_id",
-        "route",
-        "running_statements",
-        "seconds",
-        "shown_tags",
-        "slowest_seconds",
-        "slowest_statement",
-        "span",
-        "statements",
-        "status",
-        "trace_id",
-    )
-
-    def __init__(self, request_id: str, method: str, path: str, client: str | None = None) -> None:
-        self.request_id = request_id
-        self.method = method
-        self.path = path
-        self.client = client  # the IP address, as reported by trusted proxies
-        self.status = 500  # until a response starts
-        self.may_retry = False  # True during the first attempt, until it commits
-        self.shown_tags: set[str] | None = None  # of an answer that is being loaded for the cache
-        self.route: str | None = None  # the path template
-        self.cache: str | None = None  # the value of the X-Cache header
-        self.seconds = 0.0  # the duration, once `stop_clock` was called
-        self.statements: list[str] = []
-        # By SQLAlchemy's execution context: the start time and the span.
-        self.running_statements: dict[object, tuple[float, Any]] = {}
-        self.database_seconds = 0.0
-        self.slowest_seconds = 0.0
-        self.slowest_statement = ""
-        self.connections = 0  # how many it holds at this moment
-        self.pool_wait_seconds = 0.0
-        self.span: Any = None  # None while traces are off
-        self.trace_id: str | None = None
-        self._started = perf_counter()
+    request_id: str
+    method: str
+    path: str
+    client: str | None = None  # the IP address, as reported by trusted proxies
+    status: int = 500  # until a response starts
+    route: str | None = None  # the path template
+    cache: str | None = None  # the value of the X-Cache header
+    seconds: float = 0.0  # the duration, once `stop_clock` was called
+    statements: list[str] = field(default_factory=list)
+    # By SQLAlchemy's execution context: the start time and the span.
+    running_statements: dict[object, tuple[float, Any]] = field(default_factory=dict)
+    database_seconds: float = 0.0
+    slowest_seconds: float = 0.0
+    slowest_statement: str = ""
+    connections: int = 0  # how many it holds at this moment
+    pool_wait_seconds: float = 0.0
+    span: Any = None  # None while traces are off
+    trace_id: str | None = None
+    _started: float = field(default_factory=perf_counter)
 
     def add_database_time(self, statement: str, seconds: float) -> None:
         self.database_seconds += seconds

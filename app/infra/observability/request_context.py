@@ -15,6 +15,8 @@ class RequestContext:
     path: str
     client: str | None = None  # the IP address, as reported by trusted proxies
     status: int = 500  # until a response starts
+    may_retry: bool = False  # True during the first attempt, until it commits
+    shown_tags: set[str] | None = None  # the tags of a response that is loaded for the cache
     route: str | None = None  # the path template
     cache: str | None = None  # the value of the X-Cache header
     seconds: float = 0.0  # the duration, once `stop_clock` was called

@@ -1,7 +1,6 @@
 """Collects the contracts of all features, and says what is missing in them."""
 
 import tomllib
-from collections.abc import Iterable
 from importlib import import_module
 from pathlib import Path
 
@@ -11,6 +10,7 @@ from app.features.users.models import User
 from app.infra.dependencies import ProcessResources
 from app.infra.web.cacheable import policy_of
 from tests.contract.declaration import Contract, Ids, Route, World
+from tests.contract.document import BY_ROUTE, ROUTES
 
 PROJECT = Path(__file__).parents[2]
 
@@ -34,10 +34,15 @@ def collect() -> list[Contract]:
     return found
 
 
+class Rows(dict[str, Route]):
+    """The rows of all features by method and path."""
+
+    def __missing__(self, name: str) -> Route:
+        raise AssertionError(problem_of(name, ROUTES[name]))
+
+
 CONTRACTS = collect()
-ROWS: dict[str, Route] = {
-    route: row for contract in CONTRACTS for route, row in contract.routes.items()
-}
+ROWS = Rows({route: row for contract in CONTRACTS for route, row in contract.routes.items()})
 ENDLESS = {route for route, row in ROWS.items() if row.is_endless}
 CACHED = {route: row.shows for route, row in ROWS.items() if row.shows is not None}
 DROPS = {route: row.drops for route, row in ROWS.items() if row.drops}
@@ -60,52 +65,55 @@ async def populate(world: World) -> None:
             await contract.populate(world)
 
 
-def problems_of(routes: Iterable[RouteContext]) -> list[str]:
+def problems() -> list[str]:
     """Return a sentence for each row that is missing, incomplete, or left over."""
-    known = {f"{method} {route.path}": route for route in routes for method in route.methods or ()}
-    found = [sentence for name, route in known.items() if (sentence := problem_of(name, route))]
-    left_over = sorted(ROWS.keys() - known.keys())
-    return found + [f"{name} is no route any more: remove its row." for name in left_over]
+    found = [sentence for name, route in ROUTES.items() if (sentence := problem_of(name, route))]
+    left_over = sorted(ROWS.keys() - ROUTES.keys())
+    return found + [f"{name} is not a route any more. Remove its row." for name in left_over]
 
 
 def problem_of(name: str, route: RouteContext) -> str | None:
     """Return what has to be written for a route, and where."""
-    row, is_read = ROWS.get(name), name.startswith("GET ")
-    where = file_of(route)
+    row, is_cached, file = ROWS.get(name), policy_of(route.endpoint) is not None, file_of(route)
+    if row is None and (PROJECT / file).exists():
+        return f"{name} has no row. Add to `routes` in {file}: {example(name, route)}"
     if row is None:
-        file = "Write it in" if (PROJECT / where).exists() else "Create"
-        return f"{name} has no row. {file} {where}:\n{example(name, route)}"
-    if policy_of(route.endpoint) and row.shows is None:
-        return f'{name} is cached: add to its row in {where} what it shows: shows=("thing:{{id}}",)'
-    if not policy_of(route.endpoint) and row.shows is not None:
-        return f"{name} is not cached: remove `shows` from its row in {where}."
-    if not is_read and row.drops is None:
-        return f"{name} writes: add to its row in {where} the tags that it drops: drops=()"
+        return f"{name} has no row. Write {file}:\n{NEW_FILE.format(example(name, route))}"
+    if is_cached and row.shows is None:
+        return f'{name} is cached. Add to its row in {file} what it shows: shows=("thing:{{id}}",)'
+    if not is_cached and row.shows is not None:
+        return f"{name} is not cached. Remove `shows` from its row in {file}."
+    if not name.startswith("GET ") and row.drops is None:
+        return f"{name} writes. Add to its row in {file} the tags that it drops, or: drops=()"
     return None
 
 
 def file_of(route: RouteContext) -> str:
     """Return the file in which the row of a route has to be."""
-    package, _, rest = route.endpoint.__module__.removeprefix("app.").partition(".")
+    module = getattr(route.endpoint, "__module__", "")
+    package, _, rest = module.removeprefix("app.").partition(".")
     feature = rest.partition(".")[0]
-    return f"tests/features/{feature}/contract.py" if package == "features" else INFRA
+    is_feature = package == "features"
+    return f"tests/features/{feature}/contract.py" if is_feature else "tests/infra/contract.py"
 
 
-INFRA = "tests/infra/contract.py"
+NEW_FILE = """
+    from tests.contract.declaration import Contract, Route
+
+    # The statuses of a row are those of the owner, another user, nobody, and a deleted account.
+    CONTRACT = Contract({{{}}})
+"""
 
 
 def example(name: str, route: RouteContext) -> str:
-    """Return the text to write for a route, with a guess at its statuses."""
-    status = route.status_code or 200
-    if policy_of(route.endpoint):
-        row = f'Route({status}, {status}, {status}, {status}, shows=("thing:{{thing_id}}",))'
-    elif name.startswith("GET "):
-        row = f"Route({status}, {status}, 401, 401)"
-    else:
-        row = f'Route({status}, 403, 401, 401, drops=("thing:{{thing_id}}",))'
-    lines = [
-        "    from tests.contract.declaration import Contract, Route",
-        "    # The statuses of: the owner, another user, nobody, a deleted account.",
-        f'    CONTRACT = Contract({{"{name}": {row}}})',
-    ]
-    return "\n".join(lines)
+    """Return the row to write, with a guess at its statuses and tags."""
+    success = route.status_code or 200
+    operation = BY_ROUTE.get(name)
+    is_private = operation is not None and operation.needs_account
+    others = (success, 401, 401) if is_private else (success, success, success)
+    statuses = ", ".join(map(str, (success, *others)))
+    if policy_of(route.endpoint) is not None:
+        return f'"{name}": Route({statuses}, shows=("thing:{{thing_id}}",))'
+    if name.startswith("GET "):
+        return f'"{name}": Route({statuses})'
+    return f'"{name}": Route({statuses}, drops=("thing:{{thing_id}}",))'

@@ -8,7 +8,7 @@ from tests.contract.callers import Caller, log_in
 from tests.contract.calls import call, content, stored_state
 from tests.contract.declaration import Ids
 from tests.contract.document import BY_ROUTE, ROUTES
-from tests.contract.features import ROWS, problems_of
+from tests.contract.features import ROWS, problems
 from tests.features.users.factory import UserFactory
 
 Client = httpx2.AsyncClient
@@ -33,8 +33,8 @@ async def callers(client: Client, make: UserFactory, owner: Caller) -> dict[str,
 
 
 def test_every_route_has_a_complete_row() -> None:
-    problems = problems_of(ROUTES.values())
-    assert not problems, "\n".join(problems)
+    found = problems()
+    assert not found, "\n".join(found)
 
 
 @pytest.mark.parametrize(("route", "who"), CASES)

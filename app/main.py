@@ -7,7 +7,6 @@ from functools import partial
 from anyio.to_thread import current_default_thread_limiter
 from fastapi import FastAPI
 from starlette.middleware import Middleware
-from starlette.middleware.errors import ServerErrorMiddleware
 from starlette.types import ASGIApp
 
 from app.api import include_routers
@@ -51,7 +50,7 @@ Errors are `application/problem+json` with a stable `code`. Lists are read page 
 
 
 def outer_middleware(settings: Sections, log: Log | None) -> list[Middleware]:
-    """Return the middleware outside of what `add_middleware` adds, outermost first."""
+    """Return the middleware outside that of `add_middleware`, outermost first."""
     limits, server = settings[LimitsSettings], settings[ServerSettings]
     cors_settings = settings[CorsSettings]
     headers = [request_id_header, process_time]
@@ -79,7 +78,7 @@ def outer_middleware(settings: Sections, log: Log | None) -> list[Middleware]:
 
 
 def inner_middleware(settings: Sections, limiter: ConcurrencyLimiter) -> list[Middleware]:
-    """Return the middleware inside of what `add_middleware` adds, outermost first."""
+    """Return the middleware inside that of `add_middleware`, outermost first."""
     limits = settings[LimitsSettings]
     return [
         Middleware(ResponseCacheMiddleware, settings=settings[CacheSettings]),
@@ -92,7 +91,7 @@ def inner_middleware(settings: Sections, limiter: ConcurrencyLimiter) -> list[Mi
 
 
 def observers(settings: Sections, log: Log | None) -> list[Observer]:
-    """Return who is told of every request that was answered."""
+    """Return the callbacks that run after each request."""
     budget = settings[DiagnosticsSettings].statement_budget
     return [
         count_request,
@@ -102,33 +101,27 @@ def observers(settings: Sections, log: Log | None) -> list[Observer]:
 
 
 class Service(FastAPI):
-    """FastAPI with our own middleware around it, so that a cached answer runs little code.
+    """FastAPI with our own middleware around it, so that cache hits skip most of the stack.
 
-    `add_middleware` places a middleware between `outer` and `inner`: outside of the response cache,
-    and inside of request ids, metrics and the answer to exceptions.
+    `add_middleware` places a middleware between `outer` and `inner`: outside the response cache,
+    and inside request ids, metrics and the handling of unexpected exceptions.
     """
 
     outer: Sequence[Middleware] = ()
     inner: Sequence[Middleware] = ()
 
     def build_middleware_stack(self) -> ASGIApp:
-        """Put all middleware around FastAPI's own, in place of its outermost one.
-
-        That one answers an exception with 500 and raises it again, and the server would then close
-        the connection. `UnhandledErrorMiddleware` replaces it.
-        """
+        """Build FastAPI's own stack without the added middleware, and put all others around it."""
         added, self.user_middleware = self.user_middleware, []
-        own = super().build_middleware_stack()
+        stack: ASGIApp = super().build_middleware_stack()
         self.user_middleware = added
-        assert isinstance(own, ServerErrorMiddleware)
-        stack: ASGIApp = own.app
         for middleware, args, options in reversed([*self.outer, *added, *self.inner]):
             stack = middleware(stack, *args, **options)
         return stack
 
 
 def create_app(settings: Settings, log: Log | None = None) -> FastAPI:
-    """Assemble the application, which notes its requests in `log`.
+    """Assemble the application. It logs its requests to `log`.
 
     Nothing is opened before its lifespan begins.
     """
@@ -142,6 +135,7 @@ def create_app(settings: Settings, log: Log | None = None) -> FastAPI:
         with closing(log.writer) if log else nullcontext():
             async with open_resources(sections, APPLICATION_NAME, limiter.measure) as resources:
                 app.state.resources, app.state.cache_reader = resources, resources.reader
+                app.state.route_table.index()
                 yield
 
     app = Service(

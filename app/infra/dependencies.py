@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Annotated
 
 from fastapi import Depends, Header, Query, Request
@@ -21,7 +22,12 @@ from app.infra.settings_base.section import Sections
 from app.infra.validation.fields import Limit
 from app.infra.validation.preconditions import Precondition, join_header_lines
 from app.infra.web.request_retry import RetryRequest, may_retry
+from app.infra.web.section_dependency import section
+from app.infra.web.settings import LimitsSettings
 from coherent_cache import Cache, NoCache, Reader, collect_shown_tags
+
+# A request is cancelled after LIMITS_REQUEST_SECONDS. Its COMMIT may take this long.
+COMMIT_MARGIN = timedelta(seconds=5)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,8 +73,8 @@ async def read_session(held: Resources) -> AsyncIterator[AsyncSession]:
 async def lagging_session(held: Resources) -> AsyncIterator[AsyncSession]:
     """Open a session for reading what may be DATABASE_REPLICA_LAG_SECONDS old.
 
-    It is the replica's while that keeps up. What fails there is asked of the primary, by running
-    the request again. What is kept for others is loaded from the primary.
+    It uses the replica while its lag is small. If a query fails there, the request runs again on
+    the primary. Responses for the cache are always loaded from the primary.
     """
     replica, current = held.replica, request_context.get()
     is_for_cache = current is not None and current.shown_tags is not None
@@ -94,11 +100,13 @@ async def write_session(held: Resources) -> AsyncIterator[AsyncSession]:
 
 
 async def page_query(
+    limits: Annotated[LimitsSettings, Depends(section(LimitsSettings))],
     limit: Annotated[Limit, Query()] = 20,
     cursor: Annotated[str | None, Query(description="From `next` or `prev` of a page.")] = None,
 ) -> PageRequest:
-    """Read which page of a list is asked for."""
-    return PageRequest(limit, cursor)
+    """Parse the query parameters of a list."""
+    max_transaction = timedelta(seconds=limits.request_seconds) + COMMIT_MARGIN
+    return PageRequest(limit, cursor, max_transaction)
 
 
 async def precondition(

@@ -3,11 +3,12 @@
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import httpx2
 import pytest
-from fastapi import APIRouter, Depends, FastAPI, Response
+from fastapi import APIRouter, Depends, FastAPI, Header, HTTPException, Response
+from fastapi.security import OAuth2PasswordBearer
 from prometheus_client import REGISTRY
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -184,6 +185,70 @@ async def test_applications_and_files_can_be_mounted(service: FastAPI, tmp_path:
         assert (await client.get("/inner/hello/you")).json() == "Hello you"
         assert (await client.get("/files/a.txt")).text == "A file"
         assert (await client.get("/files/b.txt")).status_code == 404
+
+
+async def test_a_mounted_application_is_counted_and_logged(service: FastAPI) -> None:
+    inner = FastAPI()
+    inner.get("/hello/{name}")(greet)
+    service.mount("/inner", inner)
+    before = count_of("/inner/{path}", 200)
+    transport = httpx2.ASGITransport(service)  # which raises what the service does not handle
+    async with (
+        service.router.lifespan_context(service),
+        httpx2.AsyncClient(transport=transport, base_url="http://test") as client,
+    ):
+        assert (await client.get("/inner/hello/you")).json() == "Hello you"
+    assert count_of("/inner/{path}", 200) == before + 1
+
+
+@pytest.mark.parametrize(
+    ("status", "code"),
+    [(400, "bad_request"), (404, "not_found"), (418, "i'm_a_teapot"), (499, "status_499")],
+)
+async def test_an_http_exception_keeps_its_status_and_its_detail(
+    service: FastAPI, status: int, code: str
+) -> None:
+    async def refuse() -> None:
+        raise HTTPException(status, "The stock is empty.", headers={"x-own": "1"})
+
+    service.get("/refuse")(refuse)
+    async with started(service) as client:
+        answer = await client.get("/refuse")
+    assert (answer.status_code, answer.headers["x-own"]) == (status, "1")
+    assert (answer.json()["code"], answer.json()["detail"]) == (code, "The stock is empty.")
+
+
+async def test_a_handler_of_all_exceptions_is_called(service: FastAPI) -> None:
+    async def on_any_error(_request: object, error: Exception) -> Response:
+        return Response(f"own page: {error}", status_code=500)
+
+    service.get("/things")(fail)
+    service.add_exception_handler(Exception, on_any_error)
+    transport = httpx2.ASGITransport(service)  # which raises what reaches the server
+    async with (
+        service.router.lifespan_context(service),
+        httpx2.AsyncClient(transport=transport, base_url="http://test") as client,
+    ):
+        answer = await client.get("/things")
+    assert (answer.status_code, answer.text) == (500, "own page: planted")
+
+
+async def by_header(x_tenant: Annotated[str, Header()]) -> str:
+    return x_tenant
+
+
+@pytest.mark.parametrize("dependency", [by_header, OAuth2PasswordBearer("/token")])
+async def test_a_cacheable_route_that_reads_who_asks_does_not_start(
+    service: FastAPI, dependency: Any
+) -> None:
+    @service.get("/mine", dependencies=[Depends(dependency)])
+    @cacheable()
+    async def mine() -> str:
+        return "mine"
+
+    with pytest.raises(TypeError, match="GET /mine is declared @cacheable"):
+        async with service.router.lifespan_context(service):
+            pass
 
 
 async def greet(name: str) -> str:

@@ -24,9 +24,6 @@ from app.infra.validation.fields import MAX_ID
 VERSION = 1
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MICROSECOND = timedelta(microseconds=1)
-# `created_at` is the start of a transaction, but the row becomes visible at its commit. Timeouts
-# keep a transaction shorter than this.
-MAX_TRANSACTION = timedelta(seconds=15)
 LAYOUT = struct.Struct(">B?4sqq")  # version, backward, list, microseconds, id
 ENCODED_LENGTH = len(urlsafe_b64encode(bytes(LAYOUT.size)).rstrip(b"="))
 
@@ -36,10 +33,15 @@ RowT = TypeVar("RowT", bound=Base)
 
 @dataclass(frozen=True, slots=True)
 class PageRequest:
-    """Which page of a list a client asks for: `limit` items after `cursor`."""
+    """Which page of a list a client asks for: `limit` items after `cursor`.
+
+    `created_at` is the start of a transaction, and the row becomes visible at its commit, at most
+    `max_transaction` later.
+    """
 
     limit: int
     cursor: str | None = None
+    max_transaction: timedelta = timedelta.max
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,7 +132,7 @@ class KeysetList(Generic[RowT]):
         rows = [row for row, _ in found]
         items, next_page, prev_page = self._to_page(rows, query.limit, cursor, list_id)
         newest = self._newest_possible(rows, query.limit, cursor)
-        is_settled = bool(found and newest and newest < found[0][1] - MAX_TRANSACTION)
+        is_settled = bool(found and newest and found[0][1] - newest > query.max_transaction)
         return Page(items, next_page, prev_page, rows, is_settled)
 
     def _id(self, filters: Mapping[str, int]) -> bytes:

@@ -5,6 +5,9 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import TypeVar
 
+from fastapi.dependencies.models import Dependant
+from fastapi.security.base import SecurityBase
+
 EndpointT = TypeVar("EndpointT", bound=Callable[..., object])
 POLICY = "__cache_policy__"  # the attribute of an endpoint that `cacheable` sets
 SAFE_PATH = re.compile(r"[A-Za-z0-9/_.~-]*")
@@ -34,6 +37,22 @@ def cacheable(*, shared_seconds: int = 0) -> Callable[[EndpointT], EndpointT]:
     return declare
 
 
+def refuse_personal_input(route: str, dependant: Dependant) -> None:
+    """Raise `TypeError` if a cacheable route reads a header, a cookie or a token.
+
+    A response that is cached is loaded without those of any client.
+    """
+    names = [field.alias for field in (*dependant.header_params, *dependant.cookie_params)]
+    if names or isinstance(dependant.call, SecurityBase):
+        read = ", ".join(names) or "credentials"
+        raise TypeError(
+            f"{route} is declared @cacheable, but it reads {read} of the request, and a cached "
+            "response is the same for every client. Remove @cacheable or that dependency."
+        )
+    for dependency in dependant.dependencies:
+        refuse_personal_input(route, dependency)
+
+
 def policy_of(endpoint: object) -> CachePolicy | None:
     """Return what `cacheable` declared for an endpoint, or None."""
     policy: CachePolicy | None = getattr(endpoint, POLICY, None)
@@ -43,8 +62,8 @@ def policy_of(endpoint: object) -> CachePolicy | None:
 def cache_key(path: str, query: str, parameters: Collection[str]) -> str | None:
     """Return the only key under which an answer is cached, or None if it is not cached.
 
-    Each parameter is one that the route takes, appears once, and has a value that is spelled in one
-    way. Other requests bypass the cache, so clients cannot fill it with copies of one answer.
+    It is None if the query has an unknown or a repeated parameter, or a value that needs escaping.
+    Such requests bypass the cache, so clients cannot store one answer under many keys.
     """
     if not SAFE_PATH.fullmatch(path):
         return None

@@ -1,7 +1,7 @@
 """Starts the request context, and calls the observers when the request has been answered.
 
-One middleware does this for all observers, because a middleware of their own would cost each of
-them more than what it does (`python -m benchmarks.layers`).
+One middleware calls all observers, because a middleware for each would cost more than the observers
+themselves (`python -m benchmarks.layers`).
 """
 
 from collections.abc import Awaitable, Callable, Sequence
@@ -13,7 +13,7 @@ from app.infra.web.response_headers import PRIVATE, read_request_id
 from app.infra.web.routing import route_table_of
 
 # A response may be stored only if its route or the response cache says so.
-NOT_STORED = (b"cache-control", PRIVATE.encode())
+PRIVATE_NO_STORE = (b"cache-control", PRIVATE.encode())
 # Makes a header when the response starts.
 Header = Callable[[RequestContext], tuple[bytes, bytes]]
 # Is called when the response has ended or was cut off. It must not raise.
@@ -43,6 +43,7 @@ class ObservationMiddleware:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
+        table = route_table_of(scope)  # now, because a mounted application replaces `scope["app"]`
         client, _ = scope.get("client") or (None, None)
         current = RequestContext(read_request_id(scope), scope["method"], scope["path"], client)
         request_context.set(current)  # the server runs each request in a context of its own
@@ -54,7 +55,7 @@ class ObservationMiddleware:
                 given = message.get("headers", ())
                 headers = message["headers"] = [*given, *self._fixed]
                 if not any(name == b"cache-control" for name, _ in given):
-                    headers.append(NOT_STORED)
+                    headers.append(PRIVATE_NO_STORE)
                 for header in self._headers:
                     headers.append(header(current))  # noqa: PERF401 - a comprehension is one more call
             return send(message)
@@ -64,12 +65,6 @@ class ObservationMiddleware:
         finally:
             current.stop_clock()
             if current.route is None:
-                current.route = _template_of(scope)
+                current.route = table.template(current.method, current.path)
             for observe in self._observers:
                 observe(current)
-
-
-def _template_of(scope: Scope) -> str | None:
-    """Return the template of the route that has the path of a request, in any method."""
-    route, _ = route_table_of(scope).find(scope)
-    return None if route is None else route.template

@@ -6,6 +6,7 @@ A problem repeats nothing that the client sent, except the path and the names of
 import logging
 from collections.abc import Mapping, Sequence
 from http import HTTPStatus
+from http.client import responses
 from typing import Any
 from urllib.parse import quote
 
@@ -14,6 +15,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from starlette.exceptions import HTTPException
+from starlette.formparsers import MultiPartException
 from starlette.responses import Response
 from starlette.types import Scope
 
@@ -40,6 +42,7 @@ ACCEPTED_MEDIA_TYPES = (
     "application/x-www-form-urlencoded",
     "multipart/form-data",
 )
+PARSE_ERROR = "There was an error parsing the body"  # of FastAPI
 MAX_ERRORS = 20  # otherwise the response to a body of unknown fields would be larger than the body
 MAX_INSTANCE = 512  # characters of the path
 CODES = {
@@ -75,7 +78,7 @@ def problem(
 ) -> Response:
     """Build the response for one problem. `detail` is a sentence for a person.
 
-    It forbids storing, because caches may store a 404 that does not (RFC 9111 §4.2.2).
+    It sets no-store, because caches may otherwise store a 404 (RFC 9111 §4.2.2).
     """
     headers = {"Cache-Control": PRIVATE, **(headers or {})}
     members = {}
@@ -101,11 +104,16 @@ def problem(
 
 
 def title(status: int) -> str:
-    return TITLES.get(status, HTTPStatus(status).phrase)
+    return TITLES.get(status) or responses.get(status, f"Status {status}")
+
+
+def _description(status: int) -> str:
+    """Return the sentence for a status, without the full stop."""
+    return (status in responses and HTTPStatus(status).description) or title(status)
 
 
 def code_of(status: int) -> str:
-    return CODES.get(status, HTTPStatus(status).name.lower())
+    return CODES.get(status) or title(status).lower().replace(" ", "_").replace("-", "_")
 
 
 def add_problem_handlers(app: FastAPI) -> None:
@@ -115,6 +123,7 @@ def add_problem_handlers(app: FastAPI) -> None:
     app.add_exception_handler(RequestValidationError, _on_invalid_request)
     app.add_exception_handler(SQLAlchemyError, _on_database_error)
     app.add_exception_handler(CacheBusy, _on_busy_cache)
+    app.add_exception_handler(Exception, _on_unexpected_error)
 
 
 def problem_of(scope: Scope, error: AppError) -> Response:
@@ -122,6 +131,10 @@ def problem_of(scope: Scope, error: AppError) -> Response:
     if error.retry_after_seconds is not None:
         headers["Retry-After"] = str(error.retry_after_seconds)
     return problem(scope, error.status, error.code, error.detail, headers=headers)
+
+
+def unexpected_error(scope: Scope) -> Response:
+    return problem(scope, 500, "internal_error", "An unexpected error occurred.")
 
 
 async def _on_app_error(request: Request, error: Exception) -> Response:
@@ -133,16 +146,26 @@ async def _on_busy_cache(request: Request, error: Exception) -> Response:
     return problem_of(request.scope, Unavailable(str(error)))
 
 
+async def _on_unexpected_error(request: Request, _error: Exception) -> Response:
+    return unexpected_error(request.scope)
+
+
 async def _on_http_exception(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    status, headers = error.status_code, error.headers
-    if status == 400:  # the framework could not parse the body
-        status = 422
+    status, detail, headers = error.status_code, error.detail, error.headers
+    if _is_parse_error(error):
+        status, detail = 422, ""
     if status == 405:
         headers = {"Allow": ", ".join(sorted(_allowed_methods(request)))}
-    code = code_of(status)
-    detail = f"{HTTPStatus(status).description or title(status)}."
-    return problem(request.scope, status, code, detail, headers=headers)
+    if not detail or detail == title(status):
+        detail = f"{_description(status)}."
+    return problem(request.scope, status, code_of(status), detail, headers=headers)
+
+
+def _is_parse_error(error: HTTPException) -> bool:
+    """Tell whether the framework could not parse the body, for which it raises a 400."""
+    is_from_parser = isinstance(error.__cause__, MultiPartException)
+    return error.status_code == 400 and (is_from_parser or error.detail == PARSE_ERROR)
 
 
 async def _on_invalid_request(request: Request, error: Exception) -> Response:

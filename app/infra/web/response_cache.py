@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 KEPT = ("type", "asgi", "http_version", "method", "path", "root_path", "server", "app")
 
 
-class NotStored(Exception):
+class UncacheableResponse(Exception):
     """A load gave a response that must not be stored."""
 
     def __init__(self, response: CapturedResponse) -> None:
@@ -50,7 +50,7 @@ class _Request(NamedTuple):
 
 
 class ResponseCacheMiddleware:
-    """Pure ASGI. Answers from the memory of this process before anything else is looked at.
+    """Pure ASGI. Answers from the memory of this process first.
 
     `app.state.cache_reader` reads the cache. Before the lifespan has set it, nothing is cached.
     """
@@ -68,7 +68,7 @@ class ResponseCacheMiddleware:
         if reader is None or conditions.bypasses_cache:
             await self._route(_Request(scope, receive, send, conditions), None)
             return
-        # A request that is spelled like the key needs no routing.
+        # If the URL is the cache key, routing is skipped.
         key = f"{scope['path']}?{scope['query_string'].decode('latin-1')}"
         if not conditions.skips_memory and (entry := reader.get_from_memory(key)) is not None:
             _record(decode(entry).route, Source.MEMORY)
@@ -102,7 +102,7 @@ class ResponseCacheMiddleware:
         load = partial(self._load, key, request.scope, request_context.get())
         try:
             answer = await reader.read(key, load, skip_memory=request.conditions.skips_memory)
-        except NotStored as refused:
+        except UncacheableResponse as refused:
             refused.__traceback__ = None  # its frames hold the tasks that hold it: a cycle
             route = _cacheable_route(request.scope)
             if refused.response.is_problem:
@@ -138,7 +138,7 @@ class ResponseCacheMiddleware:
         route, tags = _cacheable_route(asking), tuple(sorted(own.shown_tags))
         if not response.may_be_stored or not tags:
             _log_refusal(route, response)
-            raise NotStored(response)
+            raise UncacheableResponse(response)
         is_found = response.status == 200
         ttl = self._settings.ttl_seconds if is_found else self._settings.missing_ttl_seconds
         return Entry(key, tags, await encode(response, route), ttl)

@@ -1,8 +1,8 @@
 """Finds the route of a request, for the layers around the routes and for the framework's router.
 
-Routers try their routes one after the other, and routers that are included twice. `RouteTable`
-looks routes up by the first two segments of their paths, so that the routes of other features cost
-a request nothing. Without it, requests are answered in the same way, only more slowly.
+FastAPI matches routes one by one, and matches those of an included router twice. `RouteTable` looks
+routes up by the first two segments of their paths, so that the routes of other features cost a
+request nothing. Without it, requests are answered in the same way, only more slowly.
 """
 
 from collections.abc import Mapping
@@ -14,7 +14,7 @@ from fastapi.routing import RouteContext, iter_route_contexts
 from starlette.routing import BaseRoute, Match
 from starlette.types import Receive, Scope, Send
 
-from app.infra.web.cacheable import CachePolicy, policy_of
+from app.infra.web.cacheable import CachePolicy, policy_of, refuse_personal_input
 from app.infra.web.query_parameters import query_parameters, refuse_repeated
 from app.infra.web.request_retry import RequestRetryMiddleware
 
@@ -77,6 +77,11 @@ class RouteTable:
                 other_method = other_method or (route, found)
         return other_method or (None, {})
 
+    def template(self, method: str, path: str) -> str | None:
+        """Return the path template of the route that has a path, in any method."""
+        route, _ = self.find({"type": "http", "method": method, "path": path})
+        return None if route is None else route.template
+
     def find_cacheable(self, scope: Scope) -> KnownRoute | None:
         """Return the route of a GET request if it is `cacheable`."""
         if not self._candidates(scope).has_cacheable:
@@ -95,13 +100,16 @@ class RouteTable:
 
     def _candidates(self, scope: Scope) -> Candidates:
         if self._indexed != len(self._router.routes):
-            self._index()
+            self.index()
         if scope.get("root_path"):
             return self._all
         return self._by_key.get(_key(scope["path"]), self._others)
 
-    def _index(self) -> None:
-        """Group the routes by two segments. An included router may be in several groups."""
+    def index(self) -> None:
+        """Group the routes by two segments. An included router may be in several groups.
+
+        It raises `TypeError` for a route that is declared cacheable and depends on the client.
+        """
         entries = [(entry, _known_routes(entry)) for entry in self._router.routes]
         keys = {_key_of(route) for _, routes in entries for route in routes}
         self._by_key = {key: self._group(entries, key) for key in keys if key is not None}
@@ -118,7 +126,7 @@ class RouteTable:
             for entry, routes in entries
         ]
         routes = [route for _, some in kept for route in some]
-        # What none of them matches is for the whole router: 404, redirects, front ends.
+        # Unmatched requests go to the full router, for its 404, redirects and front ends.
         router = APIRouter(routes=[entry for entry, some in kept if some], default=self._router.app)
         router.redirect_slashes = False
         is_cacheable = any(route.cache_policy for route in routes)
@@ -144,11 +152,14 @@ def _known_routes(entry: BaseRoute) -> list[KnownRoute]:
 
 def _known_route(context: RouteContext) -> KnownRoute:
     dependant: Dependant | None = getattr(context, "dependant", None)
+    policy = policy_of(context.endpoint)
+    if policy is not None and dependant is not None:
+        refuse_personal_input(f"GET {context.path_format}", dependant)
     return KnownRoute(
         context=context,
         template=context.path_format,
         parameters=dict(query_parameters(dependant)) if dependant else {},
-        cache_policy=policy_of(context.endpoint),
+        cache_policy=policy,
         max_body_bytes=getattr(context, "max_body_size", None),
     )
 

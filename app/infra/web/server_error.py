@@ -14,7 +14,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.errors import Unavailable
 from app.infra.observability.request_context import request_context
-from app.infra.web.problems import problem, problem_of
+from app.infra.web.problems import problem_of, unexpected_error
 
 logger = logging.getLogger(__name__)
 
@@ -40,15 +40,16 @@ class UnhandledErrorMiddleware:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        has_started = False
+        has_started = is_complete = False
 
-        def send_and_note_start(message: Message) -> Awaitable[None]:
-            nonlocal has_started
+        def send_and_watch(message: Message) -> Awaitable[None]:
+            nonlocal has_started, is_complete
             has_started = True
+            is_complete = message["type"] == "http.response.body" and not message.get("more_body")
             return send(message)
 
         try:
-            await self.app(scope, receive, send_and_note_start)
+            await self.app(scope, receive, send_and_watch)
         except ClientDisconnect:
             _set_status(CLIENT_CLOSED_REQUEST)  # while its body was read: there is no one to answer
         except asyncio.CancelledError:  # the graceful timeout of the server is over
@@ -58,11 +59,12 @@ class UnhandledErrorMiddleware:
             raise
         except Exception:
             logger.exception("Unhandled exception")
+            if is_complete:  # Starlette answers, and then raises the exception again
+                return
             if has_started:
                 _set_status(500)  # for logs and metrics, whatever status was sent
                 raise
-            response = problem(scope, 500, "internal_error", "An unexpected error occurred.")
-            await response(scope, receive, send)
+            await unexpected_error(scope)(scope, receive, send)
 
 
 def _set_status(status: int) -> None:

@@ -22,11 +22,11 @@ from coherent_cache import Entry, Source
 
 Headers = list[tuple[bytes, bytes]]
 
-SMALLEST_COMPRESSED = 500  # below, the additional header costs what compression saves
+SMALLEST_COMPRESSED = 500  # smaller bodies do not shrink enough to pay for the header
 LARGEST_ON_LOOP = 50_000  # above, compression would block the event loop and runs in a thread
 LEVEL = 6
 GZIP = (b"content-encoding", b"gzip")
-# The middleware decides these, or they are about one connection.
+# Set by the middleware, or specific to one connection.
 NEVER_STORED = (b"set-cookie", b"vary", b"content-range", b"content-encoding")
 REPLACED = (b"content-length", b"cache-control", b"etag", b"vary", b"connection")
 X_CACHE = {source: (b"x-cache", source.value.encode()) for source in Source}
@@ -126,7 +126,7 @@ def _decode(value: bytes) -> StoredResponse:
     head = orjson.loads(line)
     headers = [(name.encode("latin-1"), text.encode("latin-1")) for name, text in head["headers"]]
     body, compressed = rest[: head["length"]], rest[head["length"] :]
-    if head["status"] != 200:  # its body gets the id of each request: no length, no validator
+    if head["status"] != 200:  # its body contains a request id: no fixed length, no ETag
         return StoredResponse(head["status"], head["route"], Variant(b"", headers, [], body), None)
     etag: bytes = head["etag"].encode("latin-1")
     common = [(b"cache-control", head["cache_control"].encode()), (b"vary", b"accept-encoding")]

@@ -14,6 +14,7 @@ from fastapi import FastAPI
 from sqlalchemy import text
 
 from app.features.users.models import User
+from app.infra import dependencies
 from app.infra.database import pagination
 from coherent_cache.entry import Entry
 from tests.application import client_of
@@ -41,7 +42,7 @@ def make(service: FastAPI, clean: None) -> NoteFactory:
 
 @pytest.fixture(autouse=True)
 def longest_transaction(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pagination, "MAX_TRANSACTION", LONGEST)
+    monkeypatch.setattr(dependencies, "COMMIT_MARGIN", LONGEST)
 
 
 @pytest.fixture

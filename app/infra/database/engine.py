@@ -4,7 +4,6 @@ The first statement opens the first connection. So the service starts while the 
 and `/readyz` reports it.
 """
 
-import logging
 from typing import Any
 
 import asyncpg
@@ -16,16 +15,12 @@ from sqlalchemy.pool import ConnectionPoolEntry
 
 from app.errors import Unavailable
 from app.infra.database.pgbouncer import pgbouncer_arguments, session_timeouts
-from app.infra.database.pool import FifoPool
+from app.infra.database.pool import FifoPool, unreachable
 from app.infra.database.query_stats import record_statements
 from app.infra.database.settings import DatabaseSettings
 from app.infra.observability.diagnostics import count_connections
-from app.infra.observability.repeat_filter import RepeatFilter
 from app.infra.observability.request_context import request_context
 from app.infra.settings_base.urls import asyncpg_arguments
-
-logger = logging.getLogger(__name__)
-logger.addFilter(RepeatFilter())  # while the database is down, every request tries to connect
 
 OUTBOX_COMMAND_SECONDS, OUTBOX_STATEMENT_SECONDS = 0.5, 0.4
 # admin_shutdown, crash_shutdown, cannot_connect_now, and read_only_sql_transaction: after a
@@ -97,8 +92,7 @@ def _connect(
     try:
         return dialect.connect(*arguments, **options)
     except (OSError, TimeoutError, dialect.loaded_dbapi.Error) as error:
-        logger.warning("Cannot connect to the database: %s: %s", type(error).__name__, error)
-        raise Unavailable("The database cannot be reached.") from error
+        raise unreachable(error) from error
 
 
 def _forbid_retry(_connection: object) -> None:

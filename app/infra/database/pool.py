@@ -6,11 +6,13 @@ stands before the checkout.
 """
 
 import asyncio
+import logging
 import time
 from typing import Any
 
+import asyncpg
 from sqlalchemy import AsyncAdaptedQueuePool
-from sqlalchemy.pool import ConnectionPoolEntry
+from sqlalchemy.pool import ConnectionPoolEntry, PoolProxiedConnection
 from sqlalchemy.util import await_only
 
 from app.errors import Unavailable
@@ -22,7 +24,12 @@ from app.infra.observability.metrics import (
     POOL_WAITING,
     exact,
 )
+from app.infra.observability.repeat_filter import RepeatFilter
 from app.infra.observability.request_context import request_context
+
+
+logger = logging.getLogger(__name__)
+logger.addFilter(RepeatFilter())  # while the database is down, every request tries to connect
 
 
 class PoolExhausted(Unavailable):
@@ -36,6 +43,17 @@ class FifoPool(AsyncAdaptedQueuePool):
         super().__init__(*args, **options)
         self.waiting = 0
         self._gate = asyncio.Semaphore(self.size())
+
+    def connect(self) -> PoolProxiedConnection:
+        """Return a connection, or raise `Unavailable`.
+
+        SQLAlchemy converts the errors of asyncpg only while connecting. It sets up a new connection
+        afterwards, and the server may have closed it by then.
+        """
+        try:
+            return super().connect()
+        except (OSError, TimeoutError, asyncpg.InterfaceError, asyncpg.PostgresError) as error:
+            raise unreachable(error) from error
 
     def _do_get(self) -> ConnectionPoolEntry:
         await_only(self._acquire())
@@ -75,3 +93,9 @@ class FifoPool(AsyncAdaptedQueuePool):
             POOL_WAIT.observe(exact(waited))
             if (current := request_context.get()) is not None:
                 current.pool_wait_seconds += waited
+
+
+def unreachable(error: Exception) -> Unavailable:
+    """Log the error of an attempt to connect, and return the error for the client."""
+    logger.warning("Cannot connect to the database: %s: %s", type(error).__name__, error)
+    return Unavailable("The database cannot be reached.")

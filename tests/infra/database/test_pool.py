@@ -2,7 +2,9 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from typing import Any
 
+import asyncpg
 import pytest
 from fastapi import FastAPI
 from sqlalchemy import make_url, text
@@ -89,6 +91,25 @@ async def test_failed_connection_is_503_and_frees_its_place(settings: Settings, 
             assert "cannot be reached" in response.json()["detail"]
         assert (await client.get("/livez")).status_code == 200
         assert (await client.get("/readyz")).status_code == 503
+
+
+async def test_connection_that_dies_before_it_is_set_up_is_503_and_frees_its_place(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    set_up = asyncpg.Connection.set_type_codec
+
+    async def close_and_set_up(connection: asyncpg.Connection, *args: Any, **options: Any) -> None:
+        connection.terminate()
+        await set_up(connection, *args, **options)
+
+    async with running(with_pool(settings, pool_size=1)) as app, client_of(app) as client:
+        with monkeypatch.context() as dying:
+            dying.setattr(asyncpg.Connection, "set_type_codec", close_and_set_up)
+            for _ in range(3):
+                response = await client.get("/test/notes")
+                assert response.status_code == 503
+                assert response.headers["retry-after"] == "1"
+        assert (await client.get("/test/notes")).status_code == 200
 
 
 async def test_timeouts_are_set_on_every_connection(resources: ProcessResources) -> None:

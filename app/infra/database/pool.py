@@ -27,7 +27,6 @@ from app.infra.observability.metrics import (
 from app.infra.observability.repeat_filter import RepeatFilter
 from app.infra.observability.request_context import request_context
 
-
 logger = logging.getLogger(__name__)
 logger.addFilter(RepeatFilter())  # while the database is down, every request tries to connect
 

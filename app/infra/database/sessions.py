@@ -15,12 +15,18 @@ from typing import Any, Protocol
 from sqlalchemy import event
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
-from sqlalchemy.orm import Session
+from sqlalchemy.orm import ORMExecuteState, Session
 
 from app.errors import Unavailable
 from app.infra.observability.request_context import request_context
+from coherent_cache import tags_to_invalidate
 
 logger = logging.getLogger(__name__)
+
+READ_ONLY = (
+    "This session is for reading: a change would be committed without its hooks. "
+    "Ask for a WriteSession, or use Database.transaction(), to change something."
+)
 
 Callback = Callable[[], Awaitable[None]]
 
@@ -36,12 +42,18 @@ class TransactionHook(Protocol):
 
 
 class _ReadOnlySession(Session):
-    """The synchronous session inside a read session. It refuses to flush."""
+    """The synchronous session inside a read session. It refuses to change rows."""
 
 
 @event.listens_for(_ReadOnlySession, "before_flush")
-def _refuse_writes(*_: Any) -> None:
-    raise TypeError("This session is for reading. Ask for a WriteSession to change something.")
+def _refuse_flush(*_: Any) -> None:
+    raise TypeError(READ_ONLY)
+
+
+@event.listens_for(_ReadOnlySession, "do_orm_execute")
+def _refuse_dml(state: ORMExecuteState) -> None:
+    if state.statement.is_dml:
+        raise TypeError(READ_ONLY)
 
 
 class Database:
@@ -61,9 +73,15 @@ class Database:
 
     @asynccontextmanager
     async def read(self) -> AsyncIterator[AsyncSession]:
-        """Yield a session for reading. A statement is one round trip, with its own snapshot."""
+        """Yield a session for reading. A statement is one round trip, with its own snapshot.
+
+        Raises TypeError for INSERT, UPDATE and DELETE, for a flush, and after `invalidate`. The SQL
+        of `text()` is not checked.
+        """
         async with self._read_sessions() as session:
             yield session
+            if tags_to_invalidate(session):
+                raise TypeError(READ_ONLY)
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[AsyncSession]:

@@ -7,7 +7,8 @@ from collections.abc import AsyncIterator
 import httpx2
 import pytest
 from fastapi import FastAPI
-from sqlalchemy import select, text
+from sqlalchemy import Executable, delete, insert, select, text, update
+from sqlalchemy.dialects import postgresql
 from sqlalchemy.exc import IntegrityError
 
 from app.errors import Conflict
@@ -15,6 +16,7 @@ from app.features.users.models import User
 from app.infra.database.sessions import after_commit
 from app.infra.dependencies import ProcessResources, ReadSession, WriteSession
 from app.settings import Settings
+from coherent_cache import invalidate
 from tests.application import client_of, running
 from tests.sample.factory import NoteFactory
 
@@ -146,6 +148,36 @@ async def test_read_session_refuses_to_write(resources: ProcessResources, clean:
             session.add(User(**ROW))
             await session.flush()
     assert await stored(resources) == 0
+
+
+@pytest.mark.parametrize(
+    "statement",
+    [
+        insert(User).values(ROW),
+        insert(User.metadata.tables["users"]).values(ROW),
+        postgresql.insert(User).values(ROW).on_conflict_do_nothing().returning(User),
+        update(User).values(name="Eve"),
+        delete(User),
+    ],
+    ids=["insert", "insert-core", "upsert", "update", "delete"],
+)
+@pytest.mark.parametrize("method", ["execute", "scalars"])
+async def test_read_session_refuses_a_statement_that_writes(
+    resources: ProcessResources, clean: None, statement: Executable, method: str
+) -> None:
+    async with resources.database.transaction() as session:
+        session.add(User(**ROW | {"email": "bob@example.com"}))
+    with pytest.raises(TypeError, match="WriteSession"):
+        async with resources.database.read() as session:
+            await getattr(session, method)(statement)
+    async with resources.database.read() as session:
+        assert (await session.scalars(select(User.name))).all() == ["Ann"]
+
+
+async def test_read_session_refuses_to_invalidate(resources: ProcessResources) -> None:
+    with pytest.raises(TypeError, match="WriteSession"):
+        async with resources.database.read() as session:
+            invalidate(session, "user:1")
 
 
 async def test_unused_session_takes_no_connection(

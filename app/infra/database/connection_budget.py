@@ -24,7 +24,9 @@ CONNECTIONS = """
                + coalesce(current_setting('reserved_connections', true)::int, 0),
            (SELECT count(*) FROM pg_stat_activity
             WHERE backend_type = 'client backend'
-              AND pid <> pg_backend_pid() AND application_name <> $1)
+              AND pid <> pg_backend_pid()
+              -- Another service from the same template has the same name, but another database.
+              AND (application_name, datname) IS DISTINCT FROM ($1, current_database()))
 """
 
 

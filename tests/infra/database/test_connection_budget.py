@@ -7,15 +7,26 @@ import time
 from contextlib import AsyncExitStack
 from pathlib import Path
 
+import asyncpg
 from sqlalchemy import text
 
-from app.infra.database.connection_budget import ConnectionBudget, read_connection_budget
+from app.infra.database.connection_budget import (
+    CONNECTIONS,
+    ConnectionBudget,
+    read_connection_budget,
+)
 from app.infra.database.settings import DatabaseSettings
 from app.infra.lifespan import open_resources
+from app.infra.settings_base.urls import asyncpg_arguments
 from app.settings import Settings
 
 PROJECT = Path(__file__).parents[3]
 TAKEN = text("SELECT count(*) FROM pg_stat_activity WHERE application_name = :name")
+
+OTHER_CLIENTS = (
+    "SELECT count(*) FROM pg_stat_activity "
+    "WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"
+)
 
 
 def test_message_shows_the_calculation() -> None:
@@ -46,6 +57,22 @@ def test_budget_is_read_from_the_server(settings: Settings) -> None:
     assert isinstance(budget, ConnectionBudget)
     assert (budget.max_connections, budget.needed) == (100, 12)
     assert 0 < budget.free <= 97
+
+
+async def test_only_connections_of_the_same_service_are_not_counted(settings: Settings) -> None:
+    """They are replaced in a restart. A service with the same name in another database is not."""
+    arguments = asyncpg_arguments(settings.database.url.get_secret_value())
+    arguments["server_settings"] = {"application_name": "test_of_same_name"}
+    async with AsyncExitStack() as stack:
+        for options in ({}, {}, {"database": "postgres"}, {"database": "postgres"}):
+            connection = await asyncpg.connect(**arguments | options)
+            stack.callback(connection.terminate)
+        asking = await asyncpg.connect(**arguments)
+        stack.callback(asking.terminate)
+        async with asking.transaction():  # pg_stat_activity does not change meanwhile
+            [budget] = await asking.fetch(CONNECTIONS, "test_of_same_name")
+            everybody = await asking.fetchval(OTHER_CLIENTS)
+    assert everybody - budget[2] == 2
 
 
 def test_service_without_cache_needs_no_connection_for_the_outbox(settings: Settings) -> None:

@@ -88,7 +88,8 @@ class Database:
         """Yield a session that is one transaction. A session that is not used costs no round trip.
 
         On exit it commits and runs the `after_commit` callbacks; after an exception it rolls back.
-        If the connection dies during COMMIT, the outcome is unknown, and this raises `Unavailable`.
+        If the connection dies during COMMIT, or COMMIT times out, the outcome is unknown, and this
+        raises `Unavailable`.
         """
         async with self._write_sessions() as session:
             yield session
@@ -122,12 +123,12 @@ async def _commit(session: AsyncSession) -> None:
     began = time.perf_counter()
     try:
         await session.commit()
-    except DBAPIError as error:
-        if error.connection_invalidated:
-            raise Unavailable(
-                "The database connection was lost. It is not known whether the change was stored."
-            ) from error
-        raise
+    except (Unavailable, DBAPIError) as error:
+        if isinstance(error, DBAPIError) and not error.connection_invalidated:
+            raise
+        raise Unavailable(
+            "The database connection was lost. It is not known whether the change was stored."
+        ) from error
     finally:
         if (current := request_context.get()) is not None:
             current.add_database_time("COMMIT", time.perf_counter() - began)

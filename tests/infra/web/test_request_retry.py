@@ -16,6 +16,21 @@ from tests.sample.factory import NoteFactory
 END_OURSELVES = text("SELECT pg_terminate_backend(pg_backend_pid())")
 CONFLICT = text("DO $$ BEGIN RAISE serialization_failure; END $$")
 
+WAIT_FUNCTION = (
+    "CREATE FUNCTION pg_temp.wait() RETURNS trigger LANGUAGE plpgsql "
+    "AS $$ BEGIN PERFORM pg_sleep(60); RETURN NULL; END $$"
+)
+WAIT_AT_COMMIT = (
+    "CREATE CONSTRAINT TRIGGER wait AFTER INSERT ON slow DEFERRABLE INITIALLY DEFERRED "
+    "FOR EACH ROW EXECUTE FUNCTION pg_temp.wait()"
+)
+SLOW_COMMIT = (
+    "CREATE TEMPORARY TABLE slow (id int)",
+    WAIT_FUNCTION,
+    WAIT_AT_COMMIT,
+    "INSERT INTO slow VALUES (1)",
+)
+
 
 @pytest.fixture
 async def runs() -> list[str]:
@@ -99,6 +114,22 @@ async def test_request_with_unknown_outcome_is_not_retried(
     assert response.status_code == 503
     assert "not known" in response.json()["detail"]
     assert runs == ["write"]
+
+
+async def test_commit_that_times_out_has_an_unknown_outcome(settings: Settings) -> None:
+    hasty = {"command_timeout_seconds": 1, "statement_timeout_seconds": 60}
+    database = settings.database.model_copy(update=hasty)
+    async with running(settings.model_copy(update={"database": database})) as app:
+
+        @app.post("/slow-commit")
+        async def slow(session: WriteSession) -> None:
+            for statement in SLOW_COMMIT:
+                await session.execute(text(statement))
+
+        async with client_of(app) as client:
+            response = await client.post("/slow-commit")
+    assert (response.status_code, response.headers["retry-after"]) == (503, "1")
+    assert "It is not known whether the change was stored" in response.json()["detail"]
 
 
 async def test_what_has_committed_is_not_run_again(

@@ -3,6 +3,7 @@
 The kernel wakes every worker for a new connection, and the fastest worker accepts it. A burst of
 connections therefore often ends up at a single worker. To prevent this, a worker that has more
 connections than the least loaded worker pauses for YIELD_SECONDS and lets other workers accept.
+It then accepts some of the connections that they have left.
 
 The master owns the sockets, so a connection that no worker has accepted yet survives every worker.
 """
@@ -16,9 +17,8 @@ from functools import partial
 from graceful_gunicorn.shared_state import SharedState, WorkerState
 
 YIELD_SECONDS = 0.002
-# How many connections a worker accepts after this pause if the other workers have not accepted them
-# in the meantime. If it accepted one only, each of the last clients of a burst would wait for a
-# pause. If it accepted many, the shares would be uneven.
+# With one connection after each pause, the last clients of a burst would wait for many pauses. With
+# many connections, the shares would be uneven.
 ACCEPTS_AFTER_PAUSE = 4
 # The maximum for one turn of the event loop. With one connection per turn, a burst would stay in
 # the kernel's queue, and new connections would wait there behind requests that no limit counts yet.

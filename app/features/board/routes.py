@@ -1,7 +1,7 @@
 """A live board of the running service at `/`, for its developers. It is not part of the API.
 
-To remove it, delete this folder and `tests/features/board/`, its lines in `app/api.py` and
-`app/settings.py`, and its name in the order of the features in `pyproject.toml`.
+To remove it, delete this folder and `tests/features/board/`, its lines in `app/api.py`,
+`app/settings.py` and `.env.example`, and its name in the order of the features in `pyproject.toml`.
 """
 
 import base64

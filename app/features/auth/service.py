@@ -1,14 +1,13 @@
 """Log in, refresh tokens, log out."""
 
 import secrets
-from contextlib import suppress
 from datetime import timedelta
 from hashlib import sha256
 from uuid import uuid4
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from app.errors import Unauthenticated, Unavailable
+from app.errors import Unauthenticated
 from app.features.auth import queries
 from app.features.auth.queries import TokenFamily
 from app.features.auth.schemas import TokenRead
@@ -35,7 +34,7 @@ async def log_in(resources: ProcessResources, email: str, password: str) -> Toke
     outdated = match is PasswordMatch.AS_TYPED or resources.passwords.is_outdated(
         user.password_hash
     )
-    new_hash = await _rehash(resources, password) if outdated else None
+    new_hash = await resources.passwords.rehash(password) if outdated else None
     async with resources.database.transaction() as session:
         if new_hash is not None:
             await set_password_hash(session, user, new_hash)
@@ -63,13 +62,6 @@ async def revoke(session: AsyncSession, token: str) -> None:
     family_id = await queries.get_family_id(session, _hash_token(token))
     if family_id is not None:
         await queries.delete_family(session, family_id)
-
-
-async def _rehash(resources: ProcessResources, password: str) -> str | None:
-    """Hash a password with the current parameters, or return None when the queue is full."""
-    with suppress(Unavailable):  # the next login will try again
-        return await resources.passwords.hash(password)
-    return None
 
 
 async def _issue_tokens(

@@ -4,9 +4,9 @@ import asyncio
 import os
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from enum import IntEnum
 from threading import BoundedSemaphore
 from typing import ParamSpec, TypeVar
@@ -23,6 +23,7 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 HASHING_NICENESS = 5  # such a thread gets a third of the CPU time of a normal thread
+TOO_MANY = "Too many passwords are being checked. Try again in a moment."
 
 
 class PasswordMatch(IntEnum):
@@ -54,7 +55,17 @@ class Passwords:
 
     async def hash(self, password: str) -> str:
         """Return the encoded hash of a new password."""
-        return await self._run(self._hasher.hash, normalise_password(password) or password)
+        with _counted_refusals():
+            return await self._hash(password)
+
+    async def rehash(self, password: str) -> str | None:
+        """Return a hash with the current parameters, or None while the queue is full.
+
+        Unlike `hash`, it does not count as a refused request, because the next login tries again.
+        """
+        with suppress(Unavailable):
+            return await self._hash(password)
+        return None
 
     async def verify(self, password: str, encoded: str | None) -> PasswordMatch:
         """Compare `password`, normalised and as it was typed, with the hash `encoded`.
@@ -63,7 +74,8 @@ class Passwords:
         """
         forms = {normalise_password(password) or password: PasswordMatch.NORMALISED}
         forms.setdefault(password, PasswordMatch.AS_TYPED)
-        match = await self._run(self._match, forms, encoded or self._dummy)
+        with _counted_refusals():
+            match = await self._run(self._match, forms, encoded or self._dummy)
         return match if encoded else PasswordMatch.NONE
 
     def is_outdated(self, encoded: str) -> bool:
@@ -74,6 +86,9 @@ class Passwords:
         """Cancel the hashes that wait. Those that run end by themselves."""
         self._threads.shutdown(wait=False, cancel_futures=True)
 
+    async def _hash(self, password: str) -> str:
+        return await self._run(self._hasher.hash, normalise_password(password) or password)
+
     def _match(self, forms: Mapping[str, PasswordMatch], encoded: str) -> PasswordMatch:
         for form, match in forms.items():
             with suppress(VerificationError, InvalidHashError):
@@ -83,7 +98,7 @@ class Passwords:
 
     async def _run(self, function: Callable[P, T], *arguments: P.args, **options: P.kwargs) -> T:
         if not self._slots.acquire(blocking=False):
-            raise self._refused()
+            raise Unavailable(TOO_MANY)
         future = self._threads.submit(function, *arguments, **options)
         # The slot stays taken while the thread runs, even if the caller is cancelled.
         future.add_done_callback(lambda _: self._slots.release())
@@ -94,12 +109,17 @@ class Passwords:
             future.cancel()
             raise
         if future.cancel():  # no thread has started it
-            raise self._refused()
+            raise Unavailable(TOO_MANY)
         return await outcome
 
-    def _refused(self) -> Unavailable:
+
+@contextmanager
+def _counted_refusals() -> Iterator[None]:
+    try:
+        yield
+    except Unavailable:
         REFUSED.labels("hashing").inc()
-        return Unavailable("Too many passwords are being checked. Try again in a moment.")
+        raise
 
 
 def _lower_priority() -> None:

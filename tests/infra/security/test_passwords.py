@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 from argon2 import PasswordHasher
+from prometheus_client import REGISTRY
 
 from app.errors import Unavailable
 from app.infra.security.passwords import PasswordMatch, Passwords
@@ -17,6 +18,11 @@ CHEAP = {"argon2_memory_kib": 64, "argon2_time_cost": 1, "hashing_queue_seconds"
 # The same eight characters, composed and decomposed, and with two kinds of space.
 TYPED = ["caf\u00e9 bar", "cafe\u0301\u3000bar", "caf\u00e9\u00a0bar"]
 NORMALISED = TYPED[0]
+
+
+def refused() -> float:
+    """Return how many requests were refused because too many passwords wait."""
+    return REGISTRY.get_sample_value("http_requests_refused_total", {"limit": "hashing"}) or 0.0
 
 
 @pytest.fixture
@@ -54,6 +60,26 @@ async def test_hashing_is_refused_immediately_when_the_queue_is_full() -> None:
     assert all(isinstance(result, Unavailable) for result in results[3:])
     assert await passwords.hash("correct horse")  # the slots are free again
     passwords.close()
+
+
+async def test_new_hash_of_a_login_that_succeeds_is_not_counted_as_refused() -> None:
+    limits = {**CHEAP, "hashing_threads": 1, "hashing_queue": 1}
+    passwords = Passwords(AuthSettings.model_validate(limits))
+    ends = threading.Event()
+    running = asyncio.gather(passwords._run(ends.wait), passwords._run(ends.wait))
+    await asyncio.sleep(0)
+    before = refused()
+    try:
+        assert await passwords.rehash("correct horse") is None
+        assert refused() == before
+        for call in (passwords.hash("correct horse"), passwords.verify("correct horse", None)):
+            with pytest.raises(Unavailable):
+                await call
+        assert refused() == before + 2
+    finally:
+        ends.set()
+        await running
+        passwords.close()
 
 
 async def test_hash_that_waits_too_long_for_a_thread_is_refused() -> None:

@@ -7,7 +7,9 @@ import os
 import threading
 from collections import deque
 from contextlib import suppress
+from functools import partial
 from select import PIPE_BUF
+from weakref import WeakSet
 
 from app.infra.observability.background import in_thread
 from app.infra.observability.metrics import LOG_DROPPED
@@ -16,6 +18,8 @@ WRITE_INTERVAL_SECONDS = 0.1
 CLOSE_SECONDS = 1.0
 MAX_WAITING, MAX_BATCH = 10_000, 1_000
 
+_writers: WeakSet["LogWriter"] = WeakSet()
+
 
 class LogWriter:
     """Writes lines to a file descriptor, in the order in which they were passed to `write`."""
@@ -23,9 +27,16 @@ class LogWriter:
     def __init__(self, descriptor: int) -> None:
         self.dropped = 0
         self._descriptor = descriptor
+        self.reset()
+        _writers.add(self)
+
+    def reset(self) -> None:
+        """Start with no lines and no thread."""
         self._waiting: deque[bytes] = deque()
         self._thread: threading.Thread | None = None
         self._closing = threading.Event()
+        self._starting = threading.RLock()
+        self._writing = threading.Lock()  # keeps the order if a thread has outlived `close`
 
     def write(self, line: bytes) -> None:
         """Queue a line. It is dropped if too many lines wait. This never blocks and never fails."""
@@ -38,28 +49,31 @@ class LogWriter:
 
     def close(self) -> None:
         """Write the lines that wait, for one second at most. A later `write` opens it again."""
-        self._closing.set()
-        if self._thread is not None:
-            self._thread.join(CLOSE_SECONDS)
-            self._thread = None
-        self._closing = threading.Event()
+        with self._starting:
+            thread, self._thread = self._thread, None
+            closing, self._closing = self._closing, threading.Event()
+        closing.set()
+        if thread is not None:
+            thread.join(CLOSE_SECONDS)
 
     def _start(self) -> None:
         # Started by the first line, because a forked process has no threads. If the system has no
         # room for another thread, the lines wait and the next line tries again.
-        with suppress(RuntimeError):
-            self._thread = in_thread(self._run, "log writer", self._closing)
+        with self._starting, suppress(RuntimeError):
+            if self._thread is None:
+                run = partial(self._run, self._closing)
+                self._thread = in_thread(run, "log writer", self._closing)
 
-    def _run(self) -> None:
-        closing = self._closing
+    def _run(self, closing: threading.Event) -> None:
         while not closing.wait(WRITE_INTERVAL_SECONDS):
             self._write_waiting()
         self._write_waiting()
 
     def _write_waiting(self) -> None:
-        while self._waiting:
-            size = min(len(self._waiting), MAX_BATCH)
-            self._write(b"".join(self._waiting.popleft() for _ in range(size)))
+        with self._writing:
+            while self._waiting:
+                size = min(len(self._waiting), MAX_BATCH)
+                self._write(b"".join(self._waiting.popleft() for _ in range(size)))
 
     def _write(self, lines: bytes) -> None:
         """Write whole lines, in pieces of at most PIPE_BUF bytes.
@@ -80,3 +94,12 @@ class LogWriter:
     def _drop(self, lines: int) -> None:
         self.dropped += lines
         LOG_DROPPED.inc(lines)
+
+
+def _reset_after_fork() -> None:
+    """Forget the thread, which a forked process lacks, and the lines, which the parent writes."""
+    for writer in _writers:
+        writer.reset()
+
+
+os.register_at_fork(after_in_child=_reset_after_fork)

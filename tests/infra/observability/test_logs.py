@@ -22,6 +22,7 @@ from starlette.datastructures import Headers
 
 from app.infra.dependencies import WriteSession
 from app.infra.observability import log_writer
+from app.infra.observability.background import in_thread
 from app.infra.observability.log_writer import LogWriter
 from app.infra.observability.logs import Log, as_json, as_text
 from app.infra.observability.request_context import RequestContext, request_context
@@ -41,6 +42,21 @@ from app.infra.observability.settings import LogSettings
 
 open_log(LogSettings(), is_production=True)
 logging.getLogger("app.test").warning("The last line")
+"""
+
+LOG_AND_FORK = """
+import os
+from app.infra.observability import log_writer
+
+log_writer.WRITE_INTERVAL_SECONDS = 60
+writer = log_writer.LogWriter(1)
+writer.write(b"parent\\n")
+child = os.fork()
+if not child:
+    writer.write(b"child\\n")
+writer.close()
+if child:
+    os.waitpid(child, 0)
 """
 
 
@@ -271,6 +287,30 @@ def test_record_is_readable_as_text() -> None:
     log.emit(record)
     [line] = written
     assert line.decode().endswith("WARNING app.x: Valkey is \\ud800\n")
+
+
+def test_first_lines_of_two_threads_start_one_writer(monkeypatch: pytest.MonkeyPatch) -> None:
+    writer = LogWriter(os.open("/dev/null", os.O_WRONLY))
+    other = threading.Thread(target=writer.write, args=(b"2\n",))
+    started = []
+
+    def start_slowly(*arguments: Any) -> threading.Thread:
+        started.append(arguments)
+        if len(started) == 1:
+            other.start()
+            other.join(0.2)  # without a lock, the other thread starts a second writer meanwhile
+        return in_thread(*arguments)
+
+    monkeypatch.setattr(log_writer, "in_thread", start_slowly)
+    writer.write(b"1\n")
+    other.join()
+    writer.close()
+    assert len(started) == 1
+
+
+def test_forked_process_writes_its_own_lines_only() -> None:
+    output = subprocess.check_output([sys.executable, "-W", "ignore", "-c", LOG_AND_FORK])
+    assert sorted(output.split()) == [b"child", b"parent"]
 
 
 def test_lines_that_cannot_be_written_are_counted() -> None:

@@ -104,8 +104,10 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     """Make the readiness of this process. A check that still runs at the end is cancelled."""
     resources: ProcessResources = app.state.resources
     app.state.readiness = Readiness(resources.database, resources.cache)
-    yield
-    app.state.readiness.close()
+    try:
+        yield
+    finally:
+        app.state.readiness.close()
 
 
 router = APIRouter(include_in_schema=False, lifespan=lifespan)

@@ -1,5 +1,6 @@
 """Liveness and readiness."""
 
+import asyncio
 from collections.abc import AsyncIterator
 
 import httpx2
@@ -9,6 +10,7 @@ from sqlalchemy import text
 
 from app.infra.database.schema_version import read_revisions
 from app.infra.dependencies import ProcessResources
+from app.infra.health import lifespan
 from app.settings import Settings
 from tests.application import client_of, running
 
@@ -104,6 +106,17 @@ async def test_a_check_that_outlives_its_probe_is_not_counted_as_the_probes(
         await session.execute(text("LOCK TABLE alembic_version IN ACCESS EXCLUSIVE MODE"))
         response = await fresh.get("/readyz")
         assert response.status_code == 200
+
+
+async def test_check_is_cancelled_when_the_application_fails(resources: ProcessResources) -> None:
+    app = FastAPI()
+    app.state.resources = resources
+    with pytest.raises(RuntimeError, match="on purpose"):
+        async with lifespan(app):
+            check = app.state.readiness._running = asyncio.create_task(asyncio.Event().wait())
+            raise RuntimeError("on purpose")
+    await asyncio.wait({check}, timeout=60)
+    assert check.cancelled()
 
 
 async def test_a_check_that_fails_in_an_unknown_way_is_reported(

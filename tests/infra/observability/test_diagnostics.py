@@ -118,6 +118,21 @@ async def test_task_whose_exception_nobody_handles_is_reported(
     reports.clear()
 
 
+async def test_task_that_never_ended_is_reported_without_an_exception(
+    service: FastAPI, reports: Reports
+) -> None:
+    async def wait() -> None:
+        await asyncio.Event().wait()
+
+    asyncio.create_task(wait())  # noqa: RUF006 - this is the mistake
+    await asyncio.sleep(0)
+    gc.collect()
+    [(_, description)] = reports
+    assert description.startswith("Task was destroyed but it is pending!: ")
+    assert description.endswith("wait")
+    reports.clear()
+
+
 async def test_future_of_a_library_is_not_reported(service: FastAPI, reports: Reports) -> None:
     asyncio.get_running_loop().create_future().set_exception(ValueError())
     await asyncio.sleep(0)

@@ -42,6 +42,8 @@ def _is_bare_future(context: dict[str, Any]) -> bool:
 
 def _describe(context: dict[str, Any]) -> str:
     """Name the task and the type of the exception. Its text may contain values of a request."""
-    task, error = context.get("future"), context.get("exception")
-    name = task.get_coro().__qualname__ if isinstance(task, asyncio.Task) else task  # type: ignore[union-attr]
-    return f"{context.get('message')}: {name} raised {type(error).__qualname__}"
+    task, error = context.get("future") or context.get("task"), context.get("exception")
+    described = str(context.get("message"))
+    if isinstance(task, asyncio.Task):
+        described += f": {task.get_coro().__qualname__}"  # type: ignore[union-attr]
+    return described if error is None else f"{described} raised {type(error).__qualname__}"

@@ -2,13 +2,13 @@
 
 from coherent_cache.assembly import Cache, NoCache, NotFlushed, flush_cache
 from coherent_cache.budget import READ_SECONDS, CacheBusy
+from coherent_cache.cache_tracing import OpenSpan
 from coherent_cache.config import CacheConfig, code_digest
 from coherent_cache.entry import Entry
 from coherent_cache.invalidation import collect_shown_tags, invalidate, shows, tags_to_invalidate
 from coherent_cache.outbox import outbox_table
 from coherent_cache.reader import Answer, Reader, Source
 from coherent_cache.store import CACHE_ERRORS
-from coherent_cache.tracing import OpenSpan
 from coherent_cache.trust import Trust
 
 __all__ = [

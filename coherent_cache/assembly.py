@@ -7,6 +7,8 @@ from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
 from coherent_cache._tasks import InBackground, in_background
+from coherent_cache.cache_metrics import BREAKER_OPEN, MEMORY_BYTES
+from coherent_cache.cache_tracing import OpenSpan, trace
 from coherent_cache.channel import Channel
 from coherent_cache.client import open_valkey
 from coherent_cache.cluster import ClusterChannel, ClusterStore, ValkeyCluster
@@ -14,12 +16,10 @@ from coherent_cache.config import CacheConfig
 from coherent_cache.entry import Entry
 from coherent_cache.invalidation import Invalidation
 from coherent_cache.memory import Memory
-from coherent_cache.metrics import BREAKER_OPEN, MEMORY_BYTES
 from coherent_cache.outbox import Outbox
 from coherent_cache.reader import Answer, Load, Reader, Source
 from coherent_cache.relay import Relay
 from coherent_cache.store import CACHE_ERRORS, Store
-from coherent_cache.tracing import OpenSpan, trace
 from coherent_cache.trust import Trust
 
 FIRST_POLL_SECONDS = 1.0

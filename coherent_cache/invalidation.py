@@ -12,8 +12,8 @@ from collections.abc import Sequence
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from coherent_cache.cache_metrics import INVALIDATIONS
 from coherent_cache.memory import Memory
-from coherent_cache.metrics import INVALIDATIONS
 from coherent_cache.outbox import insert_change
 from coherent_cache.store import CACHE_ERRORS, Store
 from coherent_cache.trust import Trust

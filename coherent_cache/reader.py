@@ -15,11 +15,11 @@ from typing import NamedTuple
 
 from coherent_cache._tasks import detached
 from coherent_cache.budget import Budget, CacheBusy
+from coherent_cache.cache_metrics import FILLS_REFUSED
 from coherent_cache.channel import Channel
 from coherent_cache.config import CacheConfig
 from coherent_cache.entry import Entry
 from coherent_cache.memory import Memory
-from coherent_cache.metrics import FILLS_REFUSED
 from coherent_cache.store import CACHE_ERRORS, Lease, Miss, Store, random_token
 from coherent_cache.trust import Trust
 

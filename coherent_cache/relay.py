@@ -15,9 +15,9 @@ from redis.exceptions import ResponseError
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
 from coherent_cache._tasks import detached
+from coherent_cache.cache_metrics import RELAYED
 from coherent_cache.config import CacheConfig
 from coherent_cache.invalidation import TAGS_PER_COMMAND, Invalidation
-from coherent_cache.metrics import RELAYED
 from coherent_cache.outbox import INFINITE_AGE, Change, Outbox, Poll, StandbyDatabase
 from coherent_cache.store import CACHE_ERRORS, Store
 from coherent_cache.trust import REFUSED, Trust

@@ -9,8 +9,8 @@ relay, which polls that table, knows when entries may be stale.
 import logging
 import time
 
+from coherent_cache.cache_metrics import DISTRUSTED, OUTBOX_OLDEST
 from coherent_cache.memory import Memory
-from coherent_cache.metrics import DISTRUSTED, OUTBOX_OLDEST
 
 logger = logging.getLogger(__name__)
 

@@ -11,7 +11,7 @@ from prometheus_client import Histogram
 from prometheus_client.metrics import MetricWrapperBase
 
 from app.infra.observability import metrics
-from coherent_cache import metrics as cache_metrics
+from coherent_cache import cache_metrics as cache_metrics
 from graceful_gunicorn.collectors import SharedStateCollector
 
 DEPLOY = Path(__file__).parents[2] / "deploy"

@@ -63,7 +63,8 @@ def open_log(settings: LogSettings, *, is_production: bool) -> Log:
     chosen = automatic if settings.format == "auto" else settings.format
     log = Log(settings, as_json if chosen == "json" else as_text)
     logging.getLogger().addHandler(log)
-    logging.getLogger("app").setLevel(settings.level)
+    for name in ("app", "coherent_cache", "graceful_gunicorn"):
+        logging.getLogger(name).setLevel(settings.level)
     for name in ("uvicorn", "uvicorn.error"):  # their own handlers would block while writing
         logger = logging.getLogger(name)
         logger.handlers, logger.propagate = [], True

@@ -59,6 +59,17 @@ if child:
     os.waitpid(child, 0)
 """
 
+LOG_AS_PACKAGES = """
+import logging
+from app.infra.observability.logs import open_log
+from app.infra.observability.settings import LogSettings
+
+open_log(LogSettings(), is_production=True)
+for name in ("app", "coherent_cache", "graceful_gunicorn"):
+    logging.getLogger(name + ".test").info("A line of %s", name)
+    logging.getLogger(name + ".test").debug("Not this one")
+"""
+
 
 @pytest.fixture
 def log(tmp_path: Path) -> Log:
@@ -259,6 +270,13 @@ async def test_record_is_a_line_with_its_exception(log: Log, lines: Lines) -> No
         "ERROR",
     )
     assert "ValueError: wrong" in line["exception"]
+
+
+def test_log_level_applies_to_the_packages_too() -> None:
+    command = [sys.executable, "-c", LOG_AS_PACKAGES]
+    process = subprocess.run(command, capture_output=True, check=True)
+    events = [json.loads(line)["event"] for line in process.stdout.splitlines()]
+    assert events == ["A line of app", "A line of coherent_cache", "A line of graceful_gunicorn"]
 
 
 @pytest.mark.parametrize("slow_seconds", [60, 0])

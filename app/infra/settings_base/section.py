@@ -10,7 +10,13 @@ SmallCount = Annotated[int, Field(gt=0, le=10_000)]
 WholeSeconds = Annotated[int, Field(gt=0, le=366 * 86_400)]
 Count = Annotated[int, Field(ge=0, le=10**12)]
 Seconds = Annotated[float, Field(ge=0.001, le=86_400)]
-Switch = bool | None  # None means on in development, and off in production
+
+
+class OnInDevelopment:
+    """Marks a field for which None means on in development, and off in production."""
+
+
+Switch = Annotated[bool | None, OnInDevelopment]
 
 
 class Section(BaseModel):
@@ -23,7 +29,7 @@ class Section(BaseModel):
         unset = {
             name: is_development
             for name, field in type(self).model_fields.items()
-            if field.annotation == Switch and getattr(self, name) is None
+            if OnInDevelopment in field.metadata and getattr(self, name) is None
         }
         return self.model_copy(update=unset)
 

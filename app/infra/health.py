@@ -1,9 +1,8 @@
 """Liveness and readiness, for the load balancer and the orchestrator.
 
-`/livez` does no I/O: it answers whenever the event loop turns. `/readyz` is 503 until the database
-was reached and its schema is not behind this code; from then on a failing dependency is reported
-and does not flip it, because taking every replica away does not mend a database. When the service
-is told to end it is 503 again, while requests are still accepted.
+`/livez` does no I/O. `/readyz` returns 503 until the database has been reached and its schema is
+current. After that, failing dependencies are reported but do not change the status: removing every
+instance does not repair a database. During draining it returns 503 again.
 """
 
 import asyncio
@@ -35,8 +34,8 @@ REVISION = text("SELECT version_num FROM alembic_version")
 class Readiness:
     """The state of one process and its dependencies. Checks never pile up: one runs at a time.
 
-    Once ready, a report waits 0.05 s for its check and else tells what the last one found, so that
-    a probe is answered in time when the pool is exhausted or a dependency hangs.
+    Once ready, `report` waits at most 0.05 s for the check, and otherwise returns the previous
+    result.
     """
 
     def __init__(self, database: Database, cache: Cache | None) -> None:
@@ -114,14 +113,12 @@ router = APIRouter(include_in_schema=False, lifespan=lifespan)
 
 
 async def readiness(request: Request) -> Readiness:
-    """Return the readiness of this process."""
     state: Readiness = request.app.state.readiness
     return state
 
 
 @router.get("/livez")
 async def livez() -> dict[str, str]:
-    """Answer as long as the process does."""
     return {"status": "alive"}
 
 
@@ -129,7 +126,7 @@ async def livez() -> dict[str, str]:
 async def readyz(state: Annotated[Readiness, Depends(readiness)]) -> dict[str, object]:
     """Answer 200 when requests may be sent here, with the state of each dependency."""
     if server_shutdown.is_draining:
-        raise Unavailable("This process is not ready: the service ends.")
+        raise Unavailable("This process is not ready: the service is shutting down.")
     ready, checks = await state.report()
     if not ready:
         found = ", ".join(f"{name} {state}" for name, state in checks.items())

@@ -55,7 +55,7 @@ class Board:
     def viewer(self) -> Iterator[None]:
         """Take a place, or raise `Unavailable` if all are taken."""
         if self.viewers >= MAX_VIEWERS:
-            raise Unavailable("The board has as many viewers as it may have.")
+            raise Unavailable("Too many viewers.")
         self.viewers += 1
         try:
             yield

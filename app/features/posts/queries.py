@@ -23,7 +23,6 @@ POSTS_BY_AUTHOR = KeysetList(
 
 
 async def get_post(session: AsyncSession, post_id: int) -> Post | None:
-    """Return the post with its author."""
     return await session.scalar(BY_ID, {"post_id": post_id})
 
 

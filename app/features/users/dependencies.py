@@ -1,4 +1,4 @@
-"""The user that calls."""
+"""Authentication."""
 
 from functools import partial
 from typing import Annotated

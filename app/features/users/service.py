@@ -59,7 +59,6 @@ async def delete_user(session: AsyncSession, user: User) -> None:
 
 
 async def read_user(session: AsyncSession, user_id: int) -> User:
-    """Return the user, or raise `NotFound`."""
     shows(session, tags.user(user_id))
     user = await queries.get_user(session, user_id)
     if user is None:

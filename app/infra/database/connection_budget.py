@@ -97,7 +97,7 @@ def is_schema_behind(settings: DatabaseSettings) -> bool:
 async def _fetch(
     settings: DatabaseSettings, query: str, *arguments: object
 ) -> list[asyncpg.Record] | None:
-    """Return the rows, or no rows if a table is missing, or None without an answer."""
+    """Return [] if a table is missing, None if the database is unreachable."""
     timeout = settings.connect_timeout_seconds
     try:
         connection = await asyncpg.connect(

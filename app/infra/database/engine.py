@@ -96,7 +96,7 @@ def _connect(
 
 
 def _forbid_retry(_connection: object) -> None:
-    """Keep a request from running again once a commit was sent, whether or not it arrived."""
+    """Disable retries once COMMIT has been sent, because its outcome may be unknown."""
     if (current := request_context.get()) is not None:
         current.may_retry = False
 

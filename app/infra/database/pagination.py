@@ -142,7 +142,7 @@ class KeysetList(Generic[RowT]):
     def _newest_possible(
         self, rows: Sequence[RowT], limit: int, cursor: Cursor | None
     ) -> datetime | None:
-        """Return the latest `created_at` that a row on this page can have, or None for any."""
+        """Return an upper bound for `created_at` of rows that may appear here, or None."""
         is_ascending = self._newest_first == (cursor is not None and cursor.backward)
         if is_ascending:
             return rows[-1].created_at if len(rows) > limit else None
@@ -170,7 +170,7 @@ class KeysetList(Generic[RowT]):
         return Cursor(list_id, row.created_at, row.id, backward).encode()
 
     def _empty_page(self, cursor: Cursor) -> tuple[Sequence[RowT], str | None, str | None]:
-        """Return a cursor that leads back, to the row that `cursor` was made from included."""
+        """Return a cursor back to, and including, the row of `cursor`."""
         step = 1 if self._newest_first == cursor.backward else -1
         row_id = min(max(cursor.row_id + step, 0), MAX_ID)
         back = replace(cursor, row_id=row_id, backward=not cursor.backward).encode()

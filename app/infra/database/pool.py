@@ -69,7 +69,6 @@ class FifoPool(AsyncAdaptedQueuePool):
             self._gate.release()
 
     def measure(self) -> None:
-        """Set the gauges of this process."""
         POOL_SIZE.set(self.size())
         POOL_IN_USE.set(self.checkedout())
         POOL_WAITING.set(self.waiting)

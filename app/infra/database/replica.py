@@ -84,7 +84,6 @@ class Replica:
         self._up_to_date_at = float("-inf")
 
     def measure(self) -> None:
-        """Set the gauge of this process."""
         REPLICA_LAG.set(self.lag_seconds)
 
     async def run(self) -> None:

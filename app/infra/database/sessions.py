@@ -57,8 +57,6 @@ def _refuse_dml(state: ORMExecuteState) -> None:
 
 
 class Database:
-    """The sessions of one engine."""
-
     def __init__(self, engine: AsyncEngine, *hooks: TransactionHook) -> None:
         self.engine = engine
         self._hooks = hooks

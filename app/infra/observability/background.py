@@ -48,8 +48,8 @@ async def in_background(work: Work, name: str) -> AsyncIterator[None]:
     """Run `work` in a task until the block is left, and start it again whenever it ends by itself.
 
     The block is left only when the task has ended. The task is cancelled repeatedly, because
-    libraries sometimes take a cancellation for a timeout (as `asyncio.wait_for` does before Python
-    3.12). Otherwise the shutdown would wait for ever.
+    some libraries swallow a cancellation (as `asyncio.wait_for` does before Python 3.12). Otherwise
+    the shutdown would wait for ever.
     """
     leaving = asyncio.Event()
     task = detached(_supervise(work, _Restarts(name), leaving), name)

@@ -103,7 +103,7 @@ def _cause(current: RequestContext) -> str:
     if database > rest:
         statement = " ".join(current.slowest_statement.split())
         return f"the database, {current.slowest_seconds:.3f} s of it: {statement[:MAX_STATEMENT]}"
-    return "the code, or what it waited for"
+    return "application code or other I/O"
 
 
 def _record_line(record: logging.LogRecord) -> Line:

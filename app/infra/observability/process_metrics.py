@@ -21,7 +21,7 @@ async def sample(*measures: Callable[[], None]) -> None:
     while True:
         for measure in measures:
             measure()
-        # The last one, because it opens a file. That fails if no file descriptor is free.
+        # Last, because opening the file fails when no file descriptor is free.
         RESIDENT.set(_resident_bytes())
         LOOP_LAG.set(await _largest_lag())
 

@@ -1,4 +1,4 @@
-"""Keeps a failure that every request meets from filling the log with the same line."""
+"""Rate-limits identical warnings."""
 
 import logging
 import time

@@ -76,6 +76,6 @@ class ServerSettings(Section):
         if everybody:
             raise ValueError(
                 "addresses or networks of the load balancers alone, separated by commas "
-                "(10.0.0.5,10.1.0.0/16): whoever is trusted says what a client's address is"
+                "(10.0.0.5,10.1.0.0/16): any trusted proxy can set the client address"
             )
         return proxies

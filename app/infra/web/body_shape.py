@@ -32,7 +32,7 @@ def _check_form(body: bytes, max_values: int) -> None:
 
 
 def _check_json(body: bytes, max_values: int) -> None:
-    """Count in the text outside of strings. The parser stops where malformed JSON misleads this."""
+    """Count separators outside of strings. The parser rejects JSON that is miscounted."""
     if b"\0" in body or not _is_utf8(body):
         raise InvalidRequest("The JSON is not encoded as UTF-8.")  # RFC 8259, section 8.1
     unescaped = body.replace(b"\\\\", b"").replace(b'\\"', b"")

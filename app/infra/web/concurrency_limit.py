@@ -53,7 +53,6 @@ class ConcurrencyLimiter:
         self.streams -= 1
 
     def measure(self) -> None:
-        """Set the gauges of this process."""
         for state in ("running", "queued", "streams"):
             IN_FLIGHT.labels(state).set(getattr(self, state))
 
@@ -75,7 +74,7 @@ class ConcurrencyLimiter:
 
 
 class ConcurrencyLimitMiddleware:
-    """Stands inside the response cache: a cache hit takes no slot, and the load of a miss does.
+    """Stands inside the response cache: cache hits take no slot; loads do.
 
     A request holds its slot until its response starts. A response without a length is a stream.
     """

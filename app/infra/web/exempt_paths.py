@@ -1,7 +1,7 @@
-"""Paths without a concurrency limit and a check of the host.
+"""Paths that skip the concurrency limit and the host check.
 
-Probes and metrics must work under load. Probes use an address as host. `/metrics` checks itself who
-may read it.
+Probes and metrics must work under load. Probes use an address as host. `/metrics` has its own
+access check.
 """
 
 EXEMPT_PATHS = frozenset(("/livez", "/readyz", "/metrics"))

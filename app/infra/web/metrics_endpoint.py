@@ -1,4 +1,4 @@
-"""`/metrics` for Prometheus: on a port of its own, or for the networks that may see it."""
+"""Serves `/metrics` on METRICS_PORT, or to METRICS_NETWORKS."""
 
 from ipaddress import ip_address, ip_network
 from typing import Annotated

@@ -33,7 +33,7 @@ class LimitsSettings(Section):
 
 
 class CorsSettings(Section):
-    """`origins` whose scripts may read answers: none, `*` for all, or a list.
+    """Origins that may read responses: empty (none), `*`, or a list.
 
     `headers` are request headers that scripts may send, besides those that the API uses itself.
     """

@@ -34,7 +34,7 @@ class TrustedHostsMiddleware:
             host = next((value for name, value in scope["headers"] if name == b"host"), b"")
             if not self._is_trusted(host):
                 REFUSED.labels("host").inc()
-                response = problem(scope, 400, code_of(400), "This host is not served here.")
+                response = problem(scope, 400, code_of(400), "Unknown host.")
                 await response(scope, receive, send)
                 return
         await self.app(scope, receive, send)

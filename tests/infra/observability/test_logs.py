@@ -167,7 +167,7 @@ async def test_waiting_for_a_connection_is_measured(
 @pytest.mark.parametrize(
     ("database", "waited", "cause"),
     [
-        (0.1, 0.1, "the code, or what it waited for"),
+        (0.1, 0.1, "application code or other I/O"),
         (0.6, 0.1, "the database, 0.500 s of it: SELECT pg_sleep($1)"),
         (0.1, 0.6, "waiting 0.600 s for a database connection"),
     ],

@@ -30,13 +30,19 @@ class Calls:
     @property
     def lost(self) -> Counter[str]:
         """What was not answered as it should be: by status, 0 being a connection that was cut."""
-        return Counter(f"{one.status or 'cut'}" for one in self.replies if one.status != 200)
+        return Counter(
+            f"status {one.status}" if one.status else "no response"
+            for one in self.replies
+            if one.status != 200
+        )
 
     def broken(self, least: int) -> list[str]:
         """Say what was lost, and whether too little was tried."""
         few = len(self.replies) < least
         lost = ", ".join(f"{times} × {what}" for what, times in self.lost.items())
-        return [f"lost: {lost}"] * bool(lost) + [f"only {len(self.replies)} requests"] * few
+        return [f"lost requests: {lost}"] * bool(lost) + [
+            f"only {len(self.replies)} requests"
+        ] * few
 
     def slowest(self, since: float, until: float = float("inf")) -> float:
         """Return the longest time of what was sent meanwhile."""

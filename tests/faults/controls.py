@@ -145,60 +145,68 @@ async def _run_once(work: Callable[[], Awaitable[None]], _restarts: Any, _leavin
 
 _ALWAYS_TRUSTED = (Trust, "holds", property(lambda _self: True))
 PATCHES: dict[str, tuple[tuple[Any, str, Any], ...]] = {
-    "plain_engine": ((resources, "open_engine", _plain_engine),),
-    "no_retry": ((problems, "may_retry", lambda: False),),
-    "no_backstop": (
+    "with SQLAlchemy's default pool and timeouts": ((resources, "open_engine", _plain_engine),),
+    "without retries": ((problems, "may_retry", lambda: False),),
+    "without retries and without the mapping of database errors": (
         (problems, "may_retry", lambda: False),
         (problems, "to_app_error", lambda _error: None),
     ),
-    "no_cleanup": (
+    "without the cleanup after a disconnect": (
         (Database, "transaction", _transaction_that_ends_on_success),
         (BodyLimitMiddleware, "__call__", _pass_on),  # else nobody leaves inside of one
     ),
-    "no_dummy_hash": ((Passwords, "verify", _verify_if_known),),
-    "default_threads": ((Passwords, "_run", _run_in_default_threads),),
-    "naive_cache": (*NAIVE_CACHE, (assembly, "open_valkey", plain_client)),
-    "no_relay": ((Relay, "_relay", _relay_nothing), _ALWAYS_TRUSTED),
-    "no_trust": (_ALWAYS_TRUSTED,),
-    "relay_in_request_pool": (
+    "without a hash for unknown accounts": ((Passwords, "verify", _verify_if_known),),
+    "without the limit on password threads": ((Passwords, "_run", _run_in_default_threads),),
+    "with an ordinary cache": (*NAIVE_CACHE, (assembly, "open_valkey", plain_client)),
+    "without the relay of lost invalidations": ((Relay, "_relay", _relay_nothing), _ALWAYS_TRUSTED),
+    "with a cache that is always trusted": (_ALWAYS_TRUSTED,),
+    "with the relay in the connection pool of the requests": (
         (resources, "open_engine", _open_and_share),
         (resources, "open_outbox_engine", _engine_of_requests),
     ),
-    "stock_protocol": ((worker, "protocol_class", lambda _config: HttpToolsProtocol),),
-    "no_body_limit": (
+    "with Uvicorn's own HTTP protocol": (
+        (worker, "protocol_class", lambda _config: HttpToolsProtocol),
+    ),
+    "without any limit on the size of bodies": (
         (BodyLimitMiddleware, "__call__", _pass_on),
         (RequestBodyLimitMiddleware, "__call__", _pass_on),  # FastAPI's own, of each route
     ),
-    "no_in_flight_limit": ((ConcurrencyLimiter, "acquire", _enter_always),),
-    "deaf_memory": ((Channel, "_handle_invalidation", lambda _self, _tags: None),),
-    "deaf_streams": ((ServerShutdown, "begin", lambda _self: None),),
-    "no_catch_all": ((UnhandledErrorMiddleware, "__call__", _pass_on),),
-    "any_owner": ((ClusterStore, "_handle_new_owner", _believe),),
-    "no_fallback": ((Replica, "should_retry_on_primary", lambda _self, _error: False),),
-    "no_cache": (
+    "without the limit on running requests": ((ConcurrencyLimiter, "acquire", _enter_always),),
+    "without invalidation messages": (
+        (Channel, "_handle_invalidation", lambda _self, _tags: None),
+    ),
+    "without the shutdown event for streams": ((ServerShutdown, "begin", lambda _self: None),),
+    "without the middleware for unexpected exceptions": (
+        (UnhandledErrorMiddleware, "__call__", _pass_on),
+    ),
+    "without the check of a new primary": ((ClusterStore, "_handle_new_owner", _believe),),
+    "without the fallback to the primary": (
+        (Replica, "should_retry_on_primary", lambda _self, _error: False),
+    ),
+    "without the cache": (
         (Reader, "get_from_memory", lambda _self, _key: None),
         (Reader, "read", _load_always),
     ),
-    "echoing_links": tuple(
+    "with the whole query in Link headers": tuple(
         (module, "link_neighbours", _link_with_whole_query)
         for module in vars(api).values()
         if hasattr(module, "link_neighbours")  # the routes of every feature that has a list
     ),
-    "no_restarts": ((background, "_supervise", _run_once),),
-    "patient_breaker": ((Breaker, "timing_look_up", _time_nothing),),
-    "no_deadline": ((Budget, "until_deadline", _wait_for_ever),),
-    "no_checksum": ((entry, "checksum_of", lambda _header, _content: 0),),
-    "unbounded_bodies": (
+    "without restarts of background tasks": ((background, "_supervise", _run_once),),
+    "without the circuit breaker for slow look-ups": ((Breaker, "timing_look_up", _time_nothing),),
+    "without the deadline for cached reads": ((Budget, "until_deadline", _wait_for_ever),),
+    "without checksums": ((entry, "checksum_of", lambda _header, _content: 0),),
+    "without the limits on values, nesting and the route's body size": (
         (body_limit, "check_body_shape", lambda *_: None),
         (BodyLimitMiddleware, "_limit_of", lambda self, _route: self._limit_bytes),
         (RequestBodyLimitMiddleware, "__call__", _pass_on),
     ),
-    "operators_fault_is_the_clients": (
+    "with database faults reported as client errors": (
         (failures, "PRIMARY_KEY", re.compile("(?!)")),
         (failures, "INVALID_VALUES", (*failures.INVALID_VALUES, "2200H")),
     ),
-    "patient_hashing": ((Passwords, "_run", _run_when_it_is_its_turn),),
-    "plain_log": ((LogWriter, "write", _write_at_once),),
+    "without the limit on waiting passwords": ((Passwords, "_run", _run_when_it_is_its_turn),),
+    "with blocking log writes": ((LogWriter, "write", _write_at_once),),
 }
 
 

@@ -55,18 +55,19 @@ class Counters:
     @property
     def figure(self) -> str:
         """What was looked at."""
-        files = f"{self._files_at_first} files, {self._files_at_last} at the end"
-        return f"{self.scrapes} scrapes; {files}"
+        files = f"{self._files_at_first} metrics files at first, {self._files_at_last} at the end"
+        return f"{self.scrapes} scrapes, no counter fell; {files}"
 
     def broken(self, counted: int, answered: int, cut: int) -> list[str]:
         """Name the promises that were not kept: `cut` requests may have been counted or not."""
         wrong = abs(counted - answered) > cut
         grown = self._files_at_last > self._files_at_first + FILES_OF_FREE_SLOTS
         return [
-            *[f"{len(self._fallen)} counters fell, such as {min(self._fallen, default='')}"]
+            *[f"{len(self._fallen)} counters fell, for example `{min(self._fallen, default='')}`"]
             * bool(self._fallen),
-            *[f"{counted} of {answered} answers counted"] * wrong,
-            *[f"{self._files_at_last} files, {self._files_at_first} at first"] * grown,
+            *[f"{counted} of {answered} responses counted"] * wrong,
+            *[f"{self._files_at_first} metrics files at first, {self._files_at_last} at the end"]
+            * grown,
         ]
 
     def _files(self) -> int:

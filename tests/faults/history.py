@@ -63,13 +63,14 @@ class History:
         """Say what was seen."""
         reads, memory = self.seen.reads, self.stale(in_memory=True)
         past = self.seen.total - reads[MEMORY]
+        oldest = _oldest(memory) * 1000
         parts = [
-            f"{self.acknowledged} writes",
-            f"{len(self.stale(in_memory=False))} of {past} reads stale",
-            f"{len(memory)} of {reads[MEMORY]} from L1, {_oldest(memory) * 1000:.1f} ms at most",
+            f"{self.acknowledged} acknowledged writes",
+            f"{len(self.stale(in_memory=False))} of {past} reads through Valkey stale",
+            f"{len(memory)} of {reads[MEMORY]} reads from memory stale, by {oldest:.1f} ms at most",
         ]
         if self.unknown:
-            parts.append(f"{self.unknown} writes cut off, seen after {self.late:.2f} s at most")
+            parts.append(f"{self.unknown} writes cut off, visible within {self.late:.2f} s")
         return "; ".join(parts)
 
     def broken(
@@ -81,10 +82,13 @@ class History:
         unread = self.seen.statuses.total() - self.seen.total
         found = [
             (unread > self.seen.total, f"{unread} reads failed"),
-            (bool(past), f"{len(past)} stale, {_oldest(past):.2f} s at most"),
-            (share > memory_share, f"{share:.2%} of L1 stale"),
-            (_oldest(memory) > memory_seconds, f"L1 stale by {_oldest(memory) * 1000:.1f} ms"),
-            (self.late > LATE_SECONDS, f"unseen for {self.late:.2f} s"),
+            (bool(past), f"{len(past)} reads stale, by at most {_oldest(past):.2f} s"),
+            (share > memory_share, f"{share:.2%} of the reads from memory stale"),
+            (
+                _oldest(memory) > memory_seconds,
+                f"a read from memory was stale by {_oldest(memory) * 1000:.1f} ms",
+            ),
+            (self.late > LATE_SECONDS, f"a write was not visible for {self.late:.2f} s"),
         ]
         return [what for is_so, what in found if is_so]
 

@@ -120,7 +120,9 @@ class Author:
         stored = Counter(row["title"] for row in await backend.rows("SELECT title FROM posts"))
         lost = [title for title in self.acknowledged if title not in stored]
         twice = [title for title, times in stored.items() if times > 1 and "ledger" in title]
-        return [f"{len(lost)} writes lost"] * bool(lost) + [f"{len(twice)} twice"] * bool(twice)
+        return [f"{len(lost)} acknowledged writes lost"] * bool(lost) + [
+            f"{len(twice)} writes stored twice"
+        ] * bool(twice)
 
 
 async def sign_up(client: httpx2.AsyncClient) -> Author:
@@ -142,9 +144,15 @@ async def register(client: httpx2.AsyncClient) -> tuple[str, dict[str, str]]:
 def unexpected(answers: Iterable[Answer], allowed: Sequence[int]) -> list[str]:
     """Name the answers that nobody should get, or not in this form."""
     wrong = Counter(answer.status for answer in answers if answer.status not in allowed)
-    found = [f"{times} × {status or 'no answer'}" for status, times in sorted(wrong.items())]
+    found = [f"{times} × {outcome(status)}" for status, times in sorted(wrong.items())]
     formless = sum(not answer.kept_form for answer in answers)
-    return [", ".join(found)] * bool(found) + [f"{formless} formless"] * bool(formless)
+    return [", ".join(found)] * bool(found) + [f"{formless} responses in the wrong form"] * bool(
+        formless
+    )
+
+
+def outcome(status: int) -> str:
+    return f"status {status}" if status else "no response"
 
 
 def slowest(answers: Iterable[Answer]) -> float:

@@ -20,15 +20,21 @@ SHARED_STATE = "graceful_gunicorn.shared_state.SharedState"
 # The patches are strings, so that only the module of the chosen control is imported. Some modules
 # must not be imported before the folder of the metrics exists.
 PATCHES: dict[str, tuple[str, Any]] = {
-    "files_removed": (
+    "with the metrics files of replaced workers deleted": (
         "graceful_gunicorn.multiprocess_metrics.remove_live_gauges",
         _remove_all_files,
     ),
     # Each process has files of its own, as prometheus_client names them.
-    "files_left": ("graceful_gunicorn.mapped_file.name_process", lambda _name: None),
-    "sparse_files": ("graceful_gunicorn.mapped_file._allocate", lambda _file, size: size),
+    "with new metrics files for each process": (
+        "graceful_gunicorn.mapped_file.name_process",
+        lambda _name: None,
+    ),
+    "without reserving disk space for metrics": (
+        "graceful_gunicorn.mapped_file._allocate",
+        lambda _file, size: size,
+    ),
     # Each failed boot ends the instance, as it does at the first start.
-    "halting": (f"{SHARED_STATE}.started", False),
+    "with a failed start that ends the instance": (f"{SHARED_STATE}.started", False),
 }
 
 if control := PATCHES.get(os.environ["FAULTS_CONTROL"]):

@@ -72,7 +72,7 @@ class Backend:
         """Name the transactions that nobody works in."""
         query = "SELECT pid FROM pg_stat_activity WHERE state LIKE 'idle in transaction%'"
         number = len(await self.rows(query))
-        return [f"{number} idle in transaction"] * bool(number)
+        return [f"{number} transactions left idle"] * bool(number)
 
     def _signal(self, number: signal.Signals) -> None:
         postmaster = self.process.pid

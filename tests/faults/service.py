@@ -31,7 +31,7 @@ CHEAP_PASSWORDS = {"argon2_memory_kib": 8192, "argon2_time_cost": 1}
 
 
 # For `serving`: ours, and as a control the one that most services have.
-WORKER_CLASSES = {GUARDED: "", "stock_worker": "uvicorn_worker.UvicornWorker"}
+WORKER_CLASSES = {GUARDED: "", "with Uvicorn's own worker class": "uvicorn_worker.UvicornWorker"}
 
 
 @dataclass(frozen=True)

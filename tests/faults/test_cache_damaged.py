@@ -30,7 +30,7 @@ def damages(raw: Any) -> Iterator[tuple[str, bytes]]:
                 yield damage.__name__, value
 
 
-@pytest.mark.parametrize("control", [GUARDED, "no_checksum"])
+@pytest.mark.parametrize("control", [GUARDED, "without checksums"])
 async def test_what_valkey_holds_is_damaged(
     valkey: Valkey, serve_cached: Serve, judge: Judge, control: str
 ) -> None:
@@ -72,6 +72,11 @@ async def test_what_valkey_holds_is_damaged(
                 await read(f"{name} of another type", key, None)
         wire.close()
     seen = ", ".join(f"{number} × {kind}" for kind, number in tried.items())
-    broken = [f"{number} wrong answers, {kind}" for kind, number in wrong.items() if number]
-    broken += [f"{number} not overwritten, {kind}" for kind, number in kept.items() if number]
-    judge("N7 value-corrupt", control, f"{seen}: all overwritten", broken)
+    broken = [f"{number} wrong responses ({kind})" for kind, number in wrong.items() if number]
+    broken += [f"{number} not overwritten ({kind})" for kind, number in kept.items() if number]
+    judge(
+        "Values in Valkey are damaged",
+        control,
+        f"damaged: {seen}; no wrong response, and all were overwritten",
+        broken,
+    )

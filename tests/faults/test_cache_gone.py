@@ -27,7 +27,7 @@ from tests.features.users.factory import PASSWORD
 
 pytestmark = pytest.mark.faults
 RATE = 80
-CONTROLS = [GUARDED, "naive_cache"]
+CONTROLS = [GUARDED, "with an ordinary cache"]
 BASELINE, FAULT, AFTER, RECOVERY = 5, 10, 8, 3
 SUCCESS, SLOWER, LOOK_UP_SECONDS = 0.999, 3, 0.25
 REAL_PASSWORDS: dict[str, int] = {}
@@ -51,9 +51,12 @@ def judged_reads(reads: list[Answer], broken_at: float) -> tuple[str, list[str]]
     before = [a for a in reads if a.sent_at < broken_at - 1]
     since = [a for a in reads if a.sent_at >= broken_at]
     limit = slowest(before) + LOOK_UP_SECONDS
-    times = ", ".join(f"{seconds * 1000:.0f}" for seconds in map(slowest, (before, since)))
-    p99 = ", ".join(f"{percentile(part, 0.99) * 1000:.0f}" for part in (before, since))
-    return f"reads: p99 {p99}, slowest {times} ms", late("a read", slowest(since), limit)
+    slow = [f"{seconds * 1000:.0f} ms" for seconds in map(slowest, (before, since))]
+    p99 = [f"{percentile(part, 0.99) * 1000:.0f} ms" for part in (before, since)]
+    figure = (
+        f"reads: p99 {p99[0]} before, {p99[1]} since; slowest {slow[0]} before, {slow[1]} since"
+    )
+    return figure, late("a read was answered", slowest(since), limit)
 
 
 def judged(answers: list[Answer], broken_at: float, whole_at: float) -> tuple[str, list[str]]:
@@ -66,16 +69,22 @@ def judged(answers: list[Answer], broken_at: float, whole_at: float) -> tuple[st
     share = sum(200 <= a.status < 300 for a in since) / len(since)
     broken = [
         *unexpected(answers, (200, 201, 503)),
-        *[f"{share:.2%} succeeded"] * (share < SUCCESS),
-        *late("p99 in the fault", worst, SLOWER * base),
-        *late("p99 after it", last, SLOWER * base),
+        *[f"only {share:.2%} succeeded"] * (share < SUCCESS),
+        *late("during the fault, the p99 response came", worst, SLOWER * base),
+        *late("after the fault, the p99 response came", last, SLOWER * base),
     ]
-    times = ", ".join(f"{seconds * 1000:.0f}" for seconds in (base, worst, last))
-    return f"{len(since)} requests, {share:.2%} succeeded; p99 {times} ms", broken
+    p99 = [f"{seconds * 1000:.0f} ms" for seconds in (base, worst, last)]
+    figure = (
+        f"{len(since)} requests, {share:.2%} succeeded; p99 {p99[0]} before, {p99[1]} during the "
+        f"fault, {p99[2]} after it"
+    )
+    return figure, broken
 
 
 @pytest.mark.parametrize("control", CONTROLS)
-@pytest.mark.parametrize("case", ["F1 valkey-kill", "F2 valkey-freeze"])
+@pytest.mark.parametrize(
+    "case", ["Valkey is killed and starts again after 10 s", "Valkey stops answering for 10 s"]
+)
 async def test_valkey_is_away_for_ten_seconds(
     valkey: Valkey, backend: Backend, serve_cached: Serve, judge: Judge, case: str, control: str
 ) -> None:
@@ -118,12 +127,15 @@ async def test_valkey_is_full(
         paths = [f"/v1/posts?limit={number}" for number in range(1, 101)]
         sources = [(await wire.get(path, skip_memory=True)).source for path in paths]
     past = sources.count("BYPASS")
-    figure = f"{len(answers)} requests, slowest {slowest(answers):.2f} s; {past} of 100 new BYPASS"
-    kept = ["nothing bypassed"] * (not past)
-    judge("F5 valkey-full", control, figure, unexpected(answers, (200, 201)) + kept)
+    figure = (
+        f"{len(answers)} requests, all served, the slowest in {slowest(answers):.2f} s; {past} of "
+        "100 new pages bypassed the cache"
+    )
+    kept = ["no page bypassed the cache"] * (not past)
+    judge("Valkey has no free memory", control, figure, unexpected(answers, (200, 201)) + kept)
 
 
-@pytest.mark.parametrize("control", [GUARDED, "no_cache"])
+@pytest.mark.parametrize("control", [GUARDED, "without the cache"])
 async def test_cached_reads_go_on_without_the_database(
     backend: Backend, serve_cached: Serve, judge: Judge, control: str
 ) -> None:
@@ -150,7 +162,8 @@ async def test_cached_reads_go_on_without_the_database(
             backend.start_again()
             await backend.returned()
     figure = (
-        f"{len(answers)} reads, slowest {slowest(answers) * 1000:.0f} ms; a write: {write.status}"
+        f"{len(answers)} reads served, the slowest in {slowest(answers) * 1000:.0f} ms; a write "
+        f"got status {write.status}"
     )
     broken = unexpected(answers, (200,)) + unexpected([write], (503,))
-    judge("F8 pg-kill, cached reads", control, figure, broken)
+    judge("PostgreSQL is killed while clients read cached pages", control, figure, broken)

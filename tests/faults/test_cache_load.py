@@ -30,7 +30,7 @@ async def loads(service: Service) -> Counter[str]:
     return sum((Counter(worker["loads"]) for worker in workers), Counter[str]())
 
 
-@pytest.mark.parametrize("control", [GUARDED, "naive_cache"])
+@pytest.mark.parametrize("control", [GUARDED, "with an ordinary cache"])
 @pytest.mark.parametrize("is_up", [True, False], ids=["up", "down"])
 async def test_a_crowd_asks_for_one_cold_key(
     valkey: Valkey, serve_cached: Serve, judge: Judge, control: str, is_up: bool
@@ -49,14 +49,21 @@ async def test_a_crowd_asks_for_one_cold_key(
     wrong = sum(statuses.values()) - statuses[200] - statuses[503]
     slowest = max(reply.seconds for reply in replies)
     figure = (
-        f"{loaded} loads, {statuses[200]} × 200, {statuses[503]} × 503, {slowest:.2f} s at most"
+        f"the post was loaded {loaded} ×; {statuses[200]} responses with status 200 and "
+        f"{statuses[503]} with 503, the slowest after {slowest:.2f} s"
     )
-    broken = [f"{loaded} loads"] * (loaded > (1 if is_up else 2 * WORKERS))
-    broken += [f"{wrong} failed"] * bool(wrong)
-    judge(f"C7 stampede, Valkey {'up' if is_up else 'down'}", control, figure, broken)
+    broken = [f"the post was loaded {loaded} ×"] * (loaded > (1 if is_up else 2 * WORKERS))
+    broken += [f"{wrong} requests failed"] * bool(wrong)
+    state = "up" if is_up else "down"
+    judge(
+        f"{CROWD} clients request one uncached post at once, Valkey {state}",
+        control,
+        figure,
+        broken,
+    )
 
 
-@pytest.mark.parametrize("control", [GUARDED, "naive_cache"])
+@pytest.mark.parametrize("control", [GUARDED, "with an ordinary cache"])
 async def test_a_flush_under_load(
     valkey: Valkey, serve_cached: Serve, judge: Judge, control: str
 ) -> None:
@@ -80,8 +87,13 @@ async def test_a_flush_under_load(
         found = await loads(service) - before
         await end(tasks)
     share = found.total() / (flushes * len(paths))
-    broken = [f"{share:.2f} loads a key"] * (share > LOADS_A_KEY)
-    judge("F6 valkey-flush", control, f"{flushes} flushes, {share:.2f} loads a key", broken)
+    broken = [f"{share:.2f} loads for each post and flush"] * (share > LOADS_A_KEY)
+    judge(
+        "Valkey is flushed under load",
+        control,
+        f"{flushes} flushes, {share:.2f} loads for each post and flush",
+        broken,
+    )
 
 
 async def lanes(service: Service) -> list[dict[int, Wire]]:
@@ -111,7 +123,7 @@ async def delays(author: Author, pair: Sequence[Wire], until: float) -> list[flo
     return sorted(seen)
 
 
-@pytest.mark.parametrize("control", [GUARDED, "deaf_memory"])
+@pytest.mark.parametrize("control", [GUARDED, "without invalidation messages"])
 async def test_a_change_is_seen_through_another_workers_memory(
     serve_cached: Serve, judge: Judge, control: str
 ) -> None:
@@ -121,12 +133,15 @@ async def test_a_change_is_seen_through_another_workers_memory(
         work = [delays(await sign_up(service.client), pair, until) for pair in pairs]
         seen = sorted(delay for found in await asyncio.gather(*work) for delay in found)
     p50, p99, p999 = (seen[int(len(seen) * share)] * 1000 for share in (0.5, 0.99, 0.999))
-    figure = f"{len(seen)} writes: p50 {p50:.1f}, p99 {p99:.1f}, p99.9 {p999:.1f} ms"
-    broken = [f"p99.9 {p999:.0f} ms"] * (p999 > SEEN_SECONDS * 1000)
-    judge("C2 across workers", control, figure, broken)
+    figure = (
+        f"{len(seen)} changes, visible through the other worker's memory after {p50:.1f} ms (p50), "
+        f"{p99:.1f} ms (p99), {p999:.1f} ms (p99.9)"
+    )
+    broken = [f"visible after {p999:.0f} ms (p99.9)"] * (p999 > SEEN_SECONDS * 1000)
+    judge("A post is changed through one worker and read through another", control, figure, broken)
 
 
-@pytest.mark.parametrize("control", [GUARDED, "no_cache"])
+@pytest.mark.parametrize("control", [GUARDED, "without the cache"])
 async def test_the_first_page_with_a_post_and_a_comment_a_second(
     serve_cached: Serve, judge: Judge, control: str
 ) -> None:
@@ -154,5 +169,10 @@ async def test_the_first_page_with_a_post_and_a_comment_a_second(
     shares = {source: number / len(replies) for source, number in sources.most_common()}
     hits = sum(share for source, share in shares.items() if source.startswith("HIT"))
     named = ", ".join(f"{share:.1%} {source}" for source, share in shares.items())
-    broken = [f"{hits:.1%} from the cache"] * (hits < SHARE)
-    judge("Hit share of the first page", control, f"{len(replies)} reads: {named}", broken)
+    broken = [f"{hits:.1%} of the reads from the cache"] * (hits < SHARE)
+    judge(
+        "The first page is read while posts and comments are written",
+        control,
+        f"{len(replies)} reads, by `X-Cache`: {named}",
+        broken,
+    )

@@ -60,7 +60,7 @@ def p50(answers: list[Answer], since: float = 0.0, until: float = float("inf")) 
     return percentile([a for a in answers if since <= a.sent_at < until], 0.5)
 
 
-@pytest.mark.parametrize("control", [GUARDED, "patient_breaker"])
+@pytest.mark.parametrize("control", [GUARDED, "without the circuit breaker for slow look-ups"])
 async def test_a_valkey_that_is_slow(
     valkey: Valkey, serve_cached: Serve, judge: Judge, control: str
 ) -> None:
@@ -86,17 +86,22 @@ async def test_a_valkey_that_is_slow(
     for milliseconds, slow_at, quick_at in times:
         during = p50(lists, slow_at + NOTICED, quick_at)
         after = p50(lists, quick_at + RECOVERED, quick_at + AFTER)
-        figures.append(f"{during * 1000:.1f}, {after * 1000:.1f}")
-        broken += late(f"the median list with {milliseconds} ms more", during, SLOWER * past)
-        broken += late(f"the median list after {milliseconds} ms more", after, SLOWER * normal)
+        figures.append(f"{during * 1000:.1f} ms and {after * 1000:.1f} ms")
+        broken += late(
+            f"with {milliseconds} ms of delay, the median page came", during, SLOWER * past
+        )
+        broken += late(
+            f"after {milliseconds} ms of delay, the median page came", after, SLOWER * normal
+        )
     figure = (
-        f"{len(answers)} requests; median list {normal * 1000:.1f} ms, uncached {past * 1000:.1f}; "
-        f"with {', '.join(map(str, DELAYS))} ms more, and after each: {'; '.join(figures)} ms"
+        f"{len(answers)} requests served; median page {normal * 1000:.1f} ms, {past * 1000:.1f} ms "
+        f"without the cache; during and after a delay of {', '.join(map(str, DELAYS))} ms: "
+        f"{'; '.join(figures)}"
     )
-    judge("N4 valkey-slow", control, figure, broken)
+    judge("Valkey becomes slow", control, figure, broken)
 
 
-@pytest.mark.parametrize("control", [GUARDED, "no_deadline"])
+@pytest.mark.parametrize("control", [GUARDED, "without the deadline for cached reads"])
 async def test_a_table_is_locked(
     backend: Backend, serve_cached: Serve, judge: Judge, control: str
 ) -> None:
@@ -130,15 +135,16 @@ async def test_a_table_is_locked(
         healed = await timed(client, "GET", "/v1/posts?limit=7")
     broken = [
         *unexpected(reads, (503,)),
-        *late("an answer", slowest(reads), ANSWERED),
+        *late("a response came", slowest(reads), ANSWERED),
         *unexpected([*cached, healed], (200,)),
-        *late("p50 of cached reads", p50(cached), SLOWER * p50(before)),
+        *late("the median cached read came", p50(cached), SLOWER * p50(before)),
         *unexpected(probes, (200,)),
-        *late("a probe", slowest(probes), PROBED),
+        *late("a probe was answered", slowest(probes), PROBED),
     ]
     figure = (
-        f"{len(reads)} × 503, slowest {slowest(reads):.2f} s; {len(cached)} cached reads, "
-        f"p50 {p50(before) * 1000:.1f} before, {p50(cached) * 1000:.1f} ms meanwhile; "
-        f"{len(probes)} probes, slowest {slowest(probes) * 1000:.0f} ms"
+        f"{len(reads)} uncached reads got status 503, the slowest after {slowest(reads):.2f} s; "
+        f"{len(cached)} cached reads served, p50 {p50(before) * 1000:.1f} ms before, "
+        f"{p50(cached) * 1000:.1f} ms meanwhile; {len(probes)} probes answered, the slowest in "
+        f"{slowest(probes) * 1000:.0f} ms"
     )
-    judge("N5 table-locked", control, figure, broken)
+    judge("PostgreSQL tables are locked for 10 s", control, figure, broken)

@@ -38,13 +38,13 @@ async def left_behind(service: Service, backend: Backend, tasks_before: int) -> 
         return sum(int(worker[name]) for worker in workers)
 
     held, tasks = sum_of("checked_out"), sum_of("tasks") - tasks_before
-    found = [(held, "connections held"), (tasks, "more tasks")]
+    found = [(held, "database connections still in use"), (tasks, "more tasks than before")]
     left = [f"{number} {what}" for number, what in found if number > 0]
     return left + await backend.idle_in_transaction()
 
 
 @pytest.mark.faults
-@pytest.mark.parametrize("control", [GUARDED, "no_cleanup"])
+@pytest.mark.parametrize("control", [GUARDED, "without the cleanup after a disconnect"])
 async def test_a_storm_of_clients_that_leave(
     backend: Backend, serve: Serve, judge: Judge, control: str
 ) -> None:
@@ -62,5 +62,5 @@ async def test_a_storm_of_clients_that_leave(
         await asyncio.gather(*(leave(service, content) for content in contents))
         await asyncio.sleep(SETTLING_SECONDS)
         broken = await left_behind(service, backend, sum(worker["tasks"] for worker in before))
-    figure = "no connection held, nothing idle in transaction, no more tasks"
-    judge(f"Disconnect storm, {SOCKETS} sockets", control, figure, broken)
+    figure = "afterwards no database connection in use, no idle transaction, no additional task"
+    judge(f"{SOCKETS} clients disconnect in the middle of a request", control, figure, broken)

@@ -71,11 +71,11 @@ def owner_frozen(cluster: Cluster) -> AbstractAsyncContextManager[None]:
     return repeated(freeze, 2)
 
 
-UNDISTURBED = "Valkey cluster, history"
+UNDISTURBED = "Valkey cluster: many reads and writes, nothing fails"
 DISTURBANCES: dict[str, Disturbance] = {
     UNDISTURBED: undisturbed,
-    "Valkey cluster, owner of the slot killed": owner_killed,
-    "Valkey cluster, owner frozen and thawed": owner_frozen,
+    "Valkey cluster: the primary is killed repeatedly": owner_killed,
+    "Valkey cluster: the primary stops answering until it is replaced, repeatedly": owner_frozen,
 }
 
 
@@ -92,7 +92,7 @@ async def empty(backend: Backend, cluster: Cluster) -> Backend:
     return replace(backend, valkey_url=cluster.url)
 
 
-@pytest.mark.parametrize("control", [GUARDED, "naive_cache"])
+@pytest.mark.parametrize("control", [GUARDED, "with an ordinary cache"])
 @pytest.mark.parametrize("case", DISTURBANCES)
 async def test_no_read_shows_less_than_was_acknowledged(
     empty: Backend,
@@ -106,10 +106,10 @@ async def test_no_read_shows_less_than_was_acknowledged(
     async with serving(empty, monkeypatch, control, trouble=slow, valkey=CLUSTER) as service:
         fault = DISTURBANCES[case](cluster)
         history = await run_history(service, empty, seconds_of(control, 20), fault)
-    sources = ", ".join(f"{n} {source}" for source, n in sorted(history.seen.reads.items()))
+    sources = ", ".join(f"{n} × {source}" for source, n in sorted(history.seen.reads.items()))
     allowed = () if case == UNDISTURBED else (FAILOVER_SECONDS, ANY_SHARE)
     broken = history.broken(*allowed)
-    judge(case, control, f"{history.figure}; {sources}", broken)
+    judge(case, control, f"{history.figure}; `X-Cache`: {sources}", broken)
 
 
 async def test_it_is_emptied_by_hand(empty: Backend, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -124,7 +124,7 @@ async def test_it_is_emptied_by_hand(empty: Backend, monkeypatch: pytest.MonkeyP
         assert (await wire.get(author.post)).source == "MISS"
 
 
-@pytest.mark.parametrize("control", [GUARDED, "any_owner"])
+@pytest.mark.parametrize("control", [GUARDED, "without the check of a new primary"])
 async def test_an_owner_that_misses_an_invalidation_is_not_believed(
     empty: Backend,
     cluster: Cluster,
@@ -153,4 +153,4 @@ async def test_an_owner_that_misses_an_invalidation_is_not_believed(
             await asyncio.sleep(0.02)
         assert await cluster.owner() is replica
     broken = [f"{stale} reads stale"] * bool(stale)
-    judge("Valkey cluster, invalidation lost in a failover", control, "0 reads stale", broken)
+    judge("Valkey cluster: a failover loses an invalidation", control, "0 reads stale", broken)

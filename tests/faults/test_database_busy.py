@@ -21,7 +21,7 @@ async def warm(service: Service, clients: int) -> None:
     await asyncio.gather(*(timed(service.client, "GET", "/livez") for _ in range(clients)))
 
 
-@pytest.mark.parametrize("control", [GUARDED, "plain_engine"])
+@pytest.mark.parametrize("control", [GUARDED, "with SQLAlchemy's default pool and timeouts"])
 async def test_statements_that_never_end(serve: Serve, judge: Judge, control: str) -> None:
     probes: list[Answer] = []
     limit = SETTINGS.pool_timeout_seconds + SETTINGS.statement_timeout_seconds + 0.5
@@ -34,18 +34,18 @@ async def test_statements_that_never_end(serve: Serve, judge: Judge, control: st
             answers = await asyncio.gather(*slow)
     broken = [
         *unexpected(answers, (503,)),
-        *late("503", slowest(answers), limit),
+        *late("a 503 response came", slowest(answers), limit),
         *unexpected(probes, (200,)),
-        *late("/livez", slowest(probes), PROBE_SECONDS),
+        *late("`/livez` answered", slowest(probes), PROBE_SECONDS),
     ]
     figure = (
-        f"{len(answers)} × 503, slowest {slowest(answers):.2f} s; "
-        f"{len(probes)} × /livez, slowest {slowest(probes) * 1000:.0f} ms"
+        f"{len(answers)} requests got status 503, the slowest after {slowest(answers):.2f} s; "
+        f"`/livez` answered {len(probes)} ×, the slowest in {slowest(probes) * 1000:.0f} ms"
     )
-    judge("F12 slow-query", control, figure, broken)
+    judge("SQL statements do not end", control, figure, broken)
 
 
-@pytest.mark.parametrize("control", [GUARDED, "plain_engine"])
+@pytest.mark.parametrize("control", [GUARDED, "with SQLAlchemy's default pool and timeouts"])
 async def test_three_times_as_many_as_there_are_connections(
     serve: Serve, judge: Judge, control: str
 ) -> None:
@@ -65,13 +65,13 @@ async def test_three_times_as_many_as_there_are_connections(
     refused = [answer for answer in answers if answer.status == 503]
     broken = [
         *unexpected(answers, (200, 503)),
-        *late("503", slowest(refused), SETTINGS.pool_timeout_seconds + 0.1),
-        *late("an answer", slowest(answers), 4 + SETTINGS.pool_timeout_seconds + 0.1),
+        *late("a 503 response came", slowest(refused), SETTINGS.pool_timeout_seconds + 0.1),
+        *late("a response came", slowest(answers), 4 + SETTINGS.pool_timeout_seconds + 0.1),
         *unexpected(probes, (200,)),
-        *late("a probe", slowest(probes), PROBE_SECONDS),
+        *late("a probe was answered", slowest(probes), PROBE_SECONDS),
     ]
     figure = (
-        f"{len(answers) - len(refused)} served, {len(refused)} × 503 after "
-        f"{slowest(refused):.2f} s at most; probes {slowest(probes) * 1000:.0f} ms at most"
+        f"{len(answers) - len(refused)} requests served, {len(refused)} got status 503 within "
+        f"{slowest(refused):.2f} s; probes answered within {slowest(probes) * 1000:.0f} ms"
     )
-    judge("F14 pool-exhaustion", control, figure, broken)
+    judge("Three times as many requests as database connections", control, figure, broken)

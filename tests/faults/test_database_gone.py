@@ -20,7 +20,11 @@ def not_clean(answers: list[Answer], returned_at: float) -> list[str]:
     """Say how many requests failed that were sent long enough after the return."""
     since = returned_at + RECOVERY_SECONDS
     failed = [a.sent_at - returned_at for a in answers if a.sent_at > since and a.status >= 300]
-    return [f"still {len(failed)} failures {max(failed):.1f} s later"] if failed else []
+    return (
+        [f"{len(failed)} requests failed up to {max(failed):.1f} s after the return"]
+        if failed
+        else []
+    )
 
 
 def seen(answers: list[Answer], returned_at: float) -> str:
@@ -28,12 +32,13 @@ def seen(answers: list[Answer], returned_at: float) -> str:
     failed = [answer for answer in answers if answer.status >= 300 or not answer.status]
     last = max([answer.sent_at - returned_at for answer in failed], default=0.0)
     return (
-        f"{len(answers)} requests, {len(failed)} failed, slowest {slowest(failed):.2f} s, "
-        f"the last sent {max(last, 0):.1f} s after the return"
+        f"{len(answers)} requests, {len(failed)} of them got an error, the slowest after "
+        f"{slowest(failed):.2f} s; the last of these was sent {max(last, 0):.1f} s after "
+        "PostgreSQL returned"
     )
 
 
-@pytest.mark.parametrize("control", [GUARDED, "plain_engine"])
+@pytest.mark.parametrize("control", [GUARDED, "with SQLAlchemy's default pool and timeouts"])
 async def test_the_postmaster_is_killed(
     backend: Backend, serve: Serve, judge: Judge, control: str
 ) -> None:
@@ -51,16 +56,17 @@ async def test_the_postmaster_is_killed(
         refused = [answer for answer in answers if answer.status == 503]
         broken = [
             *unexpected(answers, (200, 201, 503)),
-            *late("503", slowest(refused), 2),
+            *late("a 503 response came", slowest(refused), 2),
             *not_clean(answers, returned_at),
             *await author.broken_promises(backend),
             *await backend.idle_in_transaction(),
         ]
-    figure = f"{seen(answers, returned_at)}; {len(author.acknowledged)} writes kept, each once"
-    judge("F8 pg-kill", control, figure, broken)
+    kept = len(author.acknowledged)
+    figure = f"{seen(answers, returned_at)}; {kept} acknowledged writes, each stored once"
+    judge("PostgreSQL is killed and starts again after 5 s", control, figure, broken)
 
 
-@pytest.mark.parametrize("control", [GUARDED, "plain_engine"])
+@pytest.mark.parametrize("control", [GUARDED, "with SQLAlchemy's default pool and timeouts"])
 async def test_every_process_is_frozen(
     backend: Backend, serve: Serve, judge: Judge, control: str
 ) -> None:
@@ -77,11 +83,14 @@ async def test_every_process_is_frozen(
             await asyncio.sleep(RECOVERY_SECONDS + 2)
         broken = [
             *unexpected(answers, (200, 201, 503)),
-            *late("an answer", slowest(answers), LONGEST_SECONDS),
-            *late("the pool whole", whole_after, RECOVERY_SECONDS),
+            *late("a response came", slowest(answers), LONGEST_SECONDS),
+            *late("every connection of the pool worked", whole_after, RECOVERY_SECONDS),
             *not_clean(answers, returned_at),
             *await author.broken_promises(backend),
             *await backend.idle_in_transaction(),
         ]
-    figure = f"{seen(answers, returned_at)}; pool whole after {whole_after:.1f} s"
-    judge("F10 pg-freeze", control, figure, broken)
+    figure = (
+        f"{seen(answers, returned_at)}; every connection of the pool worked again after "
+        f"{whole_after:.1f} s"
+    )
+    judge("PostgreSQL stops answering for 10 s", control, figure, broken)

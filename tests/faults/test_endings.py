@@ -44,7 +44,7 @@ async def watching(service: Service) -> AsyncIterator[list[asyncio.Task[tuple[fl
     yield tasks
 
 
-@pytest.mark.parametrize("control", [GUARDED, "deaf_streams"])
+@pytest.mark.parametrize("control", [GUARDED, "without the shutdown event for streams"])
 async def test_streams_leave_and_work_is_finished(
     serve: Serve,
     judge: Judge,
@@ -68,16 +68,17 @@ async def test_streams_leave_and_work_is_finished(
         over = time.monotonic() - told_at
     closings = len(list(tmp_path.iterdir()))
     cut = sum(not told for _, told in ends)
-    broken = late("streams ended", last, POLITE_SECONDS)
-    broken += [f"{cut} streams cut"] * bool(cut)
-    broken += [f"5 s of work: {status}"] * (status != 200)
-    broken += [f"{length} of 40 pieces"] * (length != 40)
-    broken += [f"{closings} of {WORKERS} workers closed"] * (closings != WORKERS)
+    broken = late("endless streams ended", last, POLITE_SECONDS)
+    broken += [f"{cut} streams were cut off"] * bool(cut)
+    broken += [f"a request of 5 s: status {status}"] * (status != 200)
+    broken += [f"a stream of 4 s ended after {length} of 40 pieces"] * (length != 40)
+    broken += [f"{closings} of {WORKERS} workers closed their pools"] * (closings != WORKERS)
     figure = (
-        f"streams ended after {last:.2f} s, work of 5 s got {status}, {closings} of {WORKERS} "
-        f"workers closed what they had, over after {over:.1f} s"
+        f"endless streams ended after {last:.2f} s, a request of 5 s got status {status}, "
+        f"{closings} of {WORKERS} workers closed their pools, all processes had exited after "
+        f"{over:.1f} s"
     )
-    judge("D4 long work at SIGTERM", control, figure, broken)
+    judge("SIGTERM during streams and long requests", control, figure, broken)
 
 
 async def ask(service: Service, path: str) -> int:
@@ -103,16 +104,23 @@ async def test_readiness_fails_before_the_listener_closes(
             await asyncio.sleep(0.02)
         closed_at = time.monotonic()
     notice = closed_at - unready_at
-    broken = late("unready", unready_at - told_at, UNREADY_SECONDS)
-    broken += [f"{notice:.1f} s of notice"] * (notice < DRAIN_SECONDS - UNREADY_SECONDS)
-    broken += [f"{lost} × /livez failed"] * (lost > 1)  # the last may meet the closing itself
-    figure = f"unready after {unready_at - told_at:.2f} s, closed after {closed_at - told_at:.1f} s"
-    judge("D6 readiness at SIGTERM", control, figure, broken)
+    broken = late("`/readyz` failed", unready_at - told_at, UNREADY_SECONDS)
+    if unready_at == float("inf"):
+        broken = ["`/readyz` never failed"]
+    broken += [f"connections were refused {notice:.1f} s after `/readyz` failed"] * (
+        notice < DRAIN_SECONDS - UNREADY_SECONDS
+    )
+    broken += [f"`/livez` failed {lost} ×"] * (lost > 1)  # the last may meet the closing itself
+    figure = (
+        f"`/readyz` failed after {unready_at - told_at:.2f} s, connections were refused after "
+        f"{closed_at - told_at:.1f} s"
+    )
+    judge("SIGTERM, as a load balancer sees it", control, figure, broken)
 
 
 async def test_a_second_signal_ends_it_at_once(serve: Serve, judge: Judge) -> None:
     seconds: dict[str, float] = {}
-    for control, signals in ((GUARDED, 2), ("one_signal", 1)):
+    for control, signals in ((GUARDED, 2), ("with only one SIGTERM", 1)):
         async with serve(control) as service:
             master = master_of(min(await service.processes()))
             work = asyncio.create_task(Wire(service.address).get("/faults/sleep/6"))
@@ -126,10 +134,11 @@ async def test_a_second_signal_ends_it_at_once(serve: Serve, judge: Judge) -> No
             seconds[control] = time.monotonic() - told_at
             await work
     for control, over in seconds.items():
-        judge("second SIGTERM", control, f"over after {over:.1f} s", late("over", over, 3.0))
+        figure = f"all processes had exited {over:.1f} s after the last signal"
+        judge("A second SIGTERM", control, figure, late("the last process exited", over, 3.0))
 
 
-@pytest.mark.parametrize("control", [GUARDED, "no_catch_all"])
+@pytest.mark.parametrize("control", [GUARDED, "without the middleware for unexpected exceptions"])
 async def test_a_connection_outlives_an_unhandled_exception(
     serve: Serve, judge: Judge, control: str
 ) -> None:
@@ -145,8 +154,9 @@ async def test_a_connection_outlives_an_unhandled_exception(
                 statuses.append(await status_of(reader))
             writer.close()
             good += statuses == [500, 200]
-    broken = [f"{good} of {TRIES}"] * (good != TRIES)
-    judge("D7 after a 500", control, f"{good} of {TRIES}", broken)
+    figure = f"{good} of {TRIES} connections stayed usable after status 500"
+    broken = [figure] * (good != TRIES)
+    judge("A route raises an unexpected exception", control, figure, broken)
 
 
 async def status_of(reader: asyncio.StreamReader) -> int:

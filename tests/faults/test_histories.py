@@ -25,12 +25,12 @@ from tests.faults.wire import Wire
 pytestmark = pytest.mark.faults
 SECONDS, CONTROL_SECONDS = 12.0, 8.0
 CRASH_SECONDS = 2.0  # until what a dead writer has left is seen
-CONTROLS = [GUARDED, "naive_cache"]
+CONTROLS = [GUARDED, "with an ordinary cache"]
 MOST_ROOM = 200_000  # bytes for the cache, which then loses something all the time
 
 # Whoever goes on reads what waits for it in any order: a request may come before the message. What
 # its memory says is believed for no longer than that of a worker whose channel is half-open.
-STOPPED, STOPPED_SECONDS = "Worker stopped for 1 s", 1.5
+STOPPED, STOPPED_SECONDS = "A worker is suspended for 1 s, repeatedly", 1.5
 
 Disturbance = Callable[[Service, Valkey], AbstractAsyncContextManager[None]]
 
@@ -94,11 +94,11 @@ async def _some_worker(service: Service) -> int:
 
 
 DISTURBANCES: dict[str, Disturbance] = {
-    "C3 subscriber cut each 0.7 s": subscribers_cut,
-    "F6 FLUSHALL each 0.5 s": emptied,
-    "Valkey killed each 2.5 s": restarted,
-    "Valkey evicts": crowded,
-    "Worker killed each 2 s": killed,
+    "The workers' channel connections are cut every 0.7 s": subscribers_cut,
+    "Valkey is flushed every 0.5 s": emptied,
+    "Valkey is killed every 2.5 s": restarted,
+    "Valkey evicts keys all the time": crowded,
+    "A worker is killed every 2 s": killed,
     STOPPED: stopped,
 }
 
@@ -114,8 +114,10 @@ async def test_no_read_shows_less_than_was_acknowledged(
 ) -> None:
     async with serve_cached(control, trouble="slow_fills", workers=3) as service:
         history = await run_history(service, backend, seconds_of(control, 60), nullcontext())
-    few = [f"{history.seen.total} reads"] * (history.seen.total < 100_000 and control == GUARDED)
-    judge("C1, C6 history", control, history.figure, history.broken() + few)
+    few = [f"only {history.seen.total} reads"] * (
+        history.seen.total < 100_000 and control == GUARDED
+    )
+    judge("Many reads and writes, nothing fails", control, history.figure, history.broken() + few)
 
 
 @pytest.mark.parametrize("control", CONTROLS)
@@ -152,13 +154,16 @@ async def test_valkey_is_frozen_and_thawed(
         for tier in (False, True)
     )
     oldest = max((found.age for found in memory), default=0.0)
-    broken = [f"{len(past)} stale"] * bool(past)
-    broken += [f"L1 stale by {oldest:.2f} s"] * (oldest > STOPPED_SECONDS)
-    figure = f"{history.figure}; after 2 s and before the thaw {len(past)}, L1 {oldest:.2f} s"
-    judge("F2 history", control, figure, broken)
+    broken = [f"{len(past)} reads through Valkey were stale"] * bool(past)
+    broken += [f"a read from memory was stale by {oldest:.2f} s"] * (oldest > STOPPED_SECONDS)
+    figure = (
+        f"{history.figure}; except in the 2 s after Valkey returned: {len(past)} stale reads "
+        f"through Valkey, and reads from memory stale by at most {oldest:.2f} s"
+    )
+    judge("Valkey stops answering for 10 s during many reads and writes", control, figure, broken)
 
 
-@pytest.mark.parametrize("control", [GUARDED, "no_relay"])
+@pytest.mark.parametrize("control", [GUARDED, "without the relay of lost invalidations"])
 async def test_a_write_whose_worker_dies_after_the_commit_is_seen_soon(
     serve_cached: Serve, judge: Judge, control: str
 ) -> None:
@@ -172,8 +177,9 @@ async def test_a_write_whose_worker_dies_after_the_commit_is_seen_soon(
             answer = await timed(service.client, "PATCH", author.post, **edit)
             assert answer.status == 0, "the worker lives"
             waits.append(await seconds_until_seen(wire, author.post, b"last words"))
-    broken = late("an edit was seen", max(waits), CRASH_SECONDS)
-    judge("C4 crash after commit", control, f"5 edits, seen after {max(waits):.2f} s", broken)
+    figure = f"5 edits, each visible within {max(waits):.2f} s"
+    broken = late("an edit was visible", max(waits), CRASH_SECONDS)
+    judge("A worker is killed between the commit and the invalidation", control, figure, broken)
 
 
 async def seconds_until_seen(wire: Wire, path: str, text: bytes) -> float:
@@ -194,5 +200,10 @@ async def test_what_is_rolled_back_is_never_seen(
         history = await run_history(service, backend, seconds_of(control), nullcontext())
     undone = sum(writer.refused for writer in history.writers)
     assert undone
-    figure = f"{undone} writes rolled back; {history.figure}"
-    judge("Rollback after the tags were noted", control, figure, history.broken())
+    figure = f"{undone} transactions rolled back; {history.figure}"
+    judge(
+        "Transactions are rolled back after their tags were stored",
+        control,
+        figure,
+        history.broken(),
+    )

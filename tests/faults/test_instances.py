@@ -13,7 +13,7 @@ from tests.faults.verdicts import GUARDED
 pytestmark = pytest.mark.faults
 
 
-@pytest.mark.parametrize("control", [GUARDED, "caches_of_their_own"])
+@pytest.mark.parametrize("control", [GUARDED, "with a separate cache for each instance"])
 async def test_two_instances_show_what_either_has_acknowledged(
     backend: Backend, serve_cached: Serve, judge: Judge, control: str
 ) -> None:
@@ -25,4 +25,4 @@ async def test_two_instances_show_what_either_has_acknowledged(
     ):
         seconds = seconds_of(control, 20)
         history = await run_history(first, backend, seconds, nullcontext(), second)
-    judge("Two instances, history", control, history.figure, history.broken())
+    judge("Two instances share one cache", control, history.figure, history.broken())

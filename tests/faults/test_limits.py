@@ -11,7 +11,7 @@ from app.infra.server.settings import ServerSettings
 from app.infra.web.settings import LimitsSettings
 from dev.address import Address
 from tests.faults.conftest import Judge, Serve
-from tests.faults.load import sign_up
+from tests.faults.load import outcome, sign_up
 from tests.faults.rude import CUT_OFF, LONG_FIELD, MANY_FIELDS, SLOW_BODY, SLOW_HEAD, Manner, crowd
 from tests.faults.service import Service
 from tests.faults.verdicts import GUARDED
@@ -81,16 +81,16 @@ def share(replies: Sequence[Reply], part: float) -> float:
 
 def not_served(replies: Sequence[Reply]) -> list[str]:
     wrong = Counter(reply.status for reply in replies if reply.status != 200)
-    return [f"{times} × {status or 'no answer'}" for status, times in sorted(wrong.items())]
+    return [f"{times} × {outcome(status)}" for status, times in sorted(wrong.items())]
 
 
-@pytest.mark.parametrize("control", [GUARDED, "stock_protocol"])
+@pytest.mark.parametrize("control", [GUARDED, "with Uvicorn's own HTTP protocol"])
 @pytest.mark.parametrize(
     ("case", "manners", "seconds", "statuses"),
     [
-        ("I6 header flood", (MANY_FIELDS, LONG_FIELD), 1, {431}),
-        ("I7 slowloris, heads", (SLOW_HEAD,), SERVER.header_seconds, {408}),
-        ("I7 slowloris, bodies", (SLOW_BODY,), SERVER.body_seconds, {408}),
+        ("200 clients send heads that are too large", (MANY_FIELDS, LONG_FIELD), 1, {431}),
+        ("200 clients send their heads slowly", (SLOW_HEAD,), SERVER.header_seconds, {408}),
+        ("200 clients send their bodies slowly", (SLOW_BODY,), SERVER.body_seconds, {408}),
     ],
 )
 async def test_rude_clients_leave_good_ones_alone(
@@ -113,16 +113,19 @@ async def test_rude_clients_leave_good_ones_alone(
     ratio = share(during, 0.99) / share(before, 0.99)
     seen, oldest = Counter(ending.status for ending in found.endings), found.oldest_seconds
     broken = [
-        *[f"one was served for {oldest:.1f} s"] * (oldest > seconds + MARGIN_SECONDS),
-        *[f"{seen[status]} × {status}" for status in seen.keys() - statuses - {CUT_OFF}],
-        *["nobody was refused"] * (not statuses & seen.keys()),
-        *[f"good traffic: p99 × {ratio:.1f}"] * (ratio > WORST_RATIO),
+        *[f"a slow or oversized request was served for {oldest:.1f} s"]
+        * (oldest > seconds + MARGIN_SECONDS),
+        *[f"{seen[status]} × status {status}" for status in seen.keys() - statuses - {CUT_OFF}],
+        *["no request was refused"] * (not statuses & seen.keys()),
+        *[f"p99 of other clients is {ratio:.1f} times as long"] * (ratio > WORST_RATIO),
         *not_served(during),
     ]
-    told = ", ".join(f"{times} × {status or 'cut off'}" for status, times in seen.items())
+    told = ", ".join(
+        f"{times} × {f'status {status}' if status else 'cut off'}" for status, times in seen.items()
+    )
     figure = (
-        f"{CROWD} at a time: {told}, the last after {oldest:.1f} s; good p99 "
-        f"{share(before, 0.99) * 1000:.0f} → {share(during, 0.99) * 1000:.0f} ms"
+        f"{CROWD} connections at a time: {told}, each within {oldest:.1f} s; p99 of other clients "
+        f"{share(before, 0.99) * 1000:.0f} ms before, {share(during, 0.99) * 1000:.0f} ms meanwhile"
     )
     judge(case, control, figure, broken)
 
@@ -133,7 +136,9 @@ POST = (
     "Transfer-Encoding: chunked\r\n\r\n"
 )
 BODIES = {
-    "by length": POST.replace("Transfer-Encoding: chunked", f"Content-Length: {LARGE}").encode(),
+    "with Content-Length": POST.replace(
+        "Transfer-Encoding: chunked", f"Content-Length: {LARGE}"
+    ).encode(),
     "chunked": POST.encode() + b"%x\r\n%s" % (2 * LARGE, LARGE * b" "),
     "longer than it says": POST.replace("Transfer-Encoding: chunked", "Content-Length: 2").encode()
     + b"{}"
@@ -141,7 +146,7 @@ BODIES = {
 }
 
 
-@pytest.mark.parametrize("control", [GUARDED, "no_body_limit"])
+@pytest.mark.parametrize("control", [GUARDED, "without any limit on the size of bodies"])
 async def test_what_is_too_large_is_refused_before_it_is_read(
     serve: Serve, judge: Judge, control: str
 ) -> None:
@@ -151,9 +156,12 @@ async def test_what_is_too_large_is_refused_before_it_is_read(
             status, seconds = await answer_to(service, content)
             slowest = max(slowest, seconds)
             if status != (422 if kind == "longer than it says" else 413):
-                broken.append(f"{kind}: {status or 'no answer'}")
-    figure = f"413 by length and chunked, in {slowest * 1000:.0f} ms at most, the rest unread"
-    judge("I5 size", control, figure, broken)
+                broken.append(f"body {kind}: {outcome(status)}")
+    figure = (
+        "status 413 by Content-Length and chunked, without waiting for the rest of the body; "
+        f"slowest response {slowest * 1000:.0f} ms"
+    )
+    judge("Clients send bodies that are too large", control, figure, broken)
 
 
 async def answer_to(service: Service, content: bytes) -> tuple[int, float]:
@@ -177,7 +185,7 @@ STEP_SECONDS = 8
 REFUSED_WITHIN_SECONDS = LIMITS.queue_seconds + 0.02
 
 
-@pytest.mark.parametrize("control", [GUARDED, "no_in_flight_limit"])
+@pytest.mark.parametrize("control", [GUARDED, "without the limit on running requests"])
 async def test_past_saturation_as_much_is_served(serve: Serve, judge: Judge, control: str) -> None:
     async with serve(control) as service:
         load = Load(service.address, WORK, {})
@@ -193,12 +201,18 @@ async def test_past_saturation_as_much_is_served(serve: Serve, judge: Judge, con
         load.close()
     typical, kept = share(refused, 0.5), served[-1] / max(served)
     broken = [
-        *[f"at {STEPS[-1]} × {kept:.0%} of the peak"] * (kept < 0.75),
-        *[f"half of the 503 after {typical * 1000:.0f} ms"] * (typical > REFUSED_WITHIN_SECONDS),
+        *[f"at {STEPS[-1]} times the saturation, {kept:.0%} of the best rate was served"]
+        * (kept < 0.75),
+        *[f"half of the 503 responses took more than {typical * 1000:.0f} ms"]
+        * (typical > REFUSED_WITHIN_SECONDS),
     ]
+    sent = ", ".join(f"{step * saturation:.0f}" for step in STEPS)
     rates = ", ".join(f"{rate:.0f}" for rate in served)
     figure = (
-        f"{rates} served a second at 0.5, 1, 2, 4 × {saturation:.0f}: {kept:.0%} of the peak; "
-        f"{len(refused)} × 503, p50 {typical * 1000:.0f}, p99 {share(refused, 0.99) * 1000:.0f} ms"
+        f"of {sent} requests/s, {rates} requests/s were served: at the highest load {kept:.0%} of "
+        f"the best rate; {len(refused)} responses with status 503, p50 {typical * 1000:.0f} ms, "
+        f"p99 {share(refused, 0.99) * 1000:.0f} ms"
     )
-    judge("O1 goodput", control, figure, broken)
+    judge(
+        "Clients send four times as many requests as the service can serve", control, figure, broken
+    )

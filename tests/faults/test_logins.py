@@ -40,7 +40,7 @@ def auc(left: Sequence[float], right: Sequence[float]) -> float:
     return (ranks - len(right) * (len(right) + 1) / 2) / (len(left) * len(right))
 
 
-@pytest.mark.parametrize("control", [GUARDED, "no_dummy_hash"])
+@pytest.mark.parametrize("control", [GUARDED, "without a hash for unknown accounts"])
 async def test_the_time_of_a_login_does_not_tell_whether_the_account_exists(
     serve: Serve, judge: Judge, control: str
 ) -> None:
@@ -54,9 +54,14 @@ async def test_the_time_of_a_login_does_not_tell_whether_the_account_exists(
                 answers.append(await timed(service.client, "POST", "/v1/auth/token", data=form))
                 taken.append(answers[-1].seconds)
     area = auc(*times.values())
-    told = [f"AUC {area:.3f}"] * (not 0.45 <= area <= 0.55)
-    figure = f"AUC {area:.3f} of {2 * PAIRS} interleaved logins"
-    judge("Login, time", control, figure, [*told, *unexpected(answers, (400,))])
+    told = [f"AUC {area:.3f}: the time shows which accounts exist"] * (not 0.45 <= area <= 0.55)
+    figure = f"AUC {area:.3f} of {2 * PAIRS} alternating logins (0.5: the times do not differ)"
+    judge(
+        "Login times are compared for known and unknown accounts",
+        control,
+        figure,
+        [*told, *unexpected(answers, (400,))],
+    )
 
 
 def at_once(address: Address, requests: Sequence[bytes]) -> list[Reply]:
@@ -68,7 +73,7 @@ def at_once(address: Address, requests: Sequence[bytes]) -> list[Reply]:
     return asyncio.run(flood())
 
 
-@pytest.mark.parametrize("control", [GUARDED, "patient_hashing"])
+@pytest.mark.parametrize("control", [GUARDED, "without the limit on waiting passwords"])
 async def test_who_waits_in_vain_for_a_hash_is_told_soon(
     serve: Serve, judge: Judge, control: str
 ) -> None:
@@ -103,22 +108,22 @@ async def test_who_waits_in_vain_for_a_hash_is_told_soon(
     p99_before, p99 = share(calm, 0.99), share(meanwhile, 0.99)
     wrong = sorted({reply.status for reply in replies} - {201, 400, 503})
     broken = [
-        *late("the last refusal", last, REFUSED_WITHIN_SECONDS),
-        *[f"a worker grew by {grown:.0f} MiB"] * (grown > LIMIT_MIB),
-        *[f"other requests' p99 {p99 * 1000:.0f} ms, {p99_before * 1000:.0f} before"]
+        *late("the last 503 response came", last, REFUSED_WITHIN_SECONDS),
+        *[f"the memory of a worker grew by {grown:.0f} MiB"] * (grown > LIMIT_MIB),
+        *[f"p99 of other requests {p99 * 1000:.0f} ms, {p99_before * 1000:.0f} ms before"]
         * (p99 > max(2 * p99_before, NO_TROUBLE_SECONDS)),
-        *[f"answers {wrong}"] * bool(wrong),
+        *[f"unexpected statuses {wrong}"] * bool(wrong),
         *not_served(meanwhile),
     ]
     figure = (
-        f"{len(replies) - len(refused)} served, {len(refused)} refused within {last:.2f} s; a "
-        f"worker grew by {grown:.0f} MiB; other requests' p99 {p99_before * 1000:.0f} → "
-        f"{p99 * 1000:.0f} ms"
+        f"{len(replies) - len(refused)} passwords checked, {len(refused)} requests got status 503 "
+        f"within {last:.2f} s; the memory of a worker grew by at most {grown:.0f} MiB; p99 of "
+        f"other requests {p99_before * 1000:.0f} ms before, {p99 * 1000:.0f} ms meanwhile"
     )
-    judge("N6 login-flood", control, figure, broken)
+    judge("200 logins and 200 registrations at once", control, figure, broken)
 
 
-@pytest.mark.parametrize("control", [GUARDED, "default_threads"])
+@pytest.mark.parametrize("control", [GUARDED, "without the limit on password threads"])
 async def test_many_logins_at_once_take_bounded_memory(
     serve: Serve, judge: Judge, control: str
 ) -> None:
@@ -139,12 +144,13 @@ async def test_many_logins_at_once_take_bounded_memory(
         )
     served = sum(answer.status == 200 for answer in answers)
     broken = [
-        *[f"a worker grew by {grown:.0f} MiB"] * (grown > LIMIT_MIB),
+        *[f"the memory of a worker grew by {grown:.0f} MiB"] * (grown > LIMIT_MIB),
         *unexpected(answers, (200, 503)),
         *unexpected(probes, (200,)),
     ]
     figure = (
-        f"{served} × 200, {len(answers) - served} × 503; a worker grew by {grown:.0f} MiB at most; "
-        f"/livez {slowest(probes) * 1000:.0f} ms at most"
+        f"{served} logins succeeded, {len(answers) - served} got status 503; the memory of a "
+        f"worker grew by at most {grown:.0f} MiB; `/livez` answered within "
+        f"{slowest(probes) * 1000:.0f} ms"
     )
-    judge("Login, memory", control, figure, broken)
+    judge("200 logins at once", control, figure, broken)

@@ -112,7 +112,7 @@ def mixed(author: Author) -> Callable[[int], Awaitable[Answer]]:
     return send
 
 
-@pytest.mark.parametrize("control", [GUARDED, "files_removed"])
+@pytest.mark.parametrize("control", [GUARDED, "with the metrics files of replaced workers deleted"])
 async def test_only_what_a_killed_worker_had_in_hand_is_lost(
     backend: Backend, serve: Serve, judge: Judge, folder: Path, control: str
 ) -> None:
@@ -127,15 +127,32 @@ async def test_only_what_a_killed_worker_had_in_hand_is_lost(
         cut = [answer for answer in answers if answer.status == NO_ANSWER]
         broken += counters.broken(counted, len(answers) - len(cut), len(cut))
     idle = [answer for answer in cut if not any(kill.may_have_cut(answer) for kill in kills)]
-    broken += [f"{len(idle)} failed that were not under way"] * bool(idle)
+    broken += [
+        f"{len(idle)} requests failed that were not running when a worker was killed"
+    ] * bool(idle)
     broken += unexpected(answers, (200, 201, NO_ANSWER))
     back = max(kill.back_seconds for kill in kills)
-    broken += late("a second worker was back", back, BACK_SECONDS)
-    figure = f"{len(answers)} requests, {len(cut)} cut, {counted} counted; back after {back:.1f} s"
-    judge("F16 worker-kill", control, f"{figure}; {counters.figure}", broken)
+    broken += late("a new worker answered", back, BACK_SECONDS)
+    figure = (
+        f"{len(answers)} requests, {len(cut)} of them cut off, {counted} counted by the metrics; a "
+        f"new worker answered within {back:.1f} s"
+    )
+    judge(
+        "Workers are killed while metrics are scraped",
+        control,
+        f"{figure}; {counters.figure}",
+        broken,
+    )
 
 
-@pytest.mark.parametrize("control", [GUARDED, "files_removed", "files_left"])
+@pytest.mark.parametrize(
+    "control",
+    [
+        GUARDED,
+        "with the metrics files of replaced workers deleted",
+        "with new metrics files for each process",
+    ],
+)
 async def test_workers_that_are_recycled_leave_their_counts_and_nothing_else(
     serve: Serve,
     judge: Judge,
@@ -151,12 +168,15 @@ async def test_workers_that_are_recycled_leave_their_counts_and_nothing_else(
         counted = await counters.requests(POSTS)
     cut = statuses.pop(NO_ANSWER, 0)
     broken = counters.broken(counted, statuses.total(), cut)
-    broken += [f"statuses {set(statuses)}"] * (set(statuses) != {200})
-    figure = f"{statuses.total()} requests, {cut} cut, {counted} counted; {counters.figure}"
-    judge("Recycled workers, metrics", control, figure, broken)
+    broken += [f"unexpected statuses {set(statuses)}"] * (set(statuses) != {200})
+    figure = (
+        f"{statuses.total()} requests served, {cut} cut off, {counted} counted by the metrics; "
+        f"{counters.figure}"
+    )
+    judge("Workers are recycled while metrics are scraped", control, figure, broken)
 
 
-@pytest.mark.parametrize("control", [GUARDED, "files_removed"])
+@pytest.mark.parametrize("control", [GUARDED, "with the metrics files of replaced workers deleted"])
 async def test_nothing_is_lost_in_a_reload(
     serve: Serve, judge: Judge, folder: Path, control: str
 ) -> None:
@@ -171,5 +191,8 @@ async def test_nothing_is_lost_in_a_reload(
                 answered += (await ask(service, REQUESTS))[200]
         counted = await counters.requests(POSTS)
         broken = counters.broken(counted, answered, cut=0)
-    figure = f"{RELOADS} reloads; {answered} requests, {counted} counted; {counters.figure}"
-    judge("HUP, metrics", control, figure, broken)
+    figure = (
+        f"{RELOADS} reloads; {answered} requests served, {counted} counted by the metrics; "
+        f"{counters.figure}"
+    )
+    judge("Workers are reloaded (SIGHUP) while metrics are scraped", control, figure, broken)

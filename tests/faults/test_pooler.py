@@ -70,7 +70,7 @@ async def sign_up_at_last(service: Service) -> Author:
             return await sign_up(service.client)
 
 
-@pytest.mark.parametrize("control", [GUARDED, "prepared_statements"])
+@pytest.mark.parametrize("control", [GUARDED, "with named prepared statements"])
 async def test_requests_are_answered_as_without_it(
     backend: Backend,
     pooled: Backend,
@@ -91,11 +91,14 @@ async def test_requests_are_answered_as_without_it(
             *await backend.idle_in_transaction(),
         ]
     kept = len(author.acknowledged)
-    figure = f"{len(answers)} requests, slowest {slowest(answers):.2f} s; {kept} writes, each once"
-    judge("PgBouncer, transaction mode", control, figure, broken)
+    figure = (
+        f"{len(answers)} requests served, the slowest in {slowest(answers):.2f} s; {kept} "
+        "acknowledged writes, each stored once"
+    )
+    judge("PgBouncer in transaction mode", control, figure, broken)
 
 
-@pytest.mark.parametrize("control", [GUARDED, "no_retry"])
+@pytest.mark.parametrize("control", [GUARDED, "without retries"])
 async def test_its_connections_to_the_server_are_cut_again_and_again(
     backend: Backend,
     pooled: Backend,
@@ -127,13 +130,13 @@ async def test_its_connections_to_the_server_are_cut_again_and_again(
             *await author.broken_promises(backend),
         ]
     figure = (
-        f"{len(answers)} requests, {cut_commits} commits cut, nothing else failed; "
-        f"{len(author.acknowledged)} writes kept"
+        f"{len(answers)} requests, {cut_commits} of them cut off during the commit, no other "
+        f"failed; {len(author.acknowledged)} acknowledged writes, each stored once"
     )
-    judge("PgBouncer, its connections cut each second", control, figure, broken)
+    judge("PgBouncer: its connections to PostgreSQL are cut every second", control, figure, broken)
 
 
-@pytest.mark.parametrize("control", [GUARDED, "no_role_timeouts"])
+@pytest.mark.parametrize("control", [GUARDED, "without timeouts of the database role"])
 async def test_timeouts_are_those_of_the_role(
     backend: Backend,
     pooled: Backend,
@@ -147,12 +150,12 @@ async def test_timeouts_are_those_of_the_role(
     async with serving(pooled, monkeypatch, control, database=POOLER) as service:
         held = [timed(service.client, "GET", "/faults/hold/30") for _ in range(10)]
         answers = await asyncio.gather(*held)
-    broken = [*unexpected(answers, (503,)), *late("503", slowest(answers), 5.5)]
-    figure = f"{len(answers)} × 503, slowest {slowest(answers):.2f} s"
-    judge("PgBouncer, F12 slow-query", control, figure, broken)
+    broken = [*unexpected(answers, (503,)), *late("a 503 response came", slowest(answers), 5.5)]
+    figure = f"{len(answers)} requests got status 503, the slowest after {slowest(answers):.2f} s"
+    judge("PgBouncer: SQL statements do not end", control, figure, broken)
 
 
-@pytest.mark.parametrize("control", [GUARDED, "naive_cache"])
+@pytest.mark.parametrize("control", [GUARDED, "with an ordinary cache"])
 async def test_no_read_shows_less_than_was_acknowledged(
     backend: Backend,
     pooled: Backend,
@@ -163,7 +166,7 @@ async def test_no_read_shows_less_than_was_acknowledged(
     slow = "slow_fills"
     async with serving(pooled, monkeypatch, control, trouble=slow, database=POOLER) as service:
         history = await run_history(service, backend, 12, nullcontext())
-    judge("PgBouncer, history", control, history.figure, history.broken())
+    judge("PgBouncer: many reads and writes", control, history.figure, history.broken())
 
 
 async def test_replicas_that_migrate_through_it_at_once_take_turns(

@@ -17,7 +17,7 @@ import pytest
 from graceful_gunicorn.multiprocess_metrics import FOLDER
 from tests.disks import fill, small_file_system
 from tests.faults.conftest import Judge, Serve
-from tests.faults.load import Answer, constantly, late, timed
+from tests.faults.load import Answer, constantly, late, outcome, timed
 from tests.faults.service import WORKERS, Service, master_of
 from tests.faults.troubles import BROKEN
 from tests.faults.verdicts import GUARDED
@@ -100,10 +100,10 @@ def failures(answers: list[Answer], kills: list[float]) -> list[str]:
         )
     )
     del statuses[200]
-    return [f"{number} × {status or 'no answer'}" for status, number in statuses.items()]
+    return [f"{number} × {outcome(status)}" for status, number in statuses.items()]
 
 
-@pytest.mark.parametrize("control", [GUARDED, "sparse_files"])
+@pytest.mark.parametrize("control", [GUARDED, "without reserving disk space for metrics"])
 async def test_workers_go_on_when_the_disk_of_the_metrics_is_full(
     serve: Serve, judge: Judge, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, control: str
 ) -> None:
@@ -129,13 +129,18 @@ async def test_workers_go_on_when_the_disk_of_the_metrics_is_full(
             missing = await metric(service, "metrics_lost_total")
     died = len(family.seen) - 2 * WORKERS
     broken = [f"{died} workers died"] * (died > 0) + failures(answers, kills)
-    broken += ["nothing was counted as missing"] * (not missing)
+    broken += ["no lost metric was counted"] * (not missing)
     answered = sum(answer.status == 200 for answer in answers)
-    figure = f"{answered} requests answered, {len(kills)} workers replaced on the full disk; "
-    judge("M1 metrics-full", control, f"{figure}{missing:.0f} series counted as lost", broken)
+    figure = f"{answered} requests served, {len(kills)} workers replaced on the full disk; "
+    judge(
+        "The disk of the metrics is full",
+        control,
+        f"{figure}{missing:.0f} lost time series counted",
+        broken,
+    )
 
 
-@pytest.mark.parametrize("control", [GUARDED, "halting"])
+@pytest.mark.parametrize("control", [GUARDED, "with a failed start that ends the instance"])
 async def test_a_worker_that_cannot_boot_does_not_end_the_others(
     serve: Serve, judge: Judge, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, control: str
 ) -> None:
@@ -165,14 +170,19 @@ async def test_a_worker_that_cannot_boot_does_not_end_the_others(
                         await asyncio.sleep(0.2)
             back = loop.time() - healed_at
     broken = failures(answers, [killed_at])
-    broken += [f"{boots} boots in {BROKEN_SECONDS:.0f} s"] * (
+    broken += [f"{boots} starts in {BROKEN_SECONDS:.0f} s"] * (
         not LEAST_BOOTS <= boots <= MOST_BOOTS
     )
-    broken += ["no metric told of it"] * (told < 1)
-    broken += late("two workers were back", back, HEALED_SECONDS)
+    broken += ["the metric did not show the failed starts"] * (told < 1)
+    broken += late("two workers answered", back, HEALED_SECONDS)
     answered = sum(answer.status == 200 for answer in answers)
-    figure = f"{answered} requests answered, {boots} boots failed in {BROKEN_SECONDS:.0f} s; "
-    judge("N2 boot-fails", control, f"{figure}two workers {back:.1f} s after the cure", broken)
+    figure = f"{answered} requests served, {boots} starts failed in {BROKEN_SECONDS:.0f} s; "
+    judge(
+        "New workers cannot start for 10 s",
+        control,
+        f"{figure}two workers {back:.1f} s after the repair",
+        broken,
+    )
 
 
 async def _processes(service: Service) -> set[int]:
@@ -182,7 +192,7 @@ async def _processes(service: Service) -> set[int]:
     return set()
 
 
-@pytest.mark.parametrize("control", [GUARDED, "no_restarts"])
+@pytest.mark.parametrize("control", [GUARDED, "without restarts of background tasks"])
 async def test_background_tasks_are_started_again(
     serve_cached: Serve, judge: Judge, control: str
 ) -> None:
@@ -199,8 +209,8 @@ async def test_background_tasks_are_started_again(
         for _ in range(LOOKS):
             lags.add(await metric(service, "event_loop_lag_seconds"))
             await asyncio.sleep(BACK_SECONDS / LOOKS)
-    broken = [f"{len(dead)} tasks are dead, such as {min(dead, default='')}"] * bool(dead)
-    broken += ["the gauges stand still"] * (len(lags) == 1)
-    broken += [f"{restarts:.0f} restarts counted"] * (restarts < WORKERS * len(TASKS))
-    figure = f"{WORKERS * len(TASKS)} tasks run {BACK_SECONDS:.0f} s later; "
-    judge("N3 task-dies", control, f"{figure}{restarts:.0f} restarts counted", broken)
+    broken = [f"{len(dead)} tasks have ended, for example: {min(dead, default='')}"] * bool(dead)
+    broken += ["the gauges do not change any more"] * (len(lags) == 1)
+    broken += [f"only {restarts:.0f} restarts counted"] * (restarts < WORKERS * len(TASKS))
+    figure = f"all {WORKERS * len(TASKS)} tasks run again {BACK_SECONDS:.0f} s later; "
+    judge("Background tasks fail", control, f"{figure}{restarts:.0f} restarts counted", broken)

@@ -19,6 +19,7 @@ LEAST = 20_000
 MOST_SECONDS = 90.0
 USUAL_SECONDS, TIMES_SLOWER = 5.0, 3
 IMPERCEPTIBLE_SECONDS = 0.1
+RELOAD = "The service is reloaded twice (SIGHUP)"
 
 Replace = Callable[[Service], Awaitable[None]]
 
@@ -55,10 +56,10 @@ async def wait_for_recycling(service: Service) -> None:
 @pytest.mark.parametrize(
     ("case", "replace", "server"),
     [
-        ("D2 reload", reload_twice, {}),
-        ("D2 one worker ends", end_two_workers, {}),
+        (RELOAD, reload_twice, {}),
+        ("Two workers get SIGTERM, one after the other", end_two_workers, {}),
         (
-            "D3 recycling",
+            "Workers are recycled after about 2,000 requests",
             wait_for_recycling,
             {"max_requests": 2_000, "max_requests_jitter": 500},
         ),
@@ -77,12 +78,12 @@ async def test_no_request_is_lost(
             await replace(service)
             await until_enough(calls, LEAST)
         broken = calls.broken(LEAST)
-        broken += ["nobody was replaced"] * bool(first & await service.processes())
+        broken += ["no worker was replaced"] * bool(first & await service.processes())
     usual, slowest = calls.slowest(0, began_at), calls.slowest(began_at)
-    if case == "D2 reload" and slowest > max(TIMES_SLOWER * usual, IMPERCEPTIBLE_SECONDS):
-        broken.append(f"slowest {slowest * 1000:.0f} ms, usually {usual * 1000:.0f}")
+    if case == RELOAD and slowest > max(TIMES_SLOWER * usual, IMPERCEPTIBLE_SECONDS):
+        broken.append(f"slowest {slowest * 1000:.0f} ms, {usual * 1000:.0f} ms before")
     figure = (
-        f"{sum(calls.lost.values())} of {len(calls.replies):,} lost, "
-        f"slowest {slowest * 1000:.0f} ms (usually {usual * 1000:.0f})"
+        f"{sum(calls.lost.values())} of {len(calls.replies):,} requests lost; the slowest took "
+        f"{slowest * 1000:.0f} ms ({usual * 1000:.0f} ms before)"
     )
     judge(case, control, figure, broken)

@@ -21,7 +21,7 @@ pytestmark = [
 ]
 LEAST = 20_000
 # Longer than the balancer needs to be told twice that an instance is not ready.
-DRAIN_SECONDS = {GUARDED: 3, "no_drain": 0}
+DRAIN_SECONDS = {GUARDED: 3, "without the drain": 0}
 
 
 def call_until(over: threading.Event, address: Address, path: str) -> Calls:
@@ -66,5 +66,5 @@ async def test_instances_are_replaced_one_by_one(
     finally:
         for stack in stacks:
             await stack.aclose()
-    figure = f"{sum(calls.lost.values())} of {len(calls.replies):,} lost"
-    judge("D1 rolling behind HAProxy", control, figure, calls.broken(LEAST))
+    figure = f"{sum(calls.lost.values())} of {len(calls.replies):,} requests lost"
+    judge("Instances behind HAProxy are replaced one by one", control, figure, calls.broken(LEAST))

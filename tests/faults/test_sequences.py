@@ -14,12 +14,12 @@ BEHIND, AT_ITS_END = "1, false", f"{2**63 - 1}, true"
 TABLES = ("users", "posts", "refresh_tokens")
 
 
-@pytest.mark.parametrize("control", [GUARDED, "operators_fault_is_the_clients"])
+@pytest.mark.parametrize("control", [GUARDED, "with database faults reported as client errors"])
 @pytest.mark.parametrize(
     ("case", "value", "named"),
     [
-        ("S1 sequence-behind", BEHIND, "constraint pk_{}"),
-        ("S1 sequence at its end", AT_ITS_END, "{}_id_seq"),
+        ("A PostgreSQL sequence is behind its table", BEHIND, "constraint pk_{}"),
+        ("A PostgreSQL sequence has reached its end", AT_ITS_END, "{}_id_seq"),
     ],
 )
 async def test_a_sequence_that_does_not_fit_is_no_fault_of_the_client(
@@ -48,7 +48,14 @@ async def test_a_sequence_that_does_not_fit_is_no_fault_of_the_client(
         log.seek(0)
         written = log.read().decode()
     unnamed = [table for table in TABLES if named.format(table) not in written]
-    broken = [f"{table}: {status}" for table, status in statuses.items() if status != 500]
+    broken = [
+        f"a write to {table} got status {status}"
+        for table, status in statuses.items()
+        if status != 500
+    ]
     broken += [f"the log does not name what is wrong with {', '.join(unnamed)}"] * bool(unnamed)
-    figure = f"500 for each of {len(TABLES)} tables, a correct login too; the log names them"
+    figure = (
+        f"writes to each of {len(TABLES)} tables got status 500, a correct login too; the log "
+        "names the constraint or sequence"
+    )
     judge(case, control, figure, broken)

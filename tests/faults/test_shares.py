@@ -49,12 +49,17 @@ async def test_every_worker_has_its_part(serve: Serve, judge: Judge, control: st
         for wire in wires:
             wire.close()
     usual = median(shares)
-    broken = [f"largest share {usual:.2f}"] * (usual > LARGEST_SHARE)
-    broken += [f"still {largest:.2f} after {MOST_SECONDS:.0f} s"] * (
+    broken = [f"one worker had {usual:.0%} of the connections"] * (usual > LARGEST_SHARE)
+    broken += [f"one worker still had {largest:.0%} after {MOST_SECONDS:.0f} s"] * (
         back_at > told_at + BACK_SECONDS
     )
     figure = (
-        f"largest share of {CONNECTIONS} connections {usual:.2f} ({max(shares):.2f} at most in "
-        f"{ROUNDS} rounds), fair again {back_at - told_at:.1f} s after a worker was told to leave"
+        f"one worker had {usual:.0%} of {CONNECTIONS} connections (at most {max(shares):.0%} in "
+        f"{ROUNDS} rounds); evenly shared again {back_at - told_at:.1f} s after SIGTERM to a worker"
     )
-    judge("fair shares", control, figure, broken)
+    judge(
+        f"{CONNECTIONS} connections are distributed, and a worker is replaced",
+        control,
+        figure,
+        broken,
+    )

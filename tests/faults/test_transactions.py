@@ -44,7 +44,9 @@ async def caller(troubled: FastAPI) -> AsyncIterator[httpx2.AsyncClient]:
         yield client
 
 
-@pytest.mark.parametrize("control", [GUARDED, "plain_engine"], indirect=True)
+@pytest.mark.parametrize(
+    "control", [GUARDED, "with SQLAlchemy's default pool and timeouts"], indirect=True
+)
 async def test_a_lock_that_somebody_keeps(
     caller: httpx2.AsyncClient, make: NoteFactory, judge: Judge, control: str
 ) -> None:
@@ -59,10 +61,14 @@ async def test_a_lock_that_somebody_keeps(
             {waiting}, timeout=make.resources.settings[DatabaseSettings].lock_timeout_seconds + 2
         )
     answer = await waiting
-    judge("Lock kept", control, f"{answer.status}", unexpected([answer], (503,)))
+    judge("A row stays locked", control, f"status {answer.status}", unexpected([answer], (503,)))
 
 
-@pytest.mark.parametrize("control", [GUARDED, "no_backstop"], indirect=True)
+@pytest.mark.parametrize(
+    "control",
+    [GUARDED, "without retries and without the mapping of database errors"],
+    indirect=True,
+)
 async def test_a_deadlock(
     troubled: FastAPI, caller: httpx2.AsyncClient, make: NoteFactory, judge: Judge, control: str
 ) -> None:
@@ -81,12 +87,14 @@ async def test_a_deadlock(
     answers = await asyncio.gather(*(timed(caller, "POST", path) for path in paths))
     statuses = [answer.status for answer in answers]
     expected = ["A" + "!" * statuses.count(200)] * 2
-    broken = unexpected(answers, (200, 503)) + ["half a write"] * (await names(make) != expected)
-    figure = f"{statuses[0]} and {statuses[1]}, {len(begun)} attempts"
-    judge("Deadlock", control, figure, broken)
+    broken = unexpected(answers, (200, 503)) + ["a transaction was stored in part"] * (
+        await names(make) != expected
+    )
+    figure = f"statuses {statuses[0]} and {statuses[1]} in {len(begun)} attempts"
+    judge("Two transactions deadlock", control, figure, broken)
 
 
-@pytest.mark.parametrize("control", [GUARDED, "no_retry"], indirect=True)
+@pytest.mark.parametrize("control", [GUARDED, "without retries"], indirect=True)
 async def test_a_connection_that_is_ended_within_a_transaction(
     troubled: FastAPI, caller: httpx2.AsyncClient, make: NoteFactory, judge: Judge, control: str
 ) -> None:
@@ -105,11 +113,18 @@ async def test_a_connection_that_is_ended_within_a_transaction(
     answer = await timed(caller, "POST", "/ended")
     stored = await names(make)
     twice = [f"{len(stored)} rows"] * (len(stored) > 1)
-    figure = f"{answer.status} at attempt {len(attempts)}, {len(stored)} row"
-    judge("Backend terminated", control, figure, unexpected([answer], (200,)) + twice)
+    figure = f"status {answer.status} in attempt {len(attempts)}, {len(stored)} row stored"
+    judge(
+        "A database connection is terminated in a transaction",
+        control,
+        figure,
+        unexpected([answer], (200,)) + twice,
+    )
 
 
-@pytest.mark.parametrize("control", [GUARDED, "plain_engine"], indirect=True)
+@pytest.mark.parametrize(
+    "control", [GUARDED, "with SQLAlchemy's default pool and timeouts"], indirect=True
+)
 async def test_a_server_that_refuses_connections(
     settings: Settings, judge: Judge, control: str
 ) -> None:
@@ -120,8 +135,13 @@ async def test_a_server_that_refuses_connections(
         refused = Settings.model_validate({**settings.model_dump(), **values})
         async with running(refused) as app, client_of(app) as client:
             answers.append(await timed(client, "GET", "/v1/posts/1"))
-    figure = " and ".join(str(answer.status) for answer in answers)
-    judge("Wrong password, no database", control, figure, unexpected(answers, (503,)))
+    figure = " and ".join(f"status {answer.status}" for answer in answers)
+    judge(
+        "PostgreSQL refuses the password or the database name",
+        control,
+        figure,
+        unexpected(answers, (503,)),
+    )
 
 
 async def names(make: NoteFactory) -> list[str]:

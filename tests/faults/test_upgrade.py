@@ -142,7 +142,7 @@ async def ask_until(over: asyncio.Event, proxy: Address, victim: Person) -> list
         try:
             seen.append(str(json.loads(reply.body)["email"]))
         except (ValueError, KeyError, TypeError):
-            seen.append(str(reply.status or "no answer"))
+            seen.append(str(reply.status or "no response"))
     wire.close()
     return seen
 
@@ -164,12 +164,13 @@ async def attack_victims(service: Service, people: list[Person]) -> tuple[int, l
     foreign = sum(seen != victim.email and seen in others for victim, seen in answers)
     failed = sum(seen not in others for _, seen in answers)
     return len(answers), [
-        *[f"{foreign} innocent requests got another's answer"] * bool(foreign),
-        *[f"{failed} innocent requests failed"] * bool(failed),
+        *[f"{foreign} requests of other clients got the response to another request"]
+        * bool(foreign),
+        *[f"{failed} requests of other clients failed"] * bool(failed),
     ]
 
 
-@pytest.mark.parametrize("control", [GUARDED, "stock_protocol"])
+@pytest.mark.parametrize("control", [GUARDED, "with Uvicorn's own HTTP protocol"])
 async def test_a_body_behind_an_upgrade_is_never_a_request(
     serve: Serve, judge: Judge, control: str
 ) -> None:
@@ -178,7 +179,8 @@ async def test_a_body_behind_an_upgrade_is_never_a_request(
         asked, confused = await attack_victims(service, people)
         sent, wrong = await send_directly(service, people[0])
     figure = (
-        f"{sent} requests with Upgrade: one answer each; behind a proxy that passes it on, "
-        f"{ATTACKS * ATTACKERS} attacks and {asked} innocent requests, all answered with their own"
+        f"{sent} requests with Upgrade, each got exactly one response; behind a proxy that "
+        f"forwards Upgrade, {ATTACKS * ATTACKERS} attacks and {asked} requests of other clients, "
+        "each got its own response"
     )
-    judge("U1 upgrade", control, figure, [*confused, *wrong])
+    judge("Clients send requests with Upgrade", control, figure, [*confused, *wrong])

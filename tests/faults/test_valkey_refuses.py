@@ -181,7 +181,7 @@ async def distrusting(service: Service) -> list[str]:
     return [cache for cache in said.values() if cache != "trusted"]
 
 
-@pytest.mark.parametrize("control", [GUARDED, "no_trust"])
+@pytest.mark.parametrize("control", [GUARDED, "with a cache that is always trusted"])
 @pytest.mark.parametrize("error", REFUSALS)
 async def test_valkey_answers_reads_and_refuses_writes(
     backend: Backend, valkey: Valkey, serve_cached: Serve, judge: Judge, error: str, control: str
@@ -197,17 +197,17 @@ async def test_valkey_answers_reads_and_refuses_writes(
     oldest = max((found.age for found in stale), default=0.0)
     gone = max(deletion.accepted_for, deletion.shown_for)
     broken = [
-        *late("a read stale", oldest, BOUND_SECONDS),
-        *late("a deleted account accepted or shown", gone, BOUND_SECONDS),
-        *late("trusted again", refusal.trusted_after, BOUND_SECONDS),
+        *late("a read was stale", oldest, BOUND_SECONDS),
+        *late("a deleted account was accepted or shown", gone, BOUND_SECONDS),
+        *late("the cache was trusted again", refusal.trusted_after, BOUND_SECONDS),
     ]
     figure = (
-        f"{history.acknowledged} writes; {len(stale)} of {history.seen.total} reads stale, by "
-        f"{oldest:.2f} s at most; a deleted account was accepted for {deletion.accepted_for:.2f} s "
-        f"and shown for {deletion.shown_for:.2f} s; trusted again after "
-        f"{refusal.trusted_after:.2f} s"
+        f"{history.acknowledged} writes; {len(stale)} of {history.seen.total} reads stale, by at "
+        f"most {oldest:.2f} s; a deleted account was accepted for {deletion.accepted_for:.2f} s "
+        f"and shown for {deletion.shown_for:.2f} s; cache trusted {refusal.trusted_after:.2f} s "
+        "after the repair"
     )
-    judge(f"V1 valkey-refuses, {error}", control, figure, broken)
+    judge(f"Valkey answers reads and refuses writes: {error}", control, figure, broken)
 
 
 # A busy database, and one bad row
@@ -280,7 +280,9 @@ async def saturated(service: Service) -> AsyncIterator[None]:
         await end(tasks)
 
 
-@pytest.mark.parametrize("control", [GUARDED, "relay_in_request_pool"])
+@pytest.mark.parametrize(
+    "control", [GUARDED, "with the relay in the connection pool of the requests"]
+)
 async def test_a_busy_pool_does_not_end_the_trust(
     backend: Backend, serve_cached: Serve, judge: Judge, control: str
 ) -> None:
@@ -310,18 +312,21 @@ async def test_a_busy_pool_does_not_end_the_trust(
         trusted_after = time.monotonic() - deleted_at
     longest_life = POISON_LIVES_SECONDS + NEXT_LOOK_FOR_SUCH_ROWS_SECONDS + 1
     broken = [
-        *[f"distrusted at {busy.distrusted} of {len(busy.seen)} looks"] * bool(busy.distrusted),
-        *late("a row of a dead writer was relayed", max(busy.waits), BOUND_SECONDS),
-        *late("distrusted with a bad row", distrusted_after, BOUND_SECONDS),
-        *late("a good row beside it was relayed", max(calm.waits), BOUND_SECONDS),
-        *late("the bad row was deleted", lived, longest_life),
-        *late("trusted again", trusted_after, BOUND_SECONDS),
+        *[f"cache distrusted in {busy.distrusted} of {len(busy.seen)} checks"]
+        * bool(busy.distrusted),
+        *late("an invalidation of a dead writer was repeated", max(busy.waits), BOUND_SECONDS),
+        *late("the cache was distrusted", distrusted_after, BOUND_SECONDS),
+        *late("another invalidation was repeated", max(calm.waits), BOUND_SECONDS),
+        *late("the failing row was deleted", lived, longest_life),
+        *late("the cache was trusted again", trusted_after, BOUND_SECONDS),
     ]
     figure = (
-        f"distrusted at {busy.distrusted} of {len(busy.seen)} looks, {len(busy.waits)} rows "
-        f"relayed after {max(busy.waits):.2f} s at most; a bad row: distrusted after "
-        f"{distrusted_after:.2f} s, {len(calm.waits)} good ones relayed after "
-        f"{max(calm.waits):.2f} s at most, deleted after {lived:.1f} s, trusted "
-        f"{trusted_after:.2f} s later"
+        f"pool full: cache distrusted in {busy.distrusted} of {len(busy.seen)} checks, "
+        f"{len(busy.waits)} lost invalidations repeated within {max(busy.waits):.2f} s. One "
+        f"invalidation always fails: cache distrusted after {distrusted_after:.2f} s, "
+        f"{len(calm.waits)} others repeated within {max(calm.waits):.2f} s, its row deleted after "
+        f"{lived:.1f} s, cache trusted {trusted_after:.2f} s later"
     )
-    judge("V2 false-distrust", control, figure, broken)
+    judge(
+        "The connection pool is full, then one invalidation always fails", control, figure, broken
+    )

@@ -16,7 +16,7 @@ or_say = || { echo "$(1)" >&2; exit 1; }
 run: environment ## Start PostgreSQL, Valkey and the service, with demo data
 	@exec $(python) -m dev run
 
-dev: environment ## The same, and reload the service when its code changes
+dev: environment ## Like `make run`, with one process that reloads when the code changes
 	@exec $(python) -m dev dev
 
 ##@ Inspect the running service
@@ -30,7 +30,7 @@ memory: environment ## Show the memory of each worker
 	@$(python) -m dev memory
 
 ##@ Check
-test: environment ## Run the tests, with a real PostgreSQL and Valkey
+test: environment ## Run the tests (8 minutes), with a real PostgreSQL and Valkey
 	@$(python) -m pytest -n auto --dist worksteal --cov
 
 check: environment ## Check the format, lint, types and import contracts
@@ -40,7 +40,7 @@ check: environment ## Check the format, lint, types and import contracts
 	@$(python) -c 'from importlinter.cli import lint_imports_command as lint; lint()' --no-logo \
 		$(call or_say,Remove the import that breaks a contract. The contracts are in pyproject.toml.)
 
-faults: environment ## Run the fault tests (45 minutes) and write docs/faults.md
+faults: environment ## Write docs/faults.md (45 minutes; needs HAProxy, nginx, PgBouncer)
 	@$(python) -m pytest tests/faults tests -m faults --faults --fault-table docs/faults.md -q
 
 bench: environment ## Measure each layer and cached responses (needs wrk)
@@ -61,7 +61,7 @@ migration: environment ## Create a migration from the models: make migration m="
 flush-cache: environment ## Empty the cache, for example after a manual change of rows
 	@$(python) -m dev flush-cache
 
-seed: environment ## Fill an empty database with demo data: make seed N=1000000 (posts)
+seed: environment ## Fill an empty database with N demo posts: make seed N=1000000
 	@$(python) -m dev seed $(if $(N),--posts "$$N")
 
 clean-data: environment ## Delete the data of the embedded servers (.data)

@@ -1,7 +1,7 @@
 #!/bin/bash
-# Runs a streaming standby. It copies the primary at its first start and follows it from then on. If it
-# was stopped for so long that the primary no longer has the WAL that it needs (`wal_keep_size`), remove
-# its volume: the next start copies the primary again.
+# Runs a streaming replica of the database. It copies the primary at its first start and follows it from
+# then on. If it was stopped for so long that the primary no longer has the WAL that it needs
+# (`wal_keep_size`), remove its volume: the next start copies the primary again.
 set -euo pipefail
 PGPASSWORD=$(cat /run/secrets/replication_password)
 export PGPASSWORD

@@ -1,8 +1,10 @@
--- Run this as the superuser in the database `app`, once, before the first migration.
--- Passwords are read from files, so that they appear in no command line, log or environment variable.
-\set app_password `cat /run/secrets/app_password`
-\set migrations_password `cat /run/secrets/migrations_password`
-\set replication_password `cat /run/secrets/replication_password`
+-- Compose runs this at its first start. In a database of your own, an administrator runs it once in the
+-- database `app`, before the first migration: see docs/deployment.md.
+-- The passwords are read from the files app_password and migrations_password in SECRETS_DIR, so that they
+-- appear in no command line, log or environment variable.
+\set ON_ERROR_STOP on
+\set app_password `cat "${SECRETS_DIR-/run/secrets}/app_password"`
+\set migrations_password `cat "${SECRETS_DIR-/run/secrets}/migrations_password"`
 
 -- The role `migrations` owns the schema. It has no timeouts, because migrations may run for long.
 CREATE ROLE migrations LOGIN PASSWORD :'migrations_password';
@@ -22,6 +24,3 @@ ALTER ROLE app SET statement_timeout = '5s';
 ALTER ROLE app SET lock_timeout = '2s';
 ALTER ROLE app SET idle_in_transaction_session_timeout = '10s';
 ALTER ROLE app SET client_connection_check_interval = '2s';
-
-CREATE ROLE replication LOGIN REPLICATION PASSWORD :'replication_password';
-\! echo "host replication replication all scram-sha-256" >>"$PGDATA/pg_hba.conf"

@@ -1,4 +1,4 @@
-"""Runs the migrations. Replicas that start together take turns by an advisory lock."""
+"""Runs the migrations. Instances that start together take turns by an advisory lock."""
 
 import asyncio
 import sys

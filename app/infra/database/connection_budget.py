@@ -61,7 +61,7 @@ class ConnectionBudget:
     def __str__(self) -> str:
         return (
             f"Too many database connections: {self.workers} workers × ({self.pool_size} "
-            f"connections + {self.cache_connections} for the cache) × {self.replicas} replicas = "
+            f"connections + {self.cache_connections} for the cache) × {self.replicas} instances = "
             f"{self.needed} connections, but the database has {self.free} for this service: "
             f"{self.max_connections} in all, minus {self.reserved} reserved and "
             f"{self.held_by_others} held by other clients. Lower DATABASE_POOL_SIZE or "

@@ -13,7 +13,7 @@ ALGORITHM = "HS256"
 TOKEN_TYPE = "access"
 REQUIRED_CLAIMS = ["aud", "exp", "iat", "iss", "sub", "typ"]
 MAX_TOKEN_LENGTH = 1024
-CLOCK_LEEWAY_SECONDS = 10  # clock difference of replicas; `exp` is checked without leeway
+CLOCK_LEEWAY_SECONDS = 10  # clock difference of instances; `exp` is checked without leeway
 MAX_CACHED_TOKENS = 10_000
 
 

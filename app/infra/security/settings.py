@@ -11,7 +11,7 @@ MINIMUM_SECRET_BYTES = 32  # RFC 7518, §3.2: an HS256 key must be at least as l
 
 
 class AuthSettings(Section):
-    """`secret` signs the access tokens of all workers and replicas."""
+    """`secret` signs the access tokens of all workers and instances."""
 
     secret: SecretStr = SecretStr(DEVELOPMENT_SECRET)
     issuer: str = "fastapi-reference-service"

@@ -44,7 +44,7 @@ def test_message_shows_the_calculation() -> None:
         "4 workers",
         "10 connections",
         "1 for the cache",
-        "3 replicas",
+        "3 instances",
         "= 132",
         "100 in all",
         "has 90",

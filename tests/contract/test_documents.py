@@ -8,7 +8,11 @@ import pytest
 from app.settings import Settings
 
 PROJECT = Path(__file__).parents[2]
-DOCUMENTS = ["README.md", "CONTRIBUTING.md", *map(str, (PROJECT / "docs").rglob("*.md"))]
+PACKAGES = ("coherent_cache", "graceful_gunicorn")
+DOCUMENTS = [
+    *("README.md", "CONTRIBUTING.md", *(f"{package}/README.md" for package in PACKAGES)),
+    *map(str, (PROJECT / "docs").rglob("*.md")),
+]
 
 
 def setting_names() -> dict[str, object]:
@@ -54,8 +58,17 @@ def test_every_path_and_target_that_a_document_names_exists(document: str) -> No
         r"`((?:app|deploy|dev|docs|migrations|requirements|tests)/[\w./-]*)`", text
     ):
         assert (PROJECT / path).exists(), path
-    for link in re.findall(r"\]\((?!http)([^)#]+)", text):
-        assert ((PROJECT / document).parent / link).exists(), link
+    for link in re.findall(r"\]\((?!http)([^)]+)\)", text):
+        path, _, anchor = link.partition("#")
+        target = (PROJECT / document).parent / path if path else PROJECT / document
+        assert target.exists(), link
+        assert not anchor or anchor in anchors(target), link
+
+
+def anchors(document: Path) -> set[str]:
+    """Return the anchors of the headings, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.+)$", document.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)

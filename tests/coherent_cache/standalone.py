@@ -12,7 +12,7 @@ from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
 from coherent_cache import Cache, CacheConfig, Entry, invalidate, outbox_table
 
 metadata = MetaData()
-outbox_table(metadata)
+outbox_table(metadata)  # adds the table `cache_outbox`
 notes = Table("notes", metadata, Column("id", Integer, primary_key=True), Column("text", Text))
 sessions = async_sessionmaker(create_async_engine(os.environ["DATABASE_URL"]))
 cache = Cache(CacheConfig(valkey_url=os.environ["VALKEY_URL"], code_version="1"))
@@ -20,6 +20,7 @@ cache = Cache(CacheConfig(valkey_url=os.environ["VALKEY_URL"], code_version="1")
 
 @asynccontextmanager
 async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+    # A separate engine with one connection, not the engine of the requests.
     engine = create_async_engine(os.environ["DATABASE_URL"], pool_size=1, max_overflow=0)
     async with engine.begin() as connection:
         await connection.run_sync(metadata.create_all)
@@ -35,6 +36,7 @@ async def read_note(note_id: int) -> Response:
     async def load() -> Entry:
         async with sessions() as session:
             text = await session.scalar(select(notes.c.text).where(notes.c.id == note_id))
+        # The key, the tags of all data that the value shows, and the value.
         return Entry(f"note:{note_id}", (f"note:{note_id}",), (text or "").encode())
 
     answer = await cache.reader.read(f"note:{note_id}", load, skip_memory=True)
@@ -50,6 +52,7 @@ async def write_note(note_id: int, text: str) -> None:
         )
         await session.execute(written)
         invalidate(session, f"note:{note_id}")
+        # Call both hooks around the commit, and await the second one before the response starts.
         await cache.before_commit(session)
         await session.commit()
         await cache.after_commit(session)

@@ -79,6 +79,19 @@ def test_every_setting_that_a_document_names_exists(document: str) -> None:
         assert name in setting_names(), name
 
 
+def test_the_example_of_the_cache_is_the_service_that_its_tests_run() -> None:
+    text = (PROJECT / "coherent_cache" / "README.md").read_text(encoding="utf-8")
+    example = (PROJECT / "tests" / "coherent_cache" / "standalone.py").read_text(encoding="utf-8")
+    assert f"```python\n{example}```" in text
+
+
+@pytest.mark.parametrize("package", PACKAGES)
+def test_the_readme_of_a_package_names_all_of_its_files(package: str) -> None:
+    text = (PROJECT / package / "README.md").read_text(encoding="utf-8")
+    files = {file.name for file in (PROJECT / package).glob("*.py")} - {"__init__.py"}
+    assert {name for name in files if f"`{name}`" not in text} == set()
+
+
 def test_decision_records_are_short() -> None:
     for record in (PROJECT / "docs" / "decisions").glob("*.md"):
         assert len(record.read_text(encoding="utf-8").splitlines()) <= 40, record

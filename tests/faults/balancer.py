@@ -1,6 +1,6 @@
-"""HAProxy before some instances of the service, asking each whether it is ready.
+"""HAProxy and nginx in front of several instances of the service.
 
-It tries nothing again, as it otherwise would: it could hide what an instance loses.
+`balancing` never retries a request, because a retry could hide that an instance has lost it.
 """
 
 import re
@@ -38,7 +38,7 @@ backend instances
 
 @contextmanager
 def balancing(instances: Sequence[Address], folder: Path) -> Iterator[Address]:
-    """Send what comes to an address to whichever instance is ready."""
+    """Forward requests to any instance that is ready."""
     assert HAPROXY is not None
     front = Address("127.0.0.1", free_port())
     servers = [

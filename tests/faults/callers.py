@@ -1,7 +1,7 @@
-"""Clients that never try again: what one of them loses, the service has lost.
+"""Clients that never retry: every request that one of them loses was lost by the service.
 
-Some keep their connection, some open one for each request. They read, they write, and they send
-bodies that nobody reads.
+Some keep their connection, and some open one for each request. They read, they write, and they
+send bodies that the route does not read.
 """
 
 import asyncio
@@ -23,13 +23,13 @@ SHORT, LONG = "x" * 1_000, "x" * 200_000
 
 @dataclass
 class Calls:
-    """What all of them were answered."""
+    """The replies to all clients."""
 
     replies: list[Reply] = field(default_factory=list)
 
     @property
     def lost(self) -> Counter[str]:
-        """What was not answered as it should be: by status, 0 being a connection that was cut."""
+        """The requests that did not get status 200, by outcome."""
         return Counter(
             f"status {one.status}" if one.status else "no response"
             for one in self.replies
@@ -37,7 +37,7 @@ class Calls:
         )
 
     def broken(self, least: int) -> list[str]:
-        """Say what was lost, and whether too little was tried."""
+        """Return the promises that were not kept, or that too few requests were sent."""
         few = len(self.replies) < least
         lost = ", ".join(f"{times} × {what}" for what, times in self.lost.items())
         return [f"lost requests: {lost}"] * bool(lost) + [
@@ -45,12 +45,12 @@ class Calls:
         ] * few
 
     def slowest(self, since: float, until: float = float("inf")) -> float:
-        """Return the longest time of what was sent meanwhile."""
+        """Return the longest time of a request that was sent in this interval."""
         return max(one.seconds for one in self.replies if since <= one.sent_at < until)
 
 
 async def call(wire: Wire, path: str, calls: Calls, *, keeps: bool) -> None:
-    """Ask again and again."""
+    """Send requests again and again."""
     while True:
         await asyncio.sleep(random.uniform(0, PAUSE_SECONDS))
         match random.randrange(10):
@@ -67,7 +67,7 @@ async def call(wire: Wire, path: str, calls: Calls, *, keeps: bool) -> None:
 
 @asynccontextmanager
 async def calling(address: Address, path: str) -> AsyncIterator[Calls]:
-    """Let all of them call until the block is left."""
+    """Let all clients send requests until the block is left."""
     calls, keeps = Calls(), [True] * KEEPING + [False] * OPENING
     wires = [Wire(address) for _ in keeps]
     tasks = [
@@ -86,14 +86,14 @@ async def calling(address: Address, path: str) -> AsyncIterator[Calls]:
 
 
 async def until_enough(calls: Calls, least: int) -> None:
-    """Wait until so many were answered."""
+    """Wait until at least `least` requests were answered."""
     async with asyncio.timeout(MOST_SECONDS):
         while len(calls.replies) < least:
             await asyncio.sleep(0.1)
 
 
 def raise_first(results: Sequence[BaseException | None]) -> None:
-    """Do not hide what went wrong in a client itself."""
+    """Raise the first error of a client itself, so that it is not hidden."""
     for result in results:
         if result is not None and not isinstance(result, asyncio.CancelledError):
             raise result

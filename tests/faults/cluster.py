@@ -1,6 +1,6 @@
-"""A Valkey cluster of the test's own: three primaries, and a replica of the one that matters.
+"""A Valkey cluster: three primaries, and a replica of the primary that owns the cache's slot.
 
-That is the owner of the cache's slot. Nothing else lives in the cluster: the other two only vote.
+The other two primaries hold no data. They only vote in a failover.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ from tests.faults.valkey import Valkey, open_own_valkey
 
 SLOT = key_slot(b"{%s}" % CacheSettings().namespace.encode())
 RANGES = [(0, 5460), (5461, 10922), (10923, 16383)]
-# A failover takes this long and a vote. In production it is rather 15 s.
+# A failover takes this long, and then a vote. In production this is often 15 s.
 NODE_TIMEOUT_MILLISECONDS = 1000
 NODE = """
 dir {folder}
@@ -35,18 +35,18 @@ primaryauth {password}
 
 @dataclass
 class Cluster:
-    """Its nodes; each may be killed, frozen and started again."""
+    """The nodes. Each can be killed, frozen and started again."""
 
     nodes: list[Valkey]
 
     @property
     def url(self) -> str:
-        """Name the node that never owns the slot, so that it can always be reached."""
+        """The address of the node that never owns the slot, so that it can always be reached."""
         first, last = RANGES[0]
         return self.nodes[1 if first <= SLOT <= last else 0].url
 
     async def owner(self) -> Valkey:
-        """Return who owns the slot of the cache."""
+        """Return the primary that owns the slot of the cache."""
         async with asyncio.timeout(20):
             while True:
                 port = await self._port_of_owner()
@@ -55,7 +55,7 @@ class Cluster:
                 await asyncio.sleep(0.05)
 
     async def until_replicated(self) -> Valkey:
-        """Return the owner's replica, once it has what the owner has."""
+        """Wait until the owner's replica has all data of the owner, and return the replica."""
         async with asyncio.timeout(20):
             while True:
                 for node in self.nodes:

@@ -42,20 +42,20 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 
 @pytest.fixture
 def judge(request: pytest.FixtureRequest) -> Judge:
-    """Give a verdict on a case or its control."""
+    """Record the verdict on a case or on its control."""
     return request.config.stash[VERDICTS].judge
 
 
 @pytest.fixture(scope="module")
 def backend() -> Iterator[Backend]:
-    """Servers of this module's own, for it to maltreat."""
+    """PostgreSQL and Valkey for this module alone, which its cases may break."""
     with TemporaryDirectory() as folder, open_backend(Path(folder)) as backend:
         yield backend
 
 
 @pytest.fixture(scope="module")
 def valkey() -> Iterator[Valkey]:
-    """A Valkey of this module's own, likewise."""
+    """A Valkey for this module alone."""
     with TemporaryDirectory() as folder, open_own_valkey(Path(folder)) as valkey:
         yield valkey
 
@@ -64,7 +64,7 @@ def valkey() -> Iterator[Valkey]:
 async def serve_cached(
     backend: Backend, valkey: Valkey, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[Serve]:
-    """As `serve`, with that Valkey. Both servers are whole and empty at the beginning."""
+    """Like `serve`, with the `valkey` of this module. Both servers are empty at the beginning."""
     await valkey.reset()
     await backend.rows(truncate(SERVICE_TABLES))
     yield partial(serving, replace(backend, valkey_url=valkey.url), monkeypatch)
@@ -74,7 +74,7 @@ async def serve_cached(
 
 @pytest.fixture
 async def serve(backend: Backend, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Serve]:
-    """Serve the application under Gunicorn, less the guard that is named."""
+    """Serve the application under Gunicorn, without the safeguard that the control names."""
     yield partial(serving, backend, monkeypatch)
     backend.thaw()
 

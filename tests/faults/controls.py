@@ -1,7 +1,7 @@
-"""Guards to remove: with one of these in force its case has to fail. (Those of the master are in
-master.py.)
+"""Safeguards to remove or replace. With one of these controls, its case must fail.
 
-Each replaces a guard of the service with what an ordinary application does in its place.
+Each control replaces a safeguard with what an ordinary application does instead. The controls of
+Gunicorn's master are in master.py.
 """
 
 import asyncio
@@ -57,7 +57,7 @@ _stream = logging.StreamHandler(sys.stdout)
 
 
 def _plain_engine(settings: DatabaseSettings, _application_name: str) -> AsyncEngine:
-    """Make an engine with SQLAlchemy's own pool and timeouts."""
+    """Create an engine with SQLAlchemy's default pool and without timeouts."""
     url = settings.url.get_secret_value()
     return create_async_engine(url, pool_size=settings.pool_size, max_overflow=0)
 
@@ -65,7 +65,7 @@ def _plain_engine(settings: DatabaseSettings, _application_name: str) -> AsyncEn
 @asynccontextmanager
 async def _transaction_that_ends_on_success(self: Database) -> AsyncIterator[AsyncSession]:
     session = AsyncSession(self.engine, expire_on_commit=False)
-    _abandoned.append(session)  # the collector would close it at some time, and hide the leak
+    _abandoned.append(session)  # otherwise the garbage collector closes it, and hides the leak
     yield session
     await session.commit()
     await session.close()
@@ -101,7 +101,7 @@ def _open_and_share(settings: DatabaseSettings, application_name: str) -> AsyncE
 
 
 def _engine_of_requests(_settings: DatabaseSettings, _application_name: str) -> AsyncEngine:
-    """Look at the outbox through the pool of the requests."""
+    """Poll the outbox through the connection pool of the requests."""
     return _engines[0]
 
 
@@ -153,7 +153,8 @@ PATCHES: dict[str, tuple[tuple[Any, str, Any], ...]] = {
     ),
     "without the cleanup after a disconnect": (
         (Database, "transaction", _transaction_that_ends_on_success),
-        (BodyLimitMiddleware, "__call__", _pass_on),  # else nobody leaves inside of one
+        # Otherwise no client disconnects inside of a transaction.
+        (BodyLimitMiddleware, "__call__", _pass_on),
     ),
     "without a hash for unknown accounts": ((Passwords, "verify", _verify_if_known),),
     "without the limit on password threads": ((Passwords, "_run", _run_in_default_threads),),
@@ -212,7 +213,7 @@ PATCHES: dict[str, tuple[tuple[Any, str, Any], ...]] = {
 
 @asynccontextmanager
 async def without(control: str) -> AsyncIterator[None]:
-    """Remove a guard in this process for a while. What is no control's name removes nothing."""
+    """Remove a safeguard in this process during the block. Other names remove nothing."""
     patches = [patch.object(*replacement) for replacement in PATCHES.get(control, ())]
     for one in patches:
         one.start()

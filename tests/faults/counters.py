@@ -1,4 +1,4 @@
-"""What /metrics tells while a case runs: a counter that falls reads as a restart of the service."""
+"""Scrapes /metrics while a case runs. Prometheus takes a counter that falls for a restart."""
 
 import asyncio
 import re
@@ -19,7 +19,7 @@ FILES_OF_FREE_SLOTS = 4
 
 @dataclass
 class Counters:
-    """The counters of all workers, and the folder where these keep them."""
+    """The counters of all workers, and the folder that contains their files."""
 
     client: httpx2.AsyncClient
     folder: Path = Path()
@@ -30,7 +30,7 @@ class Counters:
 
     @asynccontextmanager
     async def watched(self) -> AsyncIterator[None]:
-        """Scrape all the time, and note what falls from one scrape to the next."""
+        """Scrape again and again, and record the counters that fall between two scrapes."""
         self._files_at_first = self._files()
         task = asyncio.create_task(self._watch())
         try:
@@ -40,12 +40,12 @@ class Counters:
             self._files_at_last = self._files()
 
     async def scrape(self) -> dict[str, float]:
-        """Return every series of every counter and histogram."""
+        """Return every time series of every counter and histogram."""
         text = (await self.client.get("/metrics")).raise_for_status().text
         return {series: float(value) for series, value in SERIES.findall(text)}
 
     async def requests(self, *prefixes: str) -> int:
-        """Return how many requests were counted of the routes that begin so."""
+        """Return how many requests were counted for routes that begin with one of `prefixes`."""
         counted = 0.0
         for series, value in (await self.scrape()).items():
             route = REQUESTS.match(series)
@@ -54,12 +54,11 @@ class Counters:
 
     @property
     def figure(self) -> str:
-        """What was looked at."""
         files = f"{self._files_at_first} metrics files at first, {self._files_at_last} at the end"
         return f"{self.scrapes} scrapes, no counter fell; {files}"
 
     def broken(self, counted: int, answered: int, cut: int) -> list[str]:
-        """Name the promises that were not kept: `cut` requests may have been counted or not."""
+        """Return the promises that were not kept. `cut` requests may be counted or not."""
         wrong = abs(counted - answered) > cut
         grown = self._files_at_last > self._files_at_first + FILES_OF_FREE_SLOTS
         return [
@@ -76,7 +75,7 @@ class Counters:
     async def _watch(self) -> None:
         before: dict[str, float] = {}
         while True:
-            with suppress(httpx2.TransportError):  # it is the scrape that was cut
+            with suppress(httpx2.TransportError):  # the scrape itself was cut off
                 now = await self.scrape()
                 self._fallen |= {name for name in before if now.get(name, 0.0) < before[name]}
                 before = now

@@ -1,6 +1,6 @@
-"""Stands between the workers and Valkey, on a loop of its own, and makes every round trip longer.
+"""A proxy between the workers and Valkey that makes every round trip longer.
 
-It runs in a thread of its own: the load of a case would hold up what it passes on.
+It runs on an event loop in a thread of its own, because the clients of a case would delay it.
 """
 
 import asyncio
@@ -16,19 +16,19 @@ from tests.faults.valkey import Valkey
 
 @dataclass(frozen=True)
 class FarValkey:
-    """A Valkey whose distance can be changed."""
+    """A Valkey whose round trip can be made longer."""
 
     url: str
     proxy: Proxy
 
     def move(self, seconds: float) -> None:
-        """Let every answer take that much longer."""
+        """Delay every reply by this time."""
         self.proxy.delay_seconds = seconds
 
 
 @contextmanager
 def far_away(valkey: Valkey) -> Iterator[FarValkey]:
-    """Open the way to a Valkey, at first without any delay."""
+    """Open a proxy to a Valkey, at first without a delay."""
     proxy = Proxy(valkey.url)
     is_open, is_over = threading.Event(), threading.Event()
 

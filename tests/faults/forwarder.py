@@ -1,7 +1,7 @@
-"""A reverse proxy that passes every header field on, `Upgrade` and `Connection` as well.
+"""A reverse proxy that forwards every header field, also `Upgrade` and `Connection`.
 
-It shares its connections to the service among its clients, as proxies do: it takes an idle one,
-sends a request, reads one answer, and lays the connection back.
+It shares its connections to the service among its clients, as proxies do: it takes an idle
+connection, sends a request, reads one response, and returns the connection.
 """
 
 import asyncio
@@ -20,7 +20,7 @@ CLOSE = re.compile(rb"\r\nconnection:[^\r]*close", re.IGNORECASE)
 
 
 async def read_message(reader: StreamReader) -> tuple[bytes, bytes]:
-    """Read the head and the body of a request or of an answer."""
+    """Read the head and the body of a request or of a response."""
     head = await reader.readuntil(b"\r\n\r\n")
     if (length := LENGTH.search(head)) is not None:
         return head, await reader.readexactly(int(length[1]))
@@ -33,14 +33,14 @@ async def read_message(reader: StreamReader) -> tuple[bytes, bytes]:
 
 
 class Forwarder:
-    """Any number of clients, and as many connections to the service as are in use at once."""
+    """Serves its clients, with as many connections to the service as are in use at once."""
 
     def __init__(self, service: Address) -> None:
         self._service = service
         self._idle: list[Connection] = []
 
     async def serve(self, reader: StreamReader, writer: StreamWriter) -> None:
-        """Answer one client until it leaves, or until the service cuts a request off."""
+        """Serve one client until it leaves, or until the service cuts a request off."""
         with suppress(asyncio.IncompleteReadError, OSError):
             while True:
                 head, body = await self._exchange(*await read_message(reader))
@@ -53,7 +53,8 @@ class Forwarder:
         reader, writer = upstream
         try:
             writer.write(head)
-            await asyncio.sleep(0.002)  # a body is sent as it comes from the client, so it is later
+            # Forward the body later than the head, as a proxy does while the body arrives.
+            await asyncio.sleep(0.002)
             writer.write(body)
             answer = await read_message(reader)
         except (asyncio.IncompleteReadError, OSError):
@@ -66,14 +67,14 @@ class Forwarder:
         return answer
 
     def close(self) -> None:
-        """Close what is idle."""
+        """Close the idle connections."""
         for _, writer in self._idle:
             writer.close()
 
 
 @asynccontextmanager
 async def forwarding(service: Address) -> AsyncIterator[Address]:
-    """Forward what comes to an address."""
+    """Run a proxy in front of `address`."""
     forwarder = Forwarder(service)
     async with await asyncio.start_server(forwarder.serve, "127.0.0.1", 0) as server:
         yield Address("127.0.0.1", server.sockets[0].getsockname()[1])

@@ -1,4 +1,4 @@
-"""A history over HTTP: some write, more read, something is broken meanwhile, and all is judged."""
+"""Checks consistency over HTTP: clients write and read while something fails."""
 
 import asyncio
 import gc
@@ -18,8 +18,9 @@ from tests.faults.writers import Writer
 WRITERS, READERS, OLD_POSTS = 4, 24, 8
 AGE = timedelta(days=1)
 AGED = "UPDATE posts SET created_at = created_at - interval '1 day'"
-RATE, LONGEST_PAUSE = 1_900.0, 0.25  # reads a second of all readers, seconds of each writer
-# What is stated of a memory, and of a write whose invalidation was cut off.
+# Reads per second of all readers, and seconds between the writes of each writer.
+RATE, LONGEST_PAUSE = 1_900.0, 0.25
+# The promises about reads from memory, and about writes whose invalidation was cut off.
 MEMORY_SHARE, MEMORY_SECONDS = 0.0005, 0.05
 LATE_SECONDS = 2.0
 
@@ -28,13 +29,13 @@ Fault = Callable[[], Coroutine[Any, Any, None]]
 
 @dataclass(frozen=True)
 class History:
-    """What was done and seen."""
+    """The reads and writes of one run."""
 
     seen: Seen
     writers: list[Writer]
 
     def stale(self, *, in_memory: bool) -> list[Finding]:
-        """Return what was wrong with reads of one tier, but for what is late."""
+        """Return the stale reads of one tier, without those of writes that were cut off."""
         return [
             finding
             for source, findings in self.seen.findings.items()
@@ -44,23 +45,21 @@ class History:
 
     @property
     def late(self) -> float:
-        """How long a write that was cut off went unseen, at most."""
+        """The longest time in seconds for which a write that was cut off was not visible."""
         everything = (one for found in self.seen.findings.values() for one in found)
         return max((finding.age for finding in everything if finding.is_late), default=0.0)
 
     @property
     def acknowledged(self) -> int:
-        """How many writes were acknowledged."""
         return sum(writer.acknowledged for writer in self.writers)
 
     @property
     def unknown(self) -> int:
-        """How many were cut off."""
+        """How many writes were cut off, so that their outcome is not known."""
         return sum(writer.unknown for writer in self.writers)
 
     @property
     def figure(self) -> str:
-        """Say what was seen."""
         reads, memory = self.seen.reads, self.stale(in_memory=True)
         past = self.seen.total - reads[MEMORY]
         oldest = _oldest(memory) * 1000
@@ -76,7 +75,7 @@ class History:
     def broken(
         self, memory_seconds: float = MEMORY_SECONDS, memory_share: float = MEMORY_SHARE
     ) -> list[str]:
-        """Name the promises that were not kept."""
+        """Return the promises that were not kept."""
         past, memory = self.stale(in_memory=False), self.stale(in_memory=True)
         share = len(memory) / max(1, self.seen.reads[MEMORY])
         unread = self.seen.statuses.total() - self.seen.total
@@ -104,14 +103,14 @@ async def run_history(
     fault: AbstractAsyncContextManager[None],
     *others: Service,
 ) -> History:
-    """Let everybody work for so long while `fault` is in force, at all instances alike."""
+    """Run all writers and readers, spread over all instances, while `fault` is in force."""
     ledger, seen, instances = Ledger(), Seen(), cycle((service, *others))
     writers = [Writer(next(instances), backend, ledger) for _ in range(WRITERS)]
     for writer, neighbour in zip(writers, [*writers[1:], writers[0]], strict=True):
         writer.neighbour = neighbour
     for writer in writers:
         await writer.join(OLD_POSTS)
-    await backend.rows(AGED)  # nobody has read a post yet
+    await backend.rows(AGED)  # no post has been read yet
     ledger.places = [((at - AGE, row), label, of) for (at, row), label, of in ledger.places]
     work = [writer.work(LONGEST_PAUSE) for writer in writers]
     rate = RATE / READERS
@@ -126,7 +125,7 @@ async def run_history(
 
 @asynccontextmanager
 async def repeated(fault: Fault, pause: float) -> AsyncIterator[None]:
-    """Do something again and again."""
+    """Cause the fault again and again."""
 
     async def repeat() -> None:
         while True:
@@ -141,7 +140,7 @@ async def repeated(fault: Fault, pause: float) -> AsyncIterator[None]:
 
 
 async def end(tasks: list[asyncio.Task[None]]) -> None:
-    """Cancel until they have ended, since a client may swallow it; raise what they raised."""
+    """Cancel the tasks until all have ended, because a client may swallow it. Raise errors."""
     while any(not task.done() for task in tasks):
         for task in tasks:
             task.cancel()

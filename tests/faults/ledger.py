@@ -1,9 +1,9 @@
-"""What was written, when, and whether a read may show what it showed.
+"""Records what was written and when, and judges whether a read may show what it showed.
 
-A register is something with one writer, which changes it step by step: a post, or a name. A read
-has to show the newest step that was acknowledged before it began, or one that had begun by the time
-of its answer. A step whose writer was cut off is looked for in the database; if it is there, a read
-may miss it for as long as the relays need: it is *late*.
+A register is a post or a name. It has one writer, which changes it step by step. A read must
+show the newest step that was acknowledged before the read began, or a later step that had begun
+when the response arrived. If a writer was cut off, its step is looked up in the database. If it
+is stored, a read may miss it for as long as the relays need: the step is *late*.
 """
 
 from bisect import bisect_left, insort
@@ -14,7 +14,7 @@ from typing import Any, Generic, TypeVar
 
 ValueT = TypeVar("ValueT")
 Comments = tuple[str, ...]
-State = tuple[str, Comments] | None  # title and comments of a post that is there
+State = tuple[str, Comments] | None  # title and comments of a post that exists
 Place = tuple[datetime, int]
 
 ALWAYS, NEVER = float("-inf"), float("inf")
@@ -22,7 +22,7 @@ ALWAYS, NEVER = float("-inf"), float("inf")
 
 @dataclass
 class Step(Generic[ValueT]):
-    """A version: promised once its write was acknowledged, or found in the database."""
+    """One version. It is promised once its write was acknowledged, or was found in the database."""
 
     value: ValueT
     began_at: float
@@ -34,7 +34,7 @@ class Step(Generic[ValueT]):
 
 @dataclass(frozen=True)
 class Finding:
-    """A read that showed too little: by how many seconds. NEVER: it was at no time so."""
+    """A stale read, and by how many seconds. NEVER: it showed what was never stored."""
 
     age: float
     is_late: bool
@@ -43,7 +43,7 @@ class Finding:
 
 
 class Register(Generic[ValueT]):
-    """The versions of one thing, in the order of their only writer."""
+    """The versions of one post or name, in the order of its only writer."""
 
     def __init__(self, name: str, first: ValueT) -> None:
         self.name = name
@@ -51,11 +51,11 @@ class Register(Generic[ValueT]):
 
     @property
     def value(self) -> ValueT:
-        """The newest that was promised."""
+        """The newest version that was promised."""
         return self.steps[self._floor(NEVER)].value
 
     def begin(self, value: ValueT, now: float) -> Step[ValueT]:
-        """Note that a write is about to be sent."""
+        """Record that a write is about to be sent."""
         self.steps.append(Step(value, now))
         return self.steps[-1]
 
@@ -87,13 +87,13 @@ class Register(Generic[ValueT]):
 
 
 def label_of(title: str) -> str:
-    """Return the name of the post, which its title holds beside a counter."""
+    """Return the name of a post. Its title consists of the name and a counter."""
     return title.partition("~")[0]
 
 
 @dataclass
 class Ledger:
-    """Every register, and where the posts are that nobody has begun to delete."""
+    """All registers, and the places in the lists of the posts that nobody has begun to delete."""
 
     posts: dict[str, Register[State]] = field(default_factory=dict)
     by_id: dict[int, Register[State]] = field(default_factory=dict)
@@ -101,18 +101,18 @@ class Ledger:
     places: list[tuple[Place, str, int]] = field(default_factory=list)  # with label and author
 
     def place(self, shown: dict[str, Any], author: int) -> None:
-        """Note where a post is in the lists."""
+        """Record the place of a post in the lists."""
         label = label_of(shown["title"])
         self.by_id[shown["id"]] = self.posts[label]
         insort(self.places, (place_of(shown), label, author))
 
     def unplace(self, label: str) -> tuple[Place, str, int]:
-        """A delete begins: from now on the post may be missing."""
+        """Remove the place when a delete begins: from now on the post may be missing."""
         at = next(at for at, place in enumerate(self.places) if place[1] == label)
         return self.places.pop(at)
 
     def item(self, post_id: int, shown: dict[str, Any] | None, started_at: float) -> list[Finding]:
-        """Judge a post that was read, or that was said not to be there."""
+        """Judge a read of a post, or a 404."""
         if shown is not None:
             return [*self._shown(shown, started_at)]
         register = self.by_id.get(post_id)
@@ -122,7 +122,7 @@ class Ledger:
     def comments(
         self, post_id: int, shown: dict[str, Any] | None, started_at: float
     ) -> list[Finding]:
-        """Judge the comments of a post, none of which is on a second page."""
+        """Judge the comments of a post. They all fit on one page."""
         if shown is None or (register := self.by_id.get(post_id)) is None:
             return self.item(post_id, None, started_at) if shown is None else []
         bodies = tuple(comment["body"] for comment in shown["items"])
@@ -131,7 +131,6 @@ class Ledger:
         return [one for one in found if one is not None]
 
     def user(self, shown: dict[str, Any], started_at: float) -> list[Finding]:
-        """Judge a user."""
         found = self._author(shown, started_at)
         return [found] if found else []
 
@@ -143,7 +142,7 @@ class Ledger:
         after: Place | None = None,
         author: int | None = None,
     ) -> list[Finding]:
-        """Judge a list: each post on it, and each that should be."""
+        """Judge a list: each post on it, and each post that should be on it."""
         items = shown["items"]
         findings = [found for item in items for found in self._shown(item, started_at)]
         first = place_of(items[-1]) if items and shown["next"] else None
@@ -178,5 +177,5 @@ class Ledger:
 
 
 def place_of(post: dict[str, Any]) -> Place:
-    """Return by what posts are ordered."""
+    """Return the sort key of a post."""
     return datetime.fromisoformat(post["created_at"]), post["id"]

@@ -1,6 +1,6 @@
-"""Open-loop load: requests leave at a constant rate whatever becomes of those before them.
+"""Open-loop load: requests are sent at a constant rate, whatever happens to earlier requests.
 
-A closed loop stops asking while the service stalls, and so never sees the stall.
+A closed loop sends nothing while the service stalls, so it never sees the stall.
 """
 
 import asyncio
@@ -24,9 +24,9 @@ NUMBER = count(1)
 
 @dataclass(frozen=True)
 class Answer:
-    """One request: when it left (the loop's clock), how long it took, what came.
+    """One request: when it was sent (by the clock of the loop), how long it took, and its status.
 
-    `detail` is what a problem says.
+    `detail` is the detail of a problem document.
     """
 
     sent_at: float
@@ -37,14 +37,12 @@ class Answer:
 
     @property
     def is_open(self) -> bool:
-        """Whether it is honestly not known if the write was kept: the commit was cut."""
+        """Whether the outcome is not known, because the commit was cut off."""
         return self.detail == OPEN
 
 
 def answer_of(response: httpx2.Response, sent_at: float, seconds: float) -> Answer:
-    """Look at a response: a success, or a problem that names its request and, if 503, says when
-    to return.
-    """
+    """Check the form of a response. A 503 must have Retry-After."""
     status = response.status_code
     if status < 400:
         return Answer(sent_at, seconds, status)
@@ -57,7 +55,7 @@ def answer_of(response: httpx2.Response, sent_at: float, seconds: float) -> Answ
 
 
 async def timed(client: httpx2.AsyncClient, method: str, path: str, **content: Any) -> Answer:
-    """Send a request; one that is cut off or outlasts the client's patience has status 0."""
+    """Send a request. Its status is 0 if it was cut off or took longer than the client waits."""
     loop = asyncio.get_running_loop()
     started = loop.time()
     try:
@@ -71,7 +69,7 @@ async def timed(client: httpx2.AsyncClient, method: str, path: str, **content: A
 async def constantly(
     rate: float, send: Callable[[int], Any], answers: list[Answer]
 ) -> AsyncIterator[None]:
-    """Call `send` with 0, 1, 2, … `rate` times a second, and wait for all answers at the end."""
+    """Call `send` with 0, 1, 2, … at this rate per second. Wait for all responses at the end."""
     loop = asyncio.get_running_loop()
     tasks: list[asyncio.Task[Answer]] = []
 
@@ -91,7 +89,7 @@ async def constantly(
 
 @dataclass
 class Author:
-    """A client that reads and writes posts, and keeps a ledger of what it was promised."""
+    """A client that reads and writes posts, and records the writes that were acknowledged."""
 
     client: httpx2.AsyncClient
     email: str
@@ -100,14 +98,14 @@ class Author:
     acknowledged: list[str] = field(default_factory=list)
 
     async def send(self, number: int) -> Answer:
-        """Send the next of the mix: 7 posts read, 1 list, 2 posts written."""
+        """Send the next of 10 requests: 7 read a post, 1 reads the list, 2 write a post."""
         place = number % 10
         if place == 0:
             return await timed(self.client, "GET", "/v1/posts")
         return await (self.write() if place in (3, 7) else timed(self.client, "GET", self.post))
 
     async def write(self) -> Answer:
-        """Publish a post, and note its title when told that it was kept."""
+        """Publish a post, and record its title if the write was acknowledged."""
         title = f"ledger {next(NUMBER)}"
         content = {"json": {"title": title, "body": "B"}, "headers": self.headers}
         answer = await timed(self.client, "POST", "/v1/posts", **content)
@@ -116,7 +114,7 @@ class Author:
         return answer
 
     async def broken_promises(self, backend: Backend) -> list[str]:
-        """Compare the ledger with the table: each acknowledged post once, none twice."""
+        """Compare with the table: it must contain each acknowledged post, and no post twice."""
         stored = Counter(row["title"] for row in await backend.rows("SELECT title FROM posts"))
         lost = [title for title in self.acknowledged if title not in stored]
         twice = [title for title, times in stored.items() if times > 1 and "ledger" in title]
@@ -126,14 +124,14 @@ class Author:
 
 
 async def sign_up(client: httpx2.AsyncClient) -> Author:
-    """Register somebody who has written one post."""
+    """Register an author who has written one post."""
     email, headers = await register(client)
     post = await client.post("/v1/posts", json={"title": "T", "body": "B"}, headers=headers)
     return Author(client, email, headers, post.headers["location"])
 
 
 async def register(client: httpx2.AsyncClient) -> tuple[str, dict[str, str]]:
-    """Register somebody, and return their address and what proves who they are."""
+    """Register an account. Return its email address and its Authorization header."""
     account = {"email": f"author{next(NUMBER)}@example.com", "name": "A", "password": PASSWORD}
     (await client.post("/v1/users", json=account)).raise_for_status()
     form = {"username": account["email"], "password": PASSWORD}
@@ -142,7 +140,7 @@ async def register(client: httpx2.AsyncClient) -> tuple[str, dict[str, str]]:
 
 
 def unexpected(answers: Iterable[Answer], allowed: Sequence[int]) -> list[str]:
-    """Name the answers that nobody should get, or not in this form."""
+    """Return the responses with another status than the allowed ones, or in the wrong form."""
     wrong = Counter(answer.status for answer in answers if answer.status not in allowed)
     found = [f"{times} × {outcome(status)}" for status, times in sorted(wrong.items())]
     formless = sum(not answer.kept_form for answer in answers)
@@ -156,23 +154,23 @@ def outcome(status: int) -> str:
 
 
 def slowest(answers: Iterable[Answer]) -> float:
-    """Return the longest time, in seconds."""
+    """Return the longest time in seconds."""
     return max((answer.seconds for answer in answers), default=0.0)
 
 
 def percentile(answers: Iterable[Answer], share: float) -> float:
-    """Return the time, in seconds, that so many of them did not need."""
+    """Return this percentile of the times in seconds."""
     times = sorted(answer.seconds for answer in answers)
     return times[int(len(times) * share)]
 
 
 def late(what: str, seconds: float, limit: float) -> list[str]:
-    """Say that something took longer than it may."""
+    """Return a sentence if something took longer than `limit`."""
     return [f"{what} after {seconds:.2f} s"] * (seconds > limit)
 
 
 def free_port() -> int:
-    """Choose a port nobody listens on."""
+    """Return a port on which nothing listens."""
     with socket.socket() as candidate:
         candidate.bind(("127.0.0.1", 0))
         return int(candidate.getsockname()[1])

@@ -1,6 +1,6 @@
-"""The Gunicorn configuration of a fault case: the configuration of the service, without one guard.
+"""The Gunicorn configuration of a fault case: that of the service, without one safeguard.
 
-If FAULTS_CONTROL names a guard of the master, the guard is removed before the configuration runs.
+If FAULTS_CONTROL names a safeguard of the master, it is removed before the configuration runs.
 Gunicorn reads this file by its path. The file imports nothing from `tests`, because that package
 hides the environment.
 """
@@ -24,7 +24,7 @@ PATCHES: dict[str, tuple[str, Any]] = {
         "graceful_gunicorn.multiprocess_metrics.remove_live_gauges",
         _remove_all_files,
     ),
-    # Each process has files of its own, as prometheus_client names them.
+    # Each process gets new files, as prometheus_client names them.
     "with new metrics files for each process": (
         "graceful_gunicorn.mapped_file.name_process",
         lambda _name: None,

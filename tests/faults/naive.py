@@ -1,7 +1,8 @@
-"""The cache that most applications have: GET, load, SET; DEL after the commit; a copy in process.
+"""The cache of an ordinary application: GET, load on a miss, SET, and DEL after the commit.
 
-It keeps which keys show what, so that it deletes all that it should. What it lacks is all that
-CACHE says of races: nothing keeps a slow load from storing what was changed meanwhile.
+It also keeps copies in process memory, and records which keys show which tags, so that it
+deletes the right keys. It has no protection against races: a slow load can store data that was
+changed meanwhile.
 """
 
 from typing import Any
@@ -16,18 +17,18 @@ from coherent_cache.reader import Answer, Load, Reader, Source
 
 
 def plain_client(config: CacheConfig) -> Redis | RedisCluster:
-    """Make a client as redis-py makes it."""
+    """Create a client with redis-py's defaults."""
     kind = RedisCluster if config.is_cluster else Redis
     return kind.from_url(config.valkey_url)
 
 
 def get_from_memory(self: Reader, key: str) -> Entry | None:
-    """Return the copy, whatever became of the channel."""
+    """Return the copy, even if the channel is not connected."""
     return self._memory.get(key)
 
 
 async def read(self: Reader, key: str, load: Load, *, skip_memory: bool = False) -> Answer:
-    """GET, else load and SET."""
+    """GET, or else load and SET."""
     valkey: Any = self._store._valkey
     if not skip_memory and (entry := self.get_from_memory(key)) is not None:
         return Answer(entry, Source.MEMORY)
@@ -46,11 +47,11 @@ async def read(self: Reader, key: str, load: Load, *, skip_memory: bool = False)
 
 
 async def before_commit(_self: Invalidation, _session: AsyncSession) -> None:
-    """Note nothing."""
+    """Store nothing in the outbox."""
 
 
 async def after_commit(self: Invalidation, session: AsyncSession) -> None:
-    """DEL what shows the change, and tell the others."""
+    """DEL the keys that show the change, and publish the tags."""
     valkey: Any = self._store._valkey
     tags = tags_to_invalidate(session)
     for tag in tags:

@@ -1,4 +1,4 @@
-"""PgBouncer before the test's own PostgreSQL, with the configuration in `deploy/`."""
+"""PgBouncer in front of the test's own PostgreSQL, with the configuration in `deploy/`."""
 
 import shutil
 import signal
@@ -17,7 +17,7 @@ from tests.faults.load import free_port
 from tests.faults.postgres import Backend
 
 PGBOUNCER = shutil.which("pgbouncer", path="/usr/sbin:/usr/bin:/usr/local/bin:/opt/homebrew/bin")
-# A control sends timeouts when it connects: it is to fail by what comes later.
+# A control sends these when it connects. It must not fail because of that.
 IGNORED = (
     "statement_timeout,lock_timeout,idle_in_transaction_session_timeout,"
     "client_connection_check_interval"
@@ -38,7 +38,7 @@ auth_file = {folder}/users.txt
 
 @contextmanager
 def open_pooler(backend: Backend, folder: Path) -> Iterator[Backend]:
-    """Start it, and return how the service reaches the backend by it. Skip where there is none."""
+    """Start PgBouncer, and return the backend with its address. Skip if it is missing."""
     if PGBOUNCER is None:
         pytest.skip("pgbouncer is not installed")
     url, port = urlsplit(backend.database_url), free_port()

@@ -1,7 +1,7 @@
-"""A PostgreSQL of the test's own, to be killed, started again, frozen and thawed.
+"""A PostgreSQL that a test may kill, start again, freeze and thaw.
 
-It has no supervisor, which would end with it. Faults reach the process that was started here
-and its children, and nothing else. Valkey is the one that all tests share.
+No supervisor watches this PostgreSQL, because it would exit with it. Faults reach the process
+that was started here and its children, and nothing else. Valkey is the one that all tests share.
 """
 
 import asyncio
@@ -21,39 +21,39 @@ from dev.postgres import postgres_program, start_postgres
 from dev.server_process import spawn
 from dev.servers import ROOT
 
-# It ends with whoever runs the tests, however they end.
+# It exits together with the process that runs the tests, even if that is killed.
 LEASH = ("setpriv", "--pdeathsig", "INT", "--") if shutil.which("setpriv") else ()
 
 
 @dataclass
 class Backend:
-    """Where both servers are; `process` is the postmaster's."""
+    """The addresses of both servers. `process` is PostgreSQL's postmaster."""
 
     database_url: str
     valkey_url: str
     process: subprocess.Popen[bytes]
 
     def kill(self) -> None:
-        """End PostgreSQL without a word; its backends notice, and end as well."""
+        """Kill the postmaster. Its backends notice this, and exit."""
         self.process.kill()
         self.process.wait()
 
     def start_again(self) -> None:
-        """Start PostgreSQL where it was, on the same port."""
+        """Start PostgreSQL on the same data and the same port."""
         arguments = self.process.args
         assert isinstance(arguments, list)
         self.process = spawn(arguments, output=subprocess.DEVNULL)
 
     def freeze(self) -> None:
-        """Stop every process of PostgreSQL in the middle of whatever it does."""
+        """Stop (SIGSTOP) every process of PostgreSQL."""
         self._signal(signal.SIGSTOP)
 
     def thaw(self) -> None:
-        """Let them go on."""
+        """Let all processes continue."""
         self._signal(signal.SIGCONT)
 
     async def returned(self) -> None:
-        """Return when it lets somebody in."""
+        """Wait until PostgreSQL accepts connections."""
         while True:
             with suppress(OSError, asyncpg.PostgresError):
                 await self.rows("SELECT 1")
@@ -61,7 +61,7 @@ class Backend:
             await asyncio.sleep(0.05)
 
     async def rows(self, query: str) -> list[asyncpg.Record]:
-        """Ask, on a connection of its own."""
+        """Run a query on a connection of its own."""
         connection = await asyncpg.connect(self.database_url, timeout=5)
         try:
             return await connection.fetch(query)
@@ -69,7 +69,7 @@ class Backend:
             await connection.close()
 
     async def idle_in_transaction(self) -> list[str]:
-        """Name the transactions that nobody works in."""
+        """Return a sentence if transactions are idle."""
         query = "SELECT pid FROM pg_stat_activity WHERE state LIKE 'idle in transaction%'"
         number = len(await self.rows(query))
         return [f"{number} transactions left idle"] * bool(number)
@@ -88,7 +88,7 @@ class Backend:
 
 @contextmanager
 def open_backend(folder: Path) -> Iterator[Backend]:
-    """Start it and migrate the schema. Commits are durable, or a kill would lose some."""
+    """Start PostgreSQL and migrate the schema. Commits are durable, so a kill loses none."""
     program = replace(postgres_program(folder), prefix=LEASH)
     with ExitStack() as stack:
         postgres, url = start_postgres(program, durable=True, say=lambda _: None)

@@ -1,4 +1,4 @@
-"""Those who read in a history, and what they were told that was not so any more."""
+"""The readers of a history."""
 
 import asyncio
 import random
@@ -29,7 +29,7 @@ class Seen:
     slowest: float = 0.0
 
     def note(self, kind: str, reply: Reply, findings: Sequence[Finding]) -> None:
-        """Count a read, and keep the worst of what is wrong with it."""
+        """Count a read, and keep the worst of its findings."""
         self.kinds[kind] += 1
         self.reads[reply.source] += 1
         if findings:
@@ -45,7 +45,7 @@ class Seen:
 
 
 class Reader:
-    """Reads what is being changed, half of the time past the memory of the worker."""
+    """Reads what the writers change. Half of its reads skip the memory of the worker."""
 
     def __init__(self, address: Address, ledger: Ledger, seen: Seen, rate: float) -> None:
         self._rate = rate
@@ -55,7 +55,7 @@ class Reader:
         self._deeper: tuple[str, Place] | None = None
 
     async def work(self) -> None:
-        """Read so many times a second, or as often as the answers allow."""
+        """Read at the given rate, or as fast as responses arrive."""
         loop = asyncio.get_running_loop()
         next_at = loop.time() + random.random() / self._rate
         kinds = [self._item] * 8 + [self._comments] * 3 + [self._user] * 3 + [self._first] * 3
@@ -72,7 +72,7 @@ class Reader:
         await self._read_item("item", self._post_id())
 
     async def _unborn(self) -> None:
-        """Ask for what is created next: that there is nothing is kept as well."""
+        """Read a post that is created next, because a 404 is cached too."""
         newest = next(reversed(self._ledger.by_id))
         await self._read_item("item to come", newest + random.randint(1, 3))
 
@@ -104,7 +104,7 @@ class Reader:
         await self._page("author's page", f"/v1/posts?author_id={author}", author=author)
 
     async def _deep(self) -> None:
-        """Follow a cursor that is a while old: here and there it is younger than a transaction."""
+        """Follow an older cursor, before and after its page needs no tag for new posts."""
         if self._deeper is None:
             return
         cursor, after = self._deeper
@@ -124,7 +124,7 @@ class Reader:
         return page
 
     def _post_id(self) -> int:
-        """Choose one of the newest, or now and then one that was deleted perhaps."""
+        """Choose one of the newest posts, or sometimes one that may be deleted."""
         if random.random() < HALF / 5:
             return random.choice([*islice(reversed(self._ledger.by_id), HOT)])
         (_, post_id), _, _ = random.choice(self._ledger.places[-HOT:])

@@ -1,6 +1,6 @@
-"""Clients that a server is to get rid of: they send slowly, or a head without an end.
+"""Clients that a server must get rid of: they send slowly, or they send a head without an end.
 
-They are in a process of their own, so that they do not hold up the clients that are measured.
+They run in a process of their own, so that they do not delay the clients that are measured.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ CUT_OFF = 0
 
 @dataclass(frozen=True)
 class Manner:
-    """How somebody sends: at first, and then again and again."""
+    """What a client sends: first `first`, then `piece` again and again."""
 
     name: str
     first: bytes
@@ -30,7 +30,7 @@ class Manner:
 
 
 SLOW_HEAD = Manner("slow head", b"GET / HTTP/1.1\r\nHost: test\r\n", b"X: y\r\n", 0.5)
-# Its length is below the limit of the route, which would refuse it at once.
+# The length is below the limit of the route. Otherwise the route would refuse it at once.
 SLOW_BODY = Manner(
     "slow body",
     b"POST /v1/users HTTP/1.1\r\nHost: test\r\nContent-Type: application/json\r\n"
@@ -48,7 +48,7 @@ MANNERS = {one.name: one for one in (SLOW_HEAD, SLOW_BODY, MANY_FIELDS, LONG_FIE
 
 
 class Ending(NamedTuple):
-    """How it ended, and after how long: status 0 when the connection was cut off."""
+    """The outcome of one connection. The status is 0 if it was cut off."""
 
     status: int
     seconds: float
@@ -56,17 +56,18 @@ class Ending(NamedTuple):
 
 @dataclass
 class Seen:
-    """What became of them."""
+    """The outcomes of all connections."""
 
     endings: list[Ending] = field(default_factory=list)
-    oldest_seconds: float = 0.0  # for how long the most patient was served, be it over or not
+    # The longest time that a connection lasted, including the connections that are still open.
+    oldest_seconds: float = 0.0
 
 
 @asynccontextmanager
 async def crowd(
     address: Address, number: int, manners: Sequence[Manner], back_after_seconds: float
 ) -> AsyncIterator[Seen]:
-    """Have so many around until the block is left. Who is sent away comes back after a while."""
+    """Keep `number` clients connected. A client that is refused comes back after a while."""
     seen = Seen()
     given = (address.host, address.port, number, back_after_seconds, *(one.name for one in manners))
     process = await asyncio.create_subprocess_exec(
@@ -84,7 +85,7 @@ async def crowd(
 
 
 class Crowd:
-    """Many of them at a time."""
+    """Many clients at the same time."""
 
     def __init__(self, host: str, port: int, back_after_seconds: float) -> None:
         self._place = host, port
@@ -93,7 +94,7 @@ class Crowd:
         self._since: dict[int, float] = {}
 
     async def stay(self, number: int, manners: Sequence[Manner]) -> str:
-        """Send until standard input is closed, and tell what was seen."""
+        """Send until standard input is closed, and return the outcomes as JSON."""
         comers = (self._come(one, number, manners[one % len(manners)]) for one in range(number))
         tasks = [asyncio.create_task(comer) for comer in comers]
         await asyncio.to_thread(sys.stdin.read)

@@ -1,5 +1,6 @@
-"""What Gunicorn serves in a case: the application, less a guard if FAULTS_CONTROL names one, and
-routes that make trouble or look inside.
+"""The application that Gunicorn serves in a case, without the safeguard that FAULTS_CONTROL names.
+
+It has additional routes that cause trouble or show the state of a worker.
 """
 
 import asyncio
@@ -29,7 +30,7 @@ from tests.sample import stream as endless_stream
 if Path(os.environ.get(BROKEN, "/nowhere")).exists():
     raise ImportError("This was raised on purpose.")
 
-# Not the environment's own: the package of the tests hides those from everybody.
+# Not read from the environment, because the package of the tests hides it.
 settings = Settings.model_validate_json(os.environ[SETTINGS])
 app = create_app(settings, open_log(settings.log, is_production=settings.is_production))
 app.include_router(endless_stream.router)
@@ -45,19 +46,19 @@ EXHAUSTING: set[asyncio.Task[None]] = set()
 
 @app.get("/faults/hold/{seconds}")
 async def hold(seconds: float, session: WriteSession) -> None:
-    """Keep a transaction open with a statement that takes long."""
+    """Keep a transaction open with a slow statement."""
     await session.execute(text("SELECT pg_sleep(:seconds)"), {"seconds": seconds})
 
 
 @app.get("/faults/lagging")
 async def lagging(session: LaggingSession) -> bool:
-    """Tell whether a replica has answered."""
+    """Return whether the standby has answered."""
     return bool((await session.execute(text("SELECT pg_is_in_recovery()"))).scalar_one())
 
 
 @app.post("/faults/upload")
 async def upload(request: Request, held: Resources) -> int:
-    """Read what the client sends while a transaction is open."""
+    """Read the body while a transaction is open."""
     async with held.database.transaction() as session:
         await session.execute(text("SELECT 1"))
         return len(await request.body())
@@ -65,24 +66,23 @@ async def upload(request: Request, held: Resources) -> int:
 
 @app.post("/faults/echo")
 async def echo(request: Request) -> int:
-    """Read what the client sends."""
+    """Read the body."""
     return len(await request.body())
 
 
 @app.post("/faults/unread")
 async def unread() -> None:
-    """Answer without reading it."""
+    """Respond without reading the body."""
 
 
 @app.get("/faults/sleep/{seconds}")
 async def sleep(seconds: float) -> None:
-    """Take long, and nothing but time."""
     await asyncio.sleep(seconds)
 
 
 @app.get("/faults/stream/{seconds}")
 async def stream(seconds: int) -> StreamingResponse:
-    """Answer a piece at a time, whether the server ends or not."""
+    """Send a piece every 0.1 s, even if the server shuts down."""
 
     async def pieces() -> AsyncIterator[bytes]:
         for _ in range(seconds * 10):
@@ -105,7 +105,7 @@ async def exhaust_descriptors(seconds: float) -> dict[str, int]:
         until = loop.time() + seconds
         while loop.time() < until:
             with suppress(OSError):
-                while True:  # what others give back is taken as well
+                while True:  # also take the descriptors that others close
                     held.append(os.open(os.devnull, os.O_RDONLY))
             await asyncio.sleep(0.005)
         resource.setrlimit(resource.RLIMIT_NOFILE, before)
@@ -118,13 +118,13 @@ async def exhaust_descriptors(seconds: float) -> dict[str, int]:
 
 @app.get("/faults/fail")
 async def fail() -> None:
-    """Raise what nobody expects."""
+    """Raise an unexpected exception."""
     raise RuntimeError("This was raised on purpose.")
 
 
 @app.get("/faults/vitals")
 async def vitals(held: Resources, request: Request) -> dict[str, object]:
-    """Tell what this worker holds."""
+    """Return the state of this worker."""
     pool = held.database.engine.pool
     ready, checks = await request.app.state.readiness.report()
     return {
@@ -138,13 +138,13 @@ async def vitals(held: Resources, request: Request) -> dict[str, object]:
     }
 
 
-HELD: list[float] = []  # the longest seconds of CPU that passed between two looks
+HELD: list[float] = []  # the longest CPU time between two turns of the event loop
 LOOK_SECONDS = 0.005
 
 
 @app.get("/faults/held")
 async def held_loop() -> dict[str, object]:
-    """Tell for how long the loop was held up since the last call."""
+    """Return the longest time for which the event loop was blocked since the last call."""
     if not HELD:
         HELD.append(0.0)
         LOOKING.add(asyncio.get_running_loop().create_task(look(), context=Context()))
@@ -153,7 +153,7 @@ async def held_loop() -> dict[str, object]:
 
 
 async def look() -> None:
-    """Look how much CPU was used since the last time, as what holds a loop up does."""
+    """Measure the CPU time between two turns of the event loop."""
     while True:
         used = time.thread_time()
         await asyncio.sleep(LOOK_SECONDS)
@@ -165,7 +165,7 @@ LOOKING: set[asyncio.Task[None]] = set()
 
 @app.get("/faults/pool")
 async def whole_pool(held: Resources) -> dict[str, object]:
-    """Tell whether every connection of the pool can be had and works, all at once."""
+    """Return whether every connection of the pool works, all at the same time."""
     whole = True
     async with AsyncExitStack() as stack:
         try:

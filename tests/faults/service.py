@@ -1,4 +1,4 @@
-"""The service under Gunicorn with two workers, as a case sees it."""
+"""The service under Gunicorn with two workers."""
 
 import asyncio
 import json
@@ -24,19 +24,19 @@ Section = dict[str, Any]
 
 WORKERS = 2
 GUNICORN = ("app.serve", "-c", "tests/faults/master.py", "tests.faults.served:app")
-# Read by gunicorn_config.py; a control without limits would use all of the graceful timeout.
+# gunicorn_config.py reads it. A control without limits would use all of the graceful timeout.
 PROCESSES = {"SERVER_GRACEFUL_TIMEOUT_SECONDS": "15"}
-# What is slow about a password is no part of most cases.
+# Cheap hashes, because most cases do not measure passwords.
 CHEAP_PASSWORDS = {"argon2_memory_kib": 8192, "argon2_time_cost": 1}
 
 
-# For `serving`: ours, and as a control the one that most services have.
+# For `serving`: the worker class of this project, and as a control the one that most services use.
 WORKER_CLASSES = {GUARDED: "", "with Uvicorn's own worker class": "uvicorn_worker.UvicornWorker"}
 
 
 @dataclass(frozen=True)
 class Service:
-    """An address, and what to ask of each worker."""
+    """The address of the service, and a client for it."""
 
     address: Address
     client: httpx2.AsyncClient
@@ -47,7 +47,9 @@ class Service:
         return {worker["process_id"] for worker in await self.each_worker("/faults/vitals")}
 
     async def each_worker(self, path: str) -> list[dict[str, Any]]:
-        """Ask every worker. The connections stay open until all have answered, because new ones go
+        """Request this path from every worker.
+
+        The connections stay open until all workers have responded, because a new connection goes
         to the worker that has the fewest.
         """
         answers: dict[int, dict[str, Any]] = {}
@@ -61,7 +63,7 @@ class Service:
         raise AssertionError(f"{len(answers)} of {self.workers} workers answered {path}")
 
     async def until_whole(self, patience_seconds: float) -> float:
-        """Return the seconds until each worker can use its whole pool at once, or the patience."""
+        """Return the seconds until each worker can use its whole pool at once."""
         loop = asyncio.get_running_loop()
         started = loop.time()
         while (elapsed := loop.time() - started) < patience_seconds:
@@ -86,9 +88,9 @@ async def serving(
     port: int | None = None,
     **sections: Section,
 ) -> AsyncIterator[Service]:
-    """Start the service, and wait until all workers are ready. `sections` are of its settings.
+    """Start the service, and wait until all workers are ready.
 
-    It logs requests when there is an `output` to log them to.
+    `sections` are sections of the settings. The service logs requests if there is an `output`.
     """
     settings: dict[str, Section] = {
         **sections,
@@ -124,7 +126,7 @@ def master_of(worker: int) -> int:
 
 
 def resident_mib(process_id: int, field: str) -> float:
-    """Read `VmRSS`, or `VmHWM`, which is the most that it ever was."""
+    """Return `VmRSS`, the resident memory, or `VmHWM`, its maximum, in MiB."""
     for line in Path(f"/proc/{process_id}/status").read_text(encoding="utf-8").splitlines():
         if line.startswith(f"{field}:"):
             return int(line.split()[1]) / 1024

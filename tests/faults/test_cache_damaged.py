@@ -1,4 +1,4 @@
-"""What Valkey holds is damaged: it is never an answer, and the next read overwrites it."""
+"""A damaged value in Valkey is never served, and the next read overwrites it."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -15,15 +15,15 @@ from tests.faults.verdicts import GUARDED
 from tests.faults.wire import Wire
 
 pytestmark = pytest.mark.faults
-EVERY = 5  # of all damages: each is a request or two
-# Workers keep no copies of their own, which would hide what is stored.
+EVERY = 5  # only every fifth damaged value, because each needs two or three requests
+# Workers keep no copies in memory, because these would hide the damaged values.
 NO_MEMORY = {"memory_bytes": 1}
-# What is judged is what is answered, and not how fast: a busy machine is no slow Valkey.
+# The case judges responses and no times, so a busy machine must not count as a slow Valkey.
 PATIENCE = {"slow_seconds": 5, "timeout_seconds": 5}
 
 
 def damages(raw: Any) -> Iterator[tuple[str, bytes]]:
-    """Yield damaged values, with what was done to them."""
+    """Yield damaged values, with the kind of damage."""
     for damage in (flipped, cut, replaced):
         for number, value in enumerate(damage(raw)):
             if number % EVERY == 0 and value != raw:
@@ -31,7 +31,7 @@ def damages(raw: Any) -> Iterator[tuple[str, bytes]]:
 
 
 @pytest.mark.parametrize("control", [GUARDED, "without checksums"])
-async def test_what_valkey_holds_is_damaged(
+async def test_damaged_values_in_valkey_are_never_served(
     valkey: Valkey, serve_cached: Serve, judge: Judge, control: str
 ) -> None:
     wrong, kept, tried = Counter[str](), Counter[str](), Counter[str]()
@@ -46,7 +46,7 @@ async def test_what_valkey_holds_is_damaged(
         token, log = f"{{cache}}t:post:{author.post.rpartition('/')[2]}", "{cache}log"
 
         async def read(kind: str, key: str, damaged: bytes | None) -> None:
-            """Read until the answer comes from Valkey: at the second time, or the third."""
+            """Read three times: the second or third response comes from Valkey."""
             tried[kind] += 1
             sources = []
             for _ in range(3):

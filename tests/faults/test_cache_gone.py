@@ -1,4 +1,4 @@
-"""Valkey dies, stops answering or is full, and the database dies behind a warm cache."""
+"""Valkey is killed, stops answering or is full; and the database is killed behind a warm cache."""
 
 import asyncio
 from contextlib import suppress
@@ -34,7 +34,7 @@ REAL_PASSWORDS: dict[str, int] = {}
 
 
 async def mixed(author: Author, reads: list[Answer], number: int) -> Answer:
-    """Send the next of the mix: of 100, 81 posts read, 10 lists, 7 posts written, 2 logins."""
+    """Send the next of 100 requests: 81 posts, 10 lists, 7 posts written, 2 logins."""
     place = number * 37 % 100
     if place < 2:
         form = {"username": author.email, "password": PASSWORD}
@@ -47,7 +47,7 @@ async def mixed(author: Author, reads: list[Answer], number: int) -> Answer:
 
 
 def judged_reads(reads: list[Answer], broken_at: float) -> tuple[str, list[str]]:
-    """Say what a look-up adds that is not answered: logins, which take long, hide it in the mix."""
+    """Judge what an unanswered look-up adds to reads. In the mix, slow logins would hide it."""
     before = [a for a in reads if a.sent_at < broken_at - 1]
     since = [a for a in reads if a.sent_at >= broken_at]
     limit = slowest(before) + LOOK_UP_SECONDS
@@ -60,7 +60,7 @@ def judged_reads(reads: list[Answer], broken_at: float) -> tuple[str, list[str]]
 
 
 def judged(answers: list[Answer], broken_at: float, whole_at: float) -> tuple[str, list[str]]:
-    """Compare what was answered in the fault, and long enough after it, with what was before."""
+    """Compare the responses during the fault, and some time after it, with those before it."""
     before = [a for a in answers if a.sent_at < broken_at - 1]
     during = [a for a in answers if broken_at <= a.sent_at < whole_at]
     after = [a for a in answers if a.sent_at >= whole_at + RECOVERY]
@@ -119,7 +119,7 @@ async def test_valkey_is_full(
             for number in range(100_000):
                 await valkey.ask("SET", f"junk {number}", "x" * 10_000)
         with suppress(redis.ResponseError):
-            for number in range(100_000):  # the last gaps too
+            for number in range(100_000):  # fills the last gaps
                 await valkey.ask("SET", f"little {number}", "x")
         async with constantly(RATE, author.send, answers):
             await asyncio.sleep(8)

@@ -1,4 +1,4 @@
-"""Many ask for one thing at once; one changes it, and another worker is asked."""
+"""Many clients request one page at once; and a change becomes visible through another worker."""
 
 import asyncio
 import random
@@ -25,7 +25,7 @@ RATE, SHARE, SECONDS = 500, 0.95, 20
 
 
 async def loads(service: Service) -> Counter[str]:
-    """Count what reached the routes of all workers, by path."""
+    """Count the requests that reached the routes of all workers, by path."""
     workers = await service.each_worker("/faults/vitals")
     return sum((Counter(worker["loads"]) for worker in workers), Counter[str]())
 
@@ -97,7 +97,7 @@ async def test_a_flush_under_load(
 
 
 async def lanes(service: Service) -> list[dict[int, Wire]]:
-    """Open connections until there are so many pairs, one to each worker."""
+    """Open connections until there are LANES pairs with one connection to each worker."""
     found: dict[int, list[Wire]] = {}
     while len(found) < WORKERS or min(map(len, found.values())) < LANES:
         wire = Wire(service.address)
@@ -107,7 +107,7 @@ async def lanes(service: Service) -> list[dict[int, Wire]]:
 
 
 async def delays(author: Author, pair: Sequence[Wire], until: float) -> list[float]:
-    """Change a post at one worker, and see how long the other's memory has the old one."""
+    """Change a post at one worker, and measure how long the other one shows the old title."""
     there, here = pair
     seen: list[float] = []
     while time.monotonic() < until and len(seen) < WRITES / LANES:

@@ -1,4 +1,4 @@
-"""Valkey answers late, and a table of the database is locked."""
+"""Valkey answers slowly; and tables of the database are locked."""
 
 import asyncio
 from functools import partial
@@ -34,7 +34,7 @@ NO_STORE = {"Cache-Control": "no-store"}
 
 
 async def mixed(author: Author, lists: list[Answer], number: int) -> Answer:
-    """Send the next of the mix: of ten, six posts, three lists, and one post written."""
+    """Send the next request of a mix: of 10, 6 read a post, 3 a list, 1 writes a post."""
     place = number % 10
     if place == 5:
         return await author.write()
@@ -45,7 +45,7 @@ async def mixed(author: Author, lists: list[Answer], number: int) -> Answer:
 
 
 async def uncached(author: Author, lists: list[Answer], number: int) -> Answer:
-    """Send the same, but for the cache."""
+    """Send the same mix without the cache."""
     if number % 10 == 5:
         return await author.write()
     path = "/v1/posts" if number % 10 in (1, 4, 8) else author.post
@@ -56,7 +56,7 @@ async def uncached(author: Author, lists: list[Answer], number: int) -> Answer:
 
 
 def p50(answers: list[Answer], since: float = 0.0, until: float = float("inf")) -> float:
-    """Return the median, in seconds, of what was sent meanwhile."""
+    """Return the median, in seconds, of the requests that were sent in this interval."""
     return percentile([a for a in answers if since <= a.sent_at < until], 0.5)
 
 
@@ -66,7 +66,7 @@ async def test_a_valkey_that_is_slow(
 ) -> None:
     loop, answers = asyncio.get_running_loop(), list[Answer]()
     without, lists = list[Answer](), list[Answer]()
-    times: list[tuple[int, float, float]] = []  # milliseconds, and when it was slow
+    times: list[tuple[int, float, float]] = []  # the delay, and from when to when it was active
     with far_away(valkey) as far:
         async with serve_cached(control, valkey={"url": far.url}) as service:
             author = await sign_up(service.client)
@@ -113,7 +113,7 @@ async def test_a_table_is_locked(
         hot = [author.post, "/v1/posts"]
         for path in hot * 10:
             await timed(client, "GET", path)
-        # With the other requests beside them, which take the client as long as these do.
+        # The same other requests run beside them, so that the client is as busy as later.
         async with (
             constantly(4, lambda _: timed(client, "GET", "/v1/posts"), others),
             constantly(20, lambda n: timed(client, "GET", hot[n % 2]), before),

@@ -1,4 +1,4 @@
-"""Clients that leave in the middle of things."""
+"""Clients that disconnect in the middle of a request."""
 
 import asyncio
 
@@ -15,7 +15,7 @@ SETTLING_SECONDS = 3
 
 
 def request(method: str, path: str, headers: dict[str, str], length: int, sent: int) -> bytes:
-    """Write a request that promises a body of `length` bytes and has the first `sent` of them."""
+    """Return a request with the first `sent` bytes of a body of `length` bytes."""
     given = {"Host": "test", "Content-Type": "application/json", **headers}
     lines = [f"{method} {path} HTTP/1.1", *(f"{name}: {value}" for name, value in given.items())]
     head = "\r\n".join([*lines, f"Content-Length: {length}", "", ""])
@@ -23,7 +23,7 @@ def request(method: str, path: str, headers: dict[str, str], length: int, sent: 
 
 
 async def leave(service: Service, content: bytes) -> None:
-    """Send it, and hang up without a look at the answer."""
+    """Send the content, and disconnect without reading the response."""
     _, writer = await asyncio.open_connection(service.address.host, service.address.port)
     writer.write(content)
     await writer.drain()
@@ -31,7 +31,7 @@ async def leave(service: Service, content: bytes) -> None:
 
 
 async def left_behind(service: Service, backend: Backend, tasks_before: int) -> list[str]:
-    """Name what is still held on behalf of clients that are gone."""
+    """Return what the service still holds for clients that have disconnected."""
     workers = await service.each_worker("/faults/vitals")
 
     def sum_of(name: str) -> int:
@@ -45,7 +45,7 @@ async def left_behind(service: Service, backend: Backend, tasks_before: int) -> 
 
 @pytest.mark.faults
 @pytest.mark.parametrize("control", [GUARDED, "without the cleanup after a disconnect"])
-async def test_a_storm_of_clients_that_leave(
+async def test_many_clients_disconnect_at_once(
     backend: Backend, serve: Serve, judge: Judge, control: str
 ) -> None:
     async with serve(control) as service:

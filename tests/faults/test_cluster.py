@@ -1,4 +1,4 @@
-"""The cache on a Valkey cluster: the owner of its slot dies, and its replica takes over."""
+"""The cache on a Valkey cluster: the owner of its slot fails, and a replica takes over."""
 
 import asyncio
 import time
@@ -25,25 +25,25 @@ from tests.tables import SERVICE_TABLES, truncate
 
 pytestmark = pytest.mark.faults
 CLUSTER = {"cluster": True}
-# More than the sockets between two nodes hold: the rest dies with the owner.
+# More than the buffers between two nodes hold. The rest is lost with the owner.
 JUNK_MEGABYTES = 48
-# Until the cluster has a new owner, and the breaker has closed.
+# Time until the cluster has a new owner, and the breaker has closed.
 RECOVERY_SECONDS = NODE_TIMEOUT_MILLISECONDS / 1000 + 4
 
-# While there is no owner, a write is left to a relay, and nobody tells a channel that is half-open:
-# a memory is believed for so long, and any share of it.
+# While there is no owner, a relay must repeat each invalidation, and a half-open channel shows no
+# error. Reads from memory may be stale for this long, and any share of them.
 FAILOVER_SECONDS, ANY_SHARE = 1.5, 1.0
 
 Disturbance = Callable[[Cluster], AbstractAsyncContextManager[None]]
 
 
 def undisturbed(_cluster: Cluster) -> AbstractAsyncContextManager[None]:
-    """Do nothing."""
+    """Cause no fault."""
     return nullcontext()
 
 
 def owner_killed(cluster: Cluster) -> AbstractAsyncContextManager[None]:
-    """Kill the owner, and start it again, empty, when its replica has taken over."""
+    """Kill the owner. When its replica has taken over, start it again, empty."""
 
     async def kill() -> None:
         owner = await cluster.owner()
@@ -57,7 +57,7 @@ def owner_killed(cluster: Cluster) -> AbstractAsyncContextManager[None]:
 
 
 def owner_frozen(cluster: Cluster) -> AbstractAsyncContextManager[None]:
-    """Stop the owner until its replica has taken over, and let it go on with what it knew."""
+    """Freeze the owner until its replica has taken over. Then let it continue with its old data."""
 
     async def freeze() -> None:
         owner = await cluster.owner()
@@ -87,7 +87,7 @@ async def cluster(tmp_path: Path) -> AsyncIterator[Cluster]:
 
 @pytest.fixture
 async def empty(backend: Backend, cluster: Cluster) -> Backend:
-    """A backend without rows, and with the cluster."""
+    """A backend without rows, with the cluster as its Valkey."""
     await backend.rows(truncate(SERVICE_TABLES))
     return replace(backend, valkey_url=cluster.url)
 
@@ -120,12 +120,12 @@ async def test_it_is_emptied_by_hand(empty: Backend, monkeypatch: pytest.MonkeyP
         assert sources[-1] == "HIT-L1"
         settings = Settings.model_validate({"valkey": valkey, "server": {"drain_seconds": 0}})
         assert await flush_cache(cache_config(settings.valkey, settings.cache)) > 3
-        await asyncio.sleep(0.5)  # until the worker has heard of it
+        await asyncio.sleep(0.5)  # until the message has arrived
         assert (await wire.get(author.post)).source == "MISS"
 
 
 @pytest.mark.parametrize("control", [GUARDED, "without the check of a new primary"])
-async def test_an_owner_that_misses_an_invalidation_is_not_believed(
+async def test_a_new_primary_that_misses_an_invalidation_is_not_trusted(
     empty: Backend,
     cluster: Cluster,
     monkeypatch: pytest.MonkeyPatch,
@@ -134,7 +134,7 @@ async def test_an_owner_that_misses_an_invalidation_is_not_believed(
 ) -> None:
     async with serving(empty, monkeypatch, control, valkey=CLUSTER) as service:
         author, wire = await sign_up(service.client), Wire(service.address)
-        for _ in range(20):  # by both workers
+        for _ in range(20):  # so that both workers read it
             await wire.get(author.post, skip_memory=True)
         replica, owner = await cluster.until_replicated(), await cluster.owner()
         replica.freeze()

@@ -1,4 +1,4 @@
-"""The database takes long, and more ask than there are connections."""
+"""SQL statements are slow; and there are more requests than database connections."""
 
 import asyncio
 
@@ -16,7 +16,7 @@ SETTINGS = DatabaseSettings()
 
 
 async def warm(service: Service, clients: int) -> None:
-    """Connect everybody, so that connecting is not what is timed."""
+    """Open all connections first, so that connecting is not measured."""
     await service.each_worker("/faults/pool")
     await asyncio.gather(*(timed(service.client, "GET", "/livez") for _ in range(clients)))
 
@@ -46,7 +46,7 @@ async def test_statements_that_never_end(serve: Serve, judge: Judge, control: st
 
 
 @pytest.mark.parametrize("control", [GUARDED, "with SQLAlchemy's default pool and timeouts"])
-async def test_three_times_as_many_as_there_are_connections(
+async def test_three_times_as_many_requests_as_connections(
     serve: Serve, judge: Judge, control: str
 ) -> None:
     probes: list[Answer] = []

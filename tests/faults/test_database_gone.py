@@ -1,4 +1,4 @@
-"""The database dies, or stops answering, under load."""
+"""PostgreSQL is killed, or stops answering, under load."""
 
 import asyncio
 
@@ -11,13 +11,13 @@ from tests.faults.postgres import Backend
 from tests.faults.verdicts import GUARDED
 
 pytestmark = pytest.mark.faults
-RATE = 30  # a second: modest, so that times are the service's and not the machine's
+RATE = 30  # per second. A low rate, so that the machine does not determine the times
 RECOVERY_SECONDS = 3
 LONGEST_SECONDS = DatabaseSettings().command_timeout_seconds + 2.5
 
 
 def not_clean(answers: list[Answer], returned_at: float) -> list[str]:
-    """Say how many requests failed that were sent long enough after the return."""
+    """Return how many requests failed that were sent long enough after the return."""
     since = returned_at + RECOVERY_SECONDS
     failed = [a.sent_at - returned_at for a in answers if a.sent_at > since and a.status >= 300]
     return (
@@ -28,7 +28,6 @@ def not_clean(answers: list[Answer], returned_at: float) -> list[str]:
 
 
 def seen(answers: list[Answer], returned_at: float) -> str:
-    """Sum up."""
     failed = [answer for answer in answers if answer.status >= 300 or not answer.status]
     last = max([answer.sent_at - returned_at for answer in failed], default=0.0)
     return (

@@ -1,4 +1,4 @@
-"""The service is told to end: what runs is finished, what would not end is ended."""
+"""The service shuts down: running requests are completed, and endless streams are ended."""
 
 import asyncio
 import os
@@ -45,7 +45,7 @@ async def watching(service: Service) -> AsyncIterator[list[asyncio.Task[tuple[fl
 
 
 @pytest.mark.parametrize("control", [GUARDED, "without the shutdown event for streams"])
-async def test_streams_leave_and_work_is_finished(
+async def test_streams_end_and_running_requests_are_completed(
     serve: Serve,
     judge: Judge,
     control: str,
@@ -82,7 +82,7 @@ async def test_streams_leave_and_work_is_finished(
 
 
 async def ask(service: Service, path: str) -> int:
-    """Ask on a connection of its own."""
+    """Send a request on a new connection."""
     wire = Wire(service.address)
     status = (await wire.get(path)).status
     wire.close()
@@ -110,7 +110,8 @@ async def test_readiness_fails_before_the_listener_closes(
     broken += [f"connections were refused {notice:.1f} s after `/readyz` failed"] * (
         notice < DRAIN_SECONDS - UNREADY_SECONDS
     )
-    broken += [f"`/livez` failed {lost} ×"] * (lost > 1)  # the last may meet the closing itself
+    # The last probe may arrive during the close.
+    broken += [f"`/livez` failed {lost} ×"] * (lost > 1)
     figure = (
         f"`/readyz` failed after {unready_at - told_at:.2f} s, connections were refused after "
         f"{closed_at - told_at:.1f} s"
@@ -160,7 +161,7 @@ async def test_a_connection_outlives_an_unhandled_exception(
 
 
 async def status_of(reader: asyncio.StreamReader) -> int:
-    """Read an answer whole."""
+    """Read a complete response, and return its status."""
     try:
         head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 5)
         length = next(

@@ -1,6 +1,6 @@
-"""What the cache promises: a read shows at least what was acknowledged before it began.
+"""The promise of the cache: a read shows at least what was acknowledged before the read began.
 
-Two cores show no more than about 2,000 reads a second, so the controls fail in a few seconds.
+Two cores serve no more than about 2,000 reads a second, so the controls fail in a few seconds.
 """
 
 import asyncio
@@ -24,24 +24,23 @@ from tests.faults.wire import Wire
 
 pytestmark = pytest.mark.faults
 SECONDS, CONTROL_SECONDS = 12.0, 8.0
-CRASH_SECONDS = 2.0  # until what a dead writer has left is seen
+CRASH_SECONDS = 2.0  # until the change of a dead writer is visible
 CONTROLS = [GUARDED, "with an ordinary cache"]
-MOST_ROOM = 200_000  # bytes for the cache, which then loses something all the time
+MOST_ROOM = 200_000  # bytes for the cache, so that keys are evicted all the time
 
-# Whoever goes on reads what waits for it in any order: a request may come before the message. What
-# its memory says is believed for no longer than that of a worker whose channel is half-open.
+# A worker that continues after a suspension may read a request before the invalidation message. Its
+# memory may be used for no longer than that of a worker whose channel is half-open.
 STOPPED, STOPPED_SECONDS = "A worker is suspended for 1 s, repeatedly", 1.5
 
 Disturbance = Callable[[Service, Valkey], AbstractAsyncContextManager[None]]
 
 
 def subscribers_cut(_service: Service, valkey: Valkey) -> AbstractAsyncContextManager[None]:
-    """Cut every worker's channel."""
+    """Cut the channel connection of every worker."""
     return repeated(lambda: valkey.ask("CLIENT", "KILL", "TYPE", "pubsub"), 0.7)
 
 
 def emptied(_service: Service, valkey: Valkey) -> AbstractAsyncContextManager[None]:
-    """Flush."""
     return repeated(lambda: valkey.ask("FLUSHALL"), 0.5)
 
 
@@ -58,7 +57,7 @@ def restarted(_service: Service, valkey: Valkey) -> AbstractAsyncContextManager[
 
 
 def stopped(service: Service, _valkey: Valkey) -> AbstractAsyncContextManager[None]:
-    """Stop a worker for a second, and let it go on."""
+    """Suspend a worker for a second."""
 
     async def stop() -> None:
         process_id = await _some_worker(service)
@@ -70,7 +69,7 @@ def stopped(service: Service, _valkey: Valkey) -> AbstractAsyncContextManager[No
 
 
 def killed(service: Service, _valkey: Valkey) -> AbstractAsyncContextManager[None]:
-    """End a worker; Gunicorn starts another."""
+    """Kill a worker. Gunicorn starts another one."""
 
     async def kill() -> None:
         with suppress(ProcessLookupError):
@@ -104,7 +103,7 @@ DISTURBANCES: dict[str, Disturbance] = {
 
 
 def seconds_of(control: str, seconds: float = SECONDS) -> float:
-    """A control fails sooner."""
+    """Return a shorter time for a control, because it fails sooner."""
     return seconds if control == GUARDED else CONTROL_SECONDS
 
 
@@ -122,7 +121,7 @@ async def test_no_read_shows_less_than_was_acknowledged(
 
 @pytest.mark.parametrize("control", CONTROLS)
 @pytest.mark.parametrize("case", DISTURBANCES)
-async def test_nor_when_something_breaks_again_and_again(
+async def test_reads_stay_coherent_while_something_breaks_repeatedly(
     backend: Backend, valkey: Valkey, serve_cached: Serve, judge: Judge, case: str, control: str
 ) -> None:
     async with serve_cached(control, trouble="slow_fills") as service:
@@ -183,7 +182,7 @@ async def test_a_write_whose_worker_dies_after_the_commit_is_seen_soon(
 
 
 async def seconds_until_seen(wire: Wire, path: str, text: bytes) -> float:
-    """Ask again and again, past the memories; give up after a while."""
+    """Read through Valkey until the text is visible, or give up after a while."""
     began = time.monotonic()
     while (waited := time.monotonic() - began) < 3 * CRASH_SECONDS:
         if text in (await wire.get(path, skip_memory=True)).body:

@@ -1,4 +1,4 @@
-"""Several instances of the service share one database and one Valkey, and what is dropped."""
+"""Several instances of the service share one database and one cache."""
 
 from contextlib import nullcontext
 

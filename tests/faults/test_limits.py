@@ -1,4 +1,4 @@
-"""Clients that send too much, too slowly, or too often: everybody else is served as before."""
+"""Clients send too much, too slowly, or too often: other clients are served as before."""
 
 import asyncio
 import time
@@ -23,12 +23,12 @@ CROWD, BACK_AFTER_SECONDS = 200, 5
 GOOD_RATE = 50
 BASELINE_SECONDS, FLOOD_SECONDS = 20, 25
 WORST_RATIO = 1.5
-# What answers take on shared cores, beyond the deadline itself.
+# How long responses take on shared cores after the deadline.
 MARGIN_SECONDS = 1.0
 
 
 class Load:
-    """GETs at a constant rate, each on a connection that nobody uses, whatever becomes of them."""
+    """GET requests at a constant rate, each on a connection that no other request uses."""
 
     def __init__(self, address: Address, path: str, headers: dict[str, str]) -> None:
         self._address, self._path, self._headers = address, path, headers
@@ -36,11 +36,11 @@ class Load:
         self.replies: list[Reply] = []
 
     async def connect(self, number: int) -> None:
-        """Open so many connections, as a proxy has them."""
+        """Open this number of connections, as a proxy does."""
         await asyncio.gather(*(self._ask() for _ in range(number)))
 
     async def run(self, rate: float, seconds: float) -> list[Reply]:
-        """Return the replies of so many seconds."""
+        """Send at this rate for some seconds, and return the replies."""
         self.replies = []
         loop = asyncio.get_running_loop()
         began = loop.time()
@@ -51,7 +51,7 @@ class Load:
         return self.replies
 
     async def saturate(self, clients: int, seconds: float) -> float:
-        """Return how many requests a second are served when each client asks again at once."""
+        """Return the requests served per second when each client sends again at once."""
         self.replies = []
         ends_at = time.monotonic() + seconds
 
@@ -63,7 +63,6 @@ class Load:
         return len(self.replies) / seconds
 
     def close(self) -> None:
-        """Hang up."""
         for wire in self._free:
             wire.close()
 
@@ -74,7 +73,7 @@ class Load:
 
 
 def share(replies: Sequence[Reply], part: float) -> float:
-    """Return the seconds within which so many of them came."""
+    """Return this percentile of the times in seconds."""
     times = sorted(reply.seconds for reply in replies)
     return times[int(len(times) * part)] if times else 0.0
 
@@ -93,7 +92,7 @@ def not_served(replies: Sequence[Reply]) -> list[str]:
         ("200 clients send their bodies slowly", (SLOW_BODY,), SERVER.body_seconds, {408}),
     ],
 )
-async def test_rude_clients_leave_good_ones_alone(
+async def test_slow_and_oversized_requests_do_not_delay_other_clients(
     serve: Serve,
     judge: Judge,
     control: str,
@@ -147,7 +146,7 @@ BODIES = {
 
 
 @pytest.mark.parametrize("control", [GUARDED, "without any limit on the size of bodies"])
-async def test_what_is_too_large_is_refused_before_it_is_read(
+async def test_a_body_that_is_too_large_is_refused_before_it_is_read(
     serve: Serve, judge: Judge, control: str
 ) -> None:
     broken, slowest = [], 0.0
@@ -165,7 +164,7 @@ async def test_what_is_too_large_is_refused_before_it_is_read(
 
 
 async def answer_to(service: Service, content: bytes) -> tuple[int, float]:
-    """Send, and wait for the head of the answer for a while, with nothing more to come."""
+    """Send the content, and wait for the status line for up to 3 s, without sending more."""
     reader, writer = await asyncio.open_connection(service.address.host, service.address.port)
     began = time.monotonic()
     writer.write(content)
@@ -178,7 +177,7 @@ async def answer_to(service: Service, content: bytes) -> tuple[int, float]:
     return (int(line.split()[1]) if line else CUT_OFF), time.monotonic() - began
 
 
-# Statements of 50 ms: the pool is what is saturated, and not what measures it.
+# Statements of 50 ms, so that the pool is saturated and the measuring client is not.
 WORK = "/faults/hold/0.05"
 STEPS = (0.5, 1, 2, 4)
 STEP_SECONDS = 8
@@ -186,11 +185,13 @@ REFUSED_WITHIN_SECONDS = LIMITS.queue_seconds + 0.02
 
 
 @pytest.mark.parametrize("control", [GUARDED, "without the limit on running requests"])
-async def test_past_saturation_as_much_is_served(serve: Serve, judge: Judge, control: str) -> None:
+async def test_overload_does_not_reduce_the_served_rate(
+    serve: Serve, judge: Judge, control: str
+) -> None:
     async with serve(control) as service:
         load = Load(service.address, WORK, {})
         saturation = await load.saturate(32, 5)
-        # A full house, and as much again for what the load itself takes.
+        # The time to serve all running requests, doubled because the client needs CPU too.
         patience_seconds = 2 * service.workers * LIMITS.running / saturation
         served, refused = [], []
         for step in STEPS:

@@ -1,4 +1,4 @@
-"""The log has no room, or no reader: requests neither wait nor fail, and the loss is counted."""
+"""The log has no room, or no reader: no request waits or fails, and lost lines are counted."""
 
 import asyncio
 import os
@@ -28,18 +28,18 @@ Ends = tuple[IO[bytes], IO[bytes]]
 
 
 def full_disk() -> Ends:
-    """Where there is no room. There is nobody at its other end."""
+    """Return a log file on a full disk. Nothing is at its other end."""
     return Path(os.devnull).open("rb"), Path("/dev/full").open("wb", buffering=0)
 
 
 def stalled_pipe() -> Ends:
-    """A pipe that nobody reads."""
+    """Return a pipe that nobody reads."""
     reader, writer = os.pipe()
     return os.fdopen(reader, "rb"), os.fdopen(writer, "wb", buffering=0)
 
 
-# How often to ask, and how many lines are lost at least: all of them, or those for which
-# there is no place to wait.
+# How many requests to send, and how many lines are lost at least: all of them, or those that find
+# the queue full.
 CASES: dict[str, tuple[Callable[[], Ends], int, int]] = {
     "The disk of the log is full": (full_disk, 4_000, 4_000),
     "Nobody reads the log": (stalled_pipe, WORKERS * MAX_WAITING + 8_000, 4_000),
@@ -47,7 +47,7 @@ CASES: dict[str, tuple[Callable[[], Ends], int, int]] = {
 
 
 async def ask(service: Service, times: int) -> list[Reply]:
-    """Ask so often on several connections; one that gets no answer asks no more."""
+    """Send requests on several connections. Each stops when it gets no response."""
     replies: list[Reply] = []
 
     async def ask_on(wire: Wire) -> None:
@@ -63,7 +63,7 @@ async def ask(service: Service, times: int) -> list[Reply]:
 
 
 async def dropped(service: Service) -> int:
-    """Return how many lines were dropped, as far as anybody answers that."""
+    """Return how many lines were dropped, or 0 if no worker responds."""
     await asyncio.sleep(5 * WRITE_INTERVAL_SECONDS)
     async with httpx2.AsyncClient(base_url=service.address.url, timeout=PATIENCE_SECONDS) as client:
         with suppress(httpx2.TransportError):
@@ -73,14 +73,15 @@ async def dropped(service: Service) -> int:
 
 @pytest.mark.parametrize("control", [GUARDED, "with blocking log writes"])
 @pytest.mark.parametrize("case", CASES)
-async def test_requests_do_not_wait_for_who_reads_the_log(
+async def test_requests_do_not_wait_for_the_reader_of_the_log(
     serve: Serve, judge: Judge, case: str, control: str
 ) -> None:
     make, times, least = CASES[case]
     reader, writer = make()
     with writer:
         async with serve(control, output=writer) as service:
-            with reader:  # hangs up before the service ends: a control that is stalled could not
+            # The reader is closed before the service exits. A blocked control could not exit.
+            with reader:
                 replies = await ask(service, times)
                 lost = await dropped(service)
     statuses = Counter(reply.status for reply in replies)

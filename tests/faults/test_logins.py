@@ -1,4 +1,4 @@
-"""Passwords: what their time tells, and what many at once cost."""
+"""Passwords: what the time of a login reveals, and what many logins at once cost."""
 
 import asyncio
 import json
@@ -21,19 +21,19 @@ from tests.faults.wire import Reply
 from tests.features.users.factory import PASSWORD
 
 pytestmark = pytest.mark.faults
-# With 400 logins chance alone leaves 0.45–0.55 in 8 of 100 runs; with 1,200, in 3 of 1,000.
+# By chance alone, 400 logins are outside of 0.45–0.55 in 8 of 100 runs, and 1,200 in 3 of 1,000.
 PAIRS = 600
 FLOOD, GOOD_RATE, CONNECTIONS = 200, 50, 40
 REFUSED_WITHIN_SECONDS, NO_TROUBLE_SECONDS = 1.0, 0.05
 WATCHED_SECONDS = 10
-# Two threads with 64 MiB each, and what requests take meanwhile.
+# Two threads with 64 MiB each, and the memory of the requests.
 LIMIT_MIB = 2 * 64 + 48
 
 
 def auc(left: Sequence[float], right: Sequence[float]) -> float:
-    """Return how likely one of `left` is below one of `right`: 0.5 when nothing tells them apart.
+    """Return the probability that one of `left` is below one of `right`. 0.5 means no difference.
 
-    The area under the ROC curve by ranks (Mann and Whitney, 1947).
+    The area under the ROC curve, computed from ranks (Mann and Whitney, 1947).
     """
     ranked = sorted(chain(((time, 0) for time in left), ((time, 1) for time in right)))
     ranks = sum(rank for rank, (_, side) in enumerate(ranked, 1) if side)
@@ -65,7 +65,7 @@ async def test_the_time_of_a_login_does_not_tell_whether_the_account_exists(
 
 
 def at_once(address: Address, requests: Sequence[bytes]) -> list[Reply]:
-    """Send all requests, each on a connection of its own."""
+    """Send all requests at once, each on a new connection."""
 
     async def flood() -> list[Reply]:
         return await asyncio.gather(*(send(address, request) for request in requests))
@@ -74,10 +74,10 @@ def at_once(address: Address, requests: Sequence[bytes]) -> list[Reply]:
 
 
 @pytest.mark.parametrize("control", [GUARDED, "without the limit on waiting passwords"])
-async def test_who_waits_in_vain_for_a_hash_is_told_soon(
+async def test_requests_beyond_the_password_queue_get_503_soon(
     serve: Serve, judge: Judge, control: str
 ) -> None:
-    async with serve(control, auth={}) as service:  # passwords as dear as in production
+    async with serve(control, auth={}) as service:  # passwords as expensive as in production
         author = await sign_up(service.client)
         workers = [worker["process_id"] for worker in await service.each_worker("/faults/vitals")]
         before = [resident_mib(worker, "VmRSS") for worker in workers]
@@ -91,7 +91,7 @@ async def test_who_waits_in_vain_for_a_hash_is_told_soon(
             requests.append(request_bytes("POST /v1/users", "application/json", content, {}))
         load = Load(service.address, author.post, {})
         await load.connect(CONNECTIONS)
-        # A process of its own: what the flood costs its client is no delay of the others.
+        # In another process, so that sending the flood does not delay the other requests.
         with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as other_process:
             ask = partial(asyncio.get_running_loop().run_in_executor, other_process)
             await ask(partial(at_once, service.address, []))
@@ -128,7 +128,7 @@ async def test_many_logins_at_once_take_bounded_memory(
     serve: Serve, judge: Judge, control: str
 ) -> None:
     probes: list[Answer] = []
-    async with serve(control, auth={}) as service:  # passwords as dear as in production
+    async with serve(control, auth={}) as service:  # passwords as expensive as in production
         author = await sign_up(service.client)
         form = {"username": author.email, "password": PASSWORD}
         workers = [worker["process_id"] for worker in await service.each_worker("/faults/vitals")]

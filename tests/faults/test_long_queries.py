@@ -1,7 +1,7 @@
-"""A client sends long queries through the deployed balancers; another one must not notice.
+"""A client sends long queries through the deployed balancers, and other clients do not notice.
 
-A response head above the balancer's buffer is a 502 or 503, and nginx takes the upstream that sent
-it out of turn, which fails the requests of everybody.
+If the head of a response is larger than the balancer's buffer, the client gets a 502 or 503.
+nginx then also stops using the instance that sent it, so the requests of all clients fail.
 """
 
 import asyncio
@@ -55,7 +55,7 @@ QUERIES = [
 
 
 async def ask(front: Address, paths: list[str], replies: list[Reply]) -> None:
-    """Ask for these paths in turn, over one connection while it lives."""
+    """Request these paths in turn, on one connection while it lasts."""
     wire = Wire(front)
     try:
         while True:
@@ -67,7 +67,7 @@ async def ask(front: Address, paths: list[str], replies: list[Reply]) -> None:
 
 
 async def ask_together(front: Address, post: str) -> tuple[list[Reply], list[Reply]]:
-    """Let attackers and innocent clients ask for a while, and return what each were answered."""
+    """Let attackers and other clients send requests, and return the replies to each group."""
     long, innocent = [f"/v1/posts?{query}" for query in QUERIES], [post, "/v1/posts?limit=5"]
     of_attackers: list[Reply] = []
     of_innocent: list[Reply] = []
@@ -90,7 +90,7 @@ async def until_balanced(front: Address) -> None:
 
 
 async def write_posts(service: Service) -> str:
-    """Write so many posts that a list of one has a next page, and return the last one's path."""
+    """Write two posts, so that a list of one has a next page. Return the path of the last one."""
     await sign_up(service.client)
     return (await sign_up(service.client)).post
 

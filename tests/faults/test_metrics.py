@@ -1,4 +1,4 @@
-"""What the workers count together is what the clients counted, whatever becomes of the workers."""
+"""The workers together count what the clients count, whatever happens to the workers."""
 
 import asyncio
 import os
@@ -31,35 +31,35 @@ from tests.faults.wire import Wire
 pytestmark = pytest.mark.faults
 
 RATE, KILLS, QUIET_SECONDS, BACK_SECONDS = 80, 5, 1.0, 3.0
-DYING_SECONDS = 0.1  # until the kernel has closed what a killed process had open
+DYING_SECONDS = 0.1  # until the kernel has closed the connections of a killed process
 POSTS, HOLD = "/v1/posts", "/faults/hold"
 CONNECTIONS = 8
-# Enough to take longer than some workers to start: a recycled one waits for that of another.
+# Enough requests for several generations of workers, because a recycled worker waits for another.
 RECYCLING, RECYCLED_REQUESTS = "--max-requests 300 --max-requests-jitter 60", 20_000
 RELOADS, REQUESTS = 2, 500
 
 
 @dataclass(frozen=True)
 class Kill:
-    """When a worker was killed, and how long two had not answered again."""
+    """When a worker was killed, and after how long two workers responded again."""
 
     at: float
     back_seconds: float
 
     def may_have_cut(self, answer: Answer) -> bool:
-        """Whether the request was under way."""
+        """Whether the request was running when the worker was killed."""
         return answer.sent_at - DYING_SECONDS <= self.at <= answer.sent_at + answer.seconds
 
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """Where the workers keep their counters."""
+    """The folder of the workers' metrics."""
     monkeypatch.setenv(FOLDER, str(tmp_path / "metrics"))
     return tmp_path / "metrics"
 
 
 async def until_replaced(service: Service, old: set[int]) -> None:
-    """Wait until none of the old workers is there, and as many as before are."""
+    """Wait until all old workers have exited and were replaced."""
     async with asyncio.timeout(60):
         while (
             any(Path(f"/proc/{worker}").exists() for worker in old)
@@ -69,7 +69,7 @@ async def until_replaced(service: Service, old: set[int]) -> None:
 
 
 async def kill_one(service: Service) -> Kill:
-    """Kill a worker, and return when there are two again."""
+    """Kill a worker, and wait until there are two again."""
     loop = asyncio.get_running_loop()
     victim = min(await service.processes())
     killed_at = loop.time()
@@ -79,7 +79,7 @@ async def kill_one(service: Service) -> Kill:
 
 
 async def ask(service: Service, times: int) -> Counter[int]:
-    """Ask on several connections until so many answers came, and count them by their status."""
+    """Send requests on several connections until `times` were answered. Count them by status."""
     statuses: Counter[int] = Counter()
 
     async def ask_on(wire: Wire) -> None:
@@ -92,7 +92,7 @@ async def ask(service: Service, times: int) -> Counter[int]:
 
 
 async def kill_in_turn(service: Service) -> list[Kill]:
-    """Kill a worker some times, each when all has been well for a while."""
+    """Kill workers, one after the other, with a pause after each recovery."""
     kills = []
     for _ in range(KILLS):
         await asyncio.sleep(QUIET_SECONDS)
@@ -102,7 +102,7 @@ async def kill_in_turn(service: Service) -> list[Kill]:
 
 
 def mixed(author: Author) -> Callable[[int], Awaitable[Answer]]:
-    """Return what asks for posts, and now and then for what takes long enough to be cut."""
+    """Return a function that requests posts, and sometimes a slow route that a kill can cut off."""
 
     async def send(number: int) -> Answer:
         if number % 10 == 5:
@@ -113,7 +113,7 @@ def mixed(author: Author) -> Callable[[int], Awaitable[Answer]]:
 
 
 @pytest.mark.parametrize("control", [GUARDED, "with the metrics files of replaced workers deleted"])
-async def test_only_what_a_killed_worker_had_in_hand_is_lost(
+async def test_only_the_running_requests_of_a_killed_worker_are_lost(
     backend: Backend, serve: Serve, judge: Judge, folder: Path, control: str
 ) -> None:
     answers: list[Answer] = []

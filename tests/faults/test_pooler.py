@@ -1,4 +1,4 @@
-"""PgBouncer in transaction mode stands before PostgreSQL: everything holds as without it."""
+"""With PgBouncer in transaction mode in front of PostgreSQL, everything holds as without it."""
 
 import asyncio
 import os
@@ -48,8 +48,8 @@ TIMEOUTS = session_timeouts(DatabaseSettings())
 async def pooled(
     backend: Backend, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> AsyncIterator[Backend]:
-    """The backend behind PgBouncer, with a role that has timeouts, and no rows."""
-    monkeypatch.setenv("DATABASE_POOLER", "true")  # for the master, which looks for timeouts
+    """The backend behind PgBouncer, without rows. Its role has timeouts."""
+    monkeypatch.setenv("DATABASE_POOLER", "true")  # for the master, which checks the timeouts
     await backend.rows(truncate(SERVICE_TABLES))
     await set_timeouts(backend, TIMEOUTS)
     with open_pooler(backend, tmp_path / "pgbouncer") as pooled:
@@ -64,7 +64,7 @@ async def set_timeouts(backend: Backend, timeouts: dict[str, float]) -> None:
 
 
 async def sign_up_at_last(service: Service) -> Author:
-    """Sign up, however often it takes: a control fails here as well."""
+    """Sign up, with as many attempts as needed: with a control, this fails too."""
     while True:
         with suppress(httpx2.HTTPStatusError, KeyError):
             return await sign_up(service.client)
@@ -81,7 +81,7 @@ async def test_requests_are_answered_as_without_it(
     database, answers = {"pooler": control == GUARDED}, list[Answer]()
     async with serving(pooled, monkeypatch, control, database=database, cache=NO_CACHE) as service:
         author = await sign_up_at_last(service)
-        # Many at once first: one connection on either side of it would be as good as none.
+        # Many requests at once, so that PgBouncer has several connections on both sides.
         answers += await asyncio.gather(*map(author.send, range(50)))
         async with constantly(RATE, author.send, answers):
             await asyncio.sleep(10)
@@ -115,7 +115,7 @@ async def test_its_connections_to_the_server_are_cut_again_and_again(
         author = await sign_up(service.client)
 
         async def hold(_: int) -> Answer:
-            """Be in the middle of a statement when the connections are cut."""
+            """Run a statement that is in progress when the connections are cut."""
             return await timed(service.client, "GET", "/faults/hold/0.05")
 
         async with (
@@ -146,7 +146,7 @@ async def test_timeouts_are_those_of_the_role(
 ) -> None:
     if control != GUARDED:
         await backend.rows("ALTER ROLE app RESET ALL")
-        await backend.rows(OTHERS)  # PgBouncer connects anew
+        await backend.rows(OTHERS)  # so that PgBouncer connects again
     async with serving(pooled, monkeypatch, control, database=POOLER) as service:
         held = [timed(service.client, "GET", "/faults/hold/30") for _ in range(10)]
         answers = await asyncio.gather(*held)

@@ -1,4 +1,4 @@
-"""What breaks inside of an instance is repaired there: it neither ends nor goes blind."""
+"""An instance repairs its own parts: it neither exits nor stops reporting."""
 
 import asyncio
 import os
@@ -25,7 +25,7 @@ from tests.faults.verdicts import GUARDED
 pytestmark = pytest.mark.faults
 
 RATE = 40
-DYING_SECONDS = 0.2  # around a kill, for requests that were cut by it
+DYING_SECONDS = 0.2  # a kill can cut off requests that ran this long before or after it
 FULL_SECONDS, BROKEN_SECONDS, HEALED_SECONDS = 10.0, 10.0, 25.0
 MOST_BOOTS, LEAST_BOOTS = 8, 2
 EXHAUSTED_SECONDS, BACK_SECONDS, LOOKS = 4.0, 5.0, 10
@@ -37,13 +37,13 @@ PATHS = ("/v1/posts", "/v1/posts/1", "/v1/users/me", "/v1/users/1", "/v1/posts/1
 
 @dataclass
 class Family:
-    """The master, and every worker that it was seen with."""
+    """The master, and all of its workers that were ever seen."""
 
     master: int
     seen: set[int] = field(default_factory=set)
 
     def look(self) -> list[int]:
-        """Return the workers of now."""
+        """Return the current workers."""
         with suppress(OSError):
             children = Path(f"/proc/{self.master}/task/{self.master}/children").read_text("utf-8")
             workers = [int(child) for child in children.split()]
@@ -53,7 +53,7 @@ class Family:
 
     @asynccontextmanager
     async def watched(self) -> AsyncIterator[None]:
-        """Look all the time."""
+        """Look for new workers again and again."""
 
         async def watch() -> None:
             while True:
@@ -68,7 +68,7 @@ class Family:
 
 
 async def metric(service: Service, name: str) -> float:
-    """Return the sum of a metric's series, 0 when nobody tells."""
+    """Return the sum of a metric over all labels, or 0 if no worker responds."""
     found = 0.0
     async with httpx2.AsyncClient(base_url=service.address.url, timeout=5) as client:
         with suppress(httpx2.HTTPError):
@@ -79,18 +79,18 @@ async def metric(service: Service, name: str) -> float:
 
 
 def no_connection_kept(service: Service) -> httpx2.AsyncClient:
-    """Make a client that asks on a new connection each time, so that any worker may answer."""
+    """Return a client that opens a connection for each request, so that any worker may respond."""
     limits = httpx2.Limits(max_keepalive_connections=0)
     return httpx2.AsyncClient(base_url=service.address.url, timeout=5, limits=limits)
 
 
 async def ask(client: httpx2.AsyncClient) -> Answer:
-    """Ask for what is served by every worker."""
+    """Request a path that every worker serves."""
     return await timed(client, "GET", "/v1/posts")
 
 
 def failures(answers: list[Answer], kills: list[float]) -> list[str]:
-    """Name what went wrong with requests that no kill can have cut."""
+    """Return the failed requests that no kill can have cut off."""
     statuses = Counter(
         answer.status
         for answer in answers
@@ -120,7 +120,7 @@ async def test_workers_go_on_when_the_disk_of_the_metrics_is_full(
                 constantly(RATE, lambda _: ask(client), answers),
             ):
                 for method in METHODS:
-                    for path in PATHS:  # each adds to the files
+                    for path in PATHS:  # each adds time series to the files
                         await timed(client, method, path)
                 for worker in old & {*family.look()}:
                     kills.append(loop.time())
@@ -186,7 +186,7 @@ async def test_a_worker_that_cannot_boot_does_not_end_the_others(
 
 
 async def _processes(service: Service) -> set[int]:
-    """Return the workers that answer, as far as any does."""
+    """Return the workers that respond."""
     with suppress(httpx2.HTTPError, AssertionError):
         return await service.processes()
     return set()

@@ -1,4 +1,4 @@
-"""The replica dies, or stops answering: those who read there are answered by the primary."""
+"""A PostgreSQL standby is killed or stops answering: the primary answers its reads."""
 
 import asyncio
 import signal

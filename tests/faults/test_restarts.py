@@ -1,4 +1,4 @@
-"""Workers are replaced in every way that there is, and no client notices."""
+"""Workers are replaced in every possible way, and no client notices."""
 
 import asyncio
 import os
@@ -25,7 +25,7 @@ Replace = Callable[[Service], Awaitable[None]]
 
 
 async def until_gone(service: Service, old: set[int]) -> None:
-    """Wait until none of these workers is there, and as many as before are."""
+    """Wait until these workers have exited and were replaced."""
     async with asyncio.timeout(MOST_SECONDS):
         while (
             any(Path(f"/proc/{worker}").exists() for worker in old)
@@ -49,7 +49,7 @@ async def end_two_workers(service: Service) -> None:
 
 
 async def wait_for_recycling(service: Service) -> None:
-    """Do nothing: so many requests are enough."""
+    """Do nothing: the number of requests recycles the workers."""
 
 
 @pytest.mark.parametrize("control", WORKER_CLASSES)
@@ -70,7 +70,7 @@ async def test_no_request_is_lost(
 ) -> None:
     async with serve(control, server=server, worker_class=WORKER_CLASSES[control]) as service:
         post = (await sign_up(service.client)).post
-        await service.client.aclose()  # its idle connections would keep workers
+        await service.client.aclose()  # its idle connections would keep old workers running
         first = await service.processes()
         async with calling(service.address, post) as calls:
             await asyncio.sleep(USUAL_SECONDS)

@@ -20,12 +20,12 @@ pytestmark = [
     pytest.mark.skipif(HAPROXY is None, reason="HAProxy is not installed"),
 ]
 LEAST = 20_000
-# Longer than the balancer needs to be told twice that an instance is not ready.
+# Longer than the balancer takes for two failed checks.
 DRAIN_SECONDS = {GUARDED: 3, "without the drain": 0}
 
 
 def call_until(over: threading.Event, address: Address, path: str) -> Calls:
-    """Call in this thread: to start and to end an instance holds up the loop of the test."""
+    """Send requests in this thread. Starting an instance blocks the event loop of the test."""
 
     async def call_on() -> Calls:
         async with calling(address, path) as calls:

@@ -1,4 +1,4 @@
-"""A database that was restored with its sequences behind, or whose sequence has come to its end."""
+"""A PostgreSQL sequence is behind its table, as after a wrong restore, or has reached its end."""
 
 from tempfile import TemporaryFile
 

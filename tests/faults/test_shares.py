@@ -1,4 +1,4 @@
-"""How the connections of many clients are shared between the workers."""
+"""New connections are shared evenly between the workers."""
 
 import asyncio
 import os
@@ -20,7 +20,7 @@ BACK_SECONDS, MOST_SECONDS = 15.0, 20.0
 
 
 async def share(wires: list[Wire]) -> tuple[float, set[int]]:
-    """Ask on each connection which worker has it. Return the largest share, and the workers."""
+    """Ask on each connection which worker serves it. Return the largest share, and the workers."""
     replies = await asyncio.gather(*(wire.get("/faults/vitals") for wire in wires))
     answered = [reply for reply in replies if reply.status == 200]
     workers = Counter(reply.json()["process_id"] for reply in answered)
@@ -28,7 +28,9 @@ async def share(wires: list[Wire]) -> tuple[float, set[int]]:
 
 
 @pytest.mark.parametrize("control", WORKER_CLASSES)
-async def test_every_worker_has_its_part(serve: Serve, judge: Judge, control: str) -> None:
+async def test_connections_are_shared_evenly_between_workers(
+    serve: Serve, judge: Judge, control: str
+) -> None:
     async with serve(control, worker_class=WORKER_CLASSES[control]) as service:
         shares = []
         for _ in range(ROUNDS):

@@ -1,4 +1,7 @@
-"""What the database refuses or undoes: outcomes only, so that every run of the tests asks."""
+"""The database refuses a statement or rolls a transaction back.
+
+These cases judge outcomes and no times, so they run with the ordinary tests too.
+"""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -26,7 +29,7 @@ END = text("SELECT pg_terminate_backend(:process_id, 5000)")
 
 @pytest.fixture
 async def control(request: pytest.FixtureRequest) -> AsyncIterator[str]:
-    """Remove the guard that the case names, while it runs."""
+    """Remove the safeguard that the control names while the case runs."""
     async with without(request.param):
         yield request.param
 
@@ -47,7 +50,7 @@ async def caller(troubled: FastAPI) -> AsyncIterator[httpx2.AsyncClient]:
 @pytest.mark.parametrize(
     "control", [GUARDED, "with SQLAlchemy's default pool and timeouts"], indirect=True
 )
-async def test_a_lock_that_somebody_keeps(
+async def test_a_row_that_stays_locked(
     caller: httpx2.AsyncClient, make: NoteFactory, judge: Judge, control: str
 ) -> None:
     author = await make.user()
@@ -79,7 +82,7 @@ async def test_a_deadlock(
     async def rename(first: int, second: int, session: WriteSession) -> None:
         await session.execute(RENAME, {"id": first})
         begun.append(first)
-        if len(begun) <= 2:  # the third is an attempt that is made again
+        if len(begun) <= 2:  # the third call is a retry
             await both.wait()
         await session.execute(RENAME, {"id": second})
 

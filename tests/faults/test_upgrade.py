@@ -1,4 +1,4 @@
-"""Requests that ask for another protocol, directly and through a proxy that other clients share."""
+"""Requests with Upgrade, directly and through a proxy that other clients share."""
 
 import asyncio
 import json
@@ -42,20 +42,20 @@ FRAMINGS = {
 
 
 class Person(NamedTuple):
-    """An account, and the fields that prove who asks."""
+    """An account, with its Authorization header."""
 
     email: str
     headers: dict[str, str]
 
     @property
     def request(self) -> bytes:
-        """Ask for the account's own data."""
+        """A request for the account's own data."""
         fields = "".join(f"{name}: {value}\r\n" for name, value in self.headers.items())
         return f"GET /v1/users/me HTTP/1.1\r\nHost: test\r\n{fields}\r\n".encode()
 
 
 class Attempt(NamedTuple):
-    """A request with an upgrade, in two parts, and what its answer has to hold."""
+    """A request with Upgrade, in two parts, and the text that its response must contain."""
 
     name: str
     head: bytes
@@ -64,7 +64,7 @@ class Attempt(NamedTuple):
 
 
 def attempts(person: Person) -> Iterator[Attempt]:
-    """Log in, and send bodies that are requests, in every form that there is."""
+    """Yield a login and bodies that look like requests, with every Upgrade and framing."""
     form = urlencode({"username": person.email, "password": PASSWORD}).encode()
     hidden = b"\r\n" * 20_000 + person.request
     bodies = [
@@ -82,7 +82,7 @@ def attempts(person: Person) -> Iterator[Attempt]:
 
 
 async def answers_to(address: Address, parts: list[bytes]) -> list[bytes]:
-    """Send each part in a packet of its own, and return the bodies of what is answered."""
+    """Send each part in a packet of its own, and return the bodies of the responses."""
     reader, writer = await asyncio.open_connection(address.host, address.port)
     bodies = []
     try:
@@ -100,7 +100,7 @@ async def answers_to(address: Address, parts: list[bytes]) -> list[bytes]:
 
 
 async def send_directly(service: Service, person: Person) -> tuple[int, list[str]]:
-    """Return how many requests were sent, and which had not exactly one answer, the right one."""
+    """Return how many requests were sent, and which ones did not get exactly one right response."""
     last = person.request.replace(b"\r\n", b"\r\nConnection: close\r\n", 1)
     number, wrong = 0, []
     for attempt in attempts(person):
@@ -134,7 +134,7 @@ async def attack(proxy: Address, attacker: Person) -> None:
 
 
 async def ask_until(over: asyncio.Event, proxy: Address, victim: Person) -> list[str]:
-    """Ask for the victim's own data until the attack is over. Return whose data came."""
+    """Request the victim's own data until the attack is over. Return whose data was received."""
     wire = Wire(proxy, PATIENCE_SECONDS)
     seen = []
     while not over.is_set():
@@ -148,7 +148,7 @@ async def ask_until(over: asyncio.Event, proxy: Address, victim: Person) -> list
 
 
 async def attack_victims(service: Service, people: list[Person]) -> tuple[int, list[str]]:
-    """Return how many requests the victims sent, and which answers were not theirs."""
+    """Return how many requests the victims sent, and which responses were not their own."""
     victims, attackers = people[:VICTIMS], people[VICTIMS:]
     over = asyncio.Event()
     async with forwarding(service.address) as proxy, asyncio.TaskGroup() as group:

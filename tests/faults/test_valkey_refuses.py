@@ -1,4 +1,4 @@
-"""Valkey answers reads and refuses writes; and it is healthy, but the database is busy."""
+"""Valkey answers reads and refuses writes; and Valkey works while the database is busy."""
 
 import asyncio
 import shutil
@@ -32,7 +32,7 @@ Step = Callable[[Valkey], Coroutine[Any, Any, None]]
 
 @pytest.fixture(scope="module")
 def valkey() -> Iterator[Valkey]:
-    """A Valkey that saves to a folder of its own, which can be taken away."""
+    """A Valkey that saves to a folder of its own, which a case can remove."""
     with TemporaryDirectory() as folder:
         saves = Path(folder) / SAVES
         saves.mkdir()
@@ -40,7 +40,7 @@ def valkey() -> Iterator[Valkey]:
             yield valkey
 
 
-# How it refuses, and the cure
+# How Valkey refuses, and the repair
 
 
 async def become_a_replica(valkey: Valkey) -> None:
@@ -52,7 +52,7 @@ async def become_a_primary(valkey: Valkey) -> None:
 
 
 async def fail_to_save(valkey: Valkey) -> None:
-    """Lose the folder to which it saves, which does not come back."""
+    """Remove the folder to which Valkey saves."""
     [folder] = (await valkey.ask("CONFIG", "GET", "dir")).values()
     if folder:
         shutil.rmtree(folder, ignore_errors=True)
@@ -92,7 +92,7 @@ REFUSALS: dict[str, tuple[Step, Step]] = {
 
 @dataclass
 class Deletion:
-    """An account that is deleted while Valkey refuses, and what becomes of its token and name."""
+    """An account that is deleted while Valkey refuses writes."""
 
     service: Service
     accepted_for: float = 0.0
@@ -101,7 +101,7 @@ class Deletion:
     profile: str = ""
 
     async def sign_up(self) -> None:
-        """Register, and let every worker know the account."""
+        """Register, and let every worker cache the account."""
         _, self.headers = await register(self.service.client)
         shown = await self.service.client.patch(
             "/v1/users/me", json={"name": "Doomed"}, headers=self.headers
@@ -111,7 +111,7 @@ class Deletion:
             await self._use()
 
     async def delete_and_use(self) -> None:
-        """Delete the account, and go on as if it were there."""
+        """Delete the account, and continue to use it."""
         gone = await self.service.client.delete("/v1/users/me", headers=self.headers)
         assert gone.status_code == 204
         deleted_at = time.monotonic()
@@ -123,8 +123,8 @@ class Deletion:
             await asyncio.sleep(0.02)
 
     async def _use(self) -> tuple[bool, bool]:
-        """Edit a post that does not exist: 404 for a caller who is known, and 401 for others."""
-        wire = Wire(self.service.address)  # a new connection leads to any worker
+        """Edit a post that does not exist: 404 if the caller is accepted, 401 if not."""
+        wire = Wire(self.service.address)  # a new connection may reach any worker
         try:
             path, edit = "/v1/posts/999999999", {"title": "T"}
             edited = await wire.write("PATCH", path, self.headers, edit)
@@ -136,7 +136,7 @@ class Deletion:
 
 @dataclass
 class Refusal:
-    """Valkey refuses for a while. Then every worker has to trust the cache again."""
+    """Valkey refuses writes for a while. After that, every worker must trust the cache again."""
 
     service: Service
     valkey: Valkey
@@ -146,7 +146,7 @@ class Refusal:
 
     @asynccontextmanager
     async def meanwhile(self, refuse: Step, cure: Step) -> AsyncIterator[None]:
-        """Run it beside a history."""
+        """Run this beside a history."""
         task = asyncio.create_task(self._run(refuse, cure))
         try:
             yield
@@ -169,7 +169,7 @@ class Refusal:
 
 
 async def distrusting(service: Service) -> list[str]:
-    """Return why workers do not trust the cache. A new connection leads to any worker."""
+    """Return the reasons of the workers that do not trust the cache."""
     said: dict[int, str] = {}
     while len(said) < service.workers:
         wire = Wire(service.address)
@@ -210,7 +210,7 @@ async def test_valkey_answers_reads_and_refuses_writes(
     judge(f"Valkey answers reads and refuses writes: {error}", control, figure, broken)
 
 
-# A busy database, and one bad row
+# A busy database, and an invalidation that always fails
 
 BUSY_SECONDS, HOLD_SECONDS = 15.0, 0.4
 SATURATION = 4
@@ -218,7 +218,7 @@ LEFT = (
     "INSERT INTO cache_outbox (tags, created_at) "
     "VALUES ('{left:behind}', clock_timestamp()) RETURNING id"
 )
-# An entry lives for a second in this case, so that a row is given up after 61.
+# An entry lives for a second in this case, so a row is deleted after 61 s.
 BRIEF = {"ttl_seconds": 1, "missing_ttl_seconds": 1}
 LIFE_OF_A_ROW_SECONDS, NEXT_LOOK_FOR_SUCH_ROWS_SECONDS = 61.0, 5.0
 POISON_LIVES_SECONDS = 6.0
@@ -230,7 +230,7 @@ POISON = (
 
 @dataclass
 class Watch:
-    """What the workers say of the cache, and how long rows wait that a dead writer has left."""
+    """Whether the workers trust the cache, and how long rows wait in the outbox."""
 
     service: Service
     backend: Backend
@@ -243,13 +243,13 @@ class Watch:
         return sum(self.seen)
 
     async def look(self) -> None:
-        """Ask the workers, again and again."""
+        """Ask the workers again and again."""
         while True:
             self.seen.append(bool(await distrusting(self.service)))
             await asyncio.sleep(0.1)
 
     async def leave_rows(self) -> None:
-        """Leave a row, again and again, and wait until a relay has deleted it."""
+        """Insert a row and wait until a relay has deleted it, again and again."""
         while True:
             [[row]] = await self.backend.rows(LEFT)
             left_at = time.monotonic()
@@ -260,13 +260,13 @@ class Watch:
 
 
 async def is_there(backend: Backend, row: int) -> bool:
-    """Whether a row of the outbox is not deleted yet."""
+    """Return whether a row of the outbox has not been deleted yet."""
     return bool(await backend.rows(f"SELECT 1 FROM cache_outbox WHERE id = {row}"))
 
 
 @asynccontextmanager
 async def saturated(service: Service) -> AsyncIterator[None]:
-    """Keep so many clients asking for a connection as the pools would need to be four times."""
+    """Keep SATURATION times as many clients waiting as the pools have connections."""
 
     async def hold() -> None:
         while True:

@@ -1,6 +1,6 @@
-"""What a case does to the workers from inside, whichever guards they have.
+"""Troubles that a case causes inside of the workers, with and without the safeguards.
 
-Named as the controls are, and in force beside them.
+The environment variable FAULTS_TROUBLE names one, beside the control.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ from coherent_cache.channel import Channel
 from coherent_cache.invalidation import Invalidation, tags_to_invalidate
 from coherent_cache.relay import Relay
 
-# How the test tells the workers what troubles them, beside the control.
+# Names the trouble of a case, beside the control.
 TROUBLE = "FAULTS_TROUBLE"
 CLOSED = "FAULTS_CLOSED"  # a folder
 BROKEN = "FAULTS_BROKEN"  # a file: while it exists, no worker can boot
@@ -32,11 +32,12 @@ FAILURE_SHARE = 0.2
 
 LOADS: Counter[str] = Counter()
 
-Wrap = Callable[[Any], Any]  # of what is in force, whether guard or control, makes what takes over
+# Takes the current function, with or without the safeguard, and returns its replacement.
+Wrap = Callable[[Any], Any]
 
 
 def count_loads(load: Any) -> Any:
-    """Count what reaches a route, in every case."""
+    """Count the requests that reach a route. This is active in most cases."""
 
     async def load_and_count(*arguments: Any) -> Any:
         path = next(one["path"] for one in arguments if isinstance(one, dict))
@@ -47,7 +48,7 @@ def count_loads(load: Any) -> Any:
 
 
 def tarry(load: Any) -> Any:
-    """Leave time for a change between a load and its fill."""
+    """Wait between a load and its fill, so that a change can happen in between."""
 
     async def load_and_tarry(*arguments: Any) -> Any:
         entry = await load(*arguments)
@@ -59,7 +60,7 @@ def tarry(load: Any) -> Any:
 
 
 def take_long(load: Any) -> Any:
-    """Make every load a heavy query."""
+    """Make every load slow."""
 
     async def load_slowly(*arguments: Any) -> Any:
         entry = await load(*arguments)
@@ -70,7 +71,7 @@ def take_long(load: Any) -> Any:
 
 
 def die_after_commit(after_commit: Any) -> Any:
-    """End the worker between the commit of an edit, which has one tag, and its invalidation."""
+    """Kill the worker between the commit of an edit, which has one tag, and its invalidation."""
 
     async def die(self: Invalidation, session: AsyncSession) -> None:
         if len(tags_to_invalidate(session)) == 1 and tags_to_invalidate(session)[0].startswith(
@@ -83,7 +84,7 @@ def die_after_commit(after_commit: Any) -> Any:
 
 
 def fail_after_noting(before_commit: Any) -> Any:
-    """Fail when the tags are noted and the change is flushed: all of it is undone."""
+    """Fail after the tags are stored and the change is flushed: all is rolled back."""
 
     async def fail(self: Invalidation, session: AsyncSession) -> None:
         await before_commit(self, session)
@@ -95,7 +96,7 @@ def fail_after_noting(before_commit: Any) -> Any:
 
 
 def note_closing(close: Any) -> Any:
-    """Write down which workers got as far as closing what they had opened."""
+    """Record which workers got as far as closing their pools."""
 
     async def close_and_note(self: Database) -> None:
         await close(self)
@@ -105,7 +106,7 @@ def note_closing(close: Any) -> Any:
 
 
 def fail_at_first(work: Any) -> Any:
-    """Raise what nobody expects in a background task, once in each process."""
+    """Raise an unexpected error in a background task, once in each process."""
     failed: list[bool] = []
 
     async def fail_or_work(self: object) -> None:

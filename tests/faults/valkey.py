@@ -1,4 +1,4 @@
-"""A Valkey of the test's own: to be killed, started again on its port, frozen and filled."""
+"""A Valkey that a test may kill, start again on the same port, freeze and fill."""
 
 import asyncio
 import os
@@ -23,39 +23,38 @@ DEFAULTS = {"maxmemory": "256mb", "maxmemory-policy": "allkeys-lru"}
 
 @dataclass
 class Valkey:
-    """Where it is, and its process. Faults reach that process and nothing else."""
+    """Its address and its process. Faults reach this process and nothing else."""
 
     url: str
     server: Server
 
     def kill(self) -> None:
-        """End it without a word; whatever it held is gone."""
+        """Kill Valkey. All of its data is lost."""
         self.server.process.kill()
         self.server.process.wait()
 
     def start_again(self) -> None:
-        """Start it on the same port, empty. It answers a moment later."""
+        """Start Valkey on the same port, empty. It answers a moment later."""
         command = self.server.process.args
         assert isinstance(command, list)
         process = spawn(command, output=subprocess.DEVNULL)
         self.server = replace(self.server, process=process)
 
     def freeze(self) -> None:
-        """Stop it in the middle of whatever it does: connections stay, answers do not come."""
+        """Stop the process (SIGSTOP): connections stay open, and no reply comes."""
         os.kill(self.server.process.pid, signal.SIGSTOP)
 
     def thaw(self) -> None:
-        """Let it go on."""
         with suppress(ProcessLookupError):
             os.kill(self.server.process.pid, signal.SIGCONT)
 
     async def ask(self, *command: str) -> Any:
-        """Send a command, on a connection of its own."""
+        """Send a command on a connection of its own."""
         async with Redis.from_url(self.url) as client:
             return await client.execute_command(*command)  # type: ignore[no-untyped-call]
 
     async def returned(self) -> None:
-        """Return when it answers."""
+        """Wait until Valkey answers."""
         while True:
             with suppress(redis.RedisError, OSError):
                 await self.ask("PING")
@@ -63,7 +62,7 @@ class Valkey:
             await asyncio.sleep(0.02)
 
     async def reset(self) -> None:
-        """Make it as it was at its start."""
+        """Restore the state of the first start."""
         self.thaw()
         if not self.server.is_running:
             self.start_again()
@@ -75,7 +74,7 @@ class Valkey:
 
 @contextmanager
 def open_own_valkey(folder: Path, password: str = "", more: str = "") -> Iterator[Valkey]:
-    """Start it; it ends with this context, or with whoever runs the tests."""
+    """Start Valkey. It exits with this context, or with the process that runs the tests."""
     password = password or secrets.token_hex(24)
     command = valkey_command(folder, CONFIGURATION.format(password=password) + more)
 

@@ -1,7 +1,7 @@
-"""A small HTTP/1.1 client: one connection, one request at a time, a moment for every answer.
+"""A small HTTP/1.1 client: one connection, one request at a time.
 
-httpx2 takes about a millisecond a request, which on shared cores is what would be measured. Answers
-are stamped when their last byte arrives, not when whoever waits for them has its turn.
+httpx2 needs about a millisecond per request, which would distort measurements on shared cores. A
+response gets its time when its last byte arrives, not when the waiting task runs.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ NO_ANSWER = 0
 
 
 class Reply(NamedTuple):
-    """What came: status 0 when the connection was cut. Times are of time.monotonic()."""
+    """A response. Status 0: the connection was cut. Times are those of time.monotonic()."""
 
     status: int
     sent_at: float
@@ -33,16 +33,14 @@ class Reply(NamedTuple):
 
     @property
     def seconds(self) -> float:
-        """How long it took."""
         return self.came_at - self.sent_at
 
     def json(self) -> Any:
-        """Read the body."""
         return json.loads(self.body)
 
 
 class Wire(asyncio.Protocol):
-    """One connection, opened when it is needed, and again after it was cut."""
+    """One connection, which is opened when it is needed, and again after it was cut."""
 
     def __init__(self, address: Address, patience_seconds: float = PATIENCE_SECONDS) -> None:
         self._address = address
@@ -52,14 +50,14 @@ class Wire(asyncio.Protocol):
         self._awaited: asyncio.Future[tuple[bytes, bytes, float]] | None = None
 
     async def get(self, path: str, *, skip_memory: bool = False) -> Reply:
-        """Read, with `Cache-Control: no-cache` past the memory of the worker."""
+        """Send GET. `skip_memory` sends `Cache-Control: no-cache`."""
         control = "Cache-Control: no-cache\r\n" if skip_memory else ""
         return await self._send(f"GET {path} HTTP/1.1\r\nHost: test\r\n{control}\r\n".encode())
 
     async def write(
         self, method: str, path: str, headers: Mapping[str, str], content: object = None
     ) -> Reply:
-        """Send JSON, or nothing."""
+        """Send JSON, or an empty body."""
         body = b"" if content is None else json.dumps(content).encode()
         given = {"Host": "test", **headers, "Content-Length": str(len(body))}
         if content is not None:
@@ -68,7 +66,6 @@ class Wire(asyncio.Protocol):
         return await self._send("\r\n".join([*lines, "", ""]).encode() + body)
 
     def close(self) -> None:
-        """Hang up."""
         if self._transport is not None:
             self._transport.abort()
             self._transport = None
@@ -101,7 +98,7 @@ class Wire(asyncio.Protocol):
         )
 
     def data_received(self, data: bytes) -> None:
-        """Collect an answer until it is whole."""
+        """Collect a response until it is complete."""
         self._received += data
         head, end, rest = self._received.partition(b"\r\n\r\n")
         if not end or self._awaited is None or self._awaited.done():
@@ -112,7 +109,7 @@ class Wire(asyncio.Protocol):
             self._awaited.set_result((head, rest, time.monotonic()))
 
     def connection_lost(self, error: Exception | None) -> None:
-        """Tell whoever waits."""
+        """Fail the request that waits."""
         self._transport = None
         if self._awaited is not None and not self._awaited.done():
             self._awaited.set_exception(error or ConnectionResetError())

@@ -1,4 +1,4 @@
-"""Those who change things in a history: each has a name and posts that nobody else changes."""
+"""The writers of a history. Each has a name and posts that no other writer changes."""
 
 import asyncio
 import random
@@ -19,7 +19,7 @@ from tests.faults.wire import Reply, Wire
 MOST_COMMENTS = 8
 MOST_POSTS = 3
 ATTEMPTS = 5
-SETTLING_SECONDS = 0.1  # until a server has ended the transaction of a worker that was killed
+SETTLING_SECONDS = 0.1  # until PostgreSQL has ended the transaction of a killed worker
 
 POST = """
 SELECT id, author_id, title, created_at,
@@ -30,7 +30,7 @@ NAME = "SELECT name FROM users WHERE id = $1"
 
 
 class Writer:
-    """Changes its posts and its name, one step after the other. Its neighbour comments."""
+    """Changes its posts and its name, step by step. Its neighbour writes the comments."""
 
     def __init__(self, service: Service, backend: Backend, ledger: Ledger) -> None:
         self.refused = 0
@@ -45,7 +45,7 @@ class Writer:
         self._comment_ids: dict[str, int] = {}
 
     async def join(self, old_posts: int) -> None:
-        """Sign up, and write what has been there for long when the history begins."""
+        """Sign up, and write the old posts of the history."""
         _, self.headers = await register(self._client)
         shown = (await self._client.get("/v1/users/me", headers=self.headers)).json()
         self.id: int = shown["id"]
@@ -142,7 +142,7 @@ class Writer:
         reply: Reply,
         created: dict[str, Any] | None = None,
     ) -> None:
-        """Note what became of a write. Whoever got no answer looks into the database."""
+        """Record the outcome of a write. Without a response, look it up in the database."""
         if not self._is_settled(step, reply):
             rows = await self._rows(POST, f"{register.name}~%")
             stored: State = (rows[0][2], tuple(rows[0][4])) if rows else None

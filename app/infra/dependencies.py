@@ -22,7 +22,6 @@ from app.infra.settings_base.section import Sections
 from app.infra.validation.fields import Limit
 from app.infra.validation.preconditions import Precondition, join_header_lines
 from app.infra.web.request_retry import RetryRequest, may_retry
-from app.infra.web.section_dependency import section
 from app.infra.web.settings import LimitsSettings
 from coherent_cache import Cache, NoCache, Reader, collect_shown_tags
 
@@ -46,41 +45,40 @@ class ProcessResources:
     access_tokens: AccessTokens
 
 
-async def resources(request: Request) -> ProcessResources:
-    """Return the resources of this process."""
-    held: ProcessResources = request.app.state.resources
-    return held
+async def process_resources(request: Request) -> ProcessResources:
+    opened: ProcessResources = request.app.state.resources
+    return opened
 
 
-Resources = Annotated[ProcessResources, Depends(resources)]
+Resources = Annotated[ProcessResources, Depends(process_resources)]
 
 
 @asynccontextmanager
-async def _open_read_session(held: ProcessResources) -> AsyncIterator[AsyncSession]:
+async def _open_read_session(resources: ProcessResources) -> AsyncIterator[AsyncSession]:
     current = request_context.get()
-    async with held.database.read() as session:
+    async with resources.database.read() as session:
         if current is not None and current.shown_tags is not None:
             collect_shown_tags(session, current.shown_tags)
         yield session
 
 
-async def read_session(held: Resources) -> AsyncIterator[AsyncSession]:
+async def read_session(resources: Resources) -> AsyncIterator[AsyncSession]:
     """Open a session for reading. It takes a connection at its first statement."""
-    async with _open_read_session(held) as session:
+    async with _open_read_session(resources) as session:
         yield session
 
 
-async def lagging_session(held: Resources) -> AsyncIterator[AsyncSession]:
+async def lagging_session(resources: Resources) -> AsyncIterator[AsyncSession]:
     """Open a session for reading what may be DATABASE_REPLICA_LAG_SECONDS old.
 
     It uses the replica while its lag is small. If a query fails there, the request runs again on
     the primary. Responses for the cache are always loaded from the primary.
     """
-    replica, current = held.replica, request_context.get()
-    is_for_cache = current is not None and current.shown_tags is not None
-    if replica is None or not replica.is_up_to_date or is_for_cache or not may_retry():
+    replica, current = resources.replica, request_context.get()
+    is_cache_load = current is not None and current.shown_tags is not None
+    if replica is None or not replica.is_up_to_date or is_cache_load or not may_retry():
         REPLICA_READS.labels("primary").inc()
-        async with _open_read_session(held) as session:
+        async with _open_read_session(resources) as session:
             yield session
         return
     REPLICA_READS.labels("replica").inc()
@@ -93,19 +91,21 @@ async def lagging_session(held: Resources) -> AsyncIterator[AsyncSession]:
         raise
 
 
-async def write_session(held: Resources) -> AsyncIterator[AsyncSession]:
+async def write_session(resources: Resources) -> AsyncIterator[AsyncSession]:
     """Open the one transaction of this request."""
-    async with held.database.transaction() as session:
+    async with resources.database.transaction() as session:
         yield session
 
 
 async def page_query(
-    limits: Annotated[LimitsSettings, Depends(section(LimitsSettings))],
+    resources: Resources,
     limit: Annotated[Limit, Query()] = 20,
     cursor: Annotated[str | None, Query(description="From `next` or `prev` of a page.")] = None,
 ) -> PageRequest:
     """Parse the query parameters of a list."""
-    max_transaction = timedelta(seconds=limits.request_seconds) + COMMIT_MARGIN
+    max_transaction = (
+        timedelta(seconds=resources.settings[LimitsSettings].request_seconds) + COMMIT_MARGIN
+    )
     return PageRequest(limit, cursor, max_transaction)
 
 
@@ -119,15 +119,15 @@ async def precondition(
         Header(alias="if-none-match", description="With * or its ETag, nothing is changed: 412."),
     ] = None,
 ) -> Precondition:
-    """Read the conditions of the caller; the arguments document the headers, which are lists."""
+    """Parse If-Match and If-None-Match. The parameters exist only to document the headers."""
     lines = request.headers.getlist
     return Precondition(
         join_header_lines(lines("if-match")), join_header_lines(lines("if-none-match"))
     )
 
 
-# Scope "function": the session has been committed or rolled back, and its connection returned,
-# before the first byte of the response. The default scope would answer 200 and commit afterwards.
+# With scope "function", the session is committed or rolled back and its connection returned before
+# the response starts. With the default scope, the service would answer 200 and commit afterwards.
 ReadSession = Annotated[AsyncSession, Depends(read_session, scope="function")]
 LaggingSession = Annotated[AsyncSession, Depends(lagging_session, scope="function")]
 WriteSession = Annotated[AsyncSession, Depends(write_session, scope="function")]

@@ -12,7 +12,7 @@ LONGEST_ENCODING = 1_000  # a longer Accept-Encoding is ignored
 ANY = b"*"
 
 
-class RequestConditions(NamedTuple):
+class CacheRequestHeaders(NamedTuple):
     """`no-cache` skips the memory of this process, and `no-store` bypasses the whole cache."""
 
     none_match: bytes
@@ -29,7 +29,7 @@ class RequestConditions(NamedTuple):
         return any(tag == etag for _, tag in ENTITY_TAG.findall(self.none_match))
 
 
-def read_conditions(scope: Scope) -> RequestConditions:
+def read_cache_headers(scope: Scope) -> CacheRequestHeaders:
     """Read the headers in one pass."""
     none_match = encoding = control = b""
     for name, value in scope["headers"]:
@@ -39,7 +39,7 @@ def read_conditions(scope: Scope) -> RequestConditions:
             none_match = none_match + b"," + value if none_match else value
         elif name == b"cache-control":
             control += value.lower()
-    return RequestConditions(
+    return CacheRequestHeaders(
         none_match,
         0 < len(encoding) <= LONGEST_ENCODING and accepts_gzip(encoding),
         bool(control) and (b"no-cache" in control or b"max-age=0" in control),

@@ -7,7 +7,6 @@ from typing import Any, Literal
 
 from fastapi import FastAPI
 from fastapi.openapi.docs import get_swagger_ui_html
-from fastapi.openapi.utils import get_openapi
 from pydantic import BaseModel
 from starlette.responses import HTMLResponse
 
@@ -85,13 +84,9 @@ def add_documentation(app: FastAPI, root_path: str) -> None:
 
 def _document(app: FastAPI, root_path: str) -> dict[str, Any]:
     if app.openapi_schema is None:
-        document = get_openapi(
-            title=app.title,
-            version=app.version,
-            description=app.description,
-            routes=app.routes,
-            servers=[{"url": root_path}] if root_path else None,
-        )
+        document = FastAPI.openapi(app)
+        if root_path:
+            document["servers"] = [{"url": root_path}]
         for operation in (o for path in document["paths"].values() for o in path.values()):
             responses = operation["responses"]
             if "400" in responses:  # then the 422 is the one that the framework adds

@@ -16,7 +16,7 @@ from app.errors import AppError, Unavailable
 from app.infra.cache.settings import CacheSettings
 from app.infra.observability.request_context import RequestContext, request_context
 from app.infra.web.cacheable import cache_key
-from app.infra.web.conditional_requests import RequestConditions, read_conditions
+from app.infra.web.conditional_requests import CacheRequestHeaders, read_cache_headers
 from app.infra.web.problems import problem_of
 from app.infra.web.routing import KnownRoute, route_table_of
 from app.infra.web.stored_response import (
@@ -46,7 +46,7 @@ class _Request(NamedTuple):
     scope: Scope
     receive: Receive
     send: Send
-    conditions: RequestConditions
+    conditions: CacheRequestHeaders
 
 
 class ResponseCacheMiddleware:
@@ -63,7 +63,7 @@ class ResponseCacheMiddleware:
         if scope["type"] != "http" or scope["method"] != "GET":
             await self.app(scope, receive, send)
             return
-        conditions = read_conditions(scope)
+        conditions = read_cache_headers(scope)
         reader: Reader | NoCache | None = getattr(scope["app"].state, "cache_reader", None)
         if reader is None or conditions.bypasses_cache:
             await self._route(_Request(scope, receive, send, conditions), None)

@@ -14,7 +14,7 @@ from anyio.to_thread import run_sync
 from starlette.types import Message, Send
 
 from app.infra.observability.request_context import request_id
-from app.infra.web.conditional_requests import RequestConditions
+from app.infra.web.conditional_requests import CacheRequestHeaders
 from app.infra.web.etags import entity_tag
 from app.infra.web.problems import MEDIA_TYPE as PROBLEM
 from app.infra.web.routing import KnownRoute
@@ -144,7 +144,7 @@ def _variant(etag: bytes, common: Headers, headers: Headers, body: bytes) -> Var
 
 
 async def send_stored(
-    entry: Entry, source: Source, conditions: RequestConditions, send: Send
+    entry: Entry, source: Source, conditions: CacheRequestHeaders, send: Send
 ) -> None:
     """Send the variant that the client accepts, or 304 if the client already has it."""
     stored = decode(entry)

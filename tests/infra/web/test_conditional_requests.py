@@ -2,13 +2,13 @@
 
 import pytest
 
-from app.infra.web.conditional_requests import RequestConditions, accepts_gzip, read_conditions
+from app.infra.web.conditional_requests import CacheRequestHeaders, accepts_gzip, read_cache_headers
 
 ETAG = b'"1-abc"'
 
 
-def ask(*headers: tuple[bytes, bytes]) -> RequestConditions:
-    return read_conditions({"type": "http", "headers": list(headers)})
+def ask(*headers: tuple[bytes, bytes]) -> CacheRequestHeaders:
+    return read_cache_headers({"type": "http", "headers": list(headers)})
 
 
 @pytest.mark.parametrize(

@@ -68,12 +68,12 @@ def outer_middleware(settings: Sections, log: Log | None) -> list[Middleware]:
         middleware.append(Middleware(RequestSpanMiddleware))
     if cors_settings.origins:
         middleware.append(Middleware(CorsMiddleware, settings=cors_settings))
+    middleware.append(Middleware(HeadRequestMiddleware))
     middleware.append(Middleware(UnhandledErrorMiddleware))
     if server.root_path:
         middleware.append(Middleware(RootPathMiddleware, root_path=server.root_path))
     if limits.hosts:
         middleware.append(Middleware(TrustedHostsMiddleware, hosts=limits.hosts))
-    middleware.append(Middleware(HeadRequestMiddleware))
     return middleware
 
 

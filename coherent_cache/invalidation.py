@@ -27,8 +27,10 @@ def shows(session: AsyncSession, *tags: str) -> None:
     """Record that the answer shows the things that these tags name, or shows their absence.
 
     Call this before the query wherever the tags are known by then. "Not found" is an answer too,
-    and must be invalidated when the thing is created.
+    and must be invalidated when the thing is created. Raises ValueError for a tag that is empty or
+    contains a line break.
     """
+    _check_tags(tags)
     session.info.setdefault(SHOWN, set()).update(tags)
 
 
@@ -42,8 +44,15 @@ def invalidate(session: AsyncSession, *tags: str) -> None:
 
     The invalidation is complete before the response starts. A rollback invalidates nothing. A crash
     after the commit delays the invalidation until the next poll of a relay, but never loses it.
+    Raises ValueError for a tag that is empty or contains a line break.
     """
+    _check_tags(tags)
     session.info.setdefault(INVALIDATED, set()).update(tags)
+
+
+def _check_tags(tags: tuple[str, ...]) -> None:
+    if not all(tags) or "\n" in "".join(tags):
+        raise ValueError("A tag must not be empty, and must not contain a line break.")
 
 
 def tags_to_invalidate(session: AsyncSession) -> list[str]:

@@ -1,13 +1,13 @@
 """A committed change is invalidated whatever happens. A change that was rolled back is not."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import pytest
 import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
-from coherent_cache import Entry, invalidate
+from coherent_cache import Entry, invalidate, shows
 from coherent_cache.invalidation import TAGS_PER_COMMAND
 from coherent_cache.store import Store
 from tests.coherent_cache.service import Service
@@ -152,3 +152,13 @@ async def test_invalidation_ignores_the_breaker(service: Service) -> None:
         invalidate(session, "tag")
     assert breaker.allows()
     assert not await service.is_valid()
+
+
+@pytest.mark.parametrize("tag", ["", "a\nb"])
+@pytest.mark.parametrize("record", [shows, invalidate])
+async def test_tag_that_other_processes_would_misread_is_refused(
+    service: Service, record: Callable[..., None], tag: str
+) -> None:
+    async with service.transaction() as session:
+        with pytest.raises(ValueError, match="tag"):
+            record(session, "note:1", tag)

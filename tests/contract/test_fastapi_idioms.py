@@ -8,7 +8,7 @@ from typing import Annotated, Any
 import httpx2
 import pytest
 from fastapi import APIRouter, Depends, FastAPI, Header, HTTPException, Response
-from fastapi.security import OAuth2PasswordBearer
+from fastapi.security import HTTPBasic, OAuth2PasswordBearer
 from prometheus_client import REGISTRY
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -47,6 +47,10 @@ async def create_thing(data: dict[str, int]) -> dict[str, int]:
 
 @router.get("")
 async def fail() -> None:
+    raise RuntimeError("planted")
+
+
+async def fail_too() -> None:
     raise RuntimeError("planted")
 
 
@@ -218,19 +222,74 @@ async def test_an_http_exception_keeps_its_status_and_its_detail(
     assert (answer.json()["code"], answer.json()["detail"]) == (code, "The stock is empty.")
 
 
+async def test_an_http_exception_without_a_body_has_none(service: FastAPI) -> None:
+    async def nothing() -> None:
+        raise HTTPException(204, headers={"x-own": "1"})
+
+    service.get("/nothing")(nothing)
+    async with started(service) as client:
+        answer = await client.get("/nothing")
+    assert (answer.status_code, answer.content, answer.headers["x-own"]) == (204, b"", "1")
+
+
+async def test_a_scheme_of_authentication_is_the_applications_own(service: FastAPI) -> None:
+    async def secret(_: Annotated[object, Depends(HTTPBasic())]) -> None:
+        pass
+
+    service.get("/secret")(secret)
+    async with started(service) as client:
+        answer = await client.get("/secret")
+    assert (answer.status_code, answer.headers.get_list("www-authenticate")) == (401, ["Basic"])
+
+
+@pytest.mark.parametrize("path", ["/fails", "/cacheable", "/middleware-fails", "/nowhere"])
+async def test_an_error_of_head_has_no_body(service: FastAPI, path: str) -> None:
+    service.get("/fails")(fail)
+    service.get("/cacheable")(cacheable()(fail_too))
+    service.add_middleware(CountingMiddleware, name="own")
+    sent: list[Message] = []
+
+    async def receive() -> Message:
+        return {"type": "http.request", "body": b""}
+
+    async def send(message: Message) -> None:
+        sent.append(dict(message))
+
+    scope = {"type": "http", "method": "HEAD", "path": path, "query_string": b"", "headers": []}
+    async with service.router.lifespan_context(service):
+        await service(scope, receive, send)
+    assert sent[0]["status"] >= 400
+    assert {message["body"] for message in sent[1:]} == {b""}
+    assert scope["method"] == "HEAD"  # the server asks, before it writes a body
+
+
+async def test_a_route_for_a_host_is_answered_and_counted(service: FastAPI) -> None:
+    inner = FastAPI()
+    inner.get("/hello/{name}")(greet)
+    service.host("api.example.com", inner)
+    transport = httpx2.ASGITransport(service)  # which raises what reaches the server
+    async with (
+        service.router.lifespan_context(service),
+        httpx2.AsyncClient(transport=transport, base_url="http://api.example.com") as client,
+    ):
+        assert (await client.get("/hello/you")).json() == "Hello you"
+
+
 async def test_a_handler_of_all_exceptions_is_called(service: FastAPI) -> None:
     async def on_any_error(_request: object, error: Exception) -> Response:
         return Response(f"own page: {error}", status_code=500)
 
     service.get("/things")(fail)
+    service.get("/cacheable")(cacheable()(fail_too))
     service.add_exception_handler(Exception, on_any_error)
     transport = httpx2.ASGITransport(service)  # which raises what reaches the server
     async with (
         service.router.lifespan_context(service),
         httpx2.AsyncClient(transport=transport, base_url="http://test") as client,
     ):
-        answer = await client.get("/things")
-    assert (answer.status_code, answer.text) == (500, "own page: planted")
+        for path in ("/things", "/cacheable", "/cacheable?unknown=1"):
+            answer = await client.get(path)
+            assert (answer.status_code, answer.text) == (500, "own page: planted")
 
 
 async def by_header(x_tenant: Annotated[str, Header()]) -> str:

@@ -63,8 +63,8 @@ def test_middleware_is_in_its_order(settings: Settings) -> None:
     ]
     assert found[:7] == [
         "ObservationMiddleware",
-        "UnhandledErrorMiddleware",
         "HeadRequestMiddleware",
+        "UnhandledErrorMiddleware",
         "ResponseCacheMiddleware",
         "BodyLimitMiddleware",
         "ConcurrencyLimitMiddleware",

@@ -7,7 +7,7 @@ and only the clock of this process. When replication stops, the lag grows.
 
 import logging
 import time
-from asyncio import sleep
+from asyncio import sleep, timeout
 from collections import deque
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
@@ -27,6 +27,7 @@ from app.infra.observability.metrics import REPLICA_LAG
 logger = logging.getLogger(__name__)
 
 CHECK_SECONDS = 0.5
+POSITION_SECONDS = 0.3  # with CHECK_SECONDS, less than UNANSWERED_SECONDS
 # Shorter than the pool timeout: a frozen replica is noticed before it has exhausted the pool.
 UNANSWERED_SECONDS = 0.9
 MAX_POSITIONS = 600
@@ -101,8 +102,10 @@ class Replica:
 
     async def _check(self) -> str:
         now = time.monotonic()
-        with suppress(*FAILURES):  # without new positions the lag grows
-            async with self._primary.read() as session:
+        # Without new positions the lag grows. A full pool of the primary must not delay the check
+        # of the replica, which is needed most at that time.
+        with suppress(*FAILURES, TimeoutError):
+            async with timeout(POSITION_SECONDS), self._primary.read() as session:
                 self._record(now, (await session.execute(POSITION)).scalar_one())
         async with self._checks.read() as session:
             is_replica, replayed = (await session.execute(REPLAYED)).one()

@@ -66,19 +66,24 @@ class Database:
             sync_session_class=_ReadOnlySession,
             expire_on_commit=False,
             autoflush=False,
+            close_resets_only=False,
         )
-        self._write_sessions = async_sessionmaker(engine, expire_on_commit=False)
+        # A session that is used after the request raises, instead of opening a new transaction that
+        # nobody commits.
+        self._write_sessions = async_sessionmaker(
+            engine, expire_on_commit=False, close_resets_only=False
+        )
 
     @asynccontextmanager
     async def read(self) -> AsyncIterator[AsyncSession]:
         """Yield a session for reading. A statement is one round trip, with its own snapshot.
 
-        Raises TypeError for INSERT, UPDATE and DELETE, for a flush, and after `invalidate`. The SQL
-        of `text()` is not checked.
+        Raises TypeError for INSERT, UPDATE and DELETE, for new, changed or deleted objects, and
+        after `invalidate`. The SQL of `text()` is not checked.
         """
         async with self._read_sessions() as session:
             yield session
-            if tags_to_invalidate(session):
+            if tags_to_invalidate(session) or session.new or session.dirty or session.deleted:
                 raise TypeError(READ_ONLY)
 
     @asynccontextmanager

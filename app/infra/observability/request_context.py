@@ -39,7 +39,7 @@ class RequestContext:
 
     def child(self) -> "RequestContext":
         """Return a context for a part of the work that may outlive this request."""
-        child = RequestContext(self.request_id, self.method, self.path)
+        child = RequestContext(self.request_id, "GET", self.path)
         child.span, child.trace_id = self.span, self.trace_id
         return child
 

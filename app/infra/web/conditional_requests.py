@@ -26,7 +26,8 @@ class CacheRequestHeaders(NamedTuple):
             return False
         if self.none_match.strip() == ANY:
             return True
-        return any(tag == etag for _, tag in ENTITY_TAG.findall(self.none_match))
+        opaque = etag.removeprefix(b"W/")
+        return any(tag == opaque for _, tag in ENTITY_TAG.findall(self.none_match))
 
 
 def read_cache_headers(scope: Scope) -> CacheRequestHeaders:

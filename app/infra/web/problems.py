@@ -13,6 +13,7 @@ from urllib.parse import quote
 import orjson
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
+from fastapi.utils import is_body_allowed_for_status_code
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException
@@ -80,14 +81,15 @@ def problem(
 
     It sets no-store, because caches may otherwise store a 404 (RFC 9111 §4.2.2).
     """
-    headers = {"Cache-Control": PRIVATE, **(headers or {})}
+    given = {name.title(): value for name, value in (headers or {}).items()}
+    headers = {"Cache-Control": PRIVATE, **given}
     members = {}
     if status < 500 and is_token_endpoint(scope):
         status = STATUSES.get(status, status)
         members["error"] = oauth2_error(code)
         headers |= NOT_STORED
     if status == 401:
-        headers["WWW-Authenticate"] = "Bearer"
+        headers.setdefault("Www-Authenticate", "Bearer")
     body: dict[str, Any] = {
         "type": "about:blank",
         "title": title(status),
@@ -153,6 +155,8 @@ async def _on_unexpected_error(request: Request, _error: Exception) -> Response:
 async def _on_http_exception(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     status, detail, headers = error.status_code, error.detail, error.headers
+    if not is_body_allowed_for_status_code(status):
+        return Response(None, status, headers)
     if _is_parse_error(error):
         status, detail = 422, ""
     if status == 405:

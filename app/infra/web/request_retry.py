@@ -44,10 +44,13 @@ class RequestRetryMiddleware:
             return received.pop(0) if received else await receive()
 
         current.may_retry = True
+        unrouted = dict(scope)  # routing changes the scope
         try:
             await self.app(scope, receive_and_keep, send)
         except RetryRequest:
             current.may_retry = False
             # The request that we collided with goes first.
             await asyncio.sleep(random.uniform(0.01, 0.05))  # noqa: S311 - jitter
+            scope.clear()
+            scope.update(unrouted)
             await self.app(scope, receive_again, send)

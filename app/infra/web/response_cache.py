@@ -132,6 +132,12 @@ class ResponseCacheMiddleware:
         response = CapturedResponse()
         try:
             await self.app(scope, _receive_nothing(), response.receive_message)
+        except Exception:
+            # Starlette raises an exception again after it was answered. Everyone who waits gets
+            # that answer, and it is logged once.
+            if not response.is_complete:
+                raise
+            logger.exception("Unhandled exception")
         finally:
             if first is not None:
                 first.merge(own)
@@ -154,6 +160,11 @@ class ResponseCacheMiddleware:
                 raise
             await _refuse(request, Unavailable("The database took too long."))
             return
+        except Exception:
+            if response.is_complete:
+                _record(route.template, Source.BYPASS)
+                await send_captured(response, Source.BYPASS, request.send)
+            raise
         _record(route.template, Source.BYPASS)
         if response.status != 200 or not response.may_be_stored:
             await send_captured(response, Source.BYPASS, request.send)
@@ -179,9 +190,12 @@ def _record(template: str | None, source: Source) -> None:
 
 
 def _log_refusal(route: KnownRoute, response: CapturedResponse) -> None:
+    if response.is_problem:
+        return
+    reason = f"its status is {response.status}"
     if response.status == 200:
         reason = response.obstacle or "its service passed no tag to shows()"
-        logger.error("GET %s is cacheable, but cannot be cached: %s", route.template, reason)
+    logger.error("GET %s is cacheable, but cannot be cached: %s", route.template, reason)
 
 
 async def _refuse(request: _Request, error: AppError) -> None:

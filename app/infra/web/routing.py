@@ -79,7 +79,7 @@ class RouteTable:
 
     def template(self, method: str, path: str) -> str | None:
         """Return the path template of the route that has a path, in any method."""
-        route, _ = self.find({"type": "http", "method": method, "path": path})
+        route, _ = self.find({"type": "http", "method": method, "path": path, "headers": []})
         return None if route is None else route.template
 
     def find_cacheable(self, scope: Scope) -> KnownRoute | None:

@@ -1,7 +1,9 @@
 """Reads that may lag go to the replica while its lag is small, and to the primary otherwise."""
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Iterator
+from contextlib import AsyncExitStack
 from pathlib import Path
 
 import httpx2
@@ -100,6 +102,19 @@ async def test_replica_that_lags_is_not_used_until_it_has_caught_up(
     await standby.ask("SELECT pg_wal_replay_resume()")
     await until(lambda: replica_of(app).is_up_to_date)
     await comes_to_be_answered_by_replica(client)
+
+
+async def test_replica_is_checked_while_the_pool_of_the_primary_is_full(
+    app: FastAPI, client: httpx2.AsyncClient
+) -> None:
+    await comes_to_be_answered_by_replica(client)
+    primary = app.state.resources.database
+    async with AsyncExitStack() as stack:
+        for _ in range(primary.engine.pool.size()):
+            session = await stack.enter_async_context(primary.read())
+            await session.execute(text("SELECT 1"))
+        full_since = time.monotonic()
+        await until(lambda: replica_of(app)._answered_at > full_since + 1)
 
 
 async def test_failure_of_the_replica_is_no_error_for_clients(

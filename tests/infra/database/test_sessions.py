@@ -9,7 +9,7 @@ import pytest
 from fastapi import FastAPI
 from sqlalchemy import Executable, delete, insert, select, text, update
 from sqlalchemy.dialects import postgresql
-from sqlalchemy.exc import IntegrityError
+from sqlalchemy.exc import IntegrityError, InvalidRequestError
 
 from app.errors import Conflict
 from app.features.users.models import User
@@ -178,6 +178,29 @@ async def test_read_session_refuses_to_invalidate(resources: ProcessResources) -
     with pytest.raises(TypeError, match="WriteSession"):
         async with resources.database.read() as session:
             invalidate(session, "user:1")
+
+
+async def test_read_session_refuses_a_change_that_would_be_lost(
+    resources: ProcessResources, make: NoteFactory
+) -> None:
+    user = await make.user()
+    with pytest.raises(TypeError, match="WriteSession"):
+        async with resources.database.read() as session:
+            found = await session.get_one(User, user.id)
+            found.name = "Other"
+    with pytest.raises(TypeError, match="WriteSession"):
+        async with resources.database.read() as session:
+            session.add(User(email="a@example.com", name="Ann", password_hash=""))
+
+
+@pytest.mark.parametrize("kind", ["read", "transaction"])
+async def test_closed_session_takes_no_connection_again(
+    resources: ProcessResources, kind: str
+) -> None:
+    async with getattr(resources.database, kind)() as session:
+        await session.execute(text("SELECT 1"))
+    with pytest.raises(InvalidRequestError):
+        await session.execute(text("SELECT 1"))
 
 
 async def test_unused_session_takes_no_connection(

@@ -1,4 +1,4 @@
-"""Every router of the service: one line for each feature, the busiest first."""
+"""Every router of the service: one line for each feature."""
 
 from fastapi import FastAPI
 
@@ -12,7 +12,7 @@ from app.infra.web import metrics_endpoint
 
 
 def include_routers(app: FastAPI) -> None:
-    """Include them as FastAPI's documentation does. A router's `lifespan` runs with the app's."""
+    """Include the router of each feature. A router's `lifespan` runs with that of the app."""
     app.include_router(posts.router)
     app.include_router(comments.router)
     app.include_router(users.router)

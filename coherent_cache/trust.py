@@ -77,9 +77,9 @@ class Trust:
         """Renew a lease without a poll, so that cached reads continue without the database.
 
         Distrust stays distrust. The lease is withdrawn if an invalidation of this process failed,
-        because only a poll could show that a relay has repeated it. The lease is not renewed if it
-        expired after the poll `began`: the process may have been suspended, and may only be late to
-        read an answer that has arrived. The next poll decides then.
+        because only a poll could show that a relay has repeated it. A lease that expired after the
+        poll `began` is not renewed, because the process may have been suspended. The next poll
+        decides.
         """
         if self._until == NEVER:
             return

@@ -71,7 +71,10 @@ def _set_on_signal(event: asyncio.Event, signals: list[signal.Signals]) -> Itera
 
 
 def _signals_with_handler() -> list[signal.Signals]:
-    """Return the signals that somebody handles, or none: only the main thread may replace those."""
+    """Return the signals that have a handler, or none outside the main thread.
+
+    Only the main thread can set handlers.
+    """
     if threading.current_thread() is not threading.main_thread():
         return []
     return [number for number in SIGNALS if callable(signal.getsignal(number))]

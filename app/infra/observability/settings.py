@@ -19,7 +19,7 @@ class LogSettings(Section):
 
 
 class MetricsSettings(Section):
-    """Who may see the metrics: with a `port`, whoever reaches it; otherwise only `networks`."""
+    """With a `port`, every client of that port sees the metrics. Otherwise only `networks` do."""
 
     enabled: bool = True
     port: Annotated[int, Field(ge=0, le=65_535)] = 0

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 MAX_EDITS = 2  # two letters are missing, added or wrong, or two letters are swapped
 SECRETS_DIR = "SECRETS_DIR"
 PORT = "PORT"  # Cloud Run, Heroku and Render set it
-# These begin like a setting. Gunicorn sets the first one, and graceful_gunicorn the second one.
+# These begin like a setting. Gunicorn sets SERVER_SOFTWARE, and graceful_gunicorn METRICS_MASTER.
 NOT_SETTINGS = {"SERVER_SOFTWARE", "METRICS_MASTER"}
 # Other programs have a setting for each part of an address. This one has a URL.
 PARTS_OF_URL = {"HOST", "PORT", "USER", "USERNAME", "PASSWORD", "NAME", "DB", "DSN", "SSLMODE"}

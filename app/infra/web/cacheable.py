@@ -40,7 +40,7 @@ def cacheable(*, shared_seconds: int = 0) -> Callable[[EndpointT], EndpointT]:
 def refuse_personal_input(route: str, dependant: Dependant) -> None:
     """Raise `TypeError` if a cacheable route reads a header, a cookie or a token.
 
-    A response that is cached is loaded without those of any client.
+    The request that loads a cached response has no headers, cookies or credentials.
     """
     names = [field.alias for field in (*dependant.header_params, *dependant.cookie_params)]
     if names or isinstance(dependant.call, SecurityBase):

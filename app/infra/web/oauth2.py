@@ -1,7 +1,7 @@
 """Errors of a token endpoint in the form that OAuth2 clients expect (RFC 6749, section 5.2).
 
-OAuth2 clients take an answer without the member `error` for a token. So each problem of a token
-endpoint has that member too, and the status that the RFC prescribes.
+An OAuth2 client treats a response without `error` as a token. So each problem of a token endpoint
+has that member too, and the status that the RFC prescribes.
 """
 
 from collections.abc import Callable

@@ -82,7 +82,7 @@ def _make_cache(settings: Sections) -> Cache | None:
 
 
 def _measures(database: Database, replica: Replica | None, cache: Cache | None) -> list[Measure]:
-    """Return what is measured once a second. Of the pools, only the primary's is."""
+    """Return the functions that set gauges. The pool of the replica has no gauges."""
     pool = database.engine.pool
     measured = [pool.measure] if isinstance(pool, FifoPool) else []
     return measured + [held.measure for held in (replica, cache) if held is not None]

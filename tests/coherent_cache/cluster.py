@@ -52,7 +52,7 @@ class Node:
         self.client = Redis.from_url(self.url)
 
     async def ask(self, *command: object) -> Any:
-        return await self.client.execute_command(*command)  # type: ignore[no-untyped-call]
+        return await self.client.execute_command(*command)
 
     async def wait_for(self, expected: str, *command: str) -> None:
         """Wait until the answer of this command contains a text."""

@@ -39,7 +39,7 @@ async def test_answer_that_a_busy_process_reads_late_is_not_overdue(pair: Pair) 
         reading = asyncio.create_task(read_and_cancel(reader, overdue))
         await asyncio.sleep(0)
         far.send(b"answer")
-        time.sleep(0.003)  # noqa: ASYNC251 - this process is busy
+        time.sleep(0.003)  # noqa: ASYNC251 - the event loop is blocked on purpose
         assert await reading == b"answer"
     await asyncio.sleep(0.01)
     assert not called
@@ -62,7 +62,7 @@ async def test_slow_answer_that_a_busy_process_reads_late_is_within_the_budget(p
     step = asyncio.create_task(budget.cache_step(reader.read(100)))
     await eventually(lambda: budget.is_cache_slow)
     far.send(b"answer")
-    time.sleep(1.1)  # noqa: ASYNC251 - this process is busy
+    time.sleep(1.1)  # noqa: ASYNC251 - the event loop is blocked on purpose
     assert await step == b"answer"
 
 

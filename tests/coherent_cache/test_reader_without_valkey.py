@@ -78,11 +78,14 @@ async def test_read_is_refused_when_too_many_loads_bypass_the_cache(
 
 
 async def test_open_breaker_sends_nothing_to_valkey(
-    unreachable_worker: Worker, loader: Loader
+    unreachable_worker: Worker, loader: Loader, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    async def look_up(key: str) -> None:
+        pytest.fail(f"{key} was looked up in Valkey")
+
     unreachable_worker.store.breaker._next_probe_at = float("inf")
     unreachable_worker.store.breaker._failures = breaker.FAILURES_TO_OPEN
-    unreachable_worker.store.look_up = None  # type: ignore[assignment, method-assign]
+    monkeypatch.setattr(unreachable_worker.store, "look_up", look_up)
     assert (await unreachable_worker.reader.read("key", loader.load)).entry.value == b"1"
 
 
@@ -159,7 +162,7 @@ async def test_delay_of_a_busy_process_does_not_count_as_slow(
         reading = asyncio.create_task(worker.reader.read("key", loader.load))
         for _ in range(5):  # until the command has been sent
             await asyncio.sleep(0)
-        time.sleep(0.15)  # noqa: ASYNC251 - this process is busy for longer than CACHE_SECONDS
+        time.sleep(0.15)  # noqa: ASYNC251 - the event loop is blocked on purpose, beyond the timeout
         sources.append((await reading).source)
     assert set(sources) == {Source.VALKEY}
     assert not worker.store.breaker.is_open

@@ -12,10 +12,10 @@ class ValkeyUser:
     async def allow_all_but(self, *rules: str) -> None:
         """Grant everything except what these rules of ACL SETUSER take away."""
         rules = ("reset", "on", ">password", "~*", "&*", "+@all", *rules)
-        await self._admin.execute_command("ACL", "SETUSER", self._name, *rules)  # type: ignore[no-untyped-call]
+        await self._admin.execute_command("ACL", "SETUSER", self._name, *rules)
 
     async def delete(self) -> None:
-        await self._admin.execute_command("ACL", "DELUSER", self._name)  # type: ignore[no-untyped-call]
+        await self._admin.execute_command("ACL", "DELUSER", self._name)
 
     def url(self, valkey_url: str) -> str:
         """Return the URL with which this user logs in."""

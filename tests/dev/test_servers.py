@@ -131,7 +131,7 @@ async def test_servers_whose_supervisors_were_killed_too_are_stopped_by_the_next
             await answer(database_url)
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="only root needs another user for PostgreSQL")
+@pytest.mark.skipif(os.geteuid() != 0, reason="Only root starts PostgreSQL as another user.")
 async def test_root_starts_postgresql_in_a_closed_folder_with_and_without_user_namespaces(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

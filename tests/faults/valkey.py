@@ -51,7 +51,7 @@ class Valkey:
     async def ask(self, *command: str) -> Any:
         """Send a command on a connection of its own."""
         async with Redis.from_url(self.url) as client:
-            return await client.execute_command(*command)  # type: ignore[no-untyped-call]
+            return await client.execute_command(*command)
 
     async def returned(self) -> None:
         """Wait until Valkey answers."""

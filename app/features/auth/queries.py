@@ -63,7 +63,7 @@ async def get_family_id(session: AsyncSession, token_hash: bytes) -> UUID | None
 
 
 async def delete_family(session: AsyncSession, family_id: UUID) -> None:
-    """Delete every token of a family, including one that a concurrent refresh adds."""
+    """Delete all tokens of a family, also a token that a concurrent refresh inserts meanwhile."""
     statement = delete(RefreshToken).where(RefreshToken.family_id == family_id)
     # The first DELETE waits for a concurrent refresh, but does not see the token that it adds.
     while (await session.execute(statement.returning(RefreshToken.id))).first() is not None:

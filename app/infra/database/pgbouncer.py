@@ -38,7 +38,7 @@ def session_timeouts(settings: DatabaseSettings) -> dict[str, float]:
 
 @dataclass(frozen=True, slots=True)
 class RoleTimeouts:
-    """The timeouts that the service needs, and the names of those that the role lacks."""
+    """The timeouts that the service needs, in seconds, and the names of those not set."""
 
     needed: Mapping[str, float]
     missing: tuple[str, ...]
@@ -54,5 +54,5 @@ class RoleTimeouts:
         )
         return (
             "Behind a pooler (DATABASE_POOLER) the role in DATABASE_URL must have timeouts. "
-            f"Set those that are missing: {statements}."
+            f"Set these: {statements}."
         )

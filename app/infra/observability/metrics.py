@@ -47,7 +47,7 @@ POOL_WAITING = Gauge(
 )
 POOL_WAIT = Histogram(
     "database_pool_wait_seconds",
-    "Seconds that callers waited for a connection, without those that did not have to wait.",
+    "Waiting time for a connection in seconds. A caller that need not wait is not counted.",
     buckets=(0.001, 0.005, 0.01, 0.05, 0.1, 0.25, 0.5, 1),
 )
 POOL_REFUSED = Counter("database_pool_refused", "Waits for a connection that timed out.")

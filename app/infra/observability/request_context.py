@@ -1,4 +1,4 @@
-"""What is known about one request and its response, for headers, metrics, log lines and reports."""
+"""The request context: facts about one request, for its headers, metrics and log line."""
 
 from contextvars import ContextVar
 from dataclasses import dataclass, field

@@ -42,6 +42,7 @@ from app.infra.web.server_error import UnhandledErrorMiddleware
 from app.infra.web.settings import CorsSettings, DocsSettings, LimitsSettings
 from app.infra.web.trusted_hosts import TrustedHostsMiddleware
 from app.settings import Settings, load_settings
+from coherent_cache import NoCache
 
 DESCRIPTION = """Users, posts and comments.
 
@@ -153,6 +154,7 @@ def create_app(settings: Settings, log: Log | None = None) -> FastAPI:
     )
     app.outer, app.inner = outer_middleware(sections, log), inner_middleware(sections, limiter)
     app.state.settings, app.state.concurrency_limiter = sections, limiter
+    app.state.cache_reader = NoCache()
     add_problem_handlers(app)
     include_routers(app)
     use_route_table(app)

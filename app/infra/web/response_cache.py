@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.errors import AppError, Unavailable
+from app.errors import Unavailable
 from app.infra.cache.settings import CacheSettings
 from app.infra.observability.request_context import RequestContext, request_context
 from app.infra.web.cacheable import cache_key
@@ -52,7 +52,7 @@ class _Request(NamedTuple):
 class ResponseCacheMiddleware:
     """Pure ASGI. Answers from the memory of this process first.
 
-    `app.state.cache_reader` reads the cache. Before the lifespan has set it, nothing is cached.
+    `app.state.cache_reader` reads the cache. Nothing is cached before the lifespan replaces it.
     """
 
     def __init__(self, app: ASGIApp, settings: CacheSettings) -> None:
@@ -64,9 +64,10 @@ class ResponseCacheMiddleware:
             await self.app(scope, receive, send)
             return
         conditions = read_cache_headers(scope)
-        reader: Reader | NoCache | None = getattr(scope["app"].state, "cache_reader", None)
-        if reader is None or conditions.bypasses_cache:
-            await self._route(_Request(scope, receive, send, conditions), None)
+        request = _Request(scope, receive, send, conditions)
+        reader: Reader | NoCache = scope["app"].state.cache_reader
+        if isinstance(reader, NoCache) or conditions.bypasses_cache:
+            await self._route(request, None)
             return
         # If the URL is the cache key, routing is skipped.
         key = f"{scope['path']}?{scope['query_string'].decode('latin-1')}"
@@ -74,29 +75,25 @@ class ResponseCacheMiddleware:
             _record(decode(entry).route, Source.MEMORY)
             await send_stored(entry, Source.MEMORY, conditions, send)
             return
-        request = _Request(scope, receive, send, conditions)
         if reader.has_copy(key):
             await self._read(request, key, reader)
         else:
             await self._route(request, reader)
 
-    async def _route(self, request: _Request, reader: Reader | NoCache | None) -> None:
-        """Find out whether the route is cacheable, and under which key."""
+    async def _route(self, request: _Request, reader: Reader | None) -> None:
+        """Find out whether the route is cacheable, and under which key. None bypasses the cache."""
         scope = request.scope
         route = route_table_of(scope).find_cacheable(scope)
         if route is None:
             await self.app(scope, request.receive, request.send)
             return
-        key = None
-        if reader is not None and not isinstance(reader, NoCache):
-            query = scope["query_string"].decode("latin-1")
-            key = cache_key(scope["path"], query, route.parameters)
-        if key is None or reader is None:
-            await self._bypass(request, route, _now())
-        else:
+        query = scope["query_string"].decode("latin-1")
+        if reader is not None and (key := cache_key(scope["path"], query, route.parameters)):
             await self._read(request, key, reader)
+        else:
+            await self._bypass(request, route, _now())
 
-    async def _read(self, request: _Request, key: str, reader: Reader | NoCache) -> None:
+    async def _read(self, request: _Request, key: str, reader: Reader) -> None:
         """Answer from the cache. On a miss, the reader calls `_load`, once for all who wait."""
         began = _now()
         load = partial(self._load, key, request.scope, request_context.get())
@@ -111,9 +108,7 @@ class ResponseCacheMiddleware:
             else:
                 await self._bypass(request, route, began)
         except CacheBusy as busy:
-            await _refuse(request, Unavailable(str(busy)))
-        except AppError as error:
-            await _refuse(request, error)
+            await _refuse(request, str(busy))
         else:
             _record(decode(answer.entry).route, answer.source)
             await send_stored(answer.entry, answer.source, request.conditions, request.send)
@@ -158,7 +153,7 @@ class ResponseCacheMiddleware:
         except TimeoutError:
             if not limit.expired():
                 raise
-            await _refuse(request, Unavailable("The database took too long."))
+            await _refuse(request, "The database took too long.")
             return
         except Exception:
             if response.is_complete:
@@ -198,9 +193,10 @@ def _log_refusal(route: KnownRoute, response: CapturedResponse) -> None:
     logger.error("GET %s is cacheable, but cannot be cached: %s", route.template, reason)
 
 
-async def _refuse(request: _Request, error: AppError) -> None:
+async def _refuse(request: _Request, detail: str) -> None:
     _record(_cacheable_route(request.scope).template, Source.BYPASS)
-    await problem_of(request.scope, error)(request.scope, request.receive, request.send)
+    refusal = problem_of(request.scope, Unavailable(detail))
+    await refusal(request.scope, request.receive, request.send)
 
 
 def _receive_nothing() -> Receive:

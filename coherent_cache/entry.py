@@ -23,7 +23,7 @@ class Entry:
     """A cached value, with a tag for everything that the value shows.
 
     `key` is stored with the value, so that a reply to another command is recognised as a miss.
-    `ttl_seconds` must not exceed that of `CacheConfig`.
+    `ttl_seconds` is reduced to that of `CacheConfig` when the entry is stored.
     `expires_at` is the end of the TTL by `time.time()` of the process that stored the entry.
     `tokens` are the tag tokens at the time of the fill. The entry is valid while its tags still
     have these tokens.

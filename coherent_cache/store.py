@@ -64,6 +64,7 @@ class Store:
         self.channel = f"{self.prefix}invalidations"
         self.breaker = Breaker(config.slow_seconds)
         self._valkey = valkey
+        self._max_ttl_seconds = config.ttl_seconds
         self._entry_prefix = f"{self.prefix}e:{config.code_version}:"
         self._log = f"{self.prefix}log"
         self._lease_script = valkey.register_script(scripts.LEASE)
@@ -116,6 +117,8 @@ class Store:
     async def fill(self, entry: Entry, lease: Lease) -> bool:
         """Store a loaded entry. Return False if one of its tags was invalidated since the lease."""
         tag_keys = self._tag_keys(entry)
+        # The relays give up an invalidation when every entry that it concerns has expired.
+        entry.ttl_seconds = min(entry.ttl_seconds, self._max_ttl_seconds)
         ttl = int(entry.ttl_seconds * 1000)
         token_ttl = ttl + TOKEN_MARGIN_SECONDS * 1000
         header = HEADER.pack(SCHEMA, random_token(), len(tag_keys))

@@ -1,6 +1,7 @@
 """The store returns only entries that belong to the key and have the current layout."""
 
 import asyncio
+import time
 from dataclasses import replace
 
 import pytest
@@ -58,9 +59,21 @@ async def test_entry_of_another_schema_is_a_miss(
 
 
 async def test_tag_token_outlives_every_entry_that_contains_it(store: Store, valkey: Redis) -> None:
-    await fill(store, Entry("long", ("tag",), b"", ttl_seconds=3_600))
+    await fill(store, Entry("long", ("tag",), b"", ttl_seconds=CONFIG.ttl_seconds))
     await fill(store, Entry("short", ("tag",), b"", ttl_seconds=1))
     assert await valkey.pttl(f"{store.prefix}t:tag") > await valkey.pttl(f"{store.prefix}e:r:long")
+
+
+async def test_entry_expires_before_the_relays_give_up_its_invalidation(
+    store: Store, valkey: Redis
+) -> None:
+    entry = Entry("key", ("tag",), b"", ttl_seconds=10 * CONFIG.ttl_seconds)
+    await fill(store, entry)
+    assert await valkey.pttl(f"{store.prefix}e:r:key") <= CONFIG.ttl_seconds * 1000
+    found = await store.look_up("key")
+    assert isinstance(found, Entry)
+    for copy in (entry, found):  # memory may hold either
+        assert copy.expires_at <= time.time() + CONFIG.ttl_seconds
 
 
 async def test_released_lease_can_be_granted_again(store: Store) -> None:

@@ -27,6 +27,10 @@ READ_ONLY = (
     "This session is for reading: a change would be committed without its hooks. "
     "Ask for a WriteSession, or use Database.transaction(), to change something."
 )
+COMMITTED_ELSEWHERE = (
+    "This session is one transaction. Do not commit it: it is committed when its block or its "
+    "request ends. Use begin_nested() for a savepoint, or a second Database.transaction()."
+)
 
 Callback = Callable[[], Awaitable[None]]
 
@@ -56,6 +60,17 @@ def _refuse_dml(state: ORMExecuteState) -> None:
         raise TypeError(READ_ONLY)
 
 
+class _TransactionSession(Session):
+    """The synchronous session inside a transaction. Only `Database` commits it."""
+
+
+@event.listens_for(_TransactionSession, "before_commit")
+def _refuse_commit(session: Session) -> None:
+    is_savepoint = session.in_nested_transaction()
+    if not is_savepoint and not session.info.get("may_commit"):
+        raise TypeError(COMMITTED_ELSEWHERE)
+
+
 class Database:
     def __init__(self, engine: AsyncEngine, *hooks: TransactionHook) -> None:
         self.engine = engine
@@ -71,7 +86,10 @@ class Database:
         # A session that is used after the request raises, instead of opening a new transaction that
         # nobody commits.
         self._write_sessions = async_sessionmaker(
-            engine, expire_on_commit=False, close_resets_only=False
+            engine,
+            sync_session_class=_TransactionSession,
+            expire_on_commit=False,
+            close_resets_only=False,
         )
 
     @asynccontextmanager
@@ -91,6 +109,7 @@ class Database:
         """Yield a session that is one transaction. A session that is not used costs no round trip.
 
         On exit it commits and runs the `after_commit` callbacks; after an exception it rolls back.
+        A commit inside the block raises TypeError. `begin_nested()` makes a savepoint.
         If the connection dies during COMMIT, or COMMIT times out, the outcome is unknown, and this
         raises `Unavailable`.
         """
@@ -124,6 +143,7 @@ def _callbacks_of(session: AsyncSession) -> list[Callback]:
 
 async def _commit(session: AsyncSession) -> None:
     began = time.perf_counter()
+    session.info["may_commit"] = True
     try:
         await session.commit()
     except (Unavailable, DBAPIError) as error:

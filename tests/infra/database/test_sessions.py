@@ -10,6 +10,7 @@ from fastapi import FastAPI
 from sqlalchemy import Executable, delete, insert, select, text, update
 from sqlalchemy.dialects import postgresql
 from sqlalchemy.exc import IntegrityError, InvalidRequestError
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.errors import Conflict
 from app.features.users.models import User
@@ -201,6 +202,41 @@ async def test_closed_session_takes_no_connection_again(
         await session.execute(text("SELECT 1"))
     with pytest.raises(InvalidRequestError):
         await session.execute(text("SELECT 1"))
+
+
+async def test_only_the_end_of_its_block_commits_a_transaction(
+    resources: ProcessResources, clean: None
+) -> None:
+    async def commit(session: AsyncSession) -> None:
+        session.add(User(**ROW))
+        await session.commit()
+
+    async def commit_in_a_block(session: AsyncSession) -> None:
+        async with session.begin():
+            session.add(User(**ROW))
+
+    async def commit_with_an_open_savepoint(session: AsyncSession) -> None:
+        await session.begin_nested()
+        await commit(session)
+
+    for way in (commit, commit_in_a_block, commit_with_an_open_savepoint):
+        with pytest.raises(TypeError, match="Do not commit it"):
+            async with resources.database.transaction() as session:
+                await way(session)
+        assert await stored(resources) == 0
+
+
+async def test_savepoint_keeps_or_undoes_its_own_changes(
+    resources: ProcessResources, clean: None
+) -> None:
+    async with resources.database.transaction() as session:
+        async with session.begin_nested():
+            session.add(User(**ROW))
+        with pytest.raises(IntegrityError):
+            async with session.begin_nested():
+                session.add(User(**ROW))
+        assert await stored(resources) == 0
+    assert await stored(resources) == 1
 
 
 async def test_unused_session_takes_no_connection(

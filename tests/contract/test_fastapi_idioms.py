@@ -7,10 +7,11 @@ from typing import Annotated, Any
 
 import httpx2
 import pytest
-from fastapi import APIRouter, Depends, FastAPI, Header, HTTPException, Response
+from fastapi import APIRouter, Depends, FastAPI, Header, HTTPException, Request, Response
 from fastapi.security import HTTPBasic, OAuth2PasswordBearer
 from prometheus_client import REGISTRY
 from starlette.staticfiles import StaticFiles
+from starlette.testclient import TestClient
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.infra.dependencies import ReadSession
@@ -83,6 +84,18 @@ class CountingMiddleware:
 created: list[CountingMiddleware] = []
 
 
+class StateMiddleware:
+    """A middleware that puts a fact about the client into the state of its request."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http":
+            scope["state"]["client"] = scope["client"][0]
+        await self.app(scope, receive, send)
+
+
 @asynccontextmanager
 async def started(app: FastAPI) -> AsyncIterator[Client]:
     async with app.router.lifespan_context(app), client_of(app) as client:
@@ -146,6 +159,31 @@ async def test_the_lifespan_of_an_included_router_runs(service: FastAPI) -> None
         assert events == ["opened with ProcessResources"]
         assert state == {"kept": "state"}
     assert events[1:] == ["closed"]
+
+
+def test_a_cacheable_route_sees_the_state_of_the_lifespan_only(settings: Settings) -> None:
+    @asynccontextmanager
+    async def lifespan(_: FastAPI) -> AsyncIterator[dict[str, str]]:
+        yield {"kept": "state"}
+
+    @cacheable()
+    async def read_state(request: Request, session: ReadSession) -> dict[str, str]:
+        shows(session, "state")
+        seen = {name: request.state[name] for name in request.state}
+        request.state.leaked = "by a load"
+        return seen
+
+    service = create_app(settings)
+    service.include_router(APIRouter(lifespan=lifespan))
+    for path in ("/state/1", "/state/2"):
+        service.get(path)(read_state)
+    service.add_middleware(StateMiddleware)
+    with TestClient(service) as client:
+        for path, source in (("/state/1", "MISS"), ("/state/2", "MISS"), ("/state/2", "HIT-L1")):
+            answer = client.get(path)
+            assert (answer.json(), answer.headers["x-cache"]) == ({"kept": "state"}, source)
+        bypass = client.get("/state/1?unknown=1")
+        assert bypass.json() == {"kept": "state", "client": "testclient"}
 
 
 async def test_an_added_middleware_runs_once_for_each_request(service: FastAPI) -> None:

@@ -8,7 +8,7 @@ into the answers of others. A response that must not be stored (RFC 9111 §3) is
 import asyncio
 import logging
 from functools import partial
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -58,8 +58,12 @@ class ResponseCacheMiddleware:
     def __init__(self, app: ASGIApp, settings: CacheSettings) -> None:
         self.app = app
         self._settings = settings
+        self._lifespan_state: dict[str, Any] = {}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            # Starlette puts into this dict what the lifespan yields.
+            self._lifespan_state = scope.get("state", {})
         if scope["type"] != "http" or scope["method"] != "GET":
             await self.app(scope, receive, send)
             return
@@ -124,6 +128,7 @@ class ResponseCacheMiddleware:
         scope = {name: asking[name] for name in KEPT if name in asking}
         query = key.partition("?")[2].encode()
         scope |= {"scheme": "http", "headers": [], "query_string": query}
+        scope["state"] = self._lifespan_state.copy()
         response = CapturedResponse()
         try:
             await self.app(scope, _receive_nothing(), response.receive_message)

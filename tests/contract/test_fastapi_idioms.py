@@ -145,6 +145,26 @@ async def test_a_router_that_is_nested_twice_works(service: FastAPI) -> None:
             assert (answer.json(), answer.headers["x-cache"]) == ({"id": 8}, expected)
 
 
+async def test_routes_added_to_an_included_router_are_known(service: FastAPI) -> None:
+    inner, outer = APIRouter(prefix="/inner"), APIRouter(prefix="/outer")
+    outer.include_router(inner)
+    service.include_router(outer)
+    async with started(service) as client:
+        assert (await client.get("/outer/inner/9")).status_code == 404
+        inner.get("/{thing_id}")(cacheable()(read_thing))
+        for expected in ("MISS", "HIT-L1"):
+            answer = await client.get("/outer/inner/9")
+            assert (answer.json(), answer.headers["x-cache"]) == ({"id": 9}, expected)
+        inner.post("/{thing_id}", max_body_size=10)(create_thing)
+        assert (await client.delete("/outer/inner/9")).headers["allow"] == "GET, HEAD, POST"
+        inner.put("/{thing_id}", max_body_size=10)(create_thing)
+        too_large = await client.put("/outer/inner/9", json={"a": 1_000_000})
+        assert (too_large.status_code, too_large.json()["code"]) == (413, "too_large")
+        inner.get("/{thing_id}/tenant")(read_tenant)
+        assert (await client.get("/outer/inner/9/tenant")).json() == "nobody"
+    assert count_of("/outer/inner/{thing_id}/tenant", 200) == 1
+
+
 async def test_the_lifespan_of_an_included_router_runs(service: FastAPI) -> None:
     events: list[str] = []
 

@@ -40,7 +40,6 @@ class Candidates:
 
     routes: list[KnownRoute]
     router: APIRouter
-    has_cacheable: bool
 
 
 class RouteTable:
@@ -49,7 +48,7 @@ class RouteTable:
     def __init__(self, router: APIRouter) -> None:
         self._router = router
         self._by_key: dict[str, Candidates] = {}
-        self._all = self._others = Candidates([], router, has_cacheable=False)
+        self._all = self._others = Candidates([], router)
         self._indexed = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -75,6 +74,8 @@ class RouteTable:
                 return route, found
             if match is Match.PARTIAL:
                 other_method = other_method or (route, found)
+        if self._index_added_routes():
+            return self.find(scope)
         return other_method or (None, {})
 
     def template(self, method: str, path: str) -> str | None:
@@ -84,13 +85,12 @@ class RouteTable:
 
     def find_cacheable(self, scope: Scope) -> KnownRoute | None:
         """Return the route of a GET request if it is `cacheable`."""
-        if not self._candidates(scope).has_cacheable:
-            return None
         route, _ = self.find(scope)
         return route if route is not None and route.cache_policy else None
 
     def methods(self, scope: Scope) -> set[str]:
         """Return the methods of all routes that have the path of a request."""
+        self._index_added_routes()
         matching = [
             route.context.methods or set()
             for route in self._candidates(scope).routes
@@ -105,6 +105,17 @@ class RouteTable:
             return self._all
         return self._by_key.get(_key(scope["path"]), self._others)
 
+    def _index_added_routes(self) -> bool:
+        """Index again if a router that was already included has more routes now.
+
+        This looks at every route, so only a request that no known route answers pays for it.
+        """
+        count = sum(1 for _ in iter_route_contexts(self._router.routes))
+        if count == len(self._all.routes):
+            return False
+        self.index()
+        return True
+
     def index(self) -> None:
         """Group the routes by two segments. An included router may be in several groups.
 
@@ -114,8 +125,7 @@ class RouteTable:
         keys = {_key_of(route) for _, routes in entries for route in routes}
         self._by_key = {key: self._group(entries, key) for key in keys if key is not None}
         self._others = self._group(entries, None)
-        everything = [route for _, routes in entries for route in routes]
-        self._all = Candidates(everything, self._router, has_cacheable=True)
+        self._all = Candidates([route for _, some in entries for route in some], self._router)
         self._indexed = len(entries)
 
     def _group(
@@ -129,8 +139,7 @@ class RouteTable:
         # Unmatched requests go to the full router, for its 404, redirects and front ends.
         router = APIRouter(routes=[entry for entry, some in kept if some], default=self._router.app)
         router.redirect_slashes = False
-        is_cacheable = any(route.cache_policy for route in routes)
-        return Candidates(routes, router if key else self._router, is_cacheable)
+        return Candidates(routes, router if key else self._router)
 
 
 def use_route_table(app: FastAPI) -> None:

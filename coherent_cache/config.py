@@ -16,14 +16,15 @@ class CacheConfig:
     `namespace` separates services that share one Valkey and one database.
     `ttl_seconds` is the longest TTL of any entry. A change that could not be invalidated for longer
     is given up.
-    `memory_bytes` bounds the estimated size of the entries in process memory.
+    `memory_bytes` bounds the estimated size of the entries in the memory of each process.
     `memory_ttl_seconds` is how long an entry in process memory is used without asking Valkey. 0
     switches the memory tier off.
     `timeout_seconds` limits a single command, and also all commands of one read together. A look-up
     that takes longer than `slow_seconds` counts as slow. Reads bypass the cache while its look-ups
     stay slow.
     `relay_seconds` is the longest pause between two polls of the outbox.
-    `concurrent_bypasses` is how many loads may run at once without the cache.
+    `concurrent_bypasses` is how many loads each process may run at once without the cache. Reads
+    that wait longer than a second for their load to start are refused with `CacheBusy`.
     """
 
     valkey_url: str

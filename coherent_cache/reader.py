@@ -1,7 +1,8 @@
 """Reads through both tiers. Concurrent misses share one load, and no stale load is stored.
 
-The reader fails open: a broken cache makes the service slower, never wrong. Leases are described in
-Nishtala et al., *Scaling Memcache at Facebook*, NSDI 2013.
+The reader fails open. With a broken cache, reads are slower, and some are refused to protect the
+database, but none is wrong. Leases are described in Nishtala et al., *Scaling Memcache at
+Facebook*, NSDI 2013.
 """
 
 import asyncio
@@ -82,7 +83,7 @@ class Reader:
         most one running and one waiting load.
 
         Raises `CacheBusy` if the read takes longer than READ_SECONDS, including everything that it
-        waits for, or if too many loads already bypass the cache.
+        waits for, or if the load waits too long for one of the `concurrent_bypasses`.
         """
         if not skip_memory and (entry := self.get_from_memory(key)) is not None:
             return Answer(entry, Source.MEMORY)

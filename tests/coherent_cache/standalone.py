@@ -4,31 +4,41 @@ import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
-from fastapi import FastAPI, Response
+from fastapi import FastAPI, Request, Response
 from sqlalchemy import Column, Integer, MetaData, Table, Text, select
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import async_sessionmaker, create_async_engine
 
-from coherent_cache import Cache, CacheConfig, Entry, invalidate, outbox_table
+from coherent_cache import Cache, CacheBusy, CacheConfig, Entry, invalidate, outbox_table
 
 metadata = MetaData()
 outbox_table(metadata)  # adds the table `cache_outbox`
 notes = Table("notes", metadata, Column("id", Integer, primary_key=True), Column("text", Text))
-sessions = async_sessionmaker(create_async_engine(os.environ["DATABASE_URL"]))
+engine = create_async_engine(os.environ["DATABASE_URL"])
+# A separate engine with one connection, not the engine of the requests.
+outbox_engine = create_async_engine(os.environ["DATABASE_URL"], pool_size=1, max_overflow=0)
+sessions = async_sessionmaker(engine)
 cache = Cache(CacheConfig(valkey_url=os.environ["VALKEY_URL"], code_version="1"))
 
 
 @asynccontextmanager
 async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
-    # A separate engine with one connection, not the engine of the requests.
-    engine = create_async_engine(os.environ["DATABASE_URL"], pool_size=1, max_overflow=0)
-    async with engine.begin() as connection:
-        await connection.run_sync(metadata.create_all)
-    async with cache.running(engine):
-        yield
+    try:
+        async with engine.begin() as connection:
+            await connection.run_sync(metadata.create_all)
+        async with cache.running(outbox_engine):
+            yield
+    finally:
+        await outbox_engine.dispose()
+        await engine.dispose()
 
 
 app = FastAPI(lifespan=lifespan)
+
+
+@app.exception_handler(CacheBusy)
+async def refuse_read(_request: Request, busy: CacheBusy) -> Response:
+    return Response(str(busy), status_code=503, headers={"Retry-After": "1"})
 
 
 @app.get("/notes/{note_id}")

@@ -6,7 +6,7 @@ import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import AsyncIterator
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -20,7 +20,7 @@ PATIENCE_SECONDS = 60
 
 
 @pytest.fixture
-def urls(tmp_path: Path, database_url: str, config: CacheConfig) -> Iterator[list[str]]:
+async def urls(tmp_path: Path, database_url: str, config: CacheConfig) -> AsyncIterator[list[str]]:
     """The URLs of two processes of the other project."""
     shutil.copytree(PROJECT / "coherent_cache", tmp_path / "coherent_cache")
     shutil.copy(PROJECT / "tests/coherent_cache/standalone.py", tmp_path / "service.py")
@@ -37,6 +37,8 @@ def urls(tmp_path: Path, database_url: str, config: CacheConfig) -> Iterator[lis
             stack.callback(process.wait)
             stack.callback(process.terminate)
             urls.append(f"http://127.0.0.1:{port}")
+            # If both processes created the tables at the same time, one of them would fail.
+            await wait_until_served(urls[-1])
         yield urls
 
 
@@ -52,8 +54,6 @@ async def wait_until_served(url: str) -> None:
 
 
 async def test_each_process_shows_what_the_other_wrote(urls: list[str]) -> None:
-    for url in urls:
-        await wait_until_served(url)
     one, other = (f"{url}/notes/1" for url in urls)
     async with httpx2.AsyncClient(timeout=PATIENCE_SECONDS) as client:
         for text in ("first", "second"):

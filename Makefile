@@ -3,7 +3,7 @@
 # Programs run as modules: console scripts break when the path of the clone contains a space.
 python := .venv/bin/python
 sources := app coherent_cache graceful_gunicorn benchmarks dev tests migrations gunicorn_config.py
-compile := $(python) -m uv pip compile --universal --generate-hashes --no-header -q \
+compile := $(python) -m uv pip compile --universal --generate-hashes --no-header --no-annotate -q \
 	$(if $(UPGRADE),--upgrade) pyproject.toml
 after_lock := Correct pyproject.toml as the error above says, then run: make lock
 or_say = || { echo "$(1)" >&2; exit 1; }

@@ -2,6 +2,8 @@
 
 import errno
 import gc
+import logging
+import sys
 
 from gunicorn.arbiter import Arbiter
 from gunicorn.workers.base import Worker
@@ -20,6 +22,7 @@ from graceful_gunicorn import (
     prepare_worker,
 )
 
+_logger = logging.getLogger("gunicorn.error")
 _settings = load_settings()
 _server_config = server_config(_settings.server)
 begin_metrics()
@@ -40,7 +43,7 @@ graceful_timeout = _settings.server.graceful_timeout_seconds
 control_socket_disable = True
 
 
-def on_starting(server: Arbiter) -> None:
+def on_starting(_server: Arbiter) -> None:
     """Check the settings and the database before a worker starts."""
     for port in _ports:
         error = bind_error(_settings.server.host, port)
@@ -50,11 +53,11 @@ def on_starting(server: Arbiter) -> None:
                 f"({error.strerror}). Set it to an address of this machine, or change the port."
             )
     for sentence in misspelt_variables():
-        server.log.warning("In the environment: %s", sentence)
-    _check_database(server)
+        _logger.warning("In the environment: %s", sentence)
+    _check_database()
 
 
-def _check_database(server: Arbiter) -> None:
+def _check_database() -> None:
     budget = read_connection_budget(
         _settings.database,
         workers=workers,
@@ -62,7 +65,7 @@ def _check_database(server: Arbiter) -> None:
         has_cache=_settings.cache.enabled,
     )
     if budget is None:
-        server.log.warning(
+        _logger.warning(
             "The database was not reached, so its connections were not counted. The service "
             "starts, and /readyz answers 503 until the database is reached. If that does not "
             "happen soon, correct DATABASE_URL."
@@ -71,9 +74,9 @@ def _check_database(server: Arbiter) -> None:
     if not budget.is_sufficient:
         if _settings.is_production:
             raise SystemExit(f"The service cannot start. {budget}")
-        server.log.warning("%s", budget)
+        _logger.warning("%s", budget)
     if is_schema_behind(_settings.database):
-        server.log.warning(
+        _logger.warning(
             "The schema of the database is behind this code, and /readyz answers 503. Migrate it "
             "with: alembic upgrade head"
         )
@@ -107,3 +110,8 @@ def child_exit(server: Arbiter, worker: Worker) -> None:
 def on_exit(_server: Arbiter) -> None:
     """Remove the files of the metrics."""
     end_metrics()
+
+
+# Before a reload, another process checks the settings. Gunicorn calls no hook there.
+if "--print-config" in sys.argv:
+    _check_database()

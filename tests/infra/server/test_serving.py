@@ -107,6 +107,23 @@ async def test_a_reload_with_an_invalid_setting_changes_nothing(
     assert await instance.get("/readyz") == 200
 
 
+async def test_a_reload_with_too_many_database_connections_changes_nothing(
+    instance: Instance, secrets: Path
+) -> None:
+    old = instance.workers()
+    changes = {"environment": "production", "auth_secret": "s" * 32, "database_pool_size": "100"}
+    for setting, value in changes.items():
+        (secrets / setting).write_text(value, encoding="utf-8")
+    instance.signal(signal.SIGHUP)
+    await wait_until(lambda: "Too many database connections" in instance.log)
+    assert "Not reloaded" in instance.log
+    assert (instance.workers(), await instance.get("/readyz")) == (old, 200)
+    (secrets / "database_pool_size").write_text("2", encoding="utf-8")
+    instance.signal(signal.SIGHUP)
+    await wait_until(lambda: not set(old) & set(instance.workers()))
+    assert await instance.get("/readyz") == 200
+
+
 async def test_a_reload_with_a_port_that_is_in_use_changes_nothing(
     instance: Instance, secrets: Path
 ) -> None:

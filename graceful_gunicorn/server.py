@@ -41,14 +41,14 @@ class Server(uvicorn.Server):
     ) -> None:
         super().__init__(config)
         self._own = own
-        self._acceptor = Acceptor(listeners, SHARED_STATE, own, self._open_connection)
+        self._acceptor = Acceptor(listeners, SHARED_STATE, own, self._on_accepted)
         self._worker_shutdown = WorkerShutdown(SHARED_STATE, own, server_config)
         self._closing_seconds = server_config.closing_seconds
         # Uvicorn would exit at this limit without waiting for another worker, so it must not see
         # the limit. `on_tick` applies it instead.
         self._max_requests = config.limit_max_requests
         config.limit_max_requests = None
-        self._opening: set[asyncio.Task[object]] = set()
+        self._opening: set[asyncio.Task[None]] = set()
         self._stops_immediately = False
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -98,18 +98,24 @@ class Server(uvicorn.Server):
                 self._closing_seconds,
             )
 
-    def _open_connection(self, connection: socket.socket) -> None:
-        protocol: Any = self.config.http_protocol_class
+    def _on_accepted(self, connection: socket.socket) -> None:
         loop = asyncio.get_running_loop()
-        opening = loop.connect_accepted_socket(
-            lambda: protocol(self.config, self.server_state, self.lifespan.state),
-            connection,
-            ssl=self.config.ssl,
-        )
-        task = loop.create_task(opening, context=Context())
+        task = loop.create_task(self._open_connection(connection), context=Context())
         self._opening.add(task)
         task.add_done_callback(self._opening.discard)
         self._publish_state()
+
+    async def _open_connection(self, connection: socket.socket) -> None:
+        """Pass the connection to its protocol, after the TLS handshake if the server uses TLS."""
+        protocol: Any = self.config.http_protocol_class
+        try:
+            await asyncio.get_running_loop().connect_accepted_socket(
+                lambda: protocol(self.config, self.server_state, self.lifespan.state),
+                connection,
+                ssl=self.config.ssl,
+            )
+        except OSError as error:  # the client disconnected, or the handshake failed
+            logger.debug("A connection could not be opened: %r", error)
 
     def _publish_state(self) -> None:
         self._own.heartbeat(len(self.server_state.connections) + len(self._opening))

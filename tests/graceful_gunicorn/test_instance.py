@@ -1,14 +1,23 @@
 """Start, reload and shutdown of an instance, with the standalone service under Gunicorn."""
 
+import asyncio
 import os
 import signal
 import socket
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from tests.graceful_gunicorn.instance import Instance, start_standalone, wait_until
+from tests.graceful_gunicorn.instance import (
+    PATIENCE_SECONDS,
+    PROJECT,
+    Instance,
+    start_standalone,
+    wait_until,
+)
+from tests.tls import make_certificate
 
 # The service, unless a file named `broken` (the import fails) or `unstartable` (the lifespan fails)
 # exists. In the second case the two workers fail one after the other, so that the master notices
@@ -98,6 +107,30 @@ async def test_an_immediate_shutdown_runs_the_lifespan_and_logs_no_traceback(
     await reader.read()
     writer.close()
     assert instance.log.count("Application shutdown complete") == 2
+
+
+async def test_a_failed_tls_handshake_is_not_reported_as_an_error(tmp_path: Path) -> None:
+    make_certificate(tmp_path)
+    arguments = "--certfile=certificate.pem --keyfile=key.pem"
+    environment = {**os.environ, "PYTHONPATH": str(PROJECT), "GUNICORN_CMD_ARGS": arguments}
+    instance = start_standalone(tmp_path, environment=environment)
+    try:
+        await wait_until(lambda: instance.log.count(STARTED) == 2)
+        for start_of_handshake in (b"", b"\x16\x03\x01\x02\x00\x01", b"GET / HTTP/1.1\r\n\r\n"):
+            reader, writer = await instance.send(start_of_handshake)
+            writer.write_eof()
+            with suppress(ConnectionError):
+                async with asyncio.timeout(PATIENCE_SECONDS):
+                    await reader.read()  # until the server closes the connection
+            writer.close()
+        _, unfinished = await instance.send(b"")
+        instance.signal(signal.SIGINT)
+        assert await instance.exit_code() == 0
+        unfinished.close()
+        assert "Traceback" not in instance.log
+        assert "never retrieved" not in instance.log
+    finally:
+        instance.end()
 
 
 async def test_a_reload_replaces_all_workers_and_keeps_the_instance_ready(

@@ -4,8 +4,6 @@ import logging
 from http import HTTPStatus
 from typing import NamedTuple
 
-from uvicorn.protocols.http.httptools_impl import STATUS_LINE
-
 from graceful_gunicorn.config import Headers, ServerConfig
 
 logger = logging.getLogger(__name__)
@@ -52,7 +50,8 @@ def render_refusal(
     refusal: EarlyRefusal, path: str, default_headers: Headers, config: ServerConfig
 ) -> bytes:
     """Return the complete response. It has `Connection: close`."""
-    status = refusal.status
-    headers, body = config.render_error(status, refusal.code, refusal.detail, path)
+    status = HTTPStatus(refusal.status)
+    headers, body = config.render_error(refusal.status, refusal.code, refusal.detail, path)
+    status_line = b"HTTP/1.1 %d %s\r\n" % (status, status.phrase.encode())
     fields = b"".join(b"%s: %s\r\n" % header for header in (*default_headers, *headers, CLOSE))
-    return STATUS_LINE[status] + fields + b"\r\n" + body
+    return status_line + fields + b"\r\n" + body

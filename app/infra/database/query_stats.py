@@ -20,7 +20,10 @@ def _on_start(
     _connection: Any, _cursor: Any, statement: str, _parameters: Any, execution: Any, _many: bool
 ) -> None:
     if (current := request_context.get()) is not None:
-        current.statements.append(statement)
+        if current.has_started:
+            current.streamed_statements += 1
+        else:
+            current.statements.append(statement)
         span = None if current.span is None else _start_span(statement)
         current.running_statements[execution] = perf_counter(), span
 

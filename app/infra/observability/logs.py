@@ -83,7 +83,7 @@ def _request_line(current: RequestContext, slow_seconds: float) -> Line:
         "route": current.route,
         "status": current.status,
         "seconds": round(current.seconds, 6),
-        "statements": len(current.statements),
+        "statements": current.statement_count,
         "database_seconds": current.database_seconds and round(current.database_seconds, 6),
         "cache": current.cache,
         "request_id": current.request_id,

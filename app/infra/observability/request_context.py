@@ -15,12 +15,14 @@ class RequestContext:
     path: str
     client: str | None = None  # the IP address, as reported by trusted proxies
     status: int = 500  # until a response starts
+    has_started: bool = False  # whether the response has started
     may_retry: bool = False  # True during the first attempt, until it commits
     shown_tags: set[str] | None = None  # the tags of a response that is loaded for the cache
     route: str | None = None  # the path template
     cache: str | None = None  # the value of the X-Cache header
     seconds: float = 0.0  # the duration, once `stop_clock` was called
-    statements: list[str] = field(default_factory=list)
+    statements: list[str] = field(default_factory=list)  # until the response starts
+    streamed_statements: int = 0  # how many followed, because a stream may last for hours
     # By SQLAlchemy's execution context: the start time and the span.
     running_statements: dict[object, tuple[float, Any]] = field(default_factory=dict)
     database_seconds: float = 0.0
@@ -31,6 +33,10 @@ class RequestContext:
     span: Any = None  # None while traces are off
     trace_id: str | None = None
     _started: float = field(default_factory=perf_counter)
+
+    @property
+    def statement_count(self) -> int:
+        return len(self.statements) + self.streamed_statements
 
     def add_database_time(self, statement: str, seconds: float) -> None:
         self.database_seconds += seconds

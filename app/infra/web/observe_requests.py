@@ -51,7 +51,7 @@ class ObservationMiddleware:
         # Not `async`: a coroutine that only passes the call on would cost a quarter more.
         def send_observed(message: Message) -> Awaitable[None]:
             if message["type"] == "http.response.start":
-                current.status = message["status"]
+                current.status, current.has_started = message["status"], True
                 given = message.get("headers", ())
                 headers = message["headers"] = [*given, *self._fixed]
                 if not any(name == b"cache-control" for name, _ in given):

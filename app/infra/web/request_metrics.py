@@ -29,8 +29,8 @@ def count_request(current: RequestContext) -> None:
     requests.observe(exact(current.seconds))
     if current.cache is not None:
         _cache_reads[current.cache].inc()
-    if current.statements:
-        STATEMENTS.observe(len(current.statements))
+    if current.statement_count:
+        STATEMENTS.observe(current.statement_count)
 
 
 def _find_requests(labels: Labels) -> Histogram:

@@ -38,8 +38,7 @@ def process_time(current: RequestContext) -> tuple[bytes, bytes]:
 def server_timing(current: RequestContext) -> tuple[bytes, bytes]:
     """Return the Server-Timing header (W3C), in milliseconds. Browsers show it."""
     parts = [f"app;dur={current.elapsed_seconds() * 1e3:.2f}"]
-    if current.statements:
-        count = len(current.statements)
+    if count := current.statement_count:
         parts.append(f'db;dur={current.database_seconds * 1e3:.2f};desc="{count} statements"')
     if current.cache is not None:
         parts.append(f"cache;desc={current.cache}")

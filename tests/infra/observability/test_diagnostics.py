@@ -8,6 +8,8 @@ from collections.abc import AsyncIterator
 
 import pytest
 from fastapi import FastAPI
+from fastapi.responses import StreamingResponse
+from prometheus_client import REGISTRY
 from sqlalchemy import text
 
 from app.infra.dependencies import ReadSession, Resources
@@ -41,6 +43,15 @@ async def service(settings: Settings) -> AsyncIterator[FastAPI]:
             session = held.database._read_sessions()
             await session.execute(text("SELECT 1"))
             leaked.append(session)
+
+        @app.get("/streams/{times}")
+        async def streams(times: int, held: Resources) -> StreamingResponse:
+            async def answers() -> AsyncIterator[str]:
+                for number in range(times):
+                    async with held.database.read() as session:
+                        yield str(await session.scalar(text("SELECT :n"), {"n": str(number)}))
+
+            return StreamingResponse(answers())
 
         leaked: list[object] = []
         yield app
@@ -82,6 +93,19 @@ async def test_too_many_statements_are_reported_with_the_repeated_one(
     assert name == "statement_budget"
     assert "GET /repeats/{times} sent 6 statements, 6 of them: SELECT name FROM" in description
     reports.clear()
+
+
+async def test_statements_of_a_stream_are_counted_and_not_reported(
+    service: FastAPI, reports: Reports
+) -> None:
+    def counted() -> float:
+        return REGISTRY.get_sample_value("http_request_statements_sum") or 0
+
+    before = counted()
+    async with client_of(service) as client:
+        assert (await client.get("/streams/8")).text == "01234567"
+    assert not reports
+    assert counted() == before + 8
 
 
 async def test_session_that_is_not_closed_is_reported(service: FastAPI, reports: Reports) -> None:

@@ -20,7 +20,7 @@ def count_connections(engine: Engine) -> None:
 
 
 def check_database_use(current: RequestContext, statement_budget: int) -> None:
-    """Check a request that has been answered."""
+    """Check a request that has been answered. The statements of a stream have no budget."""
     if len(current.statements) > statement_budget:
         report("statement_budget", f"{_name(current)} {_repeated_statement(current)}")
     if current.connections:

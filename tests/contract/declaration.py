@@ -65,7 +65,7 @@ class ListPlan:
     """
 
     keyset: KeysetList[Any]
-    filters: Mapping[str, int]
+    filters: Mapping[str, object]
     index: str
     deep_row: int
 

@@ -9,13 +9,12 @@ from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from typing import Any
 
 import pytest
-from sqlalchemy import text
+from sqlalchemy import event, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.infra.database.base import Base
-from app.infra.database.pagination import Cursor, KeysetList, PageRequest
+from app.infra.database.pagination import KeysetList, PageRequest
 from app.infra.dependencies import ProcessResources
-from tests.application import recorded_statements
 from tests.contract.declaration import ListPlan, Lookup
 from tests.contract.features import CONTRACTS
 
@@ -93,14 +92,21 @@ async def sent(
     resources: ProcessResources,
     keyset: KeysetList[Any],
     query: PageRequest,
-    filters: Mapping[str, int],
-) -> tuple[str, list[Any]]:
+    filters: Mapping[str, object],
+) -> tuple[str, Sequence[Any]]:
     """Return the SQL of a page, and the values of its parameters."""
-    with recorded_statements(resources) as statements:
+    statements: list[tuple[str, Sequence[Any]]] = []
+
+    def record(_connection: Any, _cursor: Any, sql: str, values: Any, *_: Any) -> None:
+        statements.append((sql, values))
+
+    engine = resources.database.engine.sync_engine
+    event.listen(engine, "before_cursor_execute", record)
+    try:
         await keyset.page(session, query, **filters)
-    cursor = query.cursor and Cursor.decode(query.cursor, keyset._id(filters))
-    place = [cursor.created_at, cursor.row_id] if cursor else []
-    return statements[-1], [*filters.values(), *place]
+    finally:
+        event.remove(engine, "before_cursor_execute", record)
+    return statements[-1]
 
 
 def test_every_list_has_a_plan() -> None:

@@ -1,32 +1,29 @@
-"""Keyset pagination over (created_at, id), without COUNT and OFFSET.
+"""Keyset pagination, without COUNT and OFFSET.
 
-Every page costs the same, because the condition `(created_at, id) < (…)` can use an index on both
-columns. Pages stay correct while rows are inserted and deleted. Source: Winand, *SQL Performance
-Explained*, chapter 7.
+A list is ordered by (created_at, id), or by another column and `id`. Every page costs the same,
+because the condition `(created_at, id) < (…)` can use an index on both columns. Pages stay correct
+while rows are inserted and deleted. Source: Winand, *SQL Performance Explained*, chapter 7.
 """
 
-import binascii
-import struct
-from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
+from enum import Enum
 from hashlib import blake2b
-from typing import Generic, Self, TypeVar
+from typing import Any, Generic, TypeVar
+from uuid import UUID
 
-from sqlalchemy import BigInteger, DateTime, Integer, Select, bindparam, func, tuple_
+from sqlalchemy import BigInteger, BindParameter, Column, Integer, Select, bindparam, func, tuple_
 from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.orm import InstrumentedAttribute
+from sqlalchemy.sql.visitors import iterate
 
-from app.errors import InvalidRequest
 from app.infra.database.base import Base
+from app.infra.database.cursors import Cursor, CursorFormat, cursor_format, plain_decimal
 from app.infra.validation.fields import MAX_ID
 
-VERSION = 1
-EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
-MICROSECOND = timedelta(microseconds=1)
-LAYOUT = struct.Struct(">B?4sqq")  # version, backward, list, microseconds, id
-ENCODED_LENGTH = len(urlsafe_b64encode(bytes(LAYOUT.size)).rstrip(b"="))
-
+RESERVED = frozenset({"keyset_value", "keyset_id", "keyset_limit"})
 
 RowT = TypeVar("RowT", bound=Base)
 
@@ -59,74 +56,64 @@ class Page(Generic[RowT]):
     is_settled: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Cursor:
-    """A position between two rows of a list, and the direction to read in."""
-
-    list_id: bytes
-    created_at: datetime
-    row_id: int
-    backward: bool = False
-
-    def encode(self) -> str:
-        """Encode as URL-safe text. It is opaque to clients, but neither secret nor signed."""
-        microseconds = (self.created_at - EPOCH) // MICROSECOND
-        packed = LAYOUT.pack(VERSION, self.backward, self.list_id, microseconds, self.row_id)
-        return urlsafe_b64encode(packed).rstrip(b"=").decode()
-
-    @classmethod
-    def decode(cls, text: str, list_id: bytes) -> Self:
-        """Decode a cursor of the list `list_id`, or raise `InvalidRequest` (`invalid_cursor`)."""
-        try:
-            if len(text) != ENCODED_LENGTH:
-                raise ValueError("length")
-            packed = urlsafe_b64decode(text.encode("ascii") + b"=" * (-len(text) % 4))
-            version, backward, of_list, microseconds, row_id = LAYOUT.unpack(packed)
-            cursor = cls(of_list, EPOCH + microseconds * MICROSECOND, row_id, backward)
-            # Base64 can encode the same bytes in several ways. Accept only the one of `encode`.
-            if version != VERSION or of_list != list_id or row_id < 0 or cursor.encode() != text:
-                raise ValueError("not ours")
-        except (ValueError, OverflowError, struct.error, binascii.Error):
-            raise InvalidRequest(
-                "The cursor is not valid for this list. Start again without a cursor.",
-                code="invalid_cursor",
-            ) from None
-        return cursor
-
-
 class KeysetList(Generic[RowT]):
     """A list that is read page by page. Its SQL statements are built once, at import.
 
-    `statement` selects one entity. Its bind parameters are passed to `page()` by name. A cursor is
-    valid only for the same list with the same parameters.
+    `statement` selects one entity. Its bind parameters are the filters of the list, which are
+    passed to `page()` by name. A cursor is valid only for the same list with the same filters.
+
+    The list is ordered by `created_at`, or by `order_by`, a column of `row` that is NOT NULL. Rows
+    with equal values are ordered by `id`. Text is ordered by the collation of its column. If a
+    value changes while a client pages, its row may be shown twice or not at all.
     """
 
     def __init__(
-        self, name: str, statement: Select[RowT], row: type[Base], *, newest_first: bool
+        self,
+        name: str,
+        statement: Select[RowT],
+        row: type[Base],
+        *,
+        newest_first: bool = False,
+        order_by: InstrumentedAttribute[Any] | None = None,
+        descending: bool = False,
     ) -> None:
+        if order_by is None:
+            order_by, descending = row.created_at, newest_first or descending
+        elif newest_first:
+            raise TypeError(f"The list {name}: with `order_by`, say `descending`")
+        self._order, self._format = _order(name, row, order_by)
         self._name = name
-        self._newest_first = newest_first
+        self._descending = descending
+        self._filters = _filters(name, statement)
         timed = statement.add_columns(func.now())
-        key = tuple_(row.created_at, row.id)
+        key = tuple_(order_by, row.id)
         place = tuple_(
-            bindparam("at", type_=DateTime(timezone=True)), bindparam("after_id", type_=BigInteger)
+            bindparam("keyset_value", type_=self._format.bind_type),
+            bindparam("keyset_id", type_=BigInteger),
         )
         # LIMIT is a literal: as a parameter, PostgreSQL would plan the statement again each time.
-        limited = timed.limit(bindparam("limit", type_=Integer, literal_execute=True))
-        ascending = limited.order_by(row.created_at, row.id)
-        descending = limited.order_by(row.created_at.desc(), row.id.desc())
-        later, earlier = ascending.where(key > place), descending.where(key < place)
-        self._first = descending if newest_first else ascending
-        self._forward, self._backward = (earlier, later) if newest_first else (later, earlier)
+        limited = timed.limit(bindparam("keyset_limit", type_=Integer, literal_execute=True))
+        up = limited.order_by(order_by, row.id)
+        down = limited.order_by(order_by.desc(), row.id.desc())
+        after, before = up.where(key > place), down.where(key < place)
+        self._first = down if descending else up
+        self._forward, self._backward = (before, after) if descending else (after, before)
 
-    async def page(self, session: AsyncSession, query: PageRequest, **filters: int) -> Page[RowT]:
-        """Read one page in one statement. It reads one more row, to know whether a page follows."""
+    async def page(
+        self, session: AsyncSession, query: PageRequest, /, **filters: object
+    ) -> Page[RowT]:
+        """Read one page in one statement. It reads one more row, to know whether a page follows.
+
+        Raises `InvalidRequest` for a cursor that is not one of this list with these filters.
+        """
+        if filters.keys() != self._filters:
+            raise TypeError(f"The list {self._name} has the filters {sorted(self._filters)}")
         list_id = self._id(filters)
-        cursor = None if query.cursor is None else Cursor.decode(query.cursor, list_id)
-        parameters: dict[str, object] = {**filters, "limit": query.limit + 1}
+        cursor = None if query.cursor is None else self._format.decode(query.cursor, list_id)
+        parameters: dict[str, object] = {**filters, "keyset_limit": query.limit + 1}
         statement = self._first
         if cursor is not None:
-            parameters |= {"at": cursor.created_at, "after_id": cursor.row_id}
+            parameters |= {"keyset_value": cursor.value, "keyset_id": cursor.row_id}
             statement = self._backward if cursor.backward else self._forward
         found = (await session.execute(statement, parameters)).all()
         rows = [row for row, _ in found]
@@ -135,18 +122,25 @@ class KeysetList(Generic[RowT]):
         is_settled = bool(found and newest and found[0][1] - newest > query.max_transaction)
         return Page(items, next_page, prev_page, rows, is_settled)
 
-    def _id(self, filters: Mapping[str, int]) -> bytes:
-        identity = f"{self._name}?{sorted(filters.items())}"
+    def _id(self, filters: Mapping[str, object]) -> bytes:
+        try:
+            identity = f"{self._name}?{sorted((key, _plain(one)) for key, one in filters.items())}"
+        except TypeError as error:
+            raise TypeError(f"The list {self._name}: {error}") from None
+        if self._order != "created_at":
+            identity += f"&order={self._order}&descending={self._descending}"
         return blake2b(identity.encode(), digest_size=4).digest()
 
     def _newest_possible(
         self, rows: Sequence[RowT], limit: int, cursor: Cursor | None
     ) -> datetime | None:
         """Return an upper bound for `created_at` of rows that may appear here, or None."""
-        is_ascending = self._newest_first == (cursor is not None and cursor.backward)
+        if self._order != "created_at":
+            return None
+        is_ascending = self._descending == (cursor is not None and cursor.backward)
         if is_ascending:
             return rows[-1].created_at if len(rows) > limit else None
-        return None if cursor is None else cursor.created_at
+        return None if cursor is None else cursor.value
 
     def _to_page(
         self, rows: Sequence[RowT], limit: int, cursor: Cursor | None, list_id: bytes
@@ -167,11 +161,57 @@ class KeysetList(Generic[RowT]):
         return items, after if more else None, before
 
     def _cursor(self, row: RowT, list_id: bytes, *, backward: bool = False) -> str:
-        return Cursor(list_id, row.created_at, row.id, backward).encode()
+        value = getattr(row, self._order)
+        return self._format.encode(Cursor(list_id, value, row.id, backward))
 
     def _empty_page(self, cursor: Cursor) -> tuple[Sequence[RowT], str | None, str | None]:
         """Return a cursor back to, and including, the row of `cursor`."""
-        step = 1 if self._newest_first == cursor.backward else -1
+        step = 1 if self._descending == cursor.backward else -1
         row_id = min(max(cursor.row_id + step, 0), MAX_ID)
-        back = replace(cursor, row_id=row_id, backward=not cursor.backward).encode()
+        place = replace(cursor, row_id=row_id, backward=not cursor.backward)
+        back = self._format.encode(place)
         return ([], back, None) if cursor.backward else ([], None, back)
+
+
+def _order(
+    name: str, row: type[Base], order_by: InstrumentedAttribute[Any]
+) -> tuple[str, CursorFormat]:
+    """Return the name of the attribute to order by, and the format of its values."""
+    column = order_by.expression
+    if order_by.class_ is not row or not isinstance(column, Column):
+        raise TypeError(f"The list {name} can only be ordered by a column of {row.__name__}")
+    if column.nullable:
+        raise TypeError(
+            f"The list {name} cannot be ordered by {column}, because it can be NULL, and no page "
+            "would show those rows. Make the column NOT NULL, or order by another one."
+        )
+    try:
+        return order_by.key, cursor_format(column.type)
+    except TypeError as error:
+        raise TypeError(f"The list {name} cannot be ordered by {column}: {error}") from None
+
+
+def _filters(name: str, statement: Select[Any]) -> frozenset[str]:
+    """Return the names of the parameters of the statement that have no value yet."""
+    parameters = [part for part in iterate(statement) if isinstance(part, BindParameter)]
+    if taken := RESERVED & {parameter.key for parameter in parameters}:
+        raise TypeError(f"The list {name} cannot have the parameters {sorted(taken)}. Rename them.")
+    return frozenset(parameter.key for parameter in parameters if parameter.required)
+
+
+def _plain(value: object) -> object:
+    """Return a value whose `repr` is the same in every process, for equal filters the same one."""
+    match value:
+        case Enum():
+            return _plain(value.value)
+        case list() | tuple():
+            return [_plain(one) for one in value]
+        case Decimal():
+            return plain_decimal(value)
+        case datetime(tzinfo=None):
+            return value
+        case datetime():
+            return value.astimezone(UTC)
+        case str() | int() | date() | UUID():
+            return value
+    raise TypeError(f"a filter cannot be {type(value).__name__}")

@@ -1,63 +1,405 @@
-"""Cursors that the service issued are accepted, and all others are refused."""
+"""Lists show each row once and in order, and only cursors that the service issued are accepted."""
 
+from base64 import urlsafe_b64encode
+from collections.abc import AsyncIterator
 from dataclasses import replace
-from datetime import UTC, datetime
+from datetime import UTC, date, datetime
+from decimal import Decimal
+from enum import StrEnum
+from typing import Any
 
 import httpx2
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from sqlalchemy import (
+    CHAR,
+    Date,
+    DateTime,
+    Enum,
+    Float,
+    Integer,
+    MetaData,
+    Numeric,
+    SmallInteger,
+    String,
+    Text,
+    bindparam,
+    delete,
+    insert,
+    select,
+)
+from sqlalchemy.orm import Mapped, mapped_column
+from sqlalchemy.types import TypeEngine
 
 from app.errors import InvalidRequest
-from app.infra.database.pagination import Cursor
-from tests.sample.notes import ALL_NOTES
+from app.infra.database.base import Base
+from app.infra.database.cursors import HEAD, TAIL, VERSION, Cursor, CursorFormat, cursor_format
+from app.infra.database.pagination import KeysetList, PageRequest
+from app.infra.dependencies import ProcessResources
+from tests.sample.notes import ALL_NOTES, Note
 
 LIST = b"list"
-CURSORS = st.builds(
-    Cursor,
-    list_id=st.just(LIST),
-    created_at=st.datetimes(min_value=datetime(1, 1, 2), max_value=datetime(9999, 12, 30)).map(
-        lambda moment: moment.replace(tzinfo=UTC)
+FIXTURES = [HealthCheck.function_scoped_fixture]  # they keep nothing of an example
+
+
+class Status(StrEnum):
+    OPEN = "open"
+    DONE = "done"
+
+
+BY_NAME = Enum(Status, native_enum=False)
+
+
+class Separate(Base):
+    """The tables of this module are not among those of the service."""
+
+    __abstract__ = True
+    metadata = MetaData()
+
+
+class Thing(Separate):
+    __tablename__ = "test_things"
+
+    title: Mapped[str] = mapped_column(String(40))
+    day: Mapped[date]
+    count: Mapped[int]
+    small: Mapped[int] = mapped_column(SmallInteger)
+    price: Mapped[Decimal] = mapped_column(Numeric(12, 2))
+    flag: Mapped[bool]
+    status: Mapped[Status] = mapped_column(
+        Enum(Status, native_enum=False, values_callable=lambda kind: [one.value for one in kind])
+    )
+    body: Mapped[str] = mapped_column(Text)
+    nickname: Mapped[str | None] = mapped_column(String(40))
+
+
+THINGS = select(Thing)
+ORDERS = [
+    *(Thing.created_at, Thing.title, Thing.day, Thing.count, Thing.small, Thing.price),
+    *(Thing.status, Thing.id),
+]
+FILTERS: dict[str, Any] = {
+    "title": "b",
+    "day": date(2026, 2, 28),
+    "count": 1,
+    "price": Decimal("1.50"),
+    "flag": True,
+    "status": Status.OPEN,
+}
+# Few values, so that there are ties and each filter finds some rows.
+ROWS = st.lists(
+    st.fixed_dictionaries(
+        {
+            "created_at": st.sampled_from([datetime(2026, 1, 1, h, tzinfo=UTC) for h in range(3)]),
+            "title": st.sampled_from(["", *"aAbBäzé\U0001f4a9", "ab", "a b"]),
+            "day": st.sampled_from([date.min, date(2026, 2, 28), date(2026, 3, 1), date.max]),
+            "count": st.sampled_from([-(2**31), -1, 0, 1, 2**31 - 1]),
+            "small": st.sampled_from([-(2**15), 0, 2**15 - 1]),
+            "price": st.sampled_from([Decimal(n) for n in ("-0.01", "0", "1.50", "9e9", "NaN")]),
+            "flag": st.booleans(),
+            "status": st.sampled_from(Status),
+            "body": st.just(""),
+        }
     ),
-    row_id=st.integers(0, 2**63 - 1),
-    backward=st.booleans(),
+    max_size=12,
+)
+
+
+@pytest.fixture(scope="module")
+async def table(resources: ProcessResources) -> AsyncIterator[None]:
+    async with resources.database.engine.begin() as connection:
+        await connection.run_sync(Separate.metadata.create_all)
+    yield
+    async with resources.database.engine.begin() as connection:
+        await connection.run_sync(Separate.metadata.drop_all)
+
+
+async def store(resources: ProcessResources, rows: list[dict[str, Any]]) -> None:
+    """Replace the rows of the table."""
+    async with resources.database.transaction() as session:
+        await session.execute(delete(Thing))
+        if rows:
+            await session.execute(insert(Thing), rows)
+
+
+@pytest.mark.parametrize("descending", [False, True])
+@pytest.mark.parametrize("order_by", ORDERS, ids=lambda column: column.key)
+@settings(
+    max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    rows=ROWS,
+    limit=st.integers(1, 5),
+    filters=st.sets(st.sampled_from(sorted(FILTERS)), max_size=2),
+)
+async def test_pages_show_each_row_once_and_in_order_in_both_directions(
+    resources: ProcessResources,
+    table: None,
+    order_by: Any,
+    descending: bool,
+    rows: list[dict[str, Any]],
+    limit: int,
+    filters: set[str],
+) -> None:
+    await store(resources, rows)
+    chosen = {name: FILTERS[name] for name in filters}
+    found = THINGS.where(*(getattr(Thing, name) == bindparam(name) for name in chosen))
+    things = KeysetList("things", found, Thing, order_by=order_by, descending=descending)
+    order = [order_by.desc(), Thing.id.desc()] if descending else [order_by, Thing.id]
+    async with resources.database.read() as session:
+        expected = [one.id for one in await session.scalars(found.order_by(*order), chosen)]
+        pages = [await things.page(session, PageRequest(limit), **chosen)]
+        while cursor := pages[-1].next:
+            pages.append(await things.page(session, PageRequest(limit, cursor), **chosen))
+        back = [pages[-1]]
+        while cursor := back[-1].prev:
+            back.append(await things.page(session, PageRequest(limit, cursor), **chosen))
+    assert [row.id for page in pages for row in page.items] == expected
+    assert [row.id for page in reversed(back) for row in page.items] == expected
+    assert not any(page.is_settled for page in pages)
+
+
+async def test_page_after_a_deleted_row_is_read(resources: ProcessResources, table: None) -> None:
+    await store(resources, [row(title=title) for title in "abcd"])
+    things = KeysetList("things", THINGS, Thing, order_by=Thing.title)
+    async with resources.database.read() as session:
+        first = await things.page(session, PageRequest(2))
+    async with resources.database.transaction() as session:
+        await session.execute(delete(Thing).where(Thing.title == "b"))
+    async with resources.database.read() as session:
+        second = await things.page(session, PageRequest(2, first.next))
+    assert [thing.title for thing in second.items] == ["c", "d"]
+
+
+def row(**values: Any) -> dict[str, Any]:
+    usual = {"title": "", "day": date(2026, 1, 1), "count": 0, "small": 0, "price": 0, "flag": True}
+    return {**usual, "status": Status.OPEN, "body": "", **values}
+
+
+async def test_longest_text_has_a_cursor(resources: ProcessResources, table: None) -> None:
+    await store(resources, [row(title="\U0001f4a9" * 40) for _ in range(3)])
+    things = KeysetList("things", THINGS, Thing, order_by=Thing.title)
+    async with resources.database.read() as session:
+        first = await things.page(session, PageRequest(2))
+        second = await things.page(session, PageRequest(2, first.next))
+    assert len(second.items) == 1
+    kind = cursor_format(String(255))
+    longest = Cursor(LIST, "\U0001f4a9" * 255, 1)
+    assert kind.decode(kind.encode(longest), LIST) == longest
+
+
+async def test_filter_may_have_many_values(resources: ProcessResources, table: None) -> None:
+    await store(resources, [row(count=count) for count in range(4)])
+    found = THINGS.where(Thing.count.in_(bindparam("counts", expanding=True)))
+    things = KeysetList("things", found, Thing, order_by=Thing.count)
+    async with resources.database.read() as session:
+        page = await things.page(session, PageRequest(1), counts=[1, 3])
+        page = await things.page(session, PageRequest(1, page.next), counts=[1, 3])
+    assert [thing.count for thing in page.items] == [3]
+
+
+@pytest.mark.parametrize("value", [None, 1.5, b"x", object()])
+async def test_filter_without_a_stable_spelling_is_refused(
+    resources: ProcessResources, value: object
+) -> None:
+    things = KeysetList("things", THINGS.where(Thing.title == bindparam("title")), Thing)
+    async with resources.database.read() as session:
+        with pytest.raises(TypeError, match="The list things: a filter cannot be "):
+            await things.page(session, PageRequest(1), title=value)
+
+
+@pytest.mark.parametrize("filters", [{}, {"title": "a", "count": 1}, {"count": 1}])
+async def test_missing_and_unknown_filters_are_refused(
+    resources: ProcessResources, filters: dict[str, Any]
+) -> None:
+    things = KeysetList("things", THINGS.where(Thing.title == bindparam("title")), Thing)
+    async with resources.database.read() as session:
+        with pytest.raises(TypeError, match="has the filters \\['title'\\]"):
+            await things.page(session, PageRequest(1), **filters)
+
+
+@pytest.mark.parametrize("name", ["keyset_value", "keyset_id", "keyset_limit"])
+def test_parameter_of_the_page_cannot_be_a_filter(name: str) -> None:
+    with pytest.raises(TypeError, match="Rename them"):
+        KeysetList("things", THINGS.where(Thing.count == bindparam(name)), Thing)
+
+
+@pytest.mark.parametrize("name", ["at", "after_id", "limit", "query", "session"])
+async def test_other_names_can_be_filters(
+    resources: ProcessResources, table: None, name: str
+) -> None:
+    await store(resources, [row(count=count) for count in (1, 1, 2)])
+    things = KeysetList("things", THINGS.where(Thing.count == bindparam(name)), Thing)
+    async with resources.database.read() as session:
+        page = await things.page(session, PageRequest(1), **{name: 1})
+        page = await things.page(session, PageRequest(1, page.next), **{name: 1})
+    assert len(page.items) == 1
+    assert page.next is None
+
+
+def test_column_that_can_be_null_is_refused() -> None:
+    with pytest.raises(TypeError, match=r"test_things\.nickname, because it can be NULL"):
+        KeysetList("things", THINGS, Thing, order_by=Thing.nickname)
+
+
+@pytest.mark.parametrize("column", [Thing.body, Thing.flag], ids=["unbounded text", "bool"])
+def test_column_without_a_cursor_is_refused(column: Any) -> None:
+    with pytest.raises(TypeError, match="cannot be ordered by test_things"):
+        KeysetList("things", THINGS, Thing, order_by=column)
+
+
+def test_column_of_another_table_is_refused() -> None:
+    with pytest.raises(TypeError, match="only be ordered by a column of Thing"):
+        KeysetList("things", THINGS, Thing, order_by=Note.created_at)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        Float(),
+        Numeric(),
+        CHAR(3),
+        String(256),
+        String(),
+        Enum(Status),
+        Enum(Status, native_enum=False),
+    ],
+    ids=repr,
+)
+def test_type_without_a_cursor_is_refused(kind: TypeEngine[Any]) -> None:
+    with pytest.raises(TypeError):
+        cursor_format(kind)
+
+
+TEXTS = st.text(st.characters(exclude_characters="\0", codec="utf-8"), max_size=255)
+VALUES: list[tuple[TypeEngine[Any], st.SearchStrategy[Any]]] = [
+    (
+        DateTime(timezone=True),
+        st.datetimes(min_value=datetime(1, 1, 2), max_value=datetime(9999, 12, 30)).map(
+            lambda moment: moment.replace(tzinfo=UTC)
+        ),
+    ),
+    (Date(), st.dates()),
+    (Integer(), st.integers(-(2**63), 2**63 - 1)),
+    (Numeric(30, 10), st.decimals(-(10**19), 10**19, allow_nan=False, places=10)),
+    (String(255), TEXTS),
+]
+CURSORS = st.one_of(
+    *(
+        st.tuples(
+            st.just(cursor_format(kind)),
+            st.builds(
+                Cursor,
+                list_id=st.just(LIST),
+                value=values,
+                row_id=st.integers(0, 2**63 - 1),
+                backward=st.booleans(),
+            ),
+        )
+        for kind, values in VALUES
+    )
 )
 
 
 @given(CURSORS)
-def test_cursor_can_be_decoded(cursor: Cursor) -> None:
-    assert Cursor.decode(cursor.encode(), LIST) == cursor
+def test_cursor_can_be_decoded(one: tuple[CursorFormat, Cursor]) -> None:
+    kind, cursor = one
+    assert kind.decode(kind.encode(cursor), LIST) == cursor
 
 
 @given(CURSORS, st.data())
 def test_altered_cursor_is_refused_or_is_another_cursor(
-    cursor: Cursor, data: st.DataObject
+    one: tuple[CursorFormat, Cursor], data: st.DataObject
 ) -> None:
-    text = cursor.encode()
+    kind, cursor = one
+    text = kind.encode(cursor)
     place = data.draw(st.integers(0, len(text) - 1))
     forged = text[:place] + data.draw(st.characters()) + text[place + 1 :]
     try:
-        assert Cursor.decode(forged, LIST).encode() == forged
+        assert kind.encode(kind.decode(forged, LIST)) == forged
     except InvalidRequest as error:
         assert error.code == "invalid_cursor"
 
 
-@given(st.text())
-def test_arbitrary_text_is_refused(text: str) -> None:
+@given(st.sampled_from(VALUES), st.text())
+def test_arbitrary_text_is_refused(one: tuple[TypeEngine[Any], Any], text: str) -> None:
     with pytest.raises(InvalidRequest):
-        Cursor.decode(text, LIST)
+        cursor_format(one[0]).decode(text, LIST)
 
 
 @given(CURSORS)
-def test_cursor_of_another_list_is_refused(cursor: Cursor) -> None:
+def test_cursor_of_another_list_is_refused(one: tuple[CursorFormat, Cursor]) -> None:
+    kind, cursor = one
     with pytest.raises(InvalidRequest):
-        Cursor.decode(cursor.encode(), b"ours")
+        kind.decode(kind.encode(cursor), b"ours")
 
 
-@given(CURSORS.map(lambda cursor: replace(cursor, row_id=-1 - cursor.row_id)))
-def test_cursor_with_a_negative_id_is_refused(cursor: Cursor) -> None:
+@given(CURSORS)
+def test_cursor_with_a_negative_id_is_refused(one: tuple[CursorFormat, Cursor]) -> None:
+    kind, cursor = one
     with pytest.raises(InvalidRequest):
-        Cursor.decode(cursor.encode(), LIST)
+        kind.decode(kind.encode(replace(cursor, row_id=-1 - cursor.row_id)), LIST)
+
+
+@pytest.mark.parametrize("number", ["1.0", "-0", "01", "1e5", "+1", " 1", "1_0", "Inf", "sNaN"])
+def test_other_spelling_of_a_number_is_refused(number: str) -> None:
+    with pytest.raises(InvalidRequest):
+        cursor_format(Numeric(9, 2)).decode(forged(LIST, number.encode(), 1), LIST)
+
+
+def forged(list_id: bytes, value: bytes, row_id: int, *, backward: bool = False) -> str:
+    packed = HEAD.pack(VERSION, backward, list_id) + value + TAIL.pack(row_id)
+    return urlsafe_b64encode(packed).rstrip(b"=").decode()
+
+
+@pytest.mark.parametrize("order_by", ORDERS, ids=lambda column: column.key)
+@settings(
+    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(
+    value=st.one_of(
+        st.binary(max_size=12),
+        st.binary(min_size=4, max_size=4),
+        st.binary(min_size=8, max_size=8),
+        TEXTS.map(str.encode),
+        st.from_regex(r"-?[0-9]{1,500}(\.[0-9]{1,500})?", fullmatch=True).map(str.encode),
+        st.sampled_from([(2**63 - 1).to_bytes(8), b"NaN", date.max.toordinal().to_bytes(4)]),
+    ),
+    row_id=st.integers(-(2**63), 2**63 - 1),
+    backward=st.booleans(),
+)
+async def test_forged_cursor_is_a_place_in_the_list_or_is_refused(
+    resources: ProcessResources,
+    table: None,
+    order_by: Any,
+    value: bytes,
+    row_id: int,
+    backward: bool,
+) -> None:
+    things = KeysetList("things", THINGS, Thing, order_by=order_by)
+    cursor = forged(things._id({}), value, row_id, backward=backward)
+    async with resources.database.read() as session:
+        try:
+            page = await things.page(session, PageRequest(2, cursor))
+            for again in filter(None, (page.next, page.prev)):
+                await things.page(session, PageRequest(2, again))
+        except InvalidRequest as error:
+            assert error.code == "invalid_cursor"
+
+
+@pytest.mark.parametrize("changed", [{"order_by": Thing.count}, {"descending": True}])
+async def test_cursor_of_another_order_is_refused(
+    resources: ProcessResources, table: None, changed: dict[str, Any]
+) -> None:
+    await store(resources, [row() for _ in range(2)])
+    order: dict[str, Any] = {"order_by": Thing.id}
+    things = KeysetList("things", THINGS, Thing, **order)
+    others = KeysetList("things", THINGS, Thing, **{**order, **changed})
+    async with resources.database.read() as session:
+        page = await things.page(session, PageRequest(1))
+        with pytest.raises(InvalidRequest):
+            await others.page(session, PageRequest(1, page.next))
 
 
 @pytest.mark.parametrize("row_id", [0, 1, 2**63 - 1])
@@ -68,7 +410,8 @@ async def test_empty_page_at_the_smallest_and_largest_id_is_answered(
 ) -> None:
     filters = {"author_id": 1} if "author_id" in url else {}
     list_id = ALL_NOTES._id(filters)
-    cursor = Cursor(list_id, datetime(2026, 1, 1, tzinfo=UTC), row_id, backward).encode()
+    place = Cursor(list_id, datetime(2026, 1, 1, tzinfo=UTC), row_id, backward)
+    cursor = ALL_NOTES._format.encode(place)
     response = await client.get(url, params={**filters, "cursor": cursor})
     assert response.status_code == 200
     page = response.json()

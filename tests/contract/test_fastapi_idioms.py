@@ -16,6 +16,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.infra.dependencies import ReadSession
 from app.infra.web.cacheable import cacheable
+from app.infra.web.openapi import problems
 from app.main import create_app
 from app.settings import Settings
 from coherent_cache import shows
@@ -163,6 +164,16 @@ async def test_routes_added_to_an_included_router_are_known(service: FastAPI) ->
         inner.get("/{thing_id}/tenant")(read_tenant)
         assert (await client.get("/outer/inner/9/tenant")).json() == "nobody"
     assert count_of("/outer/inner/{thing_id}/tenant", 200) == 1
+
+
+@pytest.mark.parametrize("statuses", [(400, 422), (400,), (404,)])
+def test_a_validation_error_is_documented_as_a_problem(
+    service: FastAPI, statuses: tuple[int, ...]
+) -> None:
+    service.get("/{name}", responses=problems(*statuses))(greet)
+    responses = service.openapi()["paths"]["/{name}"]["get"]["responses"]
+    assert responses.keys() == {"200", "422", "503", *map(str, statuses)}
+    assert responses["422"] == problems(422)[422]
 
 
 async def test_the_lifespan_of_an_included_router_runs(service: FastAPI) -> None:

@@ -88,9 +88,7 @@ def _document(app: FastAPI, root_path: str) -> dict[str, Any]:
         if root_path:
             document["servers"] = [{"url": root_path}]
         for operation in (o for path in document["paths"].values() for o in path.values()):
-            responses = operation["responses"]
-            if "400" in responses:  # then the 422 is the one that the framework adds
-                responses.pop("422", None)
+            _correct_validation_error(operation["responses"])
         schemas = document["components"]["schemas"]
         for unused in ("HTTPValidationError", "ValidationError"):
             schemas.pop(unused, None)
@@ -100,6 +98,14 @@ def _document(app: FastAPI, root_path: str) -> dict[str, Any]:
         _prefix_addresses(document["components"].get("securitySchemes", {}), root_path)
         app.openapi_schema = document
     return app.openapi_schema
+
+
+def _correct_validation_error(responses: dict[str, Any]) -> None:
+    """Replace the 422 that the framework adds by a problem. Token endpoints answer 400 instead."""
+    if "TokenProblem" in str(responses.get("400")):
+        responses.pop("422", None)
+    elif "HTTPValidationError" in str(responses.get("422")):
+        responses["422"] = _problem(422)
 
 
 def _prefix_addresses(schemes: dict[str, Any], root_path: str) -> None:

@@ -61,8 +61,8 @@ migration: environment ## Create a migration from the models: make migration m="
 flush-cache: environment ## Empty the cache, for example after a manual change of rows
 	@$(python) -m dev flush-cache
 
-seed: environment ## Fill an empty database with N demo posts: make seed N=1000000
-	@$(python) -m dev seed $(if $(N),--posts "$$N")
+seed: environment ## Fill an empty database with demo data of any size: make seed N=1000000
+	@$(python) -m dev seed $(if $(N),--size "$$N")
 
 clean-data: environment ## Delete the data of the embedded servers (.data)
 	@$(python) -m dev clean-data

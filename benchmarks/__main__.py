@@ -21,7 +21,7 @@ from redis import Redis
 
 from benchmarks.load import Sample, find_wrk, measure
 from dev.address import Address
-from dev.database import DEMO_POSTS, seed, upgrade
+from dev.database import DEMO_SIZE, seed, upgrade
 from dev.server_process import free_port
 from dev.servers import Servers, embedded_servers
 from dev.service import GUNICORN, open_service, wait_until_ready
@@ -131,7 +131,7 @@ def main() -> None:
         servers = stack.enter_context(embedded_servers(folder, durable=False))
         make_room(servers)
         upgrade(servers)
-        seed(servers, DEMO_POSTS)
+        seed(servers, DEMO_SIZE)
         services = {
             name: stack.enter_context(serving(servers, environment))
             for name, environment in SERVICES.items()

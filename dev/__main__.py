@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable
 
 from app.infra.settings_base.sources import SettingsSourceError, ignore_libpq_variables
-from dev.database import DEMO_POSTS, seed, upgrade, write_migration
+from dev.database import DEMO_SIZE, seed, upgrade, write_migration
 from dev.inspection import PROFILE_SECONDS, show_connections, show_memory, write_profile
 from dev.run import run
 from dev.servers import DATA, ROOT, open_servers, remove_data
@@ -45,7 +45,7 @@ def _parse_arguments() -> Arguments:
         if name == "migration":
             subparser.add_argument("-m", "--message", required=True)
         if name == "seed":
-            subparser.add_argument("--posts", type=_positive, default=DEMO_POSTS)
+            subparser.add_argument("--size", type=_positive, default=DEMO_SIZE)
     return parser.parse_args()
 
 
@@ -82,7 +82,7 @@ def _connections(_: Arguments) -> None:
 def _seed(arguments: Arguments) -> None:
     with open_servers() as servers:
         upgrade(servers)
-        seed(servers, arguments.posts)
+        seed(servers, arguments.size)
 
 
 def _clean_data(_: Arguments) -> None:

@@ -9,7 +9,7 @@ from dev.demo_data import DatabaseNotEmpty, load
 from dev.servers import ROOT, Servers
 from dev.terminal import CommandError, say
 
-DEMO_POSTS = 100_000
+DEMO_SIZE = 100_000
 
 
 def upgrade(servers: Servers) -> None:
@@ -23,9 +23,9 @@ def write_migration(servers: Servers, message: str) -> None:
     say(_alembic(servers, "revision", "--autogenerate", "-m", message).strip())
 
 
-def seed(servers: Servers, posts: int) -> None:
+def seed(servers: Servers, size: int) -> None:
     try:
-        asyncio.run(load(servers.database_url, posts))
+        asyncio.run(load(servers.database_url, size))
     except DatabaseNotEmpty as error:
         cure = "Run `make clean-data`" if servers.embedded_database else "Name another database"
         raise CommandError(f"{error} {cure}, then run the command again.") from error
@@ -35,7 +35,7 @@ def seed_if_empty(servers: Servers) -> None:
     """Fill the embedded database when it is new. A configured database is never filled."""
     if servers.embedded_database:
         with suppress(DatabaseNotEmpty):
-            asyncio.run(load(servers.database_url, DEMO_POSTS))
+            asyncio.run(load(servers.database_url, DEMO_SIZE))
 
 
 def _alembic(servers: Servers, *arguments: str) -> str:

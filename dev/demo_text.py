@@ -1,77 +1,68 @@
-"""Writes the names, titles, posts and comments of the demo data.
+"""Writes the texts of the demo data: templates, filled with the phrases of a topic.
 
-The phrases are in demo_text.toml, and every choice comes from the generator that is passed in:
-equal seeds give equal text.
+Every choice comes from the generator that is passed in: equal seeds give equal text. The phrases
+are in demo_topics.toml, and the templates beside the modules in dev/demo.
 """
 
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import islice
 from math import log
 from pathlib import Path
 from random import Random
+from typing import Any
 
-TEXT = tomllib.loads(Path(__file__).with_suffix(".toml").read_text(encoding="utf-8"))
-CORPUS_SENTENCES = 4_000  # of each topic, for posts and again for comments
+PHRASES = tomllib.loads(Path(__file__).with_name("demo_topics.toml").read_text(encoding="utf-8"))
+TOPICS: list[dict[str, list[str]]] = PHRASES["topics"]
+CORPUS_SENTENCES = 4_000  # of each topic
 MAX_SENTENCES = 120
 
 
-class Topic:
-    """A hobby to write about.
+def read_templates(module: str) -> dict[str, Any]:
+    """Return the templates of a module in dev/demo, from the file of the same name."""
+    return tomllib.loads(Path(module).with_suffix(".toml").read_text(encoding="utf-8"))
 
-    It writes some thousand sentences once. A post or comment is a passage of these, because
-    composing 400,000 texts sentence by sentence would take minutes.
-    """
+
+class Topic:
+    """A hobby to write about."""
 
     def __init__(self, rng: Random, phrases: dict[str, list[str]]) -> None:
         self._rng = rng
         self._phrases = {slot: _shuffled(rng, choices) for slot, choices in phrases.items()}
-        self._titles = _shuffled(rng, TEXT["titles"])
-        self._openings = _shuffled(rng, TEXT["openings"])
-        self._sentences = self._write(TEXT["sentences"], share_of_paragraph_ends=0.2)
-        self._replies = self._write(TEXT["replies"], share_of_paragraph_ends=0)
 
-    def post(self) -> tuple[str, str]:
-        """Return a title and a body that begins with what the title says."""
-        phrases = self._draw_phrases()
-        opening = _fill(next(self._openings), phrases)
-        body = self._passage(self._sentences, self._rng.lognormvariate(log(6.4), 0.9))
-        return _fill(next(self._titles), phrases), f"{opening} {body}"
+    def lines(self, *templates: Sequence[str]) -> Iterator[list[str]]:
+        """Write a line from each list of templates, all of them with the same phrases."""
+        shuffled = [_shuffled(self._rng, choices) for choices in templates]
+        while True:
+            phrases = {slot: next(choices) for slot, choices in self._phrases.items()}
+            yield [_fill(next(choices), phrases) for choices in shuffled]
 
-    def comment(self) -> str:
-        return self._passage(self._replies, self._rng.lognormvariate(log(1.9), 0.5))
+    def passages(
+        self, templates: Sequence[str], *, median: float, spread: float, paragraph_ends: float = 0
+    ) -> Iterator[str]:
+        """Write texts with a number of sentences that varies around `median`.
 
-    def bio(self) -> str:
-        return _fill(self._rng.choice(TEXT["bios"]), self._draw_phrases())
-
-    def _write(self, templates: list[str], share_of_paragraph_ends: float) -> list[str]:
-        """Write sentences, each with the white space that follows it."""
-        sentences = []
-        for template in islice(_shuffled(self._rng, templates), CORPUS_SENTENCES):
-            ends_paragraph = self._rng.random() < share_of_paragraph_ends
-            end = "\n\n" if ends_paragraph else " "
-            sentences.append(_fill(template, self._draw_phrases()) + end)
-        return sentences
-
-    def _passage(self, sentences: list[str], wanted: float) -> str:
-        count = min(max(1, round(wanted)), MAX_SENTENCES)
-        start = self._rng.randrange(len(sentences) - count)
-        return "".join(sentences[start : start + count]).rstrip()
-
-    def _draw_phrases(self) -> dict[str, str]:
-        return {slot: next(choices) for slot, choices in self._phrases.items()}
+        Some thousand sentences are written once, and each text is a passage of these: composing
+        400,000 texts sentence by sentence would take minutes. `paragraph_ends` is the share of the
+        sentences after which a paragraph ends.
+        """
+        rng = self._rng
+        sentences = [
+            line + ("\n\n" if rng.random() < paragraph_ends else " ")
+            for [line] in islice(self.lines(templates), CORPUS_SENTENCES)
+        ]
+        while True:
+            wanted = round(rng.lognormvariate(log(median), spread))
+            count = min(max(1, wanted), MAX_SENTENCES)
+            start = rng.randrange(len(sentences) - count)
+            yield "".join(sentences[start : start + count]).rstrip()
 
 
 def topics(rng: Random) -> list[Topic]:
-    return [Topic(rng, TEXT["phrases"] | topic) for topic in TEXT["topics"]]
+    return [Topic(rng, PHRASES["phrases"] | topic) for topic in TOPICS]
 
 
-def full_name(rng: Random) -> str:
-    language = rng.choice(TEXT["names"])
-    return f"{rng.choice(language['first'])} {rng.choice(language['last'])}"
-
-
-def _shuffled(rng: Random, choices: list[str]) -> Iterator[str]:
+def _shuffled(rng: Random, choices: Sequence[str]) -> Iterator[str]:
     """Yield the choices in random order for ever; each once before any is repeated."""
     while True:
         yield from rng.sample(choices, len(choices))

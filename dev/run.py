@@ -6,7 +6,8 @@ import signal
 from app.settings import load_settings, misspelt_variables
 from dev.address import Address, choose_address
 from dev.database import seed_if_empty, upgrade
-from dev.demo_data import DEMO_EMAIL, DEMO_PASSWORD
+from dev.demo.users import DEMO_EMAIL, DEMO_PASSWORD
+from dev.demo_data import demos
 from dev.servers import Servers, configured, open_servers
 from dev.service import GUNICORN, UVICORN, ended_by_itself, open_service, wait_until_ready
 from dev.terminal import bold, say
@@ -14,14 +15,9 @@ from dev.terminal import bold, say
 _READY_SECONDS = 60.0
 
 # The commands can be pasted into bash and zsh. URLs are quoted because zsh expands `?`.
-_LIST = "curl -s '{url}/v1/posts?limit=2'"
 _TOKEN = (
     "TOKEN=$(curl -s '{url}/v1/auth/token' -d 'username={email}' -d 'password={password}'"
     """ | sed 's/.*"access_token": *"\\([^"]*\\)".*/\\1/')"""
-)
-_CREATE = (
-    """curl -s '{url}/v1/posts' -H "Authorization: Bearer $TOKEN" """
-    """-H 'Content-Type: application/json' -d '{{"title": "Hello", "body": "My first post"}}'"""
 )
 
 
@@ -58,22 +54,23 @@ def _welcome(url: str, *, embedded_database: bool) -> str:
     if not embedded_database:
         login = "none; `make seed N=1000` adds demo data to an empty database"
     kept = " The data stays in .data until `make clean-data`." if embedded_database else ""
-    list_, token, create = (
-        template.format(url=url, email=DEMO_EMAIL, password=DEMO_PASSWORD)
-        for template in (_LIST, _TOKEN, _CREATE)
-    )
-    return f"""
-{bold("Service")}        {bold(url)}
-{bold("Documentation")}  {url}/docs
-{bold("Live board")}     {url}/
-{bold("Demo login")}     {login}
+    pages = {"Service": bold(url), "Documentation": f"{url}/docs"}
+    for demo in demos():
+        pages |= {title: url + path for title, path in demo.pages.items()}
+    pages["Demo login"] = login
+    width = max(map(len, pages))
+    lines = [f"{bold(title)}{' ' * (width - len(title))}  {page}" for title, page in pages.items()]
+    for title, command in _commands().items():
+        filled = command.format(url=url, email=DEMO_EMAIL, password=DEMO_PASSWORD)
+        lines += ["", bold(title), f"  {filled}"]
+    return "\n".join(["", *lines, "", f"Press Ctrl-C to stop.{kept}", ""])
 
-{bold("Read the newest posts")}
-  {list_}
-{bold("Get a token")}
-  {token}
-{bold("Write a post with it")}
-  {create}
 
-Press Ctrl-C to stop.{kept}
-"""
+def _commands() -> dict[str, str]:
+    """Return the commands to try, by their titles."""
+    commands: dict[str, str] = {}
+    with_token: dict[str, str] = {}
+    for demo in demos():
+        commands |= demo.commands
+        with_token |= demo.commands_with_token
+    return {**commands, "Get a token": _TOKEN, **with_token}

@@ -1,0 +1,1 @@
+"""What `make run` has of each feature: one module per feature, which defines `DEMO`."""

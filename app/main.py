@@ -16,7 +16,7 @@ from app.infra.lifespan import open_resources
 from app.infra.observability.diagnostics import check_database_use
 from app.infra.observability.logs import Log, open_log
 from app.infra.observability.settings import DiagnosticsSettings, LogSettings, MetricsSettings
-from app.infra.observability.tracing import telemetry, traces
+from app.infra.observability.tracing import traces
 from app.infra.server.settings import ServerSettings
 from app.infra.settings_base.section import Sections
 from app.infra.web.body_limit import BodyLimitMiddleware
@@ -40,6 +40,7 @@ from app.infra.web.root_path import RootPathMiddleware
 from app.infra.web.routing import use_route_table
 from app.infra.web.server_error import UnhandledErrorMiddleware
 from app.infra.web.settings import CorsSettings, DocsSettings, LimitsSettings
+from app.infra.web.telemetry import telemetry
 from app.infra.web.trusted_hosts import TrustedHostsMiddleware
 from app.settings import Settings, load_settings
 from coherent_cache import NoCache

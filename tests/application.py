@@ -9,8 +9,8 @@ from fastapi import FastAPI
 from sqlalchemy import event
 from starlette.types import ASGIApp
 
-from app.infra.dependencies import ProcessResources
 from app.infra.observability.logs import Log
+from app.infra.resources import ProcessResources
 from app.main import create_app
 from app.settings import Settings
 from coherent_cache.relay import Relay

@@ -21,8 +21,8 @@ from sqlalchemy import make_url, text
 from sqlalchemy.ext.asyncio import create_async_engine
 
 from app.infra.database.base import Base
-from app.infra.dependencies import ProcessResources
 from app.infra.observability.diagnostics import listeners
+from app.infra.resources import ProcessResources
 from app.infra.settings_base.sources import ignore_libpq_variables
 from app.settings import Settings
 from coherent_cache import trust

@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 
-from app.infra.dependencies import ProcessResources
+from app.infra.resources import ProcessResources
 
 MORNING = datetime(2026, 1, 1, tzinfo=UTC)
 

@@ -2,7 +2,6 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 from datetime import timedelta
 from typing import Annotated
 
@@ -12,37 +11,17 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.errors import Unavailable
 from app.infra.database.pagination import PageRequest
-from app.infra.database.replica import Replica
-from app.infra.database.sessions import Database
 from app.infra.observability.metrics import REPLICA_READS
 from app.infra.observability.request_context import request_context
-from app.infra.security.access_tokens import AccessTokens
-from app.infra.security.passwords import Passwords
-from app.infra.settings_base.section import Sections
+from app.infra.resources import ProcessResources
 from app.infra.validation.fields import Limit
 from app.infra.validation.preconditions import Precondition, join_header_lines
 from app.infra.web.request_retry import RetryRequest, may_retry
 from app.infra.web.settings import LimitsSettings
-from coherent_cache import Cache, NoCache, Reader, collect_shown_tags
+from coherent_cache import collect_shown_tags
 
 # A request is cancelled after LIMITS_REQUEST_SECONDS. Its COMMIT may take this long.
 COMMIT_MARGIN = timedelta(seconds=5)
-
-
-@dataclass(frozen=True, slots=True)
-class ProcessResources:
-    """What a process holds open. It is made once, and nothing connects before its first use.
-
-    `cache` and `replica` are None if the settings have none. `reader` works in either case.
-    """
-
-    settings: Sections
-    database: Database
-    replica: Replica | None
-    cache: Cache | None
-    reader: Reader | NoCache
-    passwords: Passwords
-    access_tokens: AccessTokens
 
 
 async def process_resources(request: Request) -> ProcessResources:

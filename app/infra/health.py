@@ -18,8 +18,8 @@ from sqlalchemy.exc import DBAPIError
 from app.errors import Unavailable
 from app.infra.database.schema_version import Revisions, read_revisions
 from app.infra.database.sessions import Database
-from app.infra.dependencies import ProcessResources
 from app.infra.observability.background import detached, failing
+from app.infra.resources import ProcessResources
 from app.infra.shutdown import server_shutdown
 from coherent_cache import CACHE_ERRORS, Cache
 

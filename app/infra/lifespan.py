@@ -12,12 +12,12 @@ from app.infra.database.pool import FifoPool
 from app.infra.database.replica import Replica, open_replica
 from app.infra.database.sessions import Database
 from app.infra.database.settings import DatabaseSettings
-from app.infra.dependencies import ProcessResources
 from app.infra.observability.background import in_background
 from app.infra.observability.diagnostics import watch_event_loop, watch_tasks
 from app.infra.observability.process_metrics import sample
 from app.infra.observability.settings import DiagnosticsSettings
 from app.infra.observability.tracing import span, traces
+from app.infra.resources import ProcessResources
 from app.infra.security.access_tokens import AccessTokens
 from app.infra.security.passwords import Passwords
 from app.infra.security.settings import AuthSettings

@@ -6,7 +6,7 @@ import httpx2
 import pytest
 
 from app.features.users.models import User
-from app.infra.dependencies import ProcessResources
+from app.infra.resources import ProcessResources
 from app.settings import Settings
 from tests.contract.callers import Caller, log_in
 from tests.contract.declaration import Ids

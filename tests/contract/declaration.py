@@ -10,7 +10,7 @@ from typing import Any
 
 from app.features.users.models import User
 from app.infra.database.pagination import KeysetList
-from app.infra.dependencies import ProcessResources
+from app.infra.resources import ProcessResources
 from tests.contract.callers import Caller
 
 Ids = dict[str, int]

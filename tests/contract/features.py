@@ -7,7 +7,7 @@ from pathlib import Path
 from fastapi.routing import RouteContext
 
 from app.features.users.models import User
-from app.infra.dependencies import ProcessResources
+from app.infra.resources import ProcessResources
 from app.infra.web.cacheable import policy_of
 from tests.contract.declaration import Contract, Ids, Route, World
 from tests.contract.document import BY_ROUTE, ROUTES

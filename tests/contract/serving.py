@@ -9,7 +9,7 @@ from typing import Any, TypeVar
 
 import uvicorn
 
-from app.infra.dependencies import ProcessResources
+from app.infra.resources import ProcessResources
 from app.infra.server.wiring import server_config
 from app.main import create_app
 from app.settings import Settings

@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.infra.database.base import Base
 from app.infra.database.pagination import KeysetList, PageRequest
-from app.infra.dependencies import ProcessResources
+from app.infra.resources import ProcessResources
 from tests.contract.declaration import ListPlan, Lookup
 from tests.contract.features import CONTRACTS
 

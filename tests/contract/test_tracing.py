@@ -22,7 +22,8 @@ from sqlalchemy.exc import DBAPIError
 from app.infra.database.engine import open_engine
 from app.infra.observability import tracing
 from app.infra.observability.request_context import RequestContext, request_context
-from app.infra.observability.tracing import telemetry, traces
+from app.infra.observability.tracing import traces
+from app.infra.web.telemetry import telemetry
 from app.settings import Settings
 from dev.address import Address
 from dev.server_process import free_port

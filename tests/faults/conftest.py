@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 
 import pytest
 
-from app.infra.dependencies import ProcessResources
+from app.infra.resources import ProcessResources
 from tests.faults.postgres import Backend, open_backend
 from tests.faults.service import Service, serving
 from tests.faults.valkey import Valkey, open_own_valkey

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from app.infra.dependencies import ProcessResources
+from app.infra.resources import ProcessResources
 from tests.sample.factory import NoteFactory
 from tests.tls import make_certificate
 

@@ -9,8 +9,8 @@ from fastapi import FastAPI
 from sqlalchemy import text
 
 from app.infra.database.schema_version import read_revisions
-from app.infra.dependencies import ProcessResources
 from app.infra.health import lifespan
+from app.infra.resources import ProcessResources
 from app.settings import Settings
 from tests.application import client_of, running
 

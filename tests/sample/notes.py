@@ -25,9 +25,10 @@ from app.infra.database.base import Base
 from app.infra.database.pagination import KeysetList, Page
 from app.infra.dependencies import Conditions, PageQuery, ReadSession, WriteSession
 from app.infra.validation.fields import KIB, Id, Input, Text
+from app.infra.validation.page_schema import PageRead
 from app.infra.web.cacheable import cacheable
 from app.infra.web.etags import tagged_response
-from app.infra.web.link_header import PageRead, link_neighbours
+from app.infra.web.link_header import link_neighbours
 from coherent_cache import invalidate, shows
 
 

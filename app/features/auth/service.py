@@ -12,7 +12,7 @@ from app.features.auth import queries
 from app.features.auth.queries import TokenFamily
 from app.features.auth.schemas import TokenRead
 from app.features.users.queries import get_user_by_email, set_password_hash
-from app.infra.dependencies import ProcessResources
+from app.infra.resources import ProcessResources
 from app.infra.security.passwords import PasswordMatch
 from app.infra.security.settings import AuthSettings
 from app.infra.validation.fields import normalise_email

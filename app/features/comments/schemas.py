@@ -7,7 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from app.features.users.schemas import Author
 from app.infra.validation.fields import Input, Text
-from app.infra.web.link_header import PageRead
+from app.infra.validation.page_schema import PageRead
 
 
 class CommentCreate(Input):

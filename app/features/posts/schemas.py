@@ -7,7 +7,7 @@ from pydantic import MISSING, BaseModel, ConfigDict, Field
 
 from app.features.users.schemas import Author
 from app.infra.validation.fields import Input, Text
-from app.infra.web.link_header import PageRead
+from app.infra.validation.page_schema import PageRead
 
 Title = Annotated[Text, Field(min_length=1, max_length=200)]
 Body = Annotated[Text, Field(min_length=1, max_length=20_000)]

@@ -8,7 +8,7 @@ from sqlalchemy.orm import make_transient_to_detached
 from app.features.users import queries, tags
 from app.features.users.models import User
 from app.infra.cache.settings import CacheSettings
-from app.infra.dependencies import ProcessResources
+from app.infra.resources import ProcessResources
 from coherent_cache import Entry
 
 CACHED_FIELDS = ("id", "name", "bio", "avatar_url", "created_at", "deleted_at")

@@ -8,21 +8,12 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from fastapi.telemetry import TelemetryConfig
 from opentelemetry import trace
 from opentelemetry.trace import SpanKind, StatusCode
 
 from app.infra.observability.request_context import request_context
 
 ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
-
-# OTLP over HTTP is the only exporter that is installed.
-SUPPORTED = {
-    "OTEL_TRACES_EXPORTER": "otlp",
-    "OTEL_EXPORTER_OTLP_PROTOCOL": "http/protobuf",
-    "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": "http/protobuf",
-}
-EXPORT_SECONDS = "2"  # an unreachable collector must not delay a shutdown
 
 _tracer = trace.get_tracer("app")
 
@@ -34,30 +25,6 @@ def traces() -> bool:
         or os.environ.get("OTEL_TRACES_EXPORTER") == "none"
     )
     return not off and any(map(os.environ.get, ENDPOINTS))
-
-
-def telemetry() -> TelemetryConfig:
-    """Return FastAPI's configuration. Metrics and logs have their own ways out of the service."""
-    if traces():
-        _refuse_unsupported()
-        os.environ.setdefault("OTEL_EXPORTER_OTLP_TIMEOUT", EXPORT_SECONDS)
-    return {
-        "metrics": False,
-        "logs": False,
-        "operation_spans": False,
-        "tracing": traces(),
-        "auto_configure": traces(),
-    }
-
-
-def _refuse_unsupported() -> None:
-    """End the process with a sentence. FastAPI would only warn, and send no traces."""
-    for name, only in SUPPORTED.items():
-        if (value := os.environ.get(name, only)) != only:
-            raise SystemExit(
-                f"The service cannot start. {name} is {value}, but traces can only be sent by "
-                f"{only}. Set {name} to {only}."
-            )
 
 
 @contextmanager

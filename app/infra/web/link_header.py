@@ -1,23 +1,11 @@
-"""The response for a page of a list: its body and its `Link` header (RFC 8288)."""
+"""The `Link` header of the response for a page of a list (RFC 8288)."""
 
-from typing import Generic, TypeVar
 from urllib.parse import quote, urlencode
 
-from pydantic import BaseModel
 from starlette.requests import Request
 from starlette.responses import Response
 
 from app.infra.database.pagination import Page, RowT
-
-ItemT = TypeVar("ItemT")
-
-
-class PageRead(BaseModel, Generic[ItemT]):
-    """Items, and the cursors of the next and previous page, null where there is none."""
-
-    items: list[ItemT]
-    next: str | None
-    prev: str | None
 
 
 def link_neighbours(

@@ -11,7 +11,7 @@ from sqlalchemy import func, select, text
 from app.features.auth import queries
 from app.features.auth.models import RefreshToken
 from app.features.users.models import User
-from app.infra.dependencies import ProcessResources
+from app.infra.resources import ProcessResources
 from app.settings import Settings
 from tests.application import client_of, running
 from tests.features.users.factory import PASSWORD, UserFactory

@@ -8,7 +8,7 @@ import jwt
 import pytest
 from argon2 import PasswordHasher
 
-from app.infra.dependencies import ProcessResources
+from app.infra.resources import ProcessResources
 from app.settings import Settings
 from tests.features.users.factory import PASSWORD, UserFactory
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from app.infra.dependencies import ProcessResources
+from app.infra.resources import ProcessResources
 from tests.features.comments.factory import CommentFactory
 
 

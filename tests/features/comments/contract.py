@@ -3,7 +3,7 @@
 from app.features.comments.queries import COMMENTS_OF_POST
 from app.features.posts.models import Post
 from app.features.users.models import User
-from app.infra.dependencies import ProcessResources
+from app.infra.resources import ProcessResources
 from tests.contract.declaration import Contract, Ids, ListPlan, Route, World
 from tests.features.comments.factory import CommentFactory
 

@@ -2,7 +2,7 @@
 
 from app.features.posts.queries import ALL_POSTS, POSTS_BY_AUTHOR
 from app.features.users.models import User
-from app.infra.dependencies import ProcessResources
+from app.infra.resources import ProcessResources
 from tests.contract.declaration import Contract, Ids, ListPlan, Route, World
 from tests.features.posts.factory import PostFactory
 

@@ -6,7 +6,7 @@ import httpx2
 import pytest
 from sqlalchemy import text
 
-from app.infra.dependencies import ProcessResources
+from app.infra.resources import ProcessResources
 from app.infra.security.passwords import PasswordMatch
 from tests.features.users.factory import PASSWORD, UserFactory
 from tests.sample.factory import NoteFactory

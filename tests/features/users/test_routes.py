@@ -7,7 +7,7 @@ import pytest
 from sqlalchemy import func, select
 
 from app.features.users.models import User
-from app.infra.dependencies import ProcessResources
+from app.infra.resources import ProcessResources
 from tests.features.users.factory import UserFactory
 
 Client = httpx2.AsyncClient

@@ -15,7 +15,7 @@ from app.infra.cache.wiring import cache_config
 from app.infra.database.engine import open_outbox_engine
 from app.infra.database.sessions import Database
 from app.infra.database.settings import DatabaseSettings
-from app.infra.dependencies import ProcessResources
+from app.infra.resources import ProcessResources
 from coherent_cache import Cache
 from coherent_cache.outbox import Outbox
 from coherent_cache.relay import Relay

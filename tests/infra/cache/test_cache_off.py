@@ -8,7 +8,7 @@ import httpx2
 import pytest
 from fastapi import FastAPI
 
-from app.infra.dependencies import ProcessResources
+from app.infra.resources import ProcessResources
 from app.settings import Settings
 from tests.application import client_of, recorded_statements, running
 from tests.cached_app import GZIP, LONG, NO_CACHE, NO_STORE, patient

@@ -8,7 +8,8 @@ from fastapi import FastAPI
 from sqlalchemy import text
 
 from app.features.users.models import User
-from app.infra.dependencies import ProcessResources, WriteSession
+from app.infra.dependencies import WriteSession
+from app.infra.resources import ProcessResources
 from app.settings import Settings
 from tests.application import client_of, running
 from tests.features.users.factory import PASSWORD

@@ -36,7 +36,7 @@ from app.errors import InvalidRequest
 from app.infra.database.base import Base
 from app.infra.database.cursors import HEAD, TAIL, VERSION, Cursor, CursorFormat, cursor_format
 from app.infra.database.pagination import KeysetList, PageRequest
-from app.infra.dependencies import ProcessResources
+from app.infra.resources import ProcessResources
 from tests.sample.notes import ALL_NOTES, Note
 
 LIST = b"list"

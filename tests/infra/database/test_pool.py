@@ -9,7 +9,7 @@ import pytest
 from fastapi import FastAPI
 from sqlalchemy import make_url, text
 
-from app.infra.dependencies import ProcessResources
+from app.infra.resources import ProcessResources
 from app.settings import Settings
 from tests.application import client_of, running
 from tests.sample.factory import NoteFactory

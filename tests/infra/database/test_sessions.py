@@ -15,7 +15,8 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from app.errors import Conflict
 from app.features.users.models import User
 from app.infra.database.sessions import after_commit
-from app.infra.dependencies import ProcessResources, ReadSession, WriteSession
+from app.infra.dependencies import ReadSession, WriteSession
+from app.infra.resources import ProcessResources
 from app.settings import Settings
 from coherent_cache import invalidate
 from tests.application import client_of, running

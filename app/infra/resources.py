@@ -1,0 +1,26 @@
+"""What a process holds open."""
+
+from dataclasses import dataclass
+
+from app.infra.database.replica import Replica
+from app.infra.database.sessions import Database
+from app.infra.security.access_tokens import AccessTokens
+from app.infra.security.passwords import Passwords
+from app.infra.settings_base.section import Sections
+from coherent_cache import Cache, NoCache, Reader
+
+
+@dataclass(frozen=True, slots=True)
+class ProcessResources:
+    """Made once. Nothing connects before its first use.
+
+    `cache` and `replica` are None if the settings have none. `reader` works in either case.
+    """
+
+    settings: Sections
+    database: Database
+    replica: Replica | None
+    cache: Cache | None
+    reader: Reader | NoCache
+    passwords: Passwords
+    access_tokens: AccessTokens

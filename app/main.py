@@ -45,9 +45,7 @@ from app.infra.web.trusted_hosts import TrustedHostsMiddleware
 from app.settings import Settings, load_settings
 from coherent_cache import NoCache
 
-DESCRIPTION = """Users, posts and comments.
-
-Errors are `application/problem+json` with a stable `code`. Lists are read page by page: `next` and
+DESCRIPTION = """Errors are `application/problem+json` with a stable `code`. Lists are read page by page: `next` and
 `prev` are opaque cursors, in the body and in the `Link` header."""
 
 

@@ -13,11 +13,29 @@ from datetime import datetime
 from typing import Any, Generic, TypeVar
 
 ValueT = TypeVar("ValueT")
-Comments = tuple[str, ...]
-State = tuple[str, Comments] | None  # title and comments of a post that exists
+Json = dict[str, Any]
 Place = tuple[datetime, int]
 
 ALWAYS, NEVER = float("-inf"), float("inf")
+
+
+@dataclass(frozen=True)
+class Content:
+    """What a post that exists shows."""
+
+    title: str
+    comments: tuple[str, ...] = ()
+
+    def is_shown_by(self, post: Json) -> bool:
+        return all(
+            [
+                post["title"] == self.title,
+                post["comment_count"] == len(self.comments),
+            ]
+        )
+
+
+State = Content | None
 
 
 @dataclass
@@ -126,7 +144,11 @@ class Ledger:
         if shown is None or (register := self.by_id.get(post_id)) is None:
             return self.item(post_id, None, started_at) if shown is None else []
         bodies = tuple(comment["body"] for comment in shown["items"])
-        found = [register.check(lambda state: state is not None and state[1] == bodies, started_at)]
+
+        def shows(state: State) -> bool:
+            return state is not None and state.comments == bodies
+
+        found = [register.check(shows, started_at)]
         found += [self._author(comment["author"], started_at) for comment in shown["items"]]
         return [one for one in found if one is not None]
 
@@ -159,13 +181,11 @@ class Ledger:
         return self.places[start:end]
 
     def _shown(self, post: dict[str, Any], started_at: float) -> Iterator[Finding]:
-        title, count = post["title"], post["comment_count"]
-
         def shows(state: State) -> bool:
-            return state is not None and state[0] == title and len(state[1]) == count
+            return state is not None and state.is_shown_by(post)
 
         for found in (
-            self.posts[label_of(title)].check(shows, started_at),
+            self.posts[label_of(post["title"])].check(shows, started_at),
             self._author(post["author"], started_at),
         ):
             if found is not None:

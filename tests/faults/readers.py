@@ -58,8 +58,15 @@ class Reader:
         """Read at the given rate, or as fast as responses arrive."""
         loop = asyncio.get_running_loop()
         next_at = loop.time() + random.random() / self._rate
-        kinds = [self._item] * 8 + [self._comments] * 3 + [self._user] * 3 + [self._first] * 3
-        kinds += [self._of_author] * 2 + [self._deep] * 2 + [self._unborn]
+        kinds = [
+            *[self._item] * 8,
+            *[self._comments] * 3,
+            *[self._user] * 3,
+            *[self._first] * 3,
+            *[self._of_author] * 2,
+            *[self._deep] * 2,
+            self._unborn,
+        ]
         try:
             while True:
                 await asyncio.sleep(max(0.0, next_at - loop.time()))

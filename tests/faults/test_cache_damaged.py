@@ -8,8 +8,8 @@ import pytest
 from redis.asyncio import Redis
 
 from tests.coherent_cache.test_damage import KINDS, cut, flipped, replace_key, replaced
+from tests.faults.author import sign_up
 from tests.faults.conftest import Judge, Serve
-from tests.faults.load import sign_up
 from tests.faults.valkey import Valkey
 from tests.faults.verdicts import GUARDED
 from tests.faults.wire import Wire

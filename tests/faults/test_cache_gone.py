@@ -7,18 +7,9 @@ from functools import partial
 import pytest
 import redis
 
+from tests.faults.author import Author, sign_up
 from tests.faults.conftest import Judge, Serve
-from tests.faults.load import (
-    Answer,
-    Author,
-    constantly,
-    late,
-    percentile,
-    sign_up,
-    slowest,
-    timed,
-    unexpected,
-)
+from tests.faults.load import Answer, constantly, late, percentile, slowest, timed, unexpected
 from tests.faults.postgres import Backend
 from tests.faults.valkey import Valkey
 from tests.faults.verdicts import GUARDED
@@ -148,7 +139,7 @@ async def test_cached_reads_go_on_without_the_database(
         backend.kill()
         try:
             async with constantly(
-                50, lambda n: timed(service.client, "GET", paths[n % 3]), answers
+                50, lambda n: timed(service.client, "GET", paths[n % len(paths)]), answers
             ):
                 await asyncio.sleep(5)
             write = await timed(

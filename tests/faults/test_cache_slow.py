@@ -6,19 +6,10 @@ from functools import partial
 import asyncpg
 import pytest
 
+from tests.faults.author import Author, sign_up
 from tests.faults.conftest import Judge, Serve
 from tests.faults.far_valkey import far_away
-from tests.faults.load import (
-    Answer,
-    Author,
-    constantly,
-    late,
-    percentile,
-    sign_up,
-    slowest,
-    timed,
-    unexpected,
-)
+from tests.faults.load import Answer, constantly, late, percentile, slowest, timed, unexpected
 from tests.faults.postgres import Backend
 from tests.faults.valkey import Valkey
 from tests.faults.verdicts import GUARDED

@@ -4,8 +4,8 @@ import asyncio
 
 import pytest
 
+from tests.faults.author import sign_up
 from tests.faults.conftest import Judge, Serve
-from tests.faults.load import sign_up
 from tests.faults.postgres import Backend
 from tests.faults.service import Service
 from tests.faults.verdicts import GUARDED

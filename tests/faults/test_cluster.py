@@ -12,10 +12,10 @@ import pytest
 from app.infra.cache.wiring import cache_config
 from app.settings import Settings
 from coherent_cache import flush_cache
+from tests.faults.author import sign_up
 from tests.faults.cluster import NODE_TIMEOUT_MILLISECONDS, Cluster, open_cluster
 from tests.faults.conftest import Judge
 from tests.faults.history import repeated, run_history
-from tests.faults.load import sign_up
 from tests.faults.postgres import Backend
 from tests.faults.service import serving
 from tests.faults.test_histories import seconds_of

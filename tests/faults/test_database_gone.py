@@ -5,8 +5,9 @@ import asyncio
 import pytest
 
 from app.infra.database.settings import DatabaseSettings
+from tests.faults.author import sign_up
 from tests.faults.conftest import Judge, Serve
-from tests.faults.load import Answer, constantly, late, sign_up, slowest, unexpected
+from tests.faults.load import Answer, constantly, late, slowest, unexpected
 from tests.faults.postgres import Backend
 from tests.faults.verdicts import GUARDED
 

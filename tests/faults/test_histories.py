@@ -13,9 +13,10 @@ from contextlib import AbstractAsyncContextManager, asynccontextmanager, nullcon
 
 import pytest
 
+from tests.faults.author import sign_up
 from tests.faults.conftest import Judge, Serve
 from tests.faults.history import MEMORY_SECONDS, repeated, run_history
-from tests.faults.load import late, sign_up, timed
+from tests.faults.load import late, timed
 from tests.faults.postgres import Backend
 from tests.faults.service import Service
 from tests.faults.valkey import Valkey

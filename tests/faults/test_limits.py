@@ -11,7 +11,7 @@ from app.infra.server.settings import ServerSettings
 from app.infra.web.settings import LimitsSettings
 from dev.address import Address
 from tests.faults.conftest import Judge, Serve
-from tests.faults.load import outcome, sign_up
+from tests.faults.load import outcome, register
 from tests.faults.rude import CUT_OFF, LONG_FIELD, MANY_FIELDS, SLOW_BODY, SLOW_HEAD, Manner, crowd
 from tests.faults.service import Service
 from tests.faults.verdicts import GUARDED
@@ -102,8 +102,8 @@ async def test_slow_and_oversized_requests_do_not_delay_other_clients(
     statuses: set[int],
 ) -> None:
     async with serve(control) as service:
-        author = await sign_up(service.client)
-        load = Load(service.address, "/v1/users/me", author.headers)
+        _, headers = await register(service.client)
+        load = Load(service.address, "/v1/users/me", headers)
         await load.run(GOOD_RATE, 3)
         before = await load.run(GOOD_RATE, BASELINE_SECONDS)
         async with crowd(service.address, CROWD, manners, BACK_AFTER_SECONDS) as found:

@@ -11,8 +11,9 @@ from itertools import chain
 import pytest
 
 from dev.address import Address
+from tests.faults.author import sign_up
 from tests.faults.conftest import Judge, Serve
-from tests.faults.load import Answer, constantly, late, sign_up, slowest, timed, unexpected
+from tests.faults.load import Answer, constantly, late, slowest, timed, unexpected
 from tests.faults.service import resident_mib
 from tests.faults.test_bodies import request_bytes, send
 from tests.faults.test_limits import Load, not_served, share

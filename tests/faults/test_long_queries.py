@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 
 from dev.address import Address
+from tests.faults.author import sign_up
 from tests.faults.balancer import HAPROXY, NGINX, deployed_haproxy, deployed_nginx
 from tests.faults.callers import raise_first
 from tests.faults.conftest import Judge, Serve
-from tests.faults.load import sign_up
 from tests.faults.service import Service
 from tests.faults.verdicts import GUARDED
 from tests.faults.wire import Reply, Wire

@@ -11,18 +11,10 @@ from pathlib import Path
 import pytest
 
 from graceful_gunicorn.multiprocess_metrics import FOLDER
+from tests.faults.author import Author, sign_up
 from tests.faults.conftest import Judge, Serve
 from tests.faults.counters import Counters
-from tests.faults.load import (
-    NO_ANSWER,
-    Answer,
-    Author,
-    constantly,
-    late,
-    sign_up,
-    timed,
-    unexpected,
-)
+from tests.faults.load import NO_ANSWER, Answer, constantly, late, timed, unexpected
 from tests.faults.postgres import Backend
 from tests.faults.service import Service, master_of
 from tests.faults.verdicts import GUARDED

@@ -16,18 +16,10 @@ import pytest
 from app.infra.database.pgbouncer import session_timeouts
 from app.infra.database.settings import DatabaseSettings
 from dev.servers import ROOT
+from tests.faults.author import Author, sign_up
 from tests.faults.conftest import Judge
 from tests.faults.history import repeated, run_history
-from tests.faults.load import (
-    Answer,
-    Author,
-    constantly,
-    late,
-    sign_up,
-    slowest,
-    timed,
-    unexpected,
-)
+from tests.faults.load import Answer, constantly, late, slowest, timed, unexpected
 from tests.faults.pooler import open_pooler
 from tests.faults.postgres import Backend
 from tests.faults.service import Service, serving

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
+from tests.faults.author import sign_up
 from tests.faults.callers import calling, until_enough
 from tests.faults.conftest import Judge, Serve
-from tests.faults.load import sign_up
 from tests.faults.service import WORKER_CLASSES, Service, master_of
 
 pytestmark = pytest.mark.faults

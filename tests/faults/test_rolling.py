@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 
 from dev.address import Address
+from tests.faults.author import sign_up
 from tests.faults.balancer import HAPROXY, balancing
 from tests.faults.callers import Calls, calling, until_enough
 from tests.faults.conftest import Judge, Serve
-from tests.faults.load import free_port, sign_up
+from tests.faults.load import free_port
 from tests.faults.service import Service
 from tests.faults.verdicts import GUARDED
 

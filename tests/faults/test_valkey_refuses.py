@@ -13,9 +13,10 @@ from typing import Any
 import pytest
 
 from app.infra.database.settings import DatabaseSettings
+from tests.faults.author import sign_up
 from tests.faults.conftest import Judge, Serve
 from tests.faults.history import end, run_history
-from tests.faults.load import Answer, constantly, late, register, sign_up, timed
+from tests.faults.load import Answer, constantly, late, register, timed
 from tests.faults.postgres import Backend
 from tests.faults.service import WORKERS, Service
 from tests.faults.valkey import Valkey, open_own_valkey

@@ -5,12 +5,13 @@ import random
 import time
 from collections.abc import Sequence
 from contextlib import suppress
+from dataclasses import replace
 from itertools import count
 from typing import Any
 
 import asyncpg
 
-from tests.faults.ledger import Ledger, Register, State, Step
+from tests.faults.ledger import Content, Ledger, Register, State, Step
 from tests.faults.load import register
 from tests.faults.postgres import Backend
 from tests.faults.service import Service
@@ -21,16 +22,13 @@ MOST_POSTS = 3
 ATTEMPTS = 5
 SETTLING_SECONDS = 0.1  # until PostgreSQL has ended the transaction of a killed worker
 
-POST = """
-SELECT id, author_id, title, created_at,
-    ARRAY(SELECT body FROM comments WHERE post_id = posts.id ORDER BY created_at, id)
-FROM posts WHERE title LIKE $1
-"""
+POST = "SELECT id, title, created_at FROM posts WHERE title LIKE $1"
+COMMENTS = "SELECT body FROM comments WHERE post_id = $1 ORDER BY created_at, id"
 NAME = "SELECT name FROM users WHERE id = $1"
 
 
 class Writer:
-    """Changes its posts and its name, step by step. Its neighbour writes the comments."""
+    """Changes its posts and its name, step by step."""
 
     def __init__(self, service: Service, backend: Backend, ledger: Ledger) -> None:
         self.refused = 0
@@ -58,27 +56,34 @@ class Writer:
 
     async def work(self, longest_pause: float) -> None:
         """Change something, again and again."""
-        deeds = [self._edit] * 5 + [self._comment] * 2 + [self._uncomment] + [self._rename] * 2
-        deeds += [self._publish, self._delete]
+        deeds = [
+            *[self._edit] * 5,
+            *[self._comment] * 2,
+            self._uncomment,
+            *[self._rename] * 2,
+            self._publish,
+            self._delete,
+        ]
         while True:
             await asyncio.sleep(random.uniform(0, longest_pause))
             await random.choice(deeds)()
 
     async def _edit(self) -> None:
         register = random.choice(self._mine)
-        _, comments = _there(register)
         title = f"{register.name}~{next(self._numbers)}"
-        step = register.begin((title, comments), time.monotonic())
+        step = register.begin(replace(_there(register), title=title), time.monotonic())
         path = f"/v1/posts/{self._ids[register.name]}"
         await self._settle(register, step, await self._write("PATCH", path, {"title": title}))
 
     async def _comment(self) -> None:
+        """Add a comment by the neighbour."""
         register = random.choice(self._mine)
-        title, comments = _there(register)
-        if len(comments) >= MOST_COMMENTS:
+        content = _there(register)
+        if len(content.comments) >= MOST_COMMENTS:
             return
         body = f"comment {next(self._numbers)} on {register.name}"
-        step = register.begin((title, (*comments, body)), time.monotonic())
+        more = replace(content, comments=(*content.comments, body))
+        step = register.begin(more, time.monotonic())
         path = f"/v1/posts/{self._ids[register.name]}/comments"
         reply = await self._write("POST", path, {"body": body}, self.neighbour.headers)
         if reply.status == 201:
@@ -87,13 +92,13 @@ class Writer:
 
     async def _uncomment(self) -> None:
         register = random.choice(self._mine)
-        title, comments = _there(register)
-        known = [body for body in comments if body in self._comment_ids]
+        content = _there(register)
+        known = [body for body in content.comments if body in self._comment_ids]
         if not known:
             return
         gone = random.choice(known)
-        rest = tuple(body for body in comments if body != gone)
-        step = register.begin((title, rest), time.monotonic())
+        rest = tuple(body for body in content.comments if body != gone)
+        step = register.begin(replace(content, comments=rest), time.monotonic())
         path = f"/v1/comments/{self._comment_ids[gone]}"
         reply = await self._write("DELETE", path, headers=self.neighbour.headers)
         await self._settle(register, step, reply)
@@ -112,7 +117,7 @@ class Writer:
         register = Register[State](f"w{self.id}.{next(self._numbers)}", None)
         self._ledger.posts[register.name] = register
         title = f"{register.name}~0"
-        step = register.begin((title, ()), time.monotonic())
+        step = register.begin(Content(title), time.monotonic())
         reply = await self._write("POST", "/v1/posts", {"title": title, "body": "B"})
         await self._settle(register, step, reply, reply.json() if reply.status == 201 else None)
 
@@ -144,16 +149,27 @@ class Writer:
     ) -> None:
         """Record the outcome of a write. Without a response, look it up in the database."""
         if not self._is_settled(step, reply):
-            rows = await self._rows(POST, f"{register.name}~%")
-            stored: State = (rows[0][2], tuple(rows[0][4])) if rows else None
+            row, stored = await self._stored(register)
             _resolve(step, stored == step.value)
-            if stored and register.name not in self._ids:
-                row = rows[0]
-                created = {"id": row[0], "title": row[2], "created_at": row[3].isoformat()}
+            if row and register.name not in self._ids:
+                created = {**row, "created_at": row["created_at"].isoformat()}
         if created is not None:
             self._ids[register.name] = created["id"]
             self._ledger.place(created, self.id)
             self._mine.append(register)
+
+    async def _stored(self, register: Register[State]) -> tuple[asyncpg.Record | None, State]:
+        """Return the row of a post, and what the post should show."""
+        rows = await self._rows(POST, f"{register.name}~%")
+        if not rows:
+            return None, None
+        content = Content(rows[0]["title"])
+        content = await self._with_comments(content, rows[0]["id"])
+        return rows[0], content
+
+    async def _with_comments(self, content: Content, post_id: int) -> Content:
+        bodies = await self._rows(COMMENTS, post_id)
+        return replace(content, comments=tuple(row["body"] for row in bodies))
 
     def _is_settled(self, step: Step[Any], reply: Reply) -> bool:
         if reply.status in (200, 201, 204):
@@ -178,10 +194,10 @@ class Writer:
                     await connection.close()
 
 
-def _there(register: Register[State]) -> tuple[str, tuple[str, ...]]:
-    state = register.value
-    assert state is not None
-    return state
+def _there(register: Register[State]) -> Content:
+    content = register.value
+    assert content is not None
+    return content
 
 
 def _resolve(step: Step[Any], is_stored: bool) -> None:

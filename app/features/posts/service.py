@@ -58,7 +58,7 @@ async def update_post(
 async def delete_post(
     session: AsyncSession, author: User, post_id: int, precondition: Precondition
 ) -> None:
-    """Delete the caller's post and its comments."""
+    """Delete the caller's post."""
     post = await _own_post(session, author, post_id)
     precondition.require(post.version)
     await queries.delete_post(session, post.id)

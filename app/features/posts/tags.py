@@ -10,7 +10,7 @@ NEW_POSTS = "posts:new"
 
 
 def post(post_id: int) -> str:
-    """Tag answers that show a post or its number of comments."""
+    """Tag answers that show a post. They include its `comment_count`."""
     return f"post:{post_id}"
 
 

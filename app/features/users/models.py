@@ -14,8 +14,8 @@ class User(Base):
     """An account. Email addresses are unique regardless of case.
 
     A new password and a deletion increase `credential_version`, which invalidates refresh tokens of
-    older versions. A deleted account is anonymised. Its row stays as the author of its posts and
-    comments.
+    older versions. A deleted account is anonymised. Its row stays as the author of what it
+    published.
     """
 
     __tablename__ = "users"

@@ -58,7 +58,7 @@ async def update_me(
 
 @router.delete("/me", status_code=204, response_class=Response, responses=problems(401, 412, 422))
 async def delete_me(user: FreshUser, session: WriteSession, precondition: Conditions) -> None:
-    """Delete the account of the caller. Their posts and comments stay, as those of nobody."""
+    """Delete the account of the caller. What they published stays, as that of nobody."""
     precondition.require()
     await service.delete_user(session, user)
 

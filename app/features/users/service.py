@@ -53,7 +53,7 @@ async def update_user(
 
 
 async def delete_user(session: AsyncSession, user: User) -> None:
-    """Delete the caller's account. Posts and comments stay, under the name "Deleted user"."""
+    """Delete the caller's account. What it published stays, under the name "Deleted user"."""
     await queries.anonymise_user(session, user.id)
     invalidate(session, tags.user(user.id))
 

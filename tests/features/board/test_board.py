@@ -122,6 +122,13 @@ async def test_policy_allows_only_the_script_and_style_of_the_page(client: Clien
     assert " style=" not in response.text
 
 
+async def test_page_cannot_be_shown_in_a_frame(client: Client) -> None:
+    headers = (await client.get("/")).headers
+    assert "frame-ancestors 'none'" in headers["content-security-policy"]
+    assert headers["cross-origin-resource-policy"] == "same-origin"
+    assert headers["x-content-type-options"] == "nosniff"
+
+
 async def test_page_is_not_cached(client: Client) -> None:
     response = await client.get("/")
     assert response.headers.get_list("cache-control") == ["private, no-store"]

@@ -45,8 +45,10 @@ from app.infra.web.trusted_hosts import TrustedHostsMiddleware
 from app.settings import Settings, load_settings
 from coherent_cache import NoCache
 
-DESCRIPTION = """Errors are `application/problem+json` with a stable `code`. Lists are read page by page: `next` and
-`prev` are opaque cursors, in the body and in the `Link` header."""
+DESCRIPTION = """Errors are `application/problem+json` with a stable `code`.
+
+Lists are read page by page: `next` and `prev` are opaque cursors, in the body and in the `Link`
+header."""
 
 
 def outer_middleware(settings: Sections, log: Log | None) -> list[Middleware]:

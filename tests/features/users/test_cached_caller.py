@@ -295,6 +295,7 @@ async def read_pairs(clients: list[Client], make: NoteFactory, users: int, pairs
             second.get(url, headers=headers[two.id] | control),
         )
         assert acts_as == author_of(one)
+        assert answer.is_success, answer.text
         seen = answer.json()
         assert (seen["id"], seen["name"]) == (shown.id, shown.name)
         assert seen.get("email") == (shown.email if url == "/v1/users/me" else None)

@@ -75,10 +75,10 @@ async def test_blocked_event_loop_is_reported_with_the_stack(
 
         async with client_of(app) as client:
             await client.get("/blocks")
-        await eventually(lambda: reports)
-    [(name, description)] = reports
-    assert name == "blocked_loop"
-    assert "block_event_loop" in description
+        await eventually(lambda: [text for _, text in reports if "block_event_loop" in text])
+    # A busy machine may block the loop for longer than 0.2 s elsewhere too.
+    assert {name for name, _ in reports} == {"blocked_loop"}
+    assert len([text for _, text in reports if "block_event_loop" in text]) == 1
     reports.clear()
 
 

@@ -10,7 +10,7 @@ or_say = || { echo "$(1)" >&2; exit 1; }
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help environment run dev profile connections memory test check faults bench fmt migrate migration flush-cache seed clean-data lock
+.PHONY: help environment run dev profile connections memory rename test check faults bench fmt migrate migration flush-cache seed clean-data lock
 
 ##@ Run
 run: environment ## Start PostgreSQL, Valkey and the service, with demo data
@@ -28,6 +28,10 @@ connections: environment ## List the database connections by application and sta
 
 memory: environment ## Show the memory of each worker
 	@$(python) -m dev memory
+
+##@ Make it yours
+rename: environment ## Rename the project: make rename name=order-desk
+	@$(if $(name),,$(error Give the new name: make rename name=order-desk))$(python) -m dev rename "$$name" $(if $(template),--template "$$template")
 
 ##@ Check
 test: environment ## Run the tests (8 minutes), with a real PostgreSQL and Valkey

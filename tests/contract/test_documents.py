@@ -1,6 +1,7 @@
 """Paths, targets and settings that the documents name exist, and all settings are documented."""
 
 import re
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -10,7 +11,12 @@ from app.settings import Settings
 PROJECT = Path(__file__).parents[2]
 PACKAGES = ("coherent_cache", "graceful_gunicorn")
 DOCUMENTS = [
-    *("README.md", "CONTRIBUTING.md", *(f"{package}/README.md" for package in PACKAGES)),
+    *(
+        "README.md",
+        "CONTRIBUTING.md",
+        "CHANGELOG.md",
+        *(f"{package}/README.md" for package in PACKAGES),
+    ),
     *map(str, (PROJECT / "docs").rglob("*.md")),
 ]
 
@@ -95,3 +101,11 @@ def test_the_readme_of_a_package_names_all_of_its_files(package: str) -> None:
 def test_decision_records_are_short() -> None:
     for record in (PROJECT / "docs" / "decisions").glob("*.md"):
         assert len(record.read_text(encoding="utf-8").splitlines()) <= 40, record
+
+
+def test_the_change_log_describes_the_version_of_the_project() -> None:
+    project = tomllib.loads((PROJECT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    text = (PROJECT / "CHANGELOG.md").read_text(encoding="utf-8")
+    first, *versions = re.findall(r"^## \[(.+)\](?: - \d{4}-\d{2}-\d{2})?$", text, re.MULTILINE)
+    assert first == "Unreleased"
+    assert project["version"] in versions, "Add a heading for the version to CHANGELOG.md."

@@ -1,0 +1,35 @@
+"""The Git working tree of the current directory.
+
+Only the standard library is imported: copier runs dev.rename before any package is installed.
+"""
+
+import subprocess
+
+from dev.terminal import CommandError
+
+
+def require_clean_tree() -> None:
+    """Refuse to change files if `git checkout .` would not take the change back exactly."""
+    status = git("status", "--porcelain", "--", ".")
+    if status is None:
+        raise CommandError(
+            "This folder is not in a Git repository, so a change could not be taken back. "
+            "Run: git init && git add -A && git commit -m Start"
+        )
+    if status:
+        raise CommandError(
+            f"There are changes that are not committed:\n{status}\n"
+            "Commit them, or put them aside with: git stash -u"
+        )
+
+
+def git(*arguments: str) -> str | None:
+    """Return what Git prints, or None if the command fails."""
+    command = ["git", *arguments]
+    try:
+        result = subprocess.run(
+            command, capture_output=True, text=True, encoding="utf-8", check=False
+        )
+    except FileNotFoundError:
+        raise CommandError("Git is not installed. Install it, then try again.") from None
+    return result.stdout.rstrip("\n") if result.returncode == 0 else None

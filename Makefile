@@ -47,9 +47,9 @@ check: environment ## Check the format, lint, types and import contracts
 faults: environment ## Write docs/faults.md (45 minutes; needs HAProxy, nginx, PgBouncer)
 	@$(python) -m pytest tests/faults tests -m faults --faults --fault-table docs/faults.md -q
 
-bench: environment ## Measure each layer and cached responses (needs wrk)
+bench: environment ## Run the benchmarks (needs wrk)
 	@$(python) -m benchmarks.layers
-	@$(python) -m benchmarks
+	@$(python) -m benchmarks.cached
 
 fmt: environment ## Format, and correct lint errors where that is safe
 	@$(python) -m ruff format $(sources)

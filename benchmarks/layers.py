@@ -48,7 +48,7 @@ class Application:
 SCOPE = {
     "type": "http",
     "method": "GET",
-    "path": "/v1/posts/77",
+    "path": "/v1/notes/77",
     "app": Application,
     "headers": [(b"host", b"127.0.0.1"), (b"user-agent", b"bench"), (b"accept", b"*/*")],
 }
@@ -57,7 +57,7 @@ SCOPE = {
 class Route:
     """What a router leaves in the scope."""
 
-    path_format = "/v1/posts/{post_id}"
+    path_format = "/v1/notes/{note_id}"
 
 
 async def answer(scope: Scope, _receive: Receive, send: Send) -> None:

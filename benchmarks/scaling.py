@@ -23,7 +23,7 @@ from dev.servers import embedded_servers
 REPORT = Path(__file__).parent / "scaling.md"
 ENTRIES, WRITES = 2_000, 1_000
 SUBSCRIBERS = (0, 10, 100, 1_000)
-TAGS = ("post:1", "posts:new", "posts:new:1")
+TAGS = ("note:1", "notes:new", "notes:new:1")
 HEAD = """# What one Valkey does for many workers
 
 `python -m benchmarks.scaling` writes this page anew. CPU is Valkey's own, of one thread, with the
@@ -36,8 +36,8 @@ time that it spends in the kernel; {cores} cores, shared with the clients.
 
 def entry(number: int, tags: int, size: int) -> Entry:
     """Make an answer that shows so many things."""
-    names = tuple(f"post:{number * tags + at}" for at in range(tags))
-    return Entry(f"/v1/posts/{number}?", names, os.urandom(size), ttl_seconds=300)
+    names = tuple(f"note:{number * tags + at}" for at in range(tags))
+    return Entry(f"/v1/notes/{number}?", names, os.urandom(size), ttl_seconds=300)
 
 
 async def put(store: Store, new: Entry) -> None:

@@ -23,7 +23,7 @@ from app.infra.web.request_retry import RequestRetryMiddleware
 class KnownRoute:
     """What the layers around the routes need to know about a route.
 
-    `template` is its path, such as `/v1/posts/{post_id}`. `parameters` are its query parameters,
+    `template` is its path, such as `/v1/users/{user_id}`. `parameters` are its query parameters,
     each with whether it takes several values.
     """
 

@@ -1,9 +1,10 @@
 """The declarative base of all models, and the names of constraints, which migrations rely on."""
 
+import enum
 from datetime import datetime
 from typing import Any, ClassVar
 
-from sqlalchemy import BigInteger, DateTime, Identity, MetaData, func
+from sqlalchemy import BigInteger, DateTime, Enum, Identity, MetaData, func
 from sqlalchemy.orm import DeclarativeBase, Mapped, mapped_column
 
 from coherent_cache import outbox_table
@@ -17,11 +18,25 @@ NAMING_CONVENTION = {
 }
 
 
+# An enum is stored as text, by the values of its members. A new member changes one CHECK constraint
+# in a migration. A type of PostgreSQL could only grow, and outside of the transaction.
+CHOICE = Enum(
+    enum.Enum,
+    native_enum=False,
+    create_constraint=True,
+    length=40,
+    values_callable=lambda kind: [member.value for member in kind],
+)
+
+
 class Base(DeclarativeBase):
     """Gives each table a 64-bit identity and a creation time."""
 
     metadata = MetaData(naming_convention=NAMING_CONVENTION)
-    type_annotation_map: ClassVar[dict[Any, Any]] = {datetime: DateTime(timezone=True)}
+    type_annotation_map: ClassVar[dict[Any, Any]] = {
+        datetime: DateTime(timezone=True),
+        enum.Enum: CHOICE,
+    }
     # Fetch values that the server computes with RETURNING, not with a second statement.
     __mapper_args__ = {"eager_defaults": True}  # noqa: RUF012 - declared so by the base class
 

@@ -5,18 +5,65 @@ import unicodedata
 from typing import Annotated
 
 from email_validator import EmailNotValidError, validate_email
-from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import AfterValidator, Field
 from pydantic_core import PydanticCustomError
 
+from app.infra.validation._numbers import (
+    MAX_WHOLE,
+    MIN_WHOLE,
+    WHOLE,
+    DecimalText,
+    Input,
+    Money,
+    Whole,
+)
+from app.infra.validation._times import Date, DateTime
+from app.infra.validation._words import (
+    MAX_SLUG_LENGTH,
+    MAX_URL_LENGTH,
+    Choice,
+    Currency,
+    Slug,
+    Url,
+)
+
+__all__ = [
+    "KIB",
+    "MAX_EMAIL_LENGTH",
+    "MAX_ID",
+    "MAX_SLUG_LENGTH",
+    "MAX_URL_LENGTH",
+    "MAX_WHOLE",
+    "MIN_WHOLE",
+    "WHOLE",
+    "Choice",
+    "Currency",
+    "Date",
+    "DateTime",
+    "DecimalText",
+    "Email",
+    "Id",
+    "Input",
+    "Limit",
+    "Money",
+    "NewPassword",
+    "PasswordAsTyped",
+    "Slug",
+    "Text",
+    "Url",
+    "Whole",
+    "normalise_email",
+    "normalise_password",
+]
+
 KIB = 1024
-MAX_ID = 2**63 - 1
+MAX_ID = MAX_WHOLE
 MAX_EMAIL_LENGTH = 254  # RFC 5321, §4.5.3.1.3: 256 octets with the angle brackets
 MIN_PASSWORD_LENGTH, MAX_PASSWORD_LENGTH = 8, 128
 # Before normalisation a letter with two diacritics may be three code points.
 MAX_TYPED_PASSWORD_LENGTH = 3 * MAX_PASSWORD_LENGTH
 CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f]")  # Unicode category Cc
 SPACES = re.compile("[\u00a0\u1680\u2000-\u200a\u202f\u205f\u3000]")  # category Zs without U+0020
-DIGITS = re.compile(r"0|[1-9][0-9]{0,18}")  # each number has one spelling
 
 
 def normalise_email(text: str) -> str | None:
@@ -56,12 +103,6 @@ def _email(text: str) -> str:
     return normalised
 
 
-def _plain_digits(value: object) -> object:
-    if isinstance(value, str) and not DIGITS.fullmatch(value):
-        raise PydanticCustomError("whole_number", "Input should be a positive whole number")
-    return value
-
-
 # PostgreSQL cannot store NUL. The pattern also makes Pydantic refuse lone surrogates.
 Text = Annotated[str, Field(pattern=r"^[^\x00]*$")]
 Email = Annotated[
@@ -81,11 +122,5 @@ NewPassword = Annotated[
     ),
     AfterValidator(_password),
 ]
-Id = Annotated[int, Field(ge=1, le=MAX_ID), BeforeValidator(_plain_digits)]
-Limit = Annotated[int, Field(ge=1, le=100), BeforeValidator(_plain_digits)]
-
-
-class Input(BaseModel):
-    """A request body. Unknown fields are refused."""
-
-    model_config = ConfigDict(extra="forbid")
+Id = Annotated[int, Field(ge=1, le=MAX_ID), WHOLE]
+Limit = Annotated[int, Field(ge=1, le=100), WHOLE]

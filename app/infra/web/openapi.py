@@ -3,6 +3,7 @@
 The page and its scripts come from this process, so they work without the internet.
 """
 
+from collections.abc import Callable
 from typing import Any, Literal
 
 from fastapi import FastAPI
@@ -10,12 +11,21 @@ from fastapi.openapi.docs import get_swagger_ui_html
 from pydantic import BaseModel
 from starlette.responses import HTMLResponse
 
+from app.infra.validation.fields import MAX_WHOLE
 from app.infra.web.problems import MEDIA_TYPE, title
 from app.infra.web.response_headers import PAGE_HEADERS, PAGE_POLICY
 from app.infra.web.static_files import RangeStaticFiles
 
 Responses = dict[int | str, dict[str, Any]]
 SCHEMA_PATH = "#/components/schemas/"
+# Pydantic leaves its own names for limits behind a validator: `Annotated[Whole, Field(ge=0)]`.
+LIMITS: dict[str, tuple[str, Callable[..., float]]] = {
+    "ge": ("minimum", max),
+    "gt": ("exclusiveMinimum", max),
+    "le": ("maximum", min),
+    "lt": ("exclusiveMaximum", min),
+}
+EXAMPLES = {"default", "example", "examples"}
 
 
 class FieldError(BaseModel):
@@ -85,6 +95,7 @@ def add_documentation(app: FastAPI, root_path: str) -> None:
 def _document(app: FastAPI, root_path: str) -> dict[str, Any]:
     if app.openapi_schema is None:
         document = FastAPI.openapi(app)
+        _correct_limits(document)
         if root_path:
             document["servers"] = [{"url": root_path}]
         for operation in (o for path in document["paths"].values() for o in path.values()):
@@ -115,3 +126,23 @@ def _prefix_addresses(schemes: dict[str, Any], root_path: str) -> None:
             for name in flow.keys() & {"authorizationUrl", "refreshUrl", "tokenUrl"}:
                 if flow[name].startswith("/"):
                     flow[name] = root_path + flow[name]
+
+
+def _correct_limits(part: Any) -> None:
+    """Write the limits of numbers as JSON Schema does, everywhere in a part of the document."""
+    if isinstance(part, list):
+        for one in part:
+            _correct_limits(one)
+    if not isinstance(part, dict):
+        return
+    for name, (keyword, narrower) in LIMITS.items():
+        if isinstance(part.get(name), int | float):
+            limit = part.pop(name)
+            part[keyword] = narrower(limit, part.get(keyword, limit))
+        limit = part.get(keyword)
+        if part.get("type") == "integer" and isinstance(limit, float):
+            # The framework writes limits as floats, which rounds the largest BIGINT up.
+            part[keyword] = min(int(limit), MAX_WHOLE)
+    for name, one in part.items():
+        if name not in EXAMPLES:
+            _correct_limits(one)

@@ -10,7 +10,7 @@ or_say = || { echo "$(1)" >&2; exit 1; }
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help environment run dev profile connections memory rename test check faults bench fmt migrate migration flush-cache seed clean-data lock
+.PHONY: help environment run dev profile connections memory rename remove test check faults bench fmt migrate migration flush-cache seed clean-data lock
 
 ##@ Run
 run: environment ## Start PostgreSQL, Valkey and the service, with demo data
@@ -32,6 +32,9 @@ memory: environment ## Show the memory of each worker
 ##@ Make it yours
 rename: environment ## Rename the project: make rename name=order-desk
 	@$(if $(name),,$(error Give the new name: make rename name=order-desk))$(python) -m dev rename "$$name" $(if $(template),--template "$$template")
+
+remove: environment ## Remove a feature: make remove name=comments
+	@$(if $(name),,$(error Name the feature: make remove name=comments))$(python) -m dev remove "$$name"
 
 ##@ Check
 test: environment ## Run the tests (8 minutes), with a real PostgreSQL and Valkey

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from app.infra.settings_base.sources import SettingsSourceError, ignore_libpq_variables
 from dev.database import DEMO_SIZE, seed, upgrade, write_migration
 from dev.inspection import PROFILE_SECONDS, show_connections, show_memory, write_profile
+from dev.remove import remove_feature
 from dev.rename import rename
 from dev.run import run
 from dev.servers import DATA, ROOT, open_servers, remove_data
@@ -45,6 +46,8 @@ def _parse_arguments() -> Arguments:
         subparser.set_defaults(command=command)
         if name == "migration":
             subparser.add_argument("-m", "--message", required=True)
+        if name == "remove":
+            subparser.add_argument("name")
         if name == "rename":
             subparser.add_argument("name")
             subparser.add_argument("--template", metavar="URL")
@@ -107,6 +110,7 @@ COMMANDS: dict[str, Callable[[Arguments], None]] = {
     "memory": lambda _: show_memory(),
     "migration": _migration,
     "seed": _seed,
+    "remove": lambda arguments: remove_feature(arguments.name),
     "rename": lambda arguments: rename(arguments.name, arguments.template),
     "clean-data": _clean_data,
 }

@@ -1,0 +1,47 @@
+"""What the features of this repository have outside their own folders, for `make remove`.
+
+Most of it needs no entry here: what imports a feature, its settings, its demo data, its rows in the
+tables of the documents, and the files of the fault programme and the benchmarks that send requests
+to it are found.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+
+@dataclass(frozen=True)
+class Planted:
+    """What is removed with a feature.
+
+    - `names` are forgotten in the features that it imports, and in the fault programme: see
+      `source_edits.forget`.
+    - `files` are deleted.
+    - `sections` of documents are deleted, by their headings.
+    """
+
+    names: frozenset[str] = frozenset()
+    files: tuple[str, ...] = ()
+    sections: Mapping[str, str] = field(default_factory=dict)
+
+
+PLANTED = {
+    "comments": Planted(
+        names=frozenset(
+            {
+                *("comment_count", "comments", "COMMENTS", "MOST_COMMENTS"),
+                *("_comment", "_uncomment", "_comments", "_comment_ids", "_with_comments"),
+                *("neighbour", "/comments"),
+                *("/v1/posts/1/comments", "POST /v1/posts/1/comments"),
+            }
+        ),
+        files=("tests/faults/test_first_page.py",),
+    ),
+    "posts": Planted(files=("benchmarks/cached.md",)),
+    "board": Planted(sections={"docs/observability.md": "The live board"}),
+}
+
+# Features that stay, and why.
+KEPT = {
+    "users": "the tests of all features make users",
+    "auth": "the tests of all features log in",
+}

@@ -5,6 +5,7 @@ from fastapi import FastAPI
 from app.features.auth import routes as auth
 from app.features.board import routes as board
 from app.features.comments import routes as comments
+from app.features.drafts import routes as drafts
 from app.features.posts import routes as posts
 from app.features.users import routes as users
 from app.infra import health
@@ -15,6 +16,7 @@ def include_routers(app: FastAPI) -> None:
     """Include the router of each feature. A router's `lifespan` runs with that of the app."""
     app.include_router(posts.router)
     app.include_router(comments.router)
+    app.include_router(drafts.router)
     app.include_router(users.router)
     app.include_router(auth.router)
     app.include_router(health.router)

@@ -1,14 +1,21 @@
 """SQL for users."""
 
-from sqlalchemy import bindparam, func, select, text, update
+from sqlalchemy import bindparam, delete, func, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.features.users.models import User
+from app.infra.database.base import Base
 
 BY_ID = select(User).where(User.id == bindparam("user_id"))
 BY_EMAIL = select(User).where(
     func.lower(User.email) == func.lower(bindparam("email")), User.deleted_at.is_(None)
+)
+
+KEPT = (
+    select(User.id)
+    .where(User.id == bindparam("user_id"), User.deleted_at.is_(None))
+    .with_for_update(read=True)
 )
 
 
@@ -57,6 +64,11 @@ async def set_password_hash(session: AsyncSession, user: User, password_hash: st
     )
 
 
+async def keep_user(session: AsyncSession, user_id: int) -> bool:
+    """Let no other transaction delete the account. Return False if it is deleted already."""
+    return await session.scalar(KEPT, {"user_id": user_id}) is not None
+
+
 async def anonymise_user(session: AsyncSession, user_id: int) -> None:
     """Remove everything personal from an account, and mark it as deleted."""
     await session.execute(
@@ -72,3 +84,11 @@ async def anonymise_user(session: AsyncSession, user_id: int) -> None:
             deleted_at=func.now(),
         )
     )
+
+
+async def delete_owned_rows(session: AsyncSession, user_id: int) -> None:
+    """Delete the rows of the user in each table whose foreign key has ON DELETE CASCADE."""
+    for table in reversed(Base.metadata.sorted_tables):
+        for key in table.foreign_keys:
+            if key.column.table is User.__table__ and key.ondelete == "CASCADE":
+                await session.execute(delete(table).where(key.parent == user_id))

@@ -3,7 +3,7 @@
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from app.errors import Conflict, Forbidden, NotFound
+from app.errors import Conflict, Forbidden, NotFound, Unauthenticated
 from app.features.users import queries, tags
 from app.features.users.models import UNIQUE_EMAIL, User
 from app.features.users.schemas import UserCreate, UserUpdate
@@ -53,9 +53,24 @@ async def update_user(
 
 
 async def delete_user(session: AsyncSession, user: User) -> None:
-    """Delete the caller's account. What it published stays, under the name "Deleted user"."""
+    """Delete the caller's account, and each row that references it with ON DELETE CASCADE.
+
+    The row of the account stays, without personal data. What references it without CASCADE, such
+    as what the user published, stays under the name "Deleted user".
+    """
     await queries.anonymise_user(session, user.id)
+    await queries.delete_owned_rows(session, user.id)
     invalidate(session, tags.user(user.id))
+
+
+async def keep_account(session: AsyncSession, user: User) -> None:
+    """Let a concurrent deletion of the account wait for the end of this transaction.
+
+    Call this before inserting a row that must go with the account. Without it, the row could be
+    inserted after the deletion. Raises `Unauthenticated` if the account has been deleted.
+    """
+    if not await queries.keep_user(session, user.id):
+        raise Unauthenticated("The account of this access token has been deleted.")
 
 
 async def read_user(session: AsyncSession, user_id: int) -> User:

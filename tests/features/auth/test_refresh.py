@@ -15,6 +15,7 @@ from app.infra.resources import ProcessResources
 from app.settings import Settings
 from tests.application import client_of, running
 from tests.features.users.factory import PASSWORD, UserFactory
+from tests.locks import waits_for_a_lock
 
 Client = httpx2.AsyncClient
 
@@ -34,17 +35,6 @@ async def expire_tokens(resources: ProcessResources) -> None:
     """Let every refresh token expire now."""
     async with resources.database.transaction() as session:
         await session.execute(text("UPDATE refresh_tokens SET expires_at = now()"))
-
-
-async def waits_for_a_lock(resources: ProcessResources) -> None:
-    """Wait until a transaction waits for a row that another one has changed."""
-    waiting = text("""
-        SELECT count(*) FROM pg_stat_activity
-        WHERE wait_event_type = 'Lock' AND datname = current_database()
-    """)
-    async with asyncio.timeout(60), resources.database.read() as session:
-        while not await session.scalar(waiting):
-            await asyncio.sleep(0.01)
 
 
 async def test_refresh_token_is_exchanged_for_new_tokens(client: Client, make: UserFactory) -> None:

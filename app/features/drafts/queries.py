@@ -1,0 +1,47 @@
+"""SQL for drafts. Each statement names the owner, so nobody can reach the draft of another user."""
+
+from datetime import date
+
+from sqlalchemy import bindparam, delete, select
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from app.features.drafts.models import Draft, DraftStatus
+from app.features.users.models import User
+from app.infra.database.pagination import KeysetList
+
+OWN_DRAFTS = select(Draft).where(Draft.owner_id == bindparam("owner_id"))
+BY_ID = OWN_DRAFTS.where(Draft.id == bindparam("draft_id"))
+BY_ID_LOCKED = BY_ID.with_for_update()
+
+ALL_DRAFTS = KeysetList("drafts", OWN_DRAFTS, Draft, newest_first=True)
+DRAFTS_BY_STATUS = KeysetList(
+    "drafts", OWN_DRAFTS.where(Draft.status == bindparam("status")), Draft, newest_first=True
+)
+
+
+async def get_draft(session: AsyncSession, owner: User, draft_id: int) -> Draft | None:
+    return await session.scalar(BY_ID, {"owner_id": owner.id, "draft_id": draft_id})
+
+
+async def lock_draft(session: AsyncSession, owner: User, draft_id: int) -> Draft | None:
+    """Return the draft, and lock it until the transaction ends."""
+    return await session.scalar(BY_ID_LOCKED, {"owner_id": owner.id, "draft_id": draft_id})
+
+
+async def insert_draft(
+    session: AsyncSession,
+    owner: User,
+    title: str,
+    body: str,
+    status: DraftStatus,
+    publish_on: date | None,
+) -> Draft:
+    """Insert a draft. Raises `IntegrityError` for UNIQUE_TITLE if its owner has this title."""
+    draft = Draft(owner_id=owner.id, title=title, body=body, status=status, publish_on=publish_on)
+    session.add(draft)
+    await session.flush()
+    return draft
+
+
+async def delete_draft(session: AsyncSession, owner: User, draft_id: int) -> None:
+    await session.execute(delete(Draft).where(Draft.owner_id == owner.id, Draft.id == draft_id))

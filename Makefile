@@ -10,7 +10,7 @@ or_say = || { echo "$(1)" >&2; exit 1; }
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help environment run dev profile connections memory rename remove test check faults bench fmt migrate migration flush-cache seed clean-data lock
+.PHONY: help environment run dev profile connections memory resource rename remove test check faults bench fmt migrate migration flush-cache seed clean-data lock
 
 ##@ Run
 run: environment ## Start PostgreSQL, Valkey and the service, with demo data
@@ -30,6 +30,10 @@ memory: environment ## Show the memory of each worker
 	@$(python) -m dev memory
 
 ##@ Make it yours
+resource: environment ## Add a resource: make resource name=invoices [kind=public] [singular=invoice]
+	@$(if $(name),,$(error Name the resource: make resource name=invoices))$(python) -m dev resource "$$name" \
+		$(if $(kind),--kind "$$kind") $(if $(singular),--singular "$$singular")
+
 rename: environment ## Rename the project: make rename name=order-desk
 	@$(if $(name),,$(error Give the new name: make rename name=order-desk))$(python) -m dev rename "$$name" $(if $(template),--template "$$template")
 

@@ -11,6 +11,7 @@ from dev.database import DEMO_SIZE, seed, upgrade, write_migration
 from dev.inspection import PROFILE_SECONDS, show_connections, show_memory, write_profile
 from dev.remove import remove_feature
 from dev.rename import rename
+from dev.resource import KINDS, make_resource
 from dev.run import run
 from dev.servers import DATA, ROOT, open_servers, remove_data
 from dev.terminal import CommandError, say
@@ -51,6 +52,10 @@ def _parse_arguments() -> Arguments:
         if name == "rename":
             subparser.add_argument("name")
             subparser.add_argument("--template", metavar="URL")
+        if name == "resource":
+            subparser.add_argument("name")
+            subparser.add_argument("--kind", choices=KINDS, default="private")
+            subparser.add_argument("--singular")
         if name == "seed":
             subparser.add_argument("--size", type=_positive, default=DEMO_SIZE)
     return parser.parse_args()
@@ -109,6 +114,7 @@ COMMANDS: dict[str, Callable[[Arguments], None]] = {
     "connections": _connections,
     "memory": lambda _: show_memory(),
     "migration": _migration,
+    "resource": lambda arguments: make_resource(arguments.name, arguments.kind, arguments.singular),
     "seed": _seed,
     "remove": lambda arguments: remove_feature(arguments.name),
     "rename": lambda arguments: rename(arguments.name, arguments.template),

@@ -126,7 +126,7 @@ def record_template(name: str, template: str | None) -> None:
         return
     start = git("merge-base", "HEAD", "origin/HEAD") or "HEAD"
     commit = git("describe", "--tags", "--always", start)
-    answers = {"_commit": commit, "_src_path": without_password(url), "name": name}
+    answers = {"_commit": commit, "_src_path": copier_source(url), "name": name}
     lines = [f"{key}: {json.dumps(value)}" for key, value in answers.items()]
     ANSWERS.write_text(
         "\n".join(["# Written by `make rename` for `copier update`.", *lines, ""]), encoding="utf-8"
@@ -134,12 +134,14 @@ def record_template(name: str, template: str | None) -> None:
     say(f"  {ANSWERS}: the template is {answers['_src_path']} at {commit}")
 
 
-def without_password(url: str) -> str:
-    """Return a URL without user and password, such as the token of a CI job."""
+def copier_source(url: str) -> str:
+    """Return the URL as copier recognises it, without a password, such as the token of a CI job."""
     parts = urlsplit(url)
-    if parts.scheme not in {"http", "https"}:
+    if parts.scheme in {"http", "https"}:
+        url = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+    if url.startswith(("git+", "git@", "gh:", "gl:")) or url.endswith(".git"):
         return url
-    return parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
+    return url if Path(url).exists() else f"git+{url}"
 
 
 def files_with(name: str) -> list[str]:

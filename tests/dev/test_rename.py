@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from dev.rename import parse_name, rename, title_of, without_password
+from dev.rename import copier_source, parse_name, rename, title_of
 from dev.terminal import CommandError
 
 PROJECT = Path(__file__).parents[2]
@@ -268,10 +268,13 @@ def test_the_title_is_the_name_for_people(name: str, title: str) -> None:
     ("url", "recorded"),
     [
         ("https://me:token@example.com/a.git", "https://example.com/a.git"),
-        ("https://example.com:8443/a.git", "https://example.com:8443/a.git"),
-        ("git@example.com:a.git", "git@example.com:a.git"),
-        ("ssh://git@example.com/a.git", "ssh://git@example.com/a.git"),
+        ("https://example.com:8443/a", "git+https://example.com:8443/a"),
+        ("ssh://git@example.com/a", "git+ssh://git@example.com/a"),
+        ("git@example.com:a", "git@example.com:a"),
+        ("gh:example/a", "gh:example/a"),
     ],
 )
-def test_a_password_in_the_url_is_not_recorded(url: str, recorded: str) -> None:
-    assert without_password(url) == recorded
+def test_the_url_is_recorded_as_copier_recognises_it_and_without_a_password(
+    url: str, recorded: str
+) -> None:
+    assert copier_source(url) == recorded

@@ -1,4 +1,4 @@
-"""Measures cached answers beside the same bytes from a raw ASGI application: `make bench`.
+"""Compares cached responses with a raw ASGI application that sends the same bytes: `make bench`.
 
 Everything is measured in one run, in turns, under the same server with one worker process, with all
 middleware on. Ratios are what it is about: the machine is shared by servers and load.
@@ -31,7 +31,7 @@ REPORT = Path(__file__).parent / "cached.md"
 RANDOM_POSTS = Path(__file__).parent / "random_posts.lua"
 EACH_POST = Path(__file__).parent / "each_post.lua"
 ROUNDS, SECONDS, FILL_SECONDS = 5, 3, 130
-RAW = (*GUNICORN[:-1], "benchmarks.raw:app")
+RAW = (*GUNICORN, "benchmarks.raw:app")
 
 # Environments of the service, and what they are called in the report.
 SERVICES = {
@@ -43,7 +43,7 @@ SERVICES = {
 
 @dataclass(frozen=True)
 class Case:
-    """What is asked for. `path` is one of the answers, whose bytes the raw application sends."""
+    """What the clients request. The raw application sends the response to `path`."""
 
     title: str
     path: str
@@ -97,7 +97,7 @@ def _median(samples: list[Sample]) -> Sample:
 
 
 def make_room(servers: Servers) -> None:
-    """Let Valkey hold all that is asked for: eviction is not what is measured."""
+    """Let Valkey hold all responses, because eviction is not measured."""
     with Redis.from_url(servers.valkey_url) as valkey:
         valkey.config_set("maxmemory", "2gb")
 
@@ -149,13 +149,14 @@ def main() -> None:
     say(f"{REPORT.read_text(encoding='utf-8')}\nWritten to {REPORT.relative_to(Path.cwd())}")
 
 
-HEAD = """# Cached answers beside a raw ASGI application
+HEAD = """# Cached responses compared with a raw ASGI application
 
-`make bench` writes this page anew. One worker process, 64 keep-alive connections, {cores} cores
-that servers and load share; medians of 5 rounds of 3 s, taken in turns. The raw application sends
-the same bytes under the same server. CPU is that of the server's processes, for one request.
+`make bench` writes this page. One worker process answers 64 keep-alive connections. The server and
+the load share {cores} cores. The figures are medians of 5 rounds of 3 s, taken in turns. The raw
+application sends the same bytes with the same server. "CPU µs" is the CPU time of the server's
+processes for one request.
 
-| asked for | served | requests/s | of raw | times not cached | CPU µs | p50 ms | p99 ms |
+| request | served | requests/s | share of raw | times "not cached" | CPU µs | p50 ms | p99 ms |
 |---|---|---|---|---|---|---|---|
 """
 

@@ -1,7 +1,7 @@
-"""Measures what each layer and observer costs a request, one more at a time.
+"""Measures the CPU time that each middleware and observer adds to a request.
 
-`python -m benchmarks.layers` measures in one process and in turns, so that whatever else the
-machine does meets all of them. Time is that of the process's CPUs, the thread of the log included.
+`python -m benchmarks.layers` measures all of them in one process, in turns, so that other programs
+on the machine disturb all of them equally. The time of the thread that writes the log is included.
 """
 
 import asyncio
@@ -14,19 +14,21 @@ from contextvars import Context
 from functools import partial
 from itertools import pairwise
 from pathlib import Path
-from types import SimpleNamespace
 
+from fastapi import FastAPI
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 os.environ.setdefault("PROMETHEUS_MULTIPROC_DIR", tempfile.mkdtemp(prefix="layers-"))
 
 from app.infra.observability.logs import Log, as_json
+from app.infra.observability.request_context import request_context
 from app.infra.web.body_limit import BodyLimitMiddleware
 from app.infra.web.concurrency_limit import ConcurrencyLimiter, ConcurrencyLimitMiddleware
 from app.infra.web.head_requests import HeadRequestMiddleware
 from app.infra.web.observe_requests import ObservationMiddleware
 from app.infra.web.request_timeout import RequestTimeoutMiddleware
 from app.infra.web.response_headers import process_time, request_id_header
+from app.infra.web.routing import use_route_table
 from app.infra.web.server_error import UnhandledErrorMiddleware
 from app.main import observers
 from app.settings import load_settings
@@ -39,50 +41,42 @@ REPORT = Path(__file__).parent / "layers.md"
 OBSERVING = ("request id", "timing", "metrics", "access log")
 
 
-class Application:
-    """What layers reach through the scope."""
-
-    state = SimpleNamespace()
-
+ROUTE = "/v1/notes/{note_id}"
+service = FastAPI()
+service.add_api_route(ROUTE, lambda: None)  # the body limit looks it up
+use_route_table(service)
 
 SCOPE = {
     "type": "http",
     "method": "GET",
     "path": "/v1/notes/77",
-    "app": Application,
+    "app": service,
     "headers": [(b"host", b"127.0.0.1"), (b"user-agent", b"bench"), (b"accept", b"*/*")],
 }
 
 
-class Route:
-    """What a router leaves in the scope."""
-
-    path_format = "/v1/notes/{note_id}"
-
-
-async def answer(scope: Scope, _receive: Receive, send: Send) -> None:
-    """Answer, as what the layers stand around."""
-    scope["route"] = Route
+async def answer(_scope: Scope, _receive: Receive, send: Send) -> None:
+    """Answer as the cache does, which knows the route of an entry without looking it up."""
+    if (current := request_context.get()) is not None:
+        current.route = ROUTE
     await send({"type": "http.response.start", "status": 200, "headers": [(b"age", b"0")]})
     await send({"type": "http.response.body", "body": b"{}"})
 
 
 async def receive() -> Message:
-    """Have no body."""
     return {"type": "http.request", "body": b""}
 
 
 async def sent(_message: Message) -> None:
-    """Take the answer, as a server does."""
+    pass
 
 
 async def request(app: ASGIApp) -> None:
-    """Ask once, as a server does."""
     await app(SCOPE.copy(), receive, sent)
 
 
 async def microseconds(app: ASGIApp, log: Log) -> float:
-    """Return the CPU time of one request, each in a task and a context of its own."""
+    """Return the CPU time of a request. Each one has its own task and context, as in a server."""
     task = asyncio.get_running_loop().create_task
     began = time.process_time()
     for _ in range(REQUESTS):
@@ -92,7 +86,7 @@ async def microseconds(app: ASGIApp, log: Log) -> float:
 
 
 def stacks(log: Log) -> dict[str, ASGIApp]:
-    """Return the application inside of nothing, of one layer, of two, and so on."""
+    """Return the application alone, then with one layer around it, with two, and so on."""
     settings = load_settings()
     headers, observing = [request_id_header, process_time], observers(settings.sections(), log)
     built: dict[str, ASGIApp] = {"none": answer}
@@ -125,10 +119,7 @@ def stacks(log: Log) -> dict[str, ASGIApp]:
 
 
 async def measure(log: Log) -> dict[str, float]:
-    """Return the CPU time of a request inside of each stack: the least of the rounds.
-
-    What else the machine does can only add to it.
-    """
+    """Return the lowest CPU time of a request in each stack. Other programs only increase it."""
     built = stacks(log)
     taken: dict[str, list[float]] = {name: [] for name in built}
     for number in range(ROUNDS):
@@ -140,10 +131,6 @@ async def measure(log: Log) -> dict[str, float]:
 
 
 def main() -> None:
-    """Measure, and write the report."""
-    gc.collect()
-    gc.freeze()
-    gc.set_threshold(50_000, 20, 50)  # as in a worker
     with Path(os.devnull).open("wb") as nowhere:
         log = Log(load_settings().log, as_json, nowhere.fileno())
         costs = asyncio.run(measure(log))
@@ -159,13 +146,17 @@ def main() -> None:
 
 HEAD = """# What each layer costs
 
-`python -m benchmarks.layers` writes this page anew: one process, each row one layer more around an
-application that answers at once, the least of {rounds} rounds of {requests} requests, in turns.
-The first row is that application with its task; the others are what the layer adds.
+`python -m benchmarks.layers` writes this page. It measures an application that answers at once, and
+puts one more layer around it in each row. The first row is the application alone. Each other row is
+what its layer adds. All are measured in one process, in turns, and each figure is the lowest of
+{rounds} rounds of {requests} requests.
 
 | layer | CPU µs |
 |---|---|
 """
 
 if __name__ == "__main__":
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(50_000, 20, 50)  # as in a worker
     main()

@@ -1,6 +1,7 @@
 """The migrations run in both directions, and agree with the models of every feature."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -9,10 +10,17 @@ from pathlib import Path
 
 import asyncpg
 import pytest
+from sqlalchemy import Enum, text
 
+from app.infra.database.base import Base
 from app.infra.database.schema_version import read_revisions
+from app.infra.resources import ProcessResources
 
 PROJECT = Path(__file__).parents[2]
+CHECKS = text(
+    "SELECT conrelid::regclass::text, conname, pg_get_constraintdef(oid) "
+    "FROM pg_constraint WHERE contype = 'c'"
+)
 NEW_MODEL = """
 from app.infra.database.base import Base
 
@@ -93,6 +101,28 @@ async def test_model_in_a_new_feature_folder_is_found(empty_database: str, tmp_p
     output = alembic(empty_database, "check", project=tmp_path).communicate()[0]
     assert "add_table" in output
     assert "'invoices'" in output
+
+
+async def test_table_accepts_the_words_of_each_enum_and_no_others(
+    resources: ProcessResources,
+) -> None:
+    """Alembic does not compare CHECK constraints, so a new member of an enum gets no migration."""
+    async with resources.database.read() as session:
+        rows = await session.execute(CHECKS)
+    stored = {(table, name): set(re.findall(r"'([^']*)'::", rule)) for table, name, rule in rows}
+    for table in Base.metadata.tables.values():
+        for column in table.columns:
+            if not isinstance(column.type, Enum) or column.type.native_enum:
+                continue
+            name = f"ck_{table.name}_{column.type.name}"
+            words = ", ".join(f"'{word}'" for word in column.type.enums)
+            assert stored.get((table.name, name)) == set(column.type.enums), (
+                f"The CHECK constraint of {table.name}.{column.name} has other words than its enum."
+                " Run `make migration`, and write into the new file:\n"
+                f'    op.drop_constraint(op.f("{name}"), "{table.name}", type_="check")\n'
+                f'    op.create_check_constraint(op.f("{name}"), "{table.name}", '
+                f'"{column.name} IN ({words})")'
+            )
 
 
 async def test_replicas_that_migrate_at_once_take_turns(empty_database: str) -> None:

@@ -18,14 +18,14 @@ NAMING_CONVENTION = {
 }
 
 
-# An enum is stored as text, by the values of its members. A new member changes one CHECK constraint
-# in a migration. A type of PostgreSQL could only grow, and outside of the transaction.
+# An enum is stored as text, by the values of its members, with a CHECK constraint. A migration can
+# add and remove words by replacing the constraint. An enum type of PostgreSQL can only grow.
 CHOICE = Enum(
     enum.Enum,
     native_enum=False,
     create_constraint=True,
     length=40,
-    values_callable=lambda kind: [member.value for member in kind],
+    values_callable=lambda kind: [str(member.value) for member in kind],
 )
 
 

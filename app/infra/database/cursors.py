@@ -103,7 +103,7 @@ def cursor_format(kind: TypeEngine[Any]) -> CursorFormat:
 
 
 def _stores_values(kind: EnumColumn) -> bool:
-    return kind.enum_class is None or kind.enums == [one.value for one in kind.enum_class]
+    return kind.enum_class is None or kind.enums == [str(one.value) for one in kind.enum_class]
 
 
 def _pack_moment(moment: datetime) -> bytes:

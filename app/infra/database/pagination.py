@@ -63,8 +63,9 @@ class KeysetList(Generic[RowT]):
     passed to `page()` by name. A cursor is valid only for the same list with the same filters.
 
     The list is ordered by `created_at`, or by `order_by`, a column of `row` that is NOT NULL. Rows
-    with equal values are ordered by `id`. Text is ordered by the collation of its column. If a
-    value changes while a client pages, its row may be shown twice or not at all.
+    with equal values are ordered by `id`. Text is ordered by the collation of its column. A row
+    whose value changes moves to another page. So a cached list needs a tag that each such change
+    invalidates, and a client that is paging may see that row twice or not at all.
     """
 
     def __init__(

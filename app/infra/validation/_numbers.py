@@ -31,7 +31,10 @@ _in_body: ContextVar[bool] = ContextVar("in_body", default=False)
 
 
 class Input(BaseModel):
-    """A JSON request body. Unknown fields are refused, and so are numbers that are sent as text."""
+    """A JSON request body. Unknown fields are refused, and so are numbers that are sent as text.
+
+    A model for the fields of a form or a query is a `BaseModel`, because there numbers are text.
+    """
 
     model_config = ConfigDict(extra="forbid")
 
@@ -104,9 +107,8 @@ def _whole(value: object) -> object:
     return value
 
 
-# A number without a fraction that BIGINT can hold. For other limits, write them before `WHOLE`, as
-# in `Annotated[int, Field(ge=1, le=10), WHOLE]`.
 WHOLE = BeforeValidator(_whole)
+# A number without a fraction that BIGINT can hold. `Annotated[Whole, Field(ge=0)]` accepts less.
 Whole = Annotated[int, Field(ge=MIN_WHOLE, le=MAX_WHOLE), WHOLE]
 
 

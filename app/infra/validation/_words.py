@@ -28,11 +28,15 @@ class Choice(StrEnum):
     """
 
 
-def _text_that_matches(pattern: str, error: PydanticCustomError) -> BeforeValidator:
+def _text_that_matches(
+    pattern: str, max_length: int, error: PydanticCustomError
+) -> BeforeValidator:
+    """Refuse text that does not match. Longer text is left to `Field(max_length=…)`."""
     expression = re.compile(pattern)
 
     def check(value: object) -> object:
-        if isinstance(value, str) and not expression.fullmatch(value):
+        # Long text is not matched: that could block the event loop.
+        if isinstance(value, str) and len(value) <= max_length and not expression.fullmatch(value):
             raise error
         return value
 
@@ -45,6 +49,7 @@ Slug = Annotated[
     Field(min_length=1, max_length=MAX_SLUG_LENGTH, json_schema_extra={"pattern": f"^{SLUG}$"}),
     _text_that_matches(
         SLUG,
+        MAX_SLUG_LENGTH,
         PydanticCustomError(
             "slug", "Input should be lower-case words and digits with single hyphens between them"
         ),
@@ -59,6 +64,7 @@ Url = Annotated[
     Field(max_length=MAX_URL_LENGTH, json_schema_extra={"format": "uri", "pattern": f"^{URL}$"}),
     _text_that_matches(
         URL,
+        MAX_URL_LENGTH,
         PydanticCustomError(
             "url",
             "Input should be a URL in ASCII that begins with http:// or https://, without user "
@@ -72,9 +78,10 @@ Url = Annotated[
 CURRENCY = "[A-Z]{3}"
 Currency = Annotated[
     str,
-    Field(json_schema_extra={"pattern": f"^{CURRENCY}$"}),
+    Field(max_length=3, json_schema_extra={"pattern": f"^{CURRENCY}$"}),
     _text_that_matches(
         CURRENCY,
+        3,
         PydanticCustomError("currency", "Input should be a currency code, such as EUR"),
     ),
 ]

@@ -10,7 +10,6 @@ from pydantic_core import PydanticCustomError
 
 from app.infra.validation._numbers import (
     MAX_WHOLE,
-    MIN_WHOLE,
     WHOLE,
     DecimalText,
     Input,
@@ -34,8 +33,6 @@ __all__ = [
     "MAX_SLUG_LENGTH",
     "MAX_URL_LENGTH",
     "MAX_WHOLE",
-    "MIN_WHOLE",
-    "WHOLE",
     "Choice",
     "Currency",
     "Date",

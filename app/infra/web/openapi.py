@@ -24,6 +24,7 @@ LIMITS: dict[str, tuple[str, Callable[..., float]]] = {
     "gt": ("exclusiveMinimum", max),
     "le": ("maximum", min),
     "lt": ("exclusiveMaximum", min),
+    "multiple_of": ("multipleOf", max),
 }
 EXAMPLES = {"default", "example", "examples"}
 

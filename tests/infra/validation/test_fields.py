@@ -11,10 +11,12 @@ from fastapi import FastAPI
 from hypothesis import HealthCheck, given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
+from pydantic import ValidationError
 from sqlalchemy import delete, text
 from sqlalchemy.exc import DBAPIError
 
 from app.infra.resources import ProcessResources
+from app.infra.validation.fields import Id, Input
 from app.settings import Settings
 from tests.application import client_of, running
 from tests.infra.validation.values import EXAMPLE, Separate, Value, router
@@ -39,6 +41,10 @@ async def app_with_values(settings: Settings) -> AsyncIterator[FastAPI]:
 async def caller(app_with_values: FastAPI) -> AsyncIterator[httpx2.AsyncClient]:
     async with client_of(app_with_values) as client:
         yield client
+
+
+class Reference(Input):
+    id: Id
 
 
 async def send(caller: httpx2.AsyncClient, **values: Any) -> httpx2.Response:
@@ -234,12 +240,29 @@ async def test_other_values_are_refused_in_a_query(caller: httpx2.AsyncClient, n
         assert MARK not in str(response.json()["errors"])
 
 
+@pytest.mark.parametrize("value", ["1", True, 0, 1.5, 2**63, None])
+def test_id_in_a_body_is_a_number(value: object) -> None:
+    with pytest.raises(ValidationError):
+        Reference.model_validate({"id": value})
+    assert Reference.model_validate({"id": 1.0}).id == 1
+
+
 @pytest.mark.parametrize(
     "number", ["1.0", "1e3", "+1", "01", "-0", "1_0", " 1", "1 ", "٣", "true", "9" * 5_000, ""]
 )
 async def test_number_in_a_query_has_one_spelling(caller: httpx2.AsyncClient, number: str) -> None:
     for name in ("number", "after"):
         assert (await caller.get(URL, params={name: number})).status_code == 422
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("url", "http://" + "a." * 100_000 + "!"), ("slug", "a-" * 100_000)]
+)
+async def test_long_text_is_refused_by_its_length(
+    caller: httpx2.AsyncClient, name: str, value: str
+) -> None:
+    problem = (await send(caller, **{name: value})).json()
+    assert [error["type"] for error in problem["errors"]] == ["string_too_long"]
 
 
 @examples(

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from copy import deepcopy
 from typing import Any
 
+import hypothesis
 import pytest
 import schemathesis
 
@@ -42,7 +43,7 @@ def url(settings: Settings, clean: None) -> Iterator[str]:
 
 
 @schema.parametrize()
-@CALLS
+@hypothesis.settings(CALLS, max_examples=max(100, CALLS.max_examples))
 def test_what_the_schema_says_is_accepted_and_nothing_else(case: Case, url: str) -> None:
     arguments: dict[str, Any] = {"base_url": url, "headers": None}
     judge(case, case.call(**arguments), arguments)

@@ -107,7 +107,9 @@ def _stores_values(kind: EnumColumn) -> bool:
 
 
 def _pack_moment(moment: datetime) -> bytes:
-    return WIDE.pack((moment - EPOCH) // MICROSECOND)
+    # The driver returns infinity as the last microsecond of the year 9999, without a time zone.
+    aware = moment.replace(tzinfo=moment.tzinfo or UTC)
+    return WIDE.pack((aware - EPOCH) // MICROSECOND)
 
 
 def _unpack_moment(data: bytes) -> datetime:

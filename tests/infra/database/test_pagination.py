@@ -40,6 +40,8 @@ from app.infra.validation.fields import Choice
 from tests.sample.notes import ALL_NOTES, Note
 
 LIST = b"list"
+# The driver stores these two as -infinity and infinity.
+FIRST, LAST = datetime.min.replace(tzinfo=UTC), datetime.max.replace(tzinfo=UTC)
 FIXTURES = [HealthCheck.function_scoped_fixture]  # they keep nothing of an example
 
 
@@ -62,6 +64,7 @@ class Thing(Separate):
     __tablename__ = "test_things"
 
     title: Mapped[str] = mapped_column(String(40))
+    due: Mapped[datetime]
     day: Mapped[date]
     count: Mapped[int]
     small: Mapped[int] = mapped_column(SmallInteger)
@@ -75,7 +78,7 @@ class Thing(Separate):
 THINGS = select(Thing)
 ORDERS = [
     *(Thing.created_at, Thing.title, Thing.day, Thing.count, Thing.small, Thing.price),
-    *(Thing.status, Thing.id),
+    *(Thing.status, Thing.id, Thing.due),
 ]
 FILTERS: dict[str, Any] = {
     "title": "b",
@@ -90,6 +93,7 @@ ROWS = st.lists(
     st.fixed_dictionaries(
         {
             "created_at": st.sampled_from([datetime(2026, 1, 1, h, tzinfo=UTC) for h in range(3)]),
+            "due": st.sampled_from([FIRST, datetime(2026, 1, 1, tzinfo=UTC), LAST]),
             "title": st.sampled_from(["", *"aAbBäzé\U0001f4a9", "ab", "a b"]),
             "day": st.sampled_from([date.min, date(2026, 2, 28), date(2026, 3, 1), date.max]),
             "count": st.sampled_from([-(2**31), -1, 0, 1, 2**31 - 1]),
@@ -171,7 +175,15 @@ async def test_page_after_a_deleted_row_is_read(resources: ProcessResources, tab
 
 
 def row(**values: Any) -> dict[str, Any]:
-    usual = {"title": "", "day": date(2026, 1, 1), "count": 0, "small": 0, "price": 0, "flag": True}
+    usual: dict[str, Any] = {
+        "title": "",
+        "due": FIRST,
+        "day": date(2026, 1, 1),
+        "count": 0,
+        "small": 0,
+        "price": 0,
+        "flag": True,
+    }
     return {**usual, "status": Status.OPEN, "body": "", **values}
 
 

@@ -3,7 +3,7 @@
 from base64 import urlsafe_b64encode
 from collections.abc import AsyncIterator
 from dataclasses import replace
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from typing import Any
 
@@ -82,6 +82,7 @@ ORDERS = [
 ]
 FILTERS: dict[str, Any] = {
     "title": "b",
+    "due": datetime(2026, 1, 1, tzinfo=UTC),
     "day": date(2026, 2, 28),
     "count": 1,
     "price": Decimal("1.50"),
@@ -127,9 +128,7 @@ async def store(resources: ProcessResources, rows: list[dict[str, Any]]) -> None
 
 @pytest.mark.parametrize("descending", [False, True])
 @pytest.mark.parametrize("order_by", ORDERS, ids=lambda column: column.key)
-@settings(
-    max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=20, deadline=None, suppress_health_check=FIXTURES)
 @given(
     rows=ROWS,
     limit=st.integers(1, 5),
@@ -159,7 +158,19 @@ async def test_pages_show_each_row_once_and_in_order_in_both_directions(
             back.append(await things.page(session, PageRequest(limit, cursor), **chosen))
     assert [row.id for page in pages for row in page.items] == expected
     assert [row.id for page in reversed(back) for row in page.items] == expected
-    assert not any(page.is_settled for page in pages)
+
+
+@pytest.mark.parametrize("order_by", ORDERS, ids=lambda column: column.key)
+async def test_only_a_page_of_a_list_by_age_is_ever_settled(
+    resources: ProcessResources, table: None, order_by: Any
+) -> None:
+    long_ago = datetime(2020, 1, 1, tzinfo=UTC)
+    await store(resources, [row(created_at=long_ago, due=long_ago) for _ in range(3)])
+    things = KeysetList("things", THINGS, Thing, order_by=order_by)
+    async with resources.database.read() as session:
+        first = await things.page(session, PageRequest(1, None, timedelta(0)))
+        second = await things.page(session, PageRequest(1, first.next, timedelta(0)))
+    assert [first.is_settled, second.is_settled] == [order_by is Thing.created_at] * 2
 
 
 async def test_page_after_a_deleted_row_is_read(resources: ProcessResources, table: None) -> None:
@@ -364,9 +375,7 @@ def forged(list_id: bytes, value: bytes, row_id: int, *, backward: bool = False)
 
 
 @pytest.mark.parametrize("order_by", ORDERS, ids=lambda column: column.key)
-@settings(
-    max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
-)
+@settings(max_examples=40, deadline=None, suppress_health_check=FIXTURES)
 @given(
     value=st.one_of(
         st.binary(max_size=12),

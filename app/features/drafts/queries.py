@@ -1,11 +1,9 @@
 """SQL for drafts. Each statement names the owner, so nobody can reach the draft of another user."""
 
-from datetime import date
-
 from sqlalchemy import bindparam, delete, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from app.features.drafts.models import Draft, DraftStatus
+from app.features.drafts.models import Draft
 from app.features.users.models import User
 from app.infra.database.pagination import KeysetList
 
@@ -28,19 +26,10 @@ async def lock_draft(session: AsyncSession, owner: User, draft_id: int) -> Draft
     return await session.scalar(BY_ID_LOCKED, {"owner_id": owner.id, "draft_id": draft_id})
 
 
-async def insert_draft(
-    session: AsyncSession,
-    owner: User,
-    title: str,
-    body: str,
-    status: DraftStatus,
-    publish_on: date | None,
-) -> Draft:
+async def insert_draft(session: AsyncSession, draft: Draft) -> None:
     """Insert a draft. Raises `IntegrityError` for UNIQUE_TITLE if its owner has this title."""
-    draft = Draft(owner_id=owner.id, title=title, body=body, status=status, publish_on=publish_on)
     session.add(draft)
     await session.flush()
-    return draft
 
 
 async def delete_draft(session: AsyncSession, owner: User, draft_id: int) -> None:

@@ -36,11 +36,11 @@ async def read_draft(session: AsyncSession, owner: User, draft_id: int) -> Draft
 
 async def create_draft(session: AsyncSession, owner: User, data: DraftCreate) -> Draft:
     await users.keep_account(session, owner)
-    status = _planned_status(data.publish_on)
+    draft = Draft(owner_id=owner.id, **data.model_dump())
+    draft.status = _planned_status(draft.publish_on)
     with _refuse_taken_title():
-        return await queries.insert_draft(
-            session, owner, data.title, data.body, status, data.publish_on
-        )
+        await queries.insert_draft(session, draft)
+    return draft
 
 
 async def update_draft(

@@ -11,8 +11,8 @@ BY_ID = select(User).where(User.id == bindparam("user_id"))
 BY_EMAIL = select(User).where(
     func.lower(User.email) == func.lower(bindparam("email")), User.deleted_at.is_(None)
 )
-
-KEPT = (
+# FOR SHARE: transactions that need the account can hold it together.
+ACTIVE_LOCKED = (
     select(User.id)
     .where(User.id == bindparam("user_id"), User.deleted_at.is_(None))
     .with_for_update(read=True)
@@ -64,9 +64,9 @@ async def set_password_hash(session: AsyncSession, user: User, password_hash: st
     )
 
 
-async def keep_user(session: AsyncSession, user_id: int) -> bool:
-    """Let no other transaction delete the account. Return False if it is deleted already."""
-    return await session.scalar(KEPT, {"user_id": user_id}) is not None
+async def lock_active_user(session: AsyncSession, user_id: int) -> bool:
+    """Lock the account until the transaction ends. Return False if it has been deleted."""
+    return await session.scalar(ACTIVE_LOCKED, {"user_id": user_id}) is not None
 
 
 async def anonymise_user(session: AsyncSession, user_id: int) -> None:
@@ -87,7 +87,10 @@ async def anonymise_user(session: AsyncSession, user_id: int) -> None:
 
 
 async def delete_owned_rows(session: AsyncSession, user_id: int) -> None:
-    """Delete the rows of the user in each table whose foreign key has ON DELETE CASCADE."""
+    """Delete what references the user with ON DELETE CASCADE, in the tables of all features.
+
+    The database does not do it, because the row of the user stays.
+    """
     for table in reversed(Base.metadata.sorted_tables):
         for key in table.foreign_keys:
             if key.column.table is User.__table__ and key.ondelete == "CASCADE":

@@ -69,7 +69,7 @@ async def keep_account(session: AsyncSession, user: User) -> None:
     Call this before inserting a row that must go with the account. Without it, the row could be
     inserted after the deletion. Raises `Unauthenticated` if the account has been deleted.
     """
-    if not await queries.keep_user(session, user.id):
+    if not await queries.lock_active_user(session, user.id):
         raise Unauthenticated("The account of this access token has been deleted.")
 
 

@@ -35,7 +35,8 @@ resource: environment ## Add a resource: make resource name=invoices [kind=publi
 		$(if $(kind),--kind "$$kind") $(if $(singular),--singular "$$singular")
 
 rename: environment ## Rename the project: make rename name=order-desk
-	@$(if $(name),,$(error Give the new name: make rename name=order-desk))$(python) -m dev rename "$$name" $(if $(template),--template "$$template")
+	@$(if $(name),,$(error Give the new name: make rename name=order-desk))$(python) -m dev rename "$$name" \
+		$(if $(template),--template "$$template")
 
 remove: environment ## Remove a feature: make remove name=comments
 	@$(if $(name),,$(error Name the feature: make remove name=comments))$(python) -m dev remove "$$name"

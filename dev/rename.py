@@ -48,6 +48,8 @@ def rename(text: str, template: str | None = None) -> None:
     old, new = current_name(), parse_name(text)
     if old == new:
         say(f"The project is already called {new}.")
+        if template:
+            record_template(new, template)
         return
     replace_name(new)
     record_template(new, template)
@@ -79,9 +81,15 @@ def title_of(name: str) -> str:
 
 
 def current_name() -> str:
-    found = re.search(r'^\[project\]\nname = "(.+)"', _read(PROJECT), re.MULTILINE)
+    return _value_of("name")
+
+
+def _value_of(key: str) -> str:
+    """Return a value of the section [project]. Without tomllib, which copier's Python may lack."""
+    section = _read(PROJECT).partition("[project]\n")[2].partition("\n[")[0]
+    found = re.search(rf'^{key} = "(.+)"$', section, re.MULTILINE)
     if not found:
-        raise CommandError(f'{PROJECT} must begin with the lines `[project]` and `name = "…"`.')
+        raise CommandError(f'{PROJECT} has no line `{key} = "…"` in its section [project].')
     return found[1]
 
 
@@ -111,33 +119,40 @@ def _replace_in(path: Path, places: list[str], old: str, new: str) -> None:
 
 
 def record_template(name: str, template: str | None) -> None:
-    """Write what `copier update` needs: the template's URL, its commit, and the answer."""
-    if ANSWERS.exists():
-        text = re.sub(r"^name: .*$", f"name: {name}", _read(ANSWERS), flags=re.MULTILINE)
-        ANSWERS.write_text(text, encoding="utf-8")
-        say(f"  {ANSWERS}: the name")
-        return
+    """Write what `copier update` needs: the URL of the template, its commit, and the name."""
     url = template or git("remote", "get-url", "origin")
-    if not url:
-        say(
-            f"  {ANSWERS}: not written, because there is no remote `origin`. `copier update` needs "
-            "this file (docs/upgrading.md)"
-        )
-        return
-    start = git("merge-base", "HEAD", "origin/HEAD") or "HEAD"
-    commit = git("describe", "--tags", "--always", start)
-    answers = {"_commit": commit, "_src_path": copier_source(url), "name": name}
-    lines = [f"{key}: {json.dumps(value)}" for key, value in answers.items()]
-    ANSWERS.write_text(
-        "\n".join(["# Written by `make rename` for `copier update`.", *lines, ""]), encoding="utf-8"
-    )
-    say(f"  {ANSWERS}: the template is {answers['_src_path']} at {commit}")
+    if ANSWERS.exists():
+        changed = {"name": name}
+        if template:
+            changed["_src_path"] = copier_source(template)
+        kept = [line for line in _read(ANSWERS).splitlines() if line.split(":")[0] not in changed]
+        _write_answers(kept, changed)
+    elif url:
+        start = _first_version(origin_is_template=not template)
+        answers = {"_commit": start, "_src_path": copier_source(url), "name": name}
+        _write_answers(["# Written by `make rename` for `copier update`."], answers)
+    else:
+        say(f"  {ANSWERS}: not written, because there is no remote `origin`.")
+        say(f"    To upgrade with copier, run: make rename name={name} template=URL")
+
+
+def _first_version(*, origin_is_template: bool) -> str:
+    """Return the tag or the commit of the template that the project began with."""
+    if origin_is_template and (start := git("merge-base", "HEAD", "origin/HEAD")):
+        return git("describe", "--tags", "--always", start) or start
+    return git("describe", "--tags", "--abbrev=0") or f"v{_value_of('version')}"
+
+
+def _write_answers(lines: list[str], answers: dict[str, str]) -> None:
+    lines = [*lines, *(f"{key}: {json.dumps(value)}" for key, value in answers.items())]
+    ANSWERS.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    say(f"  {ANSWERS}: {', '.join(f'{key} is {value}' for key, value in answers.items())}")
 
 
 def copier_source(url: str) -> str:
     """Return the URL as copier recognises it, without a password, such as the token of a CI job."""
     parts = urlsplit(url)
-    if parts.scheme in {"http", "https"}:
+    if parts.scheme.removeprefix("git+") in {"http", "https"}:
         url = parts._replace(netloc=parts.netloc.rpartition("@")[2]).geturl()
     if url.startswith(("git+", "git@", "gh:", "gl:")) or url.endswith(".git"):
         return url

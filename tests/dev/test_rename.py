@@ -203,9 +203,18 @@ def test_the_template_is_recorded_for_copier(clone: Path, template: Path) -> Non
 def test_commits_of_the_project_are_not_taken_for_the_template_s(clone: Path) -> None:
     (clone / "notes.txt").touch()
     commit(clone)
+    rename("other-name")
+    assert yaml.safe_load(read(clone, ".copier-answers.yml"))["_commit"] == "v0.1.0"
+
+
+def test_a_project_with_a_new_history_began_with_its_version(clone: Path) -> None:
+    shutil.rmtree(clone / ".git")
+    git("init", "-q", cwd=clone)
+    commit(clone)
     rename("other-name", template="https://example.com/template.git")
+    version = tomllib.loads(read(clone, "pyproject.toml"))["project"]["version"]
     answers = yaml.safe_load(read(clone, ".copier-answers.yml"))
-    assert answers["_commit"] == "v0.1.0"
+    assert answers["_commit"] == f"v{version}"
     assert answers["_src_path"] == "https://example.com/template.git"
 
 
@@ -216,6 +225,19 @@ def test_a_second_rename_changes_only_the_name_that_copier_knows(clone: Path) ->
     answers = yaml.safe_load(read(clone, ".copier-answers.yml"))
     assert answers["_src_path"] == "https://example.com/template.git"
     assert answers["name"] == "billing"
+
+
+def test_the_template_can_be_named_later(clone: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    git("remote", "remove", "origin", cwd=clone)
+    rename("other-name")
+    assert not (clone / ".copier-answers.yml").exists()
+    assert "template=URL" in capsys.readouterr().out
+    commit(clone)
+    for url in ("https://example.com/one.git", "https://example.com/two.git"):
+        rename("other-name", template=url)
+        commit(clone)
+        answers = yaml.safe_load(read(clone, ".copier-answers.yml"))
+        assert answers == {"_commit": "v0.1.0", "_src_path": url, "name": "other-name"}
 
 
 def test_copier_renames_before_anything_is_installed(clone: Path) -> None:
@@ -271,6 +293,7 @@ def test_the_title_is_the_name_for_people(name: str, title: str) -> None:
         ("https://example.com:8443/a", "git+https://example.com:8443/a"),
         ("ssh://git@example.com/a", "git+ssh://git@example.com/a"),
         ("git@example.com:a", "git@example.com:a"),
+        ("git+https://me:token@example.com/a", "git+https://example.com/a"),
         ("gh:example/a", "gh:example/a"),
     ],
 )

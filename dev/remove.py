@@ -6,10 +6,8 @@ found. If something fails, the files are as they were before.
 
 import re
 import shutil
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,7 +20,8 @@ from dev.planted import KEPT, PLANTED, Planted
 from dev.servers import ROOT, open_servers
 from dev.source_edits import feature_layers, forget, remove_lines, with_feature_layers
 from dev.terminal import CommandError, say
-from dev.working_tree import git, require_clean_tree
+from dev.tools import format_files, run_module
+from dev.working_tree import git, require_clean_tree, undone_on_failure
 
 # Both send requests to features.
 DRIVERS = ("tests/faults/", "benchmarks/")
@@ -71,12 +70,12 @@ def remove_feature(name: str) -> None:
     _require_removable(feature, files)
     has_tables = f"app/features/{name}/models.py" in files
     settings = _settings_section(feature, files.get("app/settings.py", ""))
-    with _undone_on_failure():
+    with undone_on_failure():
         gone = _delete(feature, files)
         _edit_python(feature, gone)
         _edit_other_files(feature, gone, settings)
-        _format()
-        _run("tests.contract.test_openapi")
+        format_files(*_changed_python())
+        run_module("tests.contract.test_openapi")
         if has_tables:
             _migrate(name)
     _report(feature, gone, settings, has_tables=has_tables)
@@ -236,38 +235,8 @@ def _edit(path: str, change: Callable[[str], str]) -> None:
         _write(path, change(_read(path)))
 
 
-@contextmanager
-def _undone_on_failure() -> Iterator[None]:
-    try:
-        yield
-    except BaseException:
-        # The tree was clean before.
-        git("checkout", "--quiet", "--", ".")
-        git("clean", "--quiet", "--force", "-d")
-        say("The files are as they were before.")
-        raise
-
-
-def _format() -> None:
-    """Remove the imports that nothing uses any more, and format what has changed."""
-    changed = (git("diff", "--name-only", "--diff-filter=M", "--", "*.py") or "").splitlines()
-    _run("ruff", "check", "--fix-only", "--quiet", *changed)
-    _run("ruff", "format", "--quiet", *changed)
-
-
-def _run(module: str, *arguments: str) -> None:
-    command = [sys.executable, "-m", module, *arguments]
-    result = subprocess.run(
-        command,
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        encoding="utf-8",
-        check=False,
-    )
-    if result.returncode:
-        print(*result.stdout.splitlines()[-20:], sep="\n", file=sys.stderr)
-        raise CommandError(f"{module} failed, as it says above.")
+def _changed_python() -> list[str]:
+    return (git("diff", "--name-only", "--diff-filter=M", "--", "*.py") or "").splitlines()
 
 
 # What was done

@@ -12,7 +12,7 @@ from sqlalchemy.dialects.postgresql.base import RESERVED_WORDS
 
 from dev.servers import ROOT
 from dev.terminal import CommandError
-from dev.words import Words, camel, singular_of
+from dev.words import Words, camel, hyphenated, singular_of
 
 LONGEST_NAME = 30  # the longest name of an index adds 30 characters, and PostgreSQL allows 63
 
@@ -41,37 +41,38 @@ def named(plural: str, singular: str | None) -> Words:
 
 def require_free(words: Words, source: Mapping[str, str]) -> None:
     """Refuse a name that means something already in the files to copy, or in the service."""
-    path = f"/v1/{words.plural.replace('_', '-')}"
+    path = f"/v1/{hyphenated(words.plural)}"
     new = (words.plural, words.singular, camel(words.singular), camel(words.plural), path)
     for name, meaning in _taken(source):
         if name in new:
             raise CommandError(f"`{name}` {meaning}. Choose another name.")
+    if words.plural in RESERVED_WORDS:
+        raise CommandError(f"`{words.plural}` is a word of SQL. Choose another name.")
 
 
 def _taken(source: Mapping[str, str]) -> Iterator[tuple[str, str]]:
     """Yield each name that cannot be used, and what it is."""
-    for word in (*keyword.kwlist, *keyword.softkwlist, *dir(builtins)):
+    for word in (*keyword.kwlist, *dir(builtins)):
         yield word, "is a word of Python"
-    for word in RESERVED_WORDS:
-        yield word, "is a word of SQL"
-    yield from _taken_in_the_service()
+    for folder in ("app/features", "tests/features"):
+        for feature in (ROOT / folder).iterdir():
+            yield feature.name, f"exists already: {folder}/{feature.name}"
+    for package in ("app", "coherent_cache"):
+        for file in (ROOT / package).rglob("*.py"):
+            text = file.read_text(encoding="utf-8")
+            for name in re.findall(r'(?:__tablename__ = |\bTable\(\s*)"(\w+)"', text):
+                yield name, f"is a table already, in {file.relative_to(ROOT)}"
+    document = json.loads((ROOT / "tests/contract/openapi.json").read_text(encoding="utf-8"))
+    for name, schema in document["components"]["schemas"].items():
+        yield from ((taken, "is a schema of the API already") for taken in (name, schema["title"]))
+    for route in document["paths"]:
+        yield "/".join(route.split("/")[:3]), "is a path of the API already"
+    yield from _identifiers(source)
+
+
+def _identifiers(source: Mapping[str, str]) -> Iterator[tuple[str, str]]:
     api = (ROOT / "app/api.py").read_text(encoding="utf-8")
     for path, text in {"app/api.py": api, **source}.items():
         if path.endswith(".py"):
             for token in tokenize.generate_tokens(io.StringIO(text).readline):
                 yield token.string, f"has another meaning in {path}, which the copy uses"
-
-
-def _taken_in_the_service() -> Iterator[tuple[str, str]]:
-    for folder in ("app/features", "tests/features"):
-        for feature in (ROOT / folder).iterdir():
-            yield feature.name, f"exists already: {folder}/{feature.name}"
-    for migration in (ROOT / "migrations/versions").glob("*.py"):
-        for name in re.findall(r'"(\w+)"', migration.read_text(encoding="utf-8")):
-            yield name, f"is used in {migration.relative_to(ROOT)}"
-    document = json.loads((ROOT / "tests/contract/openapi.json").read_text(encoding="utf-8"))
-    for name, schema in document["components"]["schemas"].items():
-        yield name, "is a schema of the API already"
-        yield schema["title"], "is a schema of the API already"
-    for route in document["paths"]:
-        yield "/".join(route.split("/")[:3]), "is a path of the API already"

@@ -5,6 +5,7 @@ formatter would join: run ruff on it.
 """
 
 import ast
+import io
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -24,8 +25,10 @@ def forget(source: str, names: Iterable[str]) -> str:
 
     A thing is a statement, a function, a class, a parameter, an argument, an operand of `and`, `or`
     or `|`, an element of a list, tuple or set, an entry of a dictionary, or a sentence of a
-    docstring. It mentions a name by an identifier, an attribute, a keyword, or a string that is
-    equal to it. A dotted name means a module and all that is imported from it.
+    docstring. A tuple that is an element itself, or that is returned, is such a thing as a whole.
+    A thing mentions a name by an identifier, an attribute, a keyword, or a string that is equal to
+    it. A dotted name means a module and all that is imported from it. A name with spaces is a piece
+    of a sentence in a docstring.
 
     What is not defined any more is forgotten too, in the scope that defined it. A function goes
     with its last `return`, and a test with its last `assert`. A comment goes with the statement
@@ -84,7 +87,7 @@ class _Pruning:
 
     def __post_init__(self) -> None:
         self.tree = ast.parse(self.source)
-        self.lines = self.source.splitlines(keepends=True)
+        self.lines = io.StringIO(self.source).readlines()  # they end with a newline, as in `ast`
         self.starts = [0, *accumulate(len(line) for line in self.lines)]
         self.bindings = set[tuple[int, str]]()
         self.places = [*_bindings(self.tree, 0)]
@@ -150,6 +153,8 @@ class _Pruning:
                 return self._import(node)
             case ast.Global(names=names) | ast.Nonlocal(names=names):
                 return not self.forgotten.isdisjoint(names)
+            case ast.Return(value=ast.Tuple() as value):
+                return self._element(value)
             case ast.Assign(targets=[target], value=value):
                 return self._pair(target, value)
             case ast.With(items=items) | ast.AsyncWith(items=items):
@@ -211,7 +216,6 @@ class _Pruning:
             dotted = {".".join(parts[:number]) for number in range(2, len(parts) + 1)}
             names = {alias.name, alias.asname, *dotted}
             flags.append(not self.forgotten.isdisjoint(names))
-            self.dropped += [alias] if flags[-1] else []
         return self._elements(node.names, flags)
 
     def _docstring(self, node: ast.AST) -> bool:
@@ -235,11 +239,10 @@ class _Pruning:
         return False
 
     def _is_sentence_about_forgotten(self, sentence: str) -> bool:
-        words = set(re.findall(r"\w+_\w+", sentence))
-        words |= {
-            word for code in re.findall(r"`[^`]+`", sentence) for word in re.findall(r"\w+", code)
-        }
-        return not self.forgotten.isdisjoint(words)
+        code = " ".join([*re.findall(r"`[^`]+`", sentence), *re.findall(r"\w+_\w+", sentence)])
+        text = " ".join(sentence.split())
+        pieces = {name for name in self.forgotten if " " in name and name in text}
+        return bool(pieces) or not self.forgotten.isdisjoint(re.findall(r"\w+", code))
 
     # Expressions
 
@@ -255,23 +258,30 @@ class _Pruning:
             return True
         match node:
             case ast.List(elts=elements) | ast.Set(elts=elements) | ast.Tuple(elts=elements):
-                return self._list(elements, is_tuple=isinstance(node, ast.Tuple))
+                flags = [self._element(element) for element in elements]
+                return self._elements(elements, flags, is_tuple=isinstance(node, ast.Tuple))
             case ast.Dict():
                 return self._dictionary(node)
             case ast.Call(func=function, args=arguments, keywords=keywords):
                 return self._expression(function) or self._list([*arguments, *keywords])
-            case ast.BoolOp(values=operands):
-                return self._operands(operands)
-            case ast.BinOp(op=ast.BitOr(), left=left, right=right):
-                return self._operands([left, right])
+            case ast.BoolOp() | ast.BinOp(op=ast.BitOr()):
+                return self._operands(_operands_of(node))
             case ast.Compare(left=left, ops=[_], comparators=[right]):
                 return self._pair(left, right)
             case ast.Subscript(value=value, slice=ast.Tuple(elts=parts)):
                 return self._expression(value) or self._index(value, parts)
+            case ast.Yield(value=ast.Tuple() as value):
+                return self._element(value)
             case ast.JoinedStr():  # before Python 3.12, the positions inside are not right
                 return any(self._mentions(one) for one in ast.walk(node))
             case _:
                 return self._any(ast.iter_child_nodes(node))
+
+    def _element(self, node: ast.AST) -> bool:
+        """Prune an element. A tuple among others is a record, which needs all its parts."""
+        if isinstance(node, ast.Tuple):
+            return self._any(node.elts)
+        return self._expression(node)
 
     def _mentions(self, node: ast.AST) -> bool:
         match node:
@@ -317,6 +327,7 @@ class _Pruning:
         pairs = zip(left.elts, right.elts, strict=True)
         flags = [self._any(pair) for pair in pairs]
         if len(flags) > 1 and flags.count(False) == 1:
+            self.dropped += [one for one, flag in zip(left.elts, flags, strict=True) if flag]
             for side in (left, right):
                 start, end = self._range(side)
                 kept_start, kept_end = self._range(side.elts[flags.index(False)])
@@ -357,6 +368,7 @@ class _Pruning:
         self, nodes: Sequence[ast.AST], flags: Sequence[bool], *, is_tuple: bool = False
     ) -> bool:
         elements = [(*self._range(node), flag) for node, flag in zip(nodes, flags, strict=True)]
+        self.dropped += [node for node, flag in zip(nodes, flags, strict=True) if flag]
         return self._delete_elements(elements, is_tuple=is_tuple)
 
     def _delete_elements(self, elements: Sequence[Element], *, is_tuple: bool = False) -> bool:
@@ -457,6 +469,10 @@ def _lines_of(node: ast.AST) -> tuple[int, int]:
     decorators = getattr(node, "decorator_list", [])
     first, last = (getattr(node, name) for name in ("lineno", "end_lineno"))
     return min([first, *(one.lineno for one in decorators)]), last
+
+
+def _operands_of(node: ast.BoolOp | ast.BinOp) -> list[ast.expr]:
+    return node.values if isinstance(node, ast.BoolOp) else [node.left, node.right]
 
 
 def _is_docstring(node: ast.AST) -> bool:

@@ -5,6 +5,7 @@ import re
 import tokenize
 from bisect import bisect_right
 from dataclasses import dataclass
+from itertools import accumulate
 
 # Nouns that end in -s and are no plurals, or whose singular has the same form.
 _NO_PLURALS = {
@@ -41,6 +42,8 @@ _RULES: tuple[tuple[str, str | None], ...] = (
     (r"(?P<stem>.)s", r"\g<stem>"),
 )
 
+_STARTS_WITH_VOWEL = re.compile(r"(?!eu|one)[aeio]|u(?!ni|s)|hour|hono")
+
 
 def singular_of(plural: str) -> str | None:
     """Return the singular of a noun in snake_case, or None if the rules cannot tell it."""
@@ -74,6 +77,10 @@ def spoken(snake: str) -> str:
     return snake.replace("_", " ")
 
 
+def hyphenated(snake: str) -> str:
+    return snake.replace("_", "-")
+
+
 def rename_words(source: str, old: Words, new: Words) -> str:
     """Rename a noun of one word in Python source: in code, strings, comments and docstrings.
 
@@ -89,12 +96,14 @@ def rename_words(source: str, old: Words, new: Words) -> str:
 
 
 class _Renaming:
+    """Replaces the matches of `pattern` in a source."""
+
     def __init__(self, source: str, old: Words, new: Words) -> None:
         self.source, self.new, self.plural = source, new, old.plural
         lower = rf"(?<![A-Za-z])(?:{old.plural}|{old.singular})(?![a-z])"
         title = rf"(?<![A-Z])(?:{camel(old.plural)}|{camel(old.singular)})(?![a-z])"
         upper = rf"(?<![A-Za-z])(?:{old.plural.upper()}|{old.singular.upper()})(?![A-Za-z])"
-        article = r"(?:(?<![A-Za-z])(?P<article>[Aa]n?)(?P<gap>_|\s+))?"
+        article = r"(?:(?<![A-Za-z])(?P<article>[Aa]n?)(?P<gap>_|\s+`?))?"
         self.pattern = re.compile(
             f"{article}(?:(?P<lower>{lower})|(?P<title>{title})|(?P<upper>{upper}))"
         )
@@ -118,7 +127,7 @@ class _Renaming:
             written = _in_text(text, before, after, snake, is_title=bool(match["title"]))
         if match["article"] is None:
             return written
-        article = match["article"][0] + ("n" if re.match(r"[aeio]|u[^ns]|un[^i]", snake) else "")
+        article = match["article"][0] + ("n" if _STARTS_WITH_VOWEL.match(snake) else "")
         return article + match["gap"] + written
 
     def _stays(self, word: str, before: str, after: str) -> bool:
@@ -146,10 +155,10 @@ class _Renaming:
 def _in_text(text: str, before: str, after: str, snake: str, *, is_title: bool) -> str:
     """Return how a noun is written in a string or comment."""
     if before.endswith("/v1/"):
-        return snake.replace("_", "-")
+        return hyphenated(snake)
     is_code = (
         not re.search(r"\s", text.strip())
-        or re.search(r"[\w/:.]$", before)
+        or re.search(r"[\w/:.]\Z", before)
         or re.match(r"\w|[:./]\w", after)
         or before[before.rfind("\n") + 1 :].count("`") % 2
         or re.search(r"\b(INSERT INTO|SELECT|DELETE FROM|UPDATE)\b", text)
@@ -160,13 +169,22 @@ def _in_text(text: str, before: str, after: str, snake: str, *, is_title: bool) 
 
 
 def _strings_and_comments(source: str) -> list[tuple[int, int]]:
-    lines = source.splitlines(keepends=True)
-    starts = [0]
-    for line in lines:
-        starts.append(starts[-1] + len(line))
-    kinds = {tokenize.STRING, tokenize.COMMENT, getattr(tokenize, "FSTRING_MIDDLE", -1)}
-    return [
-        (starts[token.start[0] - 1] + token.start[1], starts[token.end[0] - 1] + token.end[1])
-        for token in tokenize.generate_tokens(io.StringIO(source).readline)
-        if token.type in kinds
-    ]
+    """Return where each string and each comment starts and ends."""
+    starts = [0, *accumulate(len(line) for line in io.StringIO(source))]
+    found, depth, first = list[tuple[int, int]](), 0, (0, 0)
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        kind = tokenize.tok_name[token.type]
+        if kind == "FSTRING_START":  # from Python 3.12 on, an f-string has several tokens
+            depth += 1
+            first = token.start if depth == 1 else first
+        elif kind == "FSTRING_END":
+            depth -= 1
+        elif kind in {"STRING", "COMMENT"}:
+            first = first if depth else token.start
+        else:
+            continue
+        if depth == 0:
+            places = (first, token.end)
+            start, end = (starts[line - 1] + column for line, column in places)
+            found.append((start, end))
+    return found

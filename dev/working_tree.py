@@ -3,9 +3,12 @@
 Only the standard library is imported: copier runs dev.rename before any package is installed.
 """
 
+import shutil
 import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
 
-from dev.terminal import CommandError
+from dev.terminal import CommandError, say
 
 
 def require_clean_tree() -> None:
@@ -21,6 +24,23 @@ def require_clean_tree() -> None:
             f"There are changes that are not committed:\n{status}\n"
             "Commit them, or put them aside with: git stash -u"
         )
+
+
+@contextmanager
+def undone_on_failure(*new_folders: str) -> Iterator[None]:
+    """Take all changes back if this context fails. The tree was clean before.
+
+    Git would leave in a new folder what it ignores, such as `__pycache__`.
+    """
+    try:
+        yield
+    except BaseException:
+        for folder in new_folders:
+            shutil.rmtree(folder, ignore_errors=True)
+        git("checkout", "--quiet", "--", ".")
+        git("clean", "--quiet", "--force", "-d")
+        say("The files are as they were before.")
+        raise
 
 
 def git(*arguments: str) -> str | None:

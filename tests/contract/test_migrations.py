@@ -24,8 +24,8 @@ CHECKS = text(
 NEW_MODEL = """
 from app.infra.database.base import Base
 
-class Invoice(Base):
-    __tablename__ = "invoices"
+class FoundThing(Base):
+    __tablename__ = "found_things"
 """
 
 
@@ -94,13 +94,13 @@ async def test_model_in_a_new_feature_folder_is_found(empty_database: str, tmp_p
     for folder in ("app", "coherent_cache", "migrations"):
         shutil.copytree(PROJECT / folder, tmp_path / folder)
     for name, content in (("__init__.py", ""), ("models.py", NEW_MODEL)):
-        file = tmp_path / "app" / "features" / "invoices" / name
+        file = tmp_path / "app" / "features" / "found_things" / name
         file.parent.mkdir(exist_ok=True)
         file.write_text(content, encoding="utf-8")
     run(empty_database, "upgrade", "head")
     output = alembic(empty_database, "check", project=tmp_path).communicate()[0]
     assert "add_table" in output
-    assert "'invoices'" in output
+    assert "'found_things'" in output
 
 
 async def test_table_accepts_the_words_of_each_enum_and_no_others(

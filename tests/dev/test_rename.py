@@ -13,8 +13,8 @@ import yaml
 
 from dev.rename import copier_source, parse_name, rename, title_of
 from dev.terminal import CommandError
+from tests.dev.repository import PROJECT, commit, copy_repository, git
 
-PROJECT = Path(__file__).parents[2]
 TEMPLATE = "-".join(["fastapi", "reference", "service"])  # in parts, so that no search finds it
 NAME = tomllib.loads((PROJECT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["name"]
 
@@ -22,26 +22,11 @@ NAME = tomllib.loads((PROJECT / "pyproject.toml").read_text(encoding="utf-8"))["
 pytestmark = pytest.mark.skipif(NAME != TEMPLATE, reason="the project was renamed")
 
 
-def git(*arguments: str, cwd: Path) -> str:
-    identity = ["-c", "user.name=Test", "-c", "user.email=test@example.com"]
-    command = ["git", *identity, *arguments]
-    return subprocess.run(
-        command, cwd=cwd, check=True, capture_output=True, text=True, encoding="utf-8"
-    ).stdout
-
-
 @pytest.fixture(scope="module")
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a repository that contains the files of this one, with the tag v0.1.0."""
     folder = tmp_path_factory.mktemp("template")
-    listed = ["ls-files", "--cached", "--others", "--exclude-standard", "-z"]
-    for name in git(*listed, cwd=PROJECT).split("\0"):
-        if name and (PROJECT / name).is_file() and not name.endswith(".png"):
-            target = folder / name
-            target.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(PROJECT / name, target)
-    git("init", "-q", "-b", "main", cwd=folder)
-    commit(folder)
+    copy_repository(folder)
     git("tag", "v0.1.0", cwd=folder)
     return folder
 
@@ -53,11 +38,6 @@ def clone(template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
     git("clone", "-q", str(template), str(folder), cwd=template)
     monkeypatch.chdir(folder)
     return folder
-
-
-def commit(folder: Path) -> None:
-    git("add", "-A", cwd=folder)
-    git("commit", "-q", "-m", "Change", cwd=folder)
 
 
 def read(folder: Path, path: str) -> str:

@@ -180,20 +180,21 @@ LISTS = [
 
 @pytest.mark.parametrize("operation", LISTS, ids=str)
 async def test_link_contains_every_parameter_of_its_route_and_no_other(
-    client: Client, ids: Ids, operation: Operation
+    client: Client, ids: Ids, owner: Caller, operation: Operation
 ) -> None:
     names = {parameter["name"] for parameter in operation.parameters if parameter["in"] == "query"}
     query_of_row = ROWS[str(operation)].query
     given = {"limit": "1"} | {name: value.format_map(ids) for name, value in query_of_row.items()}
     assert names <= {*given, "cursor"}, f"Add a value of the new parameter to `query`: {operation}"
     query = "&".join(f"{name}={given[name]}" for name in names & given.keys())
-    response = await client.get(f"{operation.url(ids)}?utm={MARK}&{query}&utm={MARK}&x")
+    url = f"{operation.url(ids)}?utm={MARK}&{query}&utm={MARK}&x"
+    response = await client.get(url, headers=owner.headers)
     link = response.links["next"]["url"]
     sent = dict(parse_qsl(link.partition("?")[2]))
     assert sent == {name: given[name] for name in names & given.keys()} | {
         "cursor": response.json()["next"]
     }
-    following = await client.get(link)
+    following = await client.get(link, headers=owner.headers)
     assert following.is_success
     assert set(following.links) >= {"prev"}
 

@@ -14,8 +14,8 @@ async def make_rows(resources: ProcessResources, ids: Ids) -> Ids:
 
 
 async def populate(world: World) -> None:
-    draft = await DraftFactory(world.resources).draft(world.owner)
-    world.ids["draft_id"] = draft.id
+    drafts = await DraftFactory(world.resources).drafts(3, world.owner)
+    world.ids["draft_id"] = drafts[0].id
 
 
 CONTRACT = Contract(

@@ -18,7 +18,8 @@ from pathlib import Path
 from fastapi import FastAPI
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-os.environ.setdefault("PROMETHEUS_MULTIPROC_DIR", tempfile.mkdtemp(prefix="layers-"))
+if __name__ == "__main__":  # before prometheus_client is imported
+    os.environ.setdefault("PROMETHEUS_MULTIPROC_DIR", tempfile.mkdtemp(prefix="layers-"))
 
 from app.infra.observability.logs import Log, as_json
 from app.infra.observability.request_context import request_context

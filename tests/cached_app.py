@@ -9,7 +9,7 @@ import pytest
 from fastapi import FastAPI
 
 from app.settings import Settings
-from coherent_cache import Cache, budget, channel
+from coherent_cache import Cache, channel
 from tests.application import running
 from tests.coherent_cache.worker import eventually
 
@@ -35,7 +35,6 @@ async def patient_app(settings: Settings) -> AsyncIterator[FastAPI]:
     """Run an application that keeps trusting its memory, and keeps waiting, on a busy machine."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(channel, "LIVE_SECONDS", 3_600)
-        patch.setattr(budget, "READ_SECONDS", 30)
         async with running(patient(settings)) as app:
             yield app
 

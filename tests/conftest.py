@@ -24,8 +24,9 @@ from app.infra.database.base import Base
 from app.infra.observability.diagnostics import listeners
 from app.infra.resources import ProcessResources
 from app.infra.settings_base.sources import ignore_libpq_variables
+from app.infra.web import response_cache
 from app.settings import Settings
-from coherent_cache import trust
+from coherent_cache import budget, trust
 from coherent_cache.relay import Relay
 from dev.servers import embedded_servers
 from tests.application import client_of, recorded_statements, running
@@ -90,6 +91,15 @@ def relays_at_rest() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(trust, "LEASE_SECONDS", float("inf"))
         patch.setattr(Relay, "run", rest)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def patient_reads() -> Iterator[None]:
+    """Let no read of a cacheable route be refused on a busy machine."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (budget, response_cache):
+            patch.setattr(module, "READ_SECONDS", 60)
         yield
 
 

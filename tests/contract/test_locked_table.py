@@ -6,6 +6,7 @@ import pytest
 from fastapi import FastAPI
 from sqlalchemy import text
 
+from app.infra.web import response_cache
 from coherent_cache import budget
 from tests.application import client_of
 from tests.cached_app import NO_CACHE, NO_STORE, settled
@@ -34,7 +35,8 @@ async def urls(
         # On a busy machine the refusals take longer than a transaction may be idle.
         await session.execute(text("SET LOCAL idle_in_transaction_session_timeout = 0"))
         await session.execute(LOCK)
-        monkeypatch.setattr(budget, "READ_SECONDS", 0.3)
+        for module in (budget, response_cache):
+            monkeypatch.setattr(module, "READ_SECONDS", 0.3)
         yield urls
 
 

@@ -1,29 +1,29 @@
 """Edits of Markdown and of .env.example."""
 
 import re
-
-# A path of the repository, wherever it is in a text.
-PATH = r"(?<![\w/.-])(?:app|benchmarks|dev|docs|migrations|tests)/[\w./-]*\w"
+from collections.abc import Iterable
 
 
-def without_rows(text: str, *words: str) -> str:
-    """Remove each row of a table that contains one of the words."""
+def without_rows(text: str, words: Iterable[str]) -> str:
+    """Remove each row of a table that contains one of the words as a whole."""
+    pattern = re.compile("|".join(rf"(?<![\w-]){re.escape(word)}(?![\w-])" for word in words))
     lines = text.splitlines(keepends=True)
-    return "".join(
-        line for line in lines if not (line.startswith("|") and any(word in line for word in words))
-    )
+    return "".join(line for line in lines if not (line[0] == "|" and pattern.search(line)))
 
 
 def without_section(text: str, heading: str) -> str:
-    """Remove a section, up to the next heading of its level, and table rows that link to it."""
+    """Remove a section, up to the next heading of its level, and the table rows that link to it."""
     found = re.search(rf"^(#+) {re.escape(heading)}\n", text, re.MULTILINE)
     if found is None:
         return text
     following = re.compile(rf"^#{{1,{len(found[1])}}} ", re.MULTILINE).search(text, found.end())
-    end = following.start() if following else len(text)
-    anchor = re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
-    rest = text[: found.start()].rstrip("\n") + "\n\n" + text[end:]
-    return without_rows(rest.rstrip("\n") + "\n", f"(#{anchor})")
+    rest = text[: found.start()] + (text[following.start() :] if following else "")
+    return without_rows(rest.rstrip("\n") + "\n", [f"(#{anchor(heading)})"])
+
+
+def anchor(heading: str) -> str:
+    """Return the anchor of a heading, as GitHub makes it."""
+    return re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-")
 
 
 def without_settings(text: str, section: str) -> str:

@@ -24,21 +24,20 @@ class Planted:
     sections: Mapping[str, str] = field(default_factory=dict)
 
 
-PLANTED = {
-    "comments": Planted(
-        names=frozenset(
-            {
-                *("comment_count", "comments", "COMMENTS", "MOST_COMMENTS"),
-                *("_comment", "_uncomment", "_comments", "_comment_ids", "_with_comments"),
-                *("neighbour", "/comments"),
-                *("/v1/posts/1/comments", "POST /v1/posts/1/comments"),
-            }
-        ),
-        files=("tests/faults/test_first_page.py",),
+PLANTED: dict[str, Planted] = {}
+PLANTED["comments"] = Planted(
+    names=frozenset(
+        {
+            *("comment_count", "comments", "COMMENTS", "MOST_COMMENTS"),
+            *("_comment", "_uncomment", "_comments", "_comment_ids", "_with_comments"),
+            *("neighbour", "/comments", "comments are deleted"),
+            *("/v1/posts/1/comments", "POST /v1/posts/1/comments"),
+        }
     ),
-    "posts": Planted(files=("benchmarks/cached.md",)),
-    "board": Planted(sections={"docs/observability.md": "The live board"}),
-}
+    files=("tests/faults/test_first_page.py",),
+)
+PLANTED["posts"] = Planted(files=("benchmarks/cached.md", "tests/dev/test_cached_benchmark.py"))
+PLANTED["board"] = Planted(sections={"docs/observability.md": "The live board"})
 
 # Features that stay, and why.
 KEPT = {

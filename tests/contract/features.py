@@ -1,6 +1,5 @@
 """Collects the contracts of all features, and says what is missing in them."""
 
-import tomllib
 from importlib import import_module
 from pathlib import Path
 
@@ -9,18 +8,11 @@ from fastapi.routing import RouteContext
 from app.features.users.models import User
 from app.infra.resources import ProcessResources
 from app.infra.web.cacheable import policy_of
+from dev.features import features_in_order
 from tests.contract.declaration import Contract, Ids, Route, World
 from tests.contract.document import BY_ROUTE, ROUTES
 
 PROJECT = Path(__file__).parents[2]
-
-
-def features_in_order() -> list[str]:
-    """Return the names of the features in pyproject.toml, each parent before its children."""
-    text = (PROJECT / "pyproject.toml").read_text(encoding="utf-8")
-    contracts = tomllib.loads(text)["tool"]["importlinter"]["contracts"]
-    [layers] = [one["layers"] for one in contracts if one.get("containers") == ["app.features"]]
-    return [name.strip() for layer in reversed(layers) for name in layer.split("|")]
 
 
 def collect() -> list[Contract]:

@@ -19,7 +19,7 @@ def copy_repository(folder: Path) -> None:
     """Commit the files of this repository, as they are now, to a new one in the folder."""
     listed = ["ls-files", "--cached", "--others", "--exclude-standard", "-z"]
     for name in git(*listed, cwd=PROJECT).split("\0"):
-        if name and (PROJECT / name).is_file() and not name.endswith(".png"):
+        if name and (PROJECT / name).is_file():
             target = folder / name
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(PROJECT / name, target)

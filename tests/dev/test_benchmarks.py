@@ -1,11 +1,10 @@
-"""The benchmarks run to the end. Their figures are not judged here."""
+"""The benchmark of the layers runs to the end. Its figures are not judged here."""
 
-import shutil
 from pathlib import Path
 
 import pytest
 
-from benchmarks import cached, layers
+from benchmarks import layers
 
 
 def test_benchmark_of_layers_writes_its_report(
@@ -17,17 +16,3 @@ def test_benchmark_of_layers_writes_its_report(
     monkeypatch.setattr(layers, "REQUESTS", 2)
     layers.main()
     assert "| access log |" in report.read_text(encoding="utf-8")
-
-
-@pytest.mark.skipif(shutil.which("wrk") is None, reason="the benchmark needs wrk")
-def test_benchmark_of_cached_responses_writes_its_report(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr(cached, "REPORT", report := tmp_path / "cached.md")
-    for name in ("ROUNDS", "SECONDS", "FILL_SECONDS"):
-        monkeypatch.setattr(cached, name, 1)
-    monkeypatch.setattr(cached, "DEMO_SIZE", 1_000)
-    monkeypatch.setattr(cached, "CASES", cached.CASES[:1])
-    cached.main()
-    assert "| raw ASGI |" in report.read_text(encoding="utf-8")

@@ -1,13 +1,18 @@
 """The demo data is complete, and the same each time."""
 
+import re
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import asyncpg
 import httpx2
 import pytest
+from fastapi import FastAPI
 
+from dev import demo as modules
 from dev.demo.users import DEMO_EMAIL, DEMO_PASSWORD
-from dev.demo_data import DatabaseNotEmpty, demo_tables, load
+from dev.demo_data import DatabaseNotEmpty, demo_tables, demos, load
+from dev.features import features_in_order
 
 SIZE = 200
 TABLES = {table.name: table.total for table in demo_tables(SIZE)}
@@ -67,3 +72,17 @@ async def test_the_demo_user_can_log_in(database_url: str, client: httpx2.AsyncC
     form = {"username": DEMO_EMAIL, "password": DEMO_PASSWORD}
     response = await client.post("/v1/auth/token", data=form)
     assert response.status_code == 200
+
+
+def test_every_page_and_command_that_is_shown_uses_a_route_that_exists(app: FastAPI) -> None:
+    for demo in demos():
+        commands = {**demo.commands, **demo.commands_with_token}.values()
+        paths = [path for command in commands for path in re.findall(r"{url}(/[^'?]*)", command)]
+        assert len(paths) >= len(commands)
+        for path in [*paths, *demo.pages.values()]:
+            assert app.state.route_table.template("GET", path), path
+
+
+def test_every_module_belongs_to_a_feature() -> None:
+    names = {file.stem for file in Path(modules.__path__[0]).glob("*.py")} - {"__init__"}
+    assert names <= set(features_in_order())

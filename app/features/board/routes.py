@@ -1,7 +1,6 @@
 """A live board of the running service at `/`, for its developers. It is not part of the API.
 
-To remove it, delete this folder and `tests/features/board/`, its lines in `app/api.py`,
-`app/settings.py` and `.env.example`, and its name in the order of the features in `pyproject.toml`.
+`make remove name=board` removes it.
 """
 
 import base64

@@ -39,5 +39,5 @@ async def insert_post(session: AsyncSession, author: User, title: str, body: str
 
 
 async def delete_post(session: AsyncSession, post_id: int) -> None:
-    """Delete a post. The foreign key of `comments` deletes its comments."""
+    """Delete a post. Its comments are deleted by the foreign key."""
     await session.execute(delete(Post).where(Post.id == post_id))

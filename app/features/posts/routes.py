@@ -86,7 +86,7 @@ async def update_post(
 async def delete_post(
     post_id: PostId, user: CurrentUser, session: WriteSession, precondition: Conditions
 ) -> None:
-    """Delete one's own post. Its `comments` are deleted too. 412 when a condition is not met."""
+    """Delete one's own post. Its comments are deleted too. 412 when a condition is not met."""
     await service.delete_post(session, user, post_id, precondition)
 
 

@@ -106,7 +106,8 @@ class MappedFile(MmapedDict):
         MappedFile.lost_keys += 1
 
 
-_names: dict[int, str] = {}  # the file name of this process, by its process id
+# Names the files of this process. It is not computed for each metric: `os.getpid` is a system call.
+_process: dict[str, str | int] = {"name": os.getpid()}
 
 
 def use_preallocated_files() -> None:
@@ -116,7 +117,7 @@ def use_preallocated_files() -> None:
     """
     if FOLDER in os.environ:
         values.MmapedDict = MappedFile  # type: ignore[attr-defined, assignment]
-        values.ValueClass = values.MultiProcessValue(lambda: _names.get(os.getpid(), os.getpid()))
+        values.ValueClass = values.MultiProcessValue(lambda: _process["name"])
 
 
 def name_process(name: str) -> None:
@@ -124,10 +125,11 @@ def name_process(name: str) -> None:
 
     A process that is forked from this one has files of its own again.
     """
-    _names[os.getpid()] = name
+    _process["name"] = name
 
 
 def _reset_after_fork() -> None:
+    _process["name"] = os.getpid()
     MappedFile.lost_keys = 0
 
 

@@ -1,0 +1,149 @@
+"""The drill: in a copy of the repository, a user makes it their own with the commands for this.
+
+After each command, `make check` passes in the copy. So do the tests of the contract that tell
+whether every feature is complete, and the tests of each feature that the command has changed.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pytest
+
+from app.infra.database.schema_version import read_revisions
+from dev.features import features_in_order
+from dev.planted import KEPT
+from dev.servers import embedded_servers
+from tests.dev.repository import PROJECT, commit, copy_repository, git
+
+CONTRACT = [f"tests/contract/test_{name}.py" for name in ("access", "documents", "openapi")]
+# These run when a feature is new.
+NEW = [f"tests/contract/test_{name}.py" for name in ("cached_routes", "plans")]
+TESTS = [f"tests/{name}" for name in ("contract", "faults", "features", "infra")]
+BEFORE = read_revisions().head  # the newest migration before the drill
+# The variables of the copy. Others are meant for the tests that run the drill.
+VARIABLES = ("PATH", "HOME", "TMPDIR", "LANG", "LC_ALL")
+
+REMOVABLE = [name for name in reversed(features_in_order(PROJECT)) if name not in KEPT]
+# The board comes last, because it builds on no feature.
+REMOVABLE.sort(key=lambda name: name == "board")
+
+
+class Copy:
+    """A copy of the repository with a history of its own."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.environment = {name: os.environ[name] for name in VARIABLES if name in os.environ}
+
+    def run(
+        self, *command: str, fails: bool = False, variables: Mapping[str, str] | None = None
+    ) -> str:
+        """Run a command, and return what it prints."""
+        result = subprocess.run(
+            command,
+            cwd=self.folder,
+            env=self.environment | dict(variables or {}),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            encoding="utf-8",
+            check=False,
+        )
+        assert bool(result.returncode) == fails, f"{' '.join(command)}\n{result.stdout}"
+        return result.stdout
+
+    def pytest(self, *arguments: str) -> str:
+        options = ("-q", "-x", "-p", "no:cacheprovider")
+        return self.run(sys.executable, "-m", "pytest", *options, *arguments)
+
+    def do(self, *arguments: str, tests: Sequence[str] = ()) -> str:
+        """Run a command of the Makefile, check the whole copy, and commit."""
+        output = self.run("make", *arguments)
+        self.run("make", "check")
+        self.pytest(*CONTRACT, *tests, *self._tests_of_changed_features())
+        commit(self.folder)
+        return output
+
+    def repeat_migrations(self) -> None:
+        """Undo the migrations of the drill in the database of the copy, and apply them again."""
+        with embedded_servers(self.folder / ".data", durable=False, say=lambda _: None) as servers:
+            urls = {"DATABASE_URL": servers.database_url, "VALKEY_URL": servers.valkey_url}
+            for command in (("downgrade", BEFORE), ("upgrade", "head"), ("check",)):
+                self.run(sys.executable, "-m", "alembic", *command, variables=urls)
+
+    def _tests_of_changed_features(self) -> list[str]:
+        git("add", "-A", cwd=self.folder)
+        changed = ["diff", "--cached", "--name-only", "--", "app/features", "tests/features"]
+        names = {Path(path).parts[2] for path in git(*changed, cwd=self.folder).splitlines()}
+        folders = [f"tests/features/{name}" for name in sorted(names)]
+        return [folder for folder in folders if (self.folder / folder).exists()]
+
+    def mentions(self, word: str, *folders: str) -> str:
+        """Return the lines in these folders that contain a whole word."""
+        command = ["git", "grep", "-nwF", word, "--", *folders]
+        return subprocess.run(
+            command, cwd=self.folder, stdout=subprocess.PIPE, encoding="utf-8", check=False
+        ).stdout
+
+
+@pytest.fixture
+def copy(tmp_path: Path) -> Copy:
+    """The files of this repository, with the environment and the cache of mypy."""
+    copy = Copy(tmp_path / "copy")
+    copy_repository(copy.folder)
+    if (PROJECT / ".mypy_cache").exists():
+        shutil.copytree(PROJECT / ".mypy_cache", copy.folder / ".mypy_cache")
+    python = copy.folder / ".venv" / "bin" / "python"
+    python.parent.mkdir(parents=True)
+    python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n', encoding="utf-8")
+    python.chmod(0o755)
+    # What dev/environment.sh expects of an environment that is complete.
+    copy.run("sh", "-c", "(pwd -P && cksum <requirements/dev.txt) >.venv/.installed")
+    return copy
+
+
+def test_project_is_renamed_and_gets_resources_that_can_be_removed_again(copy: Copy) -> None:
+    copy.do("rename", "name=drill-desk")
+    resources = []
+    for source, name, kind in (("drafts", "ledgers", "private"), ("posts", "recipes", "public")):
+        if source in REMOVABLE:
+            copy.do("resource", f"name={name}", f"kind={kind}", tests=NEW)
+            assert copy.mentions(name, "app/api.py")
+            resources.append(name)
+    copy.repeat_migrations()
+    for name in resources:
+        copy.run("make", "remove", f"name={name}")
+        commit(copy.folder)
+        assert not copy.mentions(name, ".", ":!migrations", ":!tests/dev")
+    copy.run("make", "check")
+
+
+def test_features_are_removed_one_after_the_other(copy: Copy) -> None:
+    for name in REMOVABLE:
+        copy.do("remove", f"name={name}")
+        assert not (copy.folder / "app" / "features" / name).exists()
+        assert name not in features_in_order(copy.folder)
+        assert not copy.mentions(f"/v1/{name}", "app", "dev/demo", *TESTS)
+    copy.repeat_migrations()
+    copy.pytest("--collect-only", "tests")
+    assert set(features_in_order(copy.folder)) == KEPT.keys()
+
+
+@pytest.mark.skipif("posts" not in REMOVABLE, reason="the feature posts was removed")
+def test_removal_is_refused_or_undone_as_a_whole(copy: Copy) -> None:
+    children = [name for name in REMOVABLE if name in {"comments", "drafts"}]
+    if children:
+        refusal = copy.run("make", "remove", "name=posts", fails=True)
+        assert "`posts` cannot be removed yet, because other features build on it" in refusal
+        assert all(f"make remove name={child}" in refusal for child in children)
+    (copy.folder / "README.md").write_text("Mine", encoding="utf-8")
+    assert "not committed" in copy.run("make", "remove", "name=board", fails=True)
+    git("checkout", ".", cwd=copy.folder)
+    nobody = {"DATABASE_URL": "postgresql://a:b@127.0.0.1:1/c", "VALKEY_URL": "redis://127.0.0.1:1"}
+    name = (children or ["posts"])[0]
+    failure = copy.run("make", "remove", f"name={name}", fails=True, variables=nobody)
+    assert "The files are as they were before." in failure
+    assert git("status", "--porcelain", cwd=copy.folder) == ""

@@ -17,7 +17,14 @@ from coherent_cache.config import CacheConfig
 from coherent_cache.relay import Relay
 from tests.coherent_cache.harness import Harness
 from tests.coherent_cache.service import Service, create_database, metadata, open_service
-from tests.coherent_cache.worker import Loader, Proxy, Worker, config_of, make_worker
+from tests.coherent_cache.worker import (
+    Loader,
+    Proxy,
+    Worker,
+    config_of,
+    eventually,
+    make_worker,
+)
 
 LIVE_SECONDS, RUN_RELAY = channel.LIVE_SECONDS, Relay.run
 
@@ -84,6 +91,8 @@ async def service(config: CacheConfig, database_url: str, valkey: Redis) -> Asyn
     """A service with a database and a cache. Its relay runs only when a test says so."""
     async with open_service(config, database_url) as service:
         await service.delete_rows()
+        # The channel empties the memory when it connects.
+        await eventually(lambda: service.cache.channel.is_live)
         yield service
 
 

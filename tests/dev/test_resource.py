@@ -126,7 +126,8 @@ def test_removed_source_is_taken_from_its_last_commit(
         read_source("posts")
     for number in range(2):
         for path in paths:
-            (tmp_path / path).write_text(f"number = {number}\n" * path.endswith("routes.py"))
+            text = f"number = {number}\n" if path.endswith("routes.py") else ""
+            (tmp_path / path).write_text(text, encoding="utf-8")
         commit(tmp_path)
     git("rm", "-q", "-r", "app", cwd=tmp_path)
     commit(tmp_path)

@@ -93,7 +93,8 @@ class DecimalText:
     def __get_pydantic_json_schema__(
         self, schema: CoreSchema, handler: GetJsonSchemaHandler
     ) -> dict[str, Any]:
-        return {"type": "string", "pattern": f"^{self.pattern}$"}
+        longest = self.digits + len("-0.")
+        return {"type": "string", "maxLength": longest, "pattern": f"^{self.pattern}$"}
 
 
 def _whole(value: object) -> object:

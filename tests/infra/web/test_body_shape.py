@@ -113,6 +113,9 @@ async def test_many_unknown_keys_are_refused_before_they_are_reported(
     assert "1000 values" in response.json()["detail"]
 
 
+# The most characters of a value whose schema has no maxLength, by its format or its type.
+LENGTHS = {"date": 10, "date-time": 35, "uuid": 36, "integer": 20, "boolean": 5, "null": 4}
+
 WITH_BODY = [operation for operation in OPERATIONS if operation.media_type]
 
 
@@ -139,10 +142,21 @@ def largest(operation: Operation) -> int:
     fields = operation.body["properties"]
     branches = [operation.body[name] for name in ("then", "else") if name in operation.body]
     return max(
-        sum(len(name) + 8 + 12 * length(fields[name]) for name in branch["required"])
+        sum(len(name) + 8 + 12 * length(operation, fields[name]) for name in branch["required"])
         for branch in branches or [{"required": list(fields)}]
     )
 
 
-def length(field: Json) -> int:
-    return int(field.get("maxLength") or max(len(value) for value in field["enum"]))
+def length(operation: Operation, field: Json) -> int:
+    """Return the most characters that a field can have."""
+    field = operation.resolve(field)
+    if "anyOf" in field:
+        return max(length(operation, option) for option in field["anyOf"])
+    if "properties" in field:
+        parts = field["properties"].items()
+        return sum(len(name) + 8 + length(operation, part) for name, part in parts)
+    if "enum" in field:
+        return max(len(str(value)) for value in field["enum"])
+    found = field.get("maxLength") or LENGTHS.get(field.get("format") or field["type"])
+    assert found is not None, f"Give {field} a largest length."
+    return int(found)

@@ -42,7 +42,7 @@ remove: environment ## Remove a feature: make remove name=comments
 	@$(if $(name),,$(error Name the feature: make remove name=comments))$(python) -m dev remove "$$name"
 
 ##@ Check
-test: environment ## Run the tests (8 minutes), with a real PostgreSQL and Valkey
+test: environment ## Run the tests (10 minutes), with a real PostgreSQL and Valkey
 	@$(python) -m pytest -n auto --dist worksteal --cov
 
 check: environment ## Check the format, lint, types and import contracts
@@ -52,7 +52,7 @@ check: environment ## Check the format, lint, types and import contracts
 	@$(python) -c 'from importlinter.cli import lint_imports_command as lint; lint()' --no-logo \
 		$(call or_say,Remove the import that breaks a contract. The contracts are in pyproject.toml.)
 
-faults: environment ## Write docs/faults.md (45 minutes; needs HAProxy, nginx, PgBouncer)
+faults: environment ## Write docs/faults.md (47 minutes; needs HAProxy, nginx, PgBouncer)
 	@$(python) -m pytest tests/faults tests -m faults --faults --fault-table docs/faults.md -q
 
 bench: environment ## Run the benchmarks (needs wrk)

@@ -74,6 +74,11 @@ def _has_pip() -> bool:
 
 
 def _create_environment() -> None:
+    if VENV.is_symlink():
+        raise CommandError(
+            ".venv is a link to another folder, which the installation would empty. Remove the "
+            "link, then run the same command again."
+        )
     if shutil.disk_usage(".").free < _NEEDED_BYTES:
         raise _failure("No space left")
     say(f"Creating .venv with Python {sys.version.split()[0]} (half a minute, once)")

@@ -34,7 +34,7 @@ class Route:
     drops: tuple[str, ...] | None = None
     # A value of each query parameter but `limit` and `cursor`.
     query: Mapping[str, str] = field(default_factory=dict)
-    # The body of a caller, if it is not the example of the OpenAPI document.
+    # Arguments of the request, such as {"json": {…}}, if the body is not the documented example.
     content: Callable[[Caller], dict[str, Any]] | None = None
     # False if no example of its body can work, such as one with a token that works once.
     has_example: bool = True

@@ -189,6 +189,8 @@ async def test_link_contains_every_parameter_of_its_route_and_no_other(
     query = "&".join(f"{name}={given[name]}" for name in names & given.keys())
     url = f"{operation.url(ids)}?utm={MARK}&{query}&utm={MARK}&x"
     response = await client.get(url, headers=owner.headers)
+    assert response.is_success, response.text
+    assert "next" in response.links, f"`make_rows` makes no rows that `query` finds: {operation}"
     link = response.links["next"]["url"]
     sent = dict(parse_qsl(link.partition("?")[2]))
     assert sent == {name: given[name] for name in names & given.keys()} | {

@@ -60,7 +60,7 @@ async def delete_user(session: AsyncSession, user: User) -> None:
     """
     await queries.anonymise_user(session, user.id)
     await queries.delete_owned_rows(session, user.id)
-    invalidate(session, tags.user(user.id))
+    invalidate(session, tags.user(user.id), tags.account(user.id))
 
 
 async def keep_account(session: AsyncSession, user: User) -> None:

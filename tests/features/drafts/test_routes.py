@@ -249,6 +249,7 @@ async def test_page_takes_one_statement(
 async def test_each_call_takes_few_statements(
     client: Client, make: DraftFactory, owner: User, headers: Headers, statements: list[str]
 ) -> None:
+    # A write that invalidates cached responses sends one more.
     url = f"/v1/drafts/{(await make.draft(owner)).id}"
     await client.get(url, headers=headers)  # the caller is cached from now on
     for method, path, body, number in (

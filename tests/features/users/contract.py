@@ -16,7 +16,9 @@ CONTRACT = Contract(
         "POST /v1/users": Route(201, 201, 201, 201, drops=("user:{id}",)),
         "GET /v1/users/me": Route(200, 200, 401, 401),
         "PATCH /v1/users/me": Route(200, 200, 401, 401, drops=ME),
-        "DELETE /v1/users/me": Route(204, 204, 401, 401, drops=ME, ends_account=True),
+        "DELETE /v1/users/me": Route(
+            204, 204, 401, 401, drops=(*ME, "account:{user_id}"), ends_account=True
+        ),
         "GET /v1/users/{user_id}": Route(200, 200, 200, 200, shows=ME),
     },
     populate=populate,

@@ -142,7 +142,7 @@ class _Removal:
             say(f"Deleted {path}")
         for line in (git("diff", "--numstat", "--diff-filter=M") or "").splitlines():
             added, removed, path = line.split("\t")
-            say(f"Changed {path}: {removed} lines removed, {added} added")
+            say(f"Changed {path}: lines removed: {removed}, added: {added}")
         for path in (git("ls-files", "--others", "--exclude-standard") or "").splitlines():
             say(f"Wrote {path}")
         if any(path.startswith(DRIVERS) for path in self.gone):
@@ -186,7 +186,7 @@ class _Removal:
                 for number, line in enumerate(text.splitlines(), 1)
                 if pattern.search(line)
             ]
-            if lines and not path.startswith(HISTORY):
+            if lines and not path.startswith((*HISTORY, "dev/", "tests/dev/")):
                 found.append(f"{path}: {', '.join(lines)}")
         return found
 

@@ -28,13 +28,13 @@ def named(plural: str, singular: str | None) -> Words:
     derived = singular or singular_of(plural)
     if derived is None:
         raise CommandError(
-            f"The singular of `{plural}` is not clear. If the name is a plural, give both: "
+            f"`{plural}` does not look like a plural. {example}\nIf it is one, give both forms: "
             f"make resource name={plural} singular=…"
         )
     if derived == plural:
         raise CommandError(
-            f"`{plural}` is its own singular, so the code could not tell one from many. Choose a "
-            f"name with two forms, for example {plural}_items."
+            f"`{plural}` is its own singular, so the code could not tell one from many. Choose two "
+            "forms, for example: make resource name=shelves singular=shelf"
         )
     return Words(derived, plural)
 

@@ -97,15 +97,17 @@ class DecimalText:
         return {"type": "string", "maxLength": longest, "pattern": f"^{self.pattern}$"}
 
 
-def _whole(value: object) -> object:
+def _whole(value: Any) -> int:
     """Accept what is an integer in JSON Schema: 1 and 1.0, but not `true`. In a URL, digits."""
-    if isinstance(value, float) and value.is_integer():
-        return int(value)
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    is_float = isinstance(value, float) and value.is_integer()
+    is_number = is_float or (isinstance(value, int) and not isinstance(value, bool))
     is_digits = isinstance(value, str) and not _in_body.get() and INTEGER.fullmatch(value)
     if not is_number and not is_digits:
         raise PydanticCustomError("whole_number", "Input should be a whole number")
-    return value
+    if not MIN_WHOLE <= (number := int(value)) <= MAX_WHOLE:
+        # Pydantic's own message would show this limit instead of that of the field.
+        raise PydanticCustomError("whole_number", "Input should be a whole number of 64 bits")
+    return number
 
 
 WHOLE = BeforeValidator(_whole)

@@ -3,7 +3,7 @@
 import json
 from collections.abc import AsyncIterator
 from datetime import UTC, date, datetime
-from typing import Any
+from typing import Annotated, Any
 
 import httpx2
 import pytest
@@ -11,12 +11,12 @@ from fastapi import FastAPI
 from hypothesis import HealthCheck, given
 from hypothesis import settings as examples
 from hypothesis import strategies as st
-from pydantic import ValidationError
+from pydantic import Field, ValidationError
 from sqlalchemy import delete, text
 from sqlalchemy.exc import DBAPIError
 
 from app.infra.resources import ProcessResources
-from app.infra.validation.fields import Id, Input
+from app.infra.validation.fields import Id, Input, Whole
 from app.settings import Settings
 from tests.application import client_of, running
 from tests.infra.validation.values import EXAMPLE, Separate, Value, router
@@ -245,6 +245,15 @@ def test_id_in_a_body_is_a_number(value: object) -> None:
     with pytest.raises(ValidationError):
         Reference.model_validate({"id": value})
     assert Reference.model_validate({"id": 1.0}).id == 1
+
+
+@pytest.mark.parametrize("number", ["-9223372036854775809", "1e30", "9" * 40])
+def test_number_beyond_64_bits_is_refused_with_no_limit_of_another_field(number: str) -> None:
+    class Seats(Input):
+        seats: Annotated[Whole, Field(ge=1, le=500)]
+
+    with pytest.raises(ValidationError, match="a whole number of 64 bits"):
+        Seats.model_validate_json(f'{{"seats": {number}}}')
 
 
 @pytest.mark.parametrize(

@@ -49,7 +49,8 @@ def files_with(*words: str, folder: Path) -> set[str]:
     return {
         name
         for name in git("ls-files", "-z", cwd=folder).split("\0")
-        if name and any(word.lower() in read(folder, name).lower() for word in words)
+        if name
+        and any(word.lower().encode() in (folder / name).read_bytes().lower() for word in words)
     }
 
 

@@ -60,13 +60,13 @@ async def service(settings: Settings) -> AsyncIterator[FastAPI]:
 
 
 def block_event_loop() -> None:
-    time.sleep(1.5)  # long, because time without CPU on a busy machine is subtracted
+    time.sleep(3)  # long, because time without CPU on a busy machine is subtracted
 
 
 async def test_blocked_event_loop_is_reported_with_the_stack(
     settings: Settings, reports: Reports
 ) -> None:
-    values = {**settings.model_dump(), "guards": {"blocked_seconds": 0.2}}
+    values = {**settings.model_dump(), "guards": {"blocked_seconds": 1}}
     async with running(Settings.model_validate(values)) as app:
 
         @app.get("/blocks")
@@ -75,10 +75,10 @@ async def test_blocked_event_loop_is_reported_with_the_stack(
 
         async with client_of(app) as client:
             await client.get("/blocks")
-        await eventually(lambda: [text for _, text in reports if "block_event_loop" in text])
-    # A busy machine may block the loop for longer than 0.2 s elsewhere too.
-    assert {name for name, _ in reports} == {"blocked_loop"}
-    assert len([text for _, text in reports if "block_event_loop" in text]) == 1
+        await eventually(lambda: reports)
+    [(name, description)] = reports
+    assert name == "blocked_loop"
+    assert "block_event_loop" in description
     reports.clear()
 
 

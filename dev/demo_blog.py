@@ -64,7 +64,7 @@ class Blog:
 
 @dataclass(frozen=True)
 class Table:
-    """The rows of a table. `columns` are those that the rows have, with their names in one text.
+    """The rows of a table. `columns` has the names of their columns, separated by spaces.
 
     `adds` has values for columns of other tables, in the order of their rows.
     """

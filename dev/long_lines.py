@@ -10,7 +10,7 @@ WIDTH = 100
 
 
 def wrap_prose(source: str, *, is_test: bool) -> str:
-    """Return the source with all comments and docstrings wrapped, of which a line is too long.
+    """Return the source, with each comment and docstring wrapped that has a line that is too long.
 
     Outside tests, the first sentence of a docstring has to stay in one line. A longer sentence
     stays as it is.

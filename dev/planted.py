@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True)
 class Planted:
-    """What is removed with a feature.
+    """Code, files and sections outside the folders of a feature that are removed with it.
 
     - `names` are forgotten in the features that it imports, and in the fault programme: see
       `source_edits.forget`.

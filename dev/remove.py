@@ -91,11 +91,11 @@ class _Removal:
     def delete_files(self) -> None:
         planted = {path for path in self.feature.planted.files if (ROOT / path).exists()}
         self._delete({path for path in self.files if self.feature.owns(path)} | planted)
-        for folder in self.feature.folders:  # with what is not in Git, such as __pycache__
+        for folder in self.feature.folders:  # deletes files that Git ignores, such as __pycache__
             shutil.rmtree(ROOT / folder, ignore_errors=True)
 
     def edit_python(self) -> None:
-        """Forget what was deleted. The drivers that are then of no use are deleted too."""
+        """Remove all uses of the deleted code, and the fault cases and benchmarks that need it."""
         feature, files = self.feature, _read_files()
         for path in importers(files, *feature.modules):
             _edit(path, partial(forget, names=feature.modules))

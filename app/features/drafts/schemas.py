@@ -28,7 +28,7 @@ class DraftCreate(Input):
 
 
 class DraftUpdate(Input):
-    """Changes to a draft: what is left out stays. Null removes `publish_on`."""
+    """Changes to a draft. Fields that are left out keep their values. Null removes `publish_on`."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"title": "Hello again"}]})
 

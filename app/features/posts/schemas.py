@@ -25,7 +25,7 @@ class PostCreate(Input):
 
 
 class PostUpdate(Input):
-    """Changes to a post: what is left out stays."""
+    """Changes to a post. Fields that are left out keep their values."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [{"title": "Hello again"}]})
 

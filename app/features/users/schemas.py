@@ -28,7 +28,7 @@ class UserCreate(Input):
 
 
 class UserUpdate(Input):
-    """Changes to one's own account: what is left out stays.
+    """Changes to one's own account. Fields that are left out keep their values.
 
     A new e-mail address or password needs the current password.
     """

@@ -98,7 +98,7 @@ class DecimalText:
 
 
 def _whole(value: Any) -> int:
-    """Accept what is an integer in JSON Schema: 1 and 1.0, but not `true`. In a URL, digits."""
+    """Return the integer. A body may contain 1 or 1.0, but not `true`. A URL contains digits."""
     is_float = isinstance(value, float) and value.is_integer()
     is_number = is_float or (isinstance(value, int) and not isinstance(value, bool))
     is_digits = isinstance(value, str) and not _in_body.get() and INTEGER.fullmatch(value)

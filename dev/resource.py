@@ -49,7 +49,6 @@ KINDS = {
             {
                 *("app.features.posts", "publish_draft", "post_id", "PUBLISHED"),
                 *("_require_unpublished", "POST /v1/drafts/{draft_id}/publish", "/publish"),
-                "that was made from it",
             }
         ),
         rewritten={

@@ -155,6 +155,7 @@ def create_app(settings: Settings, log: Log | None = None) -> FastAPI:
     )
     app.outer, app.inner = outer_middleware(sections, log), inner_middleware(sections, limiter)
     app.state.settings, app.state.concurrency_limiter = sections, limiter
+    app.state.environment = settings.environment
     app.state.cache_reader = NoCache()
     add_problem_handlers(app)
     include_routers(app)

@@ -6,7 +6,7 @@ const byId = (id) => document.getElementById(id);
 const write = (id, text) => { if (byId(id).textContent !== text) byId(id).textContent = text; };
 
 let messages = [];
-let lines = { rate: [], p50: [], p99: [], failed: [], lag: [] };
+let samples = []; // what happened between two messages, at `from` and `at`
 let heardAt = 0, why = "";
 
 // Returns the differences between two messages.
@@ -41,7 +41,9 @@ function quantile(part, buckets, bounds) {
 
 const grouped = (number, digits) => number.toLocaleString("en", {
   minimumFractionDigits: digits, maximumFractionDigits: digits });
-const count = (number) => grouped(number, number && number < 99.95 ? 1 : 0);
+const short = (number, digits) => number < 1e6 ? grouped(number, digits)
+  : number.toLocaleString("en", { notation: "compact", maximumSignificantDigits: 4 });
+const count = (number) => short(number, number && number < 99.95 ? 1 : 0);
 const part = (number, whole) => whole ? `${grouped(100 * number / whole, 1)} %` : "–";
 function time(seconds) {
   if (seconds >= 1) return `${grouped(seconds, seconds < 10 ? 2 : 1)} s`;
@@ -55,22 +57,36 @@ function duration(found) {
 
 // Draws a line of the last KEPT seconds, the newest at the right. It has gaps where nothing was received.
 function draw(name, least) {
-  const values = lines[name], top = Math.max(least, ...values.map((value) => value ?? 0)) * 1.05;
-  let line = "", area = "", began = null, x = 0;
-  const close = () => { if (began !== null) area += `L${x} 32L${began} 32Z`; began = null; };
-  values.forEach((value, i) => {
-    if (value === null) return close();
-    x = KEPT - values.length + 1 + i;
-    const point = `${x} ${(32 - 31 * value / top).toFixed(2)}`;
-    line += (began === null ? "M" : "L") + point;
-    area += (began === null ? `M${x} 32L` : "L") + point;
-    began ??= x;
-  });
+  const most = Math.max(0, ...samples.map((sample) => sample[name] ?? 0));
+  const top = 1.05 * Math.max(least, most), end = samples.at(-1).at;
+  const place = (at) => Math.max(0, KEPT - end + at).toFixed(2);
+  let line = "", area = "", stop = null;
+  const close = () => { if (stop !== null) area += `L${place(stop)} 32Z`; stop = null; };
+  for (const { from, at, [name]: value } of samples) {
+    if (value === null || from !== stop) close();
+    if (value === null) continue;
+    const height = (32 - 31 * value / top).toFixed(2);
+    if (stop === null) {
+      line += `M${place(from)} ${height}`;
+      area += `M${place(from)} 32V${height}`;
+    }
+    line += `L${place(at)} ${height}`;
+    area += `L${place(at)} ${height}`;
+    stop = at;
+  }
   close();
   const [areaPath, linePath] = document.querySelectorAll(`[data-line="${name}"] path`);
   areaPath.setAttribute("d", area);
   linePath.setAttribute("d", line);
-  return Math.max(0, ...values.map((value) => value ?? 0));
+  return most;
+}
+
+// Names the time that the lines show. It is shorter after the start, and after a lost connection.
+function period() {
+  const seen = Math.round(samples.reduce((sum, { from, at }) => sum + at - from, 0));
+  if (seen >= KEPT - 1) return `in ${KEPT / 60} min`;
+  const hasGap = samples.some(({ from }, i) => i && from !== samples[i - 1].at);
+  return hasGap ? `in the ${seen} s seen` : `in the last ${seen} s`;
 }
 
 function bar(row, share, text) {
@@ -90,20 +106,20 @@ function showNumbers(newest, steady) {
   write("failed", count(steady.failed / steady.seconds));
   byId("errors").classList.toggle("alarm", steady.failed > 0);
   write("lag", time(newest.loop_lag));
-  write("diagnostics", grouped(newest.diagnostics, 0));
+  write("diagnostics", short(newest.diagnostics, 0));
   byId("mistakes").classList.toggle("alarm", newest.diagnostics > 0);
   const blocked = newest.loop_blocked;
-  write("lag-note", blocked ? `blocked ${grouped(blocked, 0)} × since the start` : "never blocked");
+  write("lag-note", blocked ? `blocked ${short(blocked, 0)} × since the start` : "never blocked");
 }
 
 function showLines(bounds) {
-  const most = (value, text) => value ? `most in 2 min: ${text(value)}` : "";
+  const most = (value, text) => value ? `most ${period()}: ${text(value)}` : "";
   const longest = (seconds) => duration({ seconds, beyond: seconds <= bounds[0] ? "<" : "" });
   write("rate-note", most(draw("rate", 1), count));
   write("p50-note", most(draw("p50", 0.005), longest));
   write("p99-note", most(draw("p99", 0.005), longest));
   const worst = draw("failed", 1);
-  write("failed-note", most(worst, count) || "none in 2 min");
+  write("failed-note", most(worst, count) || `none ${period()}`);
   byId("errors").classList.toggle("quiet", !worst);
   draw("lag", 0.01);
 }
@@ -121,8 +137,8 @@ function showCache(steady) {
 
 function showDatabase(newest, steady) {
   const { pool_in_use: used, pool_max: most, pool_waiting: waiting } = newest;
-  bar(byId("pool"), most ? used / most : 0, `${used} of ${most}`);
-  fact("waiting", grouped(waiting, 0), waiting);
+  bar(byId("pool"), most ? used / most : 0, `${short(used, 0)} of ${short(most, 0)}`);
+  fact("waiting", short(waiting, 0), waiting);
   const refused = steady.more("pool_refused") / steady.seconds;
   fact("refused", count(refused), refused);
   const requests = steady.count;
@@ -141,7 +157,7 @@ function showRoutes(newest, recent) {
   const cells = rows.slice(0, SLOWEST).map(({ name, count: n, p50, p99 }) => [
     name.replace(" unmatched", " (no such route)"), count(n / recent.seconds),
     duration(p50), duration(p99)]);
-  write("window", String(Math.max(1, Math.round(recent.seconds))));
+  write("routes-note", `of the last ${Math.max(1, Math.round(recent.seconds))} s, by p99`);
   if (!cells.length) cells.push(["No requests in this time."]);
   document.querySelector("tbody").replaceChildren(...cells.map((texts) => {
     const row = document.createElement("tr");
@@ -166,37 +182,35 @@ function hear(newest) {
   heardAt = performance.now();
   why = "";
   const before = messages[messages.length - 1];
-  if (before && newest.at <= before.at) return;
+  const moved = before && newest.instance !== before.instance; // to another one behind a balancer
+  if (moved) samples = [];
+  else if (before && newest.at <= before.at) return;
   const restarted = before && Object.entries(before.routes).some(([name, then]) =>
     !newest.routes[name] || newest.routes[name].buckets.at(-1) < then.buckets.at(-1));
-  if (restarted || before && newest.at - before.at > 2 * STEADY) {
-    messages = [];
-    for (const values of Object.values(lines)) values.push(null);
-  }
+  if (moved || restarted || before && newest.at - before.at > 2 * STEADY) messages = [];
   messages.push(newest);
-  messages = messages.filter((message) => newest.at - message.at <= KEPT);
-  if (messages.length > 1) note(newest, between(messages.at(-2), newest));
+  messages = messages.filter((message) => newest.at - message.at <= ROUTES + STEADY);
+  if (messages.length > 1) note(newest, messages.at(-2));
   show(newest);
 }
 
-function note(newest, second) {
-  const seconds = (found) => found ? found.seconds : null;
-  lines.rate.push(second.count / second.seconds);
-  lines.p50.push(seconds(quantile(0.5, second.buckets, newest.bounds)));
-  lines.p99.push(seconds(quantile(0.99, second.buckets, newest.bounds)));
-  lines.failed.push(second.failed / second.seconds);
-  lines.lag.push(newest.loop_lag);
-  for (const values of Object.values(lines)) values.splice(0, values.length - KEPT);
+function note(newest, before) {
+  const second = between(before, newest);
+  const seconds = (part) => quantile(part, second.buckets, newest.bounds)?.seconds ?? null;
+  samples.push({
+    from: before.at, at: newest.at, lag: newest.loop_lag, p50: seconds(0.5), p99: seconds(0.99),
+    rate: second.count / second.seconds, failed: second.failed / second.seconds });
+  samples = samples.filter((sample) => newest.at - sample.at < KEPT);
 }
 
 function show(newest) {
   const none = Object.keys(newest.routes).length === 0;
   byId("empty").hidden = !none;
-  const busy = lines.rate.some((value) => value > 0);
+  const busy = samples.some((sample) => sample.rate > 0);
   const quiet = none ? "Live, no traffic yet" : "Live, no requests at the moment";
   say("live", busy || messages.length < 2 ? "Live" : quiet);
   const workers = `${newest.workers} ${newest.workers === 1 ? "worker" : "workers"}`;
-  write("process", `${workers} · ${grouped(newest.memory / 2 ** 20, 0)} MiB`);
+  write("process", `${newest.instance} · ${workers} · ${grouped(newest.memory / 2 ** 20, 0)} MiB`);
   if (messages.length < 2) return;
   const steady = between(since(STEADY), newest);
   showNumbers(newest, steady);

@@ -5,6 +5,7 @@
 
 import base64
 import hashlib
+import html
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -50,6 +51,12 @@ HEADERS = {
 }
 
 
+def board_page(service: str, environment: str) -> str:
+    """Return the page, which says which service it shows."""
+    page = PAGE.replace("{service}", html.escape(service))
+    return page.replace("{environment}", html.escape(environment))
+
+
 @asynccontextmanager
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     """Keep the board of this process. Its viewers leave as soon as the server shuts down."""
@@ -81,9 +88,10 @@ router = APIRouter(
 
 
 @router.get("/")
-async def page() -> HTMLResponse:
+async def page(request: Request) -> HTMLResponse:
     """Show the board: one file, which loads nothing except its events."""
-    return HTMLResponse(PAGE, headers=HEADERS)
+    app: FastAPI = request.app
+    return HTMLResponse(board_page(app.title, app.state.environment), headers=HEADERS)
 
 
 @router.get("/board/events")

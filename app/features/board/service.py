@@ -4,6 +4,7 @@ The numbers are totals since the start of the service. The page computes rates f
 """
 
 import asyncio
+import socket
 import time
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
@@ -99,6 +100,7 @@ def totals(registry: CollectorRegistry) -> Totals:
     ]
     bounds = sorted({float(sample.labels["le"]) for sample in buckets})
     return {
+        "instance": socket.gethostname(),
         "at": time.time(),
         "bounds": bounds,
         "routes": _routes(buckets, bounds),

@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+import socket
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
@@ -135,6 +136,15 @@ async def test_page_is_not_cached(client: Client) -> None:
     assert "x-cache" not in response.headers
 
 
+async def test_page_names_the_service_and_its_environment(settings: Settings) -> None:
+    async with running(settings) as app, client_of(app) as client:
+        app.title = "Orders & <b>returns</b>"
+        page = (await client.get("/")).text
+    assert "<title>Orders &amp; &lt;b&gt;returns&lt;/b&gt;: live board</title>" in page
+    assert "<h1>Orders &amp; &lt;b&gt;returns&lt;/b&gt;</h1>" in page
+    assert "development" in page
+
+
 # Who may see it
 
 
@@ -170,6 +180,7 @@ async def test_event_contains_earlier_requests(app: FastAPI, client: Client) -> 
         await client.get(path)
     async with viewing(app) as [viewer]:
         [event, *_] = viewer.events
+    assert event["instance"] == socket.gethostname()
     assert event["routes"]["GET /test/notes"]["buckets"][-1] >= 2
     unmatched = event["routes"]["GET unmatched"]
     assert unmatched["failed"] < unmatched["buckets"][-1]  # 404 is no failure

@@ -12,23 +12,26 @@ from contextlib import asynccontextmanager
 from typing import Annotated
 
 from fastapi import APIRouter, Depends, FastAPI, Request
-from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError
 
 from app.errors import Unavailable
-from app.infra.database.schema_version import Revisions, read_revisions
-from app.infra.database.sessions import Database
+from app.infra.database.error_mapping import describe, lacks_privilege
+from app.infra.database.schema import Schema
 from app.infra.observability.background import detached, failing
+from app.infra.observability.repeat_filter import RepeatFilter
 from app.infra.resources import ProcessResources
 from app.infra.shutdown import server_shutdown
 from coherent_cache import CACHE_ERRORS, Cache
 
 logger = logging.getLogger(__name__)
+logger.addFilter(RepeatFilter())  # a probe asks every few seconds
 
 FIRST_ANSWER_SECONDS = 1.0
 LATER_ANSWER_SECONDS = 0.05
-UNDEFINED_TABLE = "42P01"
-REVISION = text("SELECT version_num FROM alembic_version")
+MISSING_PRIVILEGE = (
+    "The role in DATABASE_URL may not read the schema's version. Let migrations run as the role "
+    "that deploy/postgres/roles.sql creates, or run that file again. The error was: %s"
+)
 
 
 class Readiness:
@@ -38,10 +41,9 @@ class Readiness:
     result.
     """
 
-    def __init__(self, database: Database, cache: Cache | None) -> None:
-        self._database = database
+    def __init__(self, schema: Schema, cache: Cache | None) -> None:
+        self._schema = schema
         self._cache = cache
-        self._revisions: Revisions = read_revisions()
         self._ready = False
         self._checks = {"database": "unknown", "valkey": "unknown"}
         self._running: asyncio.Task[None] | None = None
@@ -73,17 +75,17 @@ class Readiness:
 
     async def _check_database(self) -> str:
         try:
-            async with self._database.read() as session:
-                revision = await session.scalar(REVISION)
+            return "behind" if await self._schema.is_behind() else "ok"
         except Unavailable:
             return "unavailable"
         except DBAPIError as error:
-            undefined = getattr(error.orig, "sqlstate", None) == UNDEFINED_TABLE
-            return "behind" if undefined else "unavailable"
+            if not lacks_privilege(error):
+                return "unavailable"
+            logger.warning(MISSING_PRIVILEGE, describe(error))
+            return "no privileges"
         except Exception:
             logger.exception("The check of the database failed")
             return "unavailable"
-        return "behind" if self._revisions.is_behind(revision) else "ok"
 
     async def _check_valkey(self) -> str:
         if self._cache is None:
@@ -102,7 +104,7 @@ class Readiness:
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     """Make the readiness of this process. A check that still runs at the end is cancelled."""
     resources: ProcessResources = app.state.resources
-    app.state.readiness = Readiness(resources.database, resources.cache)
+    app.state.readiness = Readiness(resources.schema, resources.cache)
     try:
         yield
     finally:

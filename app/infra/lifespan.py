@@ -10,6 +10,7 @@ from app.infra.cache.wiring import cache_config
 from app.infra.database.engine import open_engine, open_outbox_engine
 from app.infra.database.pool import FifoPool
 from app.infra.database.replica import Replica, open_replica
+from app.infra.database.schema import Schema
 from app.infra.database.sessions import Database
 from app.infra.database.settings import DatabaseSettings
 from app.infra.observability.background import in_background
@@ -65,6 +66,7 @@ async def open_resources(
         yield ProcessResources(
             settings=settings,
             database=database,
+            schema=Schema(database),
             replica=replica,
             cache=cache,
             reader=NoCache() if cache is None else cache.reader,

@@ -3,6 +3,7 @@
 from dataclasses import dataclass
 
 from app.infra.database.replica import Replica
+from app.infra.database.schema import Schema
 from app.infra.database.sessions import Database
 from app.infra.security.access_tokens import AccessTokens
 from app.infra.security.passwords import Passwords
@@ -19,6 +20,7 @@ class ProcessResources:
 
     settings: Sections
     database: Database
+    schema: Schema
     replica: Replica | None
     cache: Cache | None
     reader: Reader | NoCache

@@ -127,7 +127,7 @@ async def test_a_check_that_fails_in_an_unknown_way_is_reported(
     def fail(*_: object) -> None:
         raise RuntimeError("This was raised on purpose.")
 
-    monkeypatch.setattr("app.infra.health.REVISION", object())
+    monkeypatch.setattr("app.infra.database.schema.REVISION", object())
     monkeypatch.setattr("redis.asyncio.Redis.ping", fail)
     response = await fresh.get("/readyz")
     assert response.status_code == 200

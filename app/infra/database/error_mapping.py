@@ -1,7 +1,8 @@
 """Maps database errors to answers by their SQLSTATE (PostgreSQL documentation, appendix A).
 
 Features check their input themselves; this covers races and failures. An error that is not listed
-is a bug or an operator's mistake. It stays a 500, and the log names the constraint.
+is a bug or an operator's mistake. It stays a 500, and the log names the constraint. While the
+schema is behind the code, it is a 503 instead: see `schema.py`.
 """
 
 import re
@@ -36,6 +37,7 @@ INVALID_VALUES = (
     "22P02",  # invalid_text_representation
     "22P05",  # untranslatable_character
 )
+INSUFFICIENT_PRIVILEGE = "42501"
 # Names of primary keys: by our naming convention, and by PostgreSQL's.
 PRIMARY_KEY = re.compile(r"pk_.+|.+_pkey")
 
@@ -66,9 +68,32 @@ def to_app_error(error: SQLAlchemyError) -> AppError | None:
         return Unavailable("The database schema has just changed.")
     if error.connection_invalidated or sqlstate.startswith(UNAVAILABLE_CLASSES):
         return Unavailable("The database is not available.")
+    if lacks_privilege(error):
+        return Unavailable(
+            "The database does not permit this to the service.", code="missing_privilege"
+        )
     if sqlstate in INVALID_VALUES:
         return InvalidRequest("The database cannot store one of the values.")
     return None
+
+
+def lacks_privilege(error: DBAPIError) -> bool:
+    """Return whether the database role of the service lacks a privilege."""
+    return getattr(error.orig, "sqlstate", None) == INSUFFICIENT_PRIVILEGE
+
+
+def describe(error: SQLAlchemyError) -> str:
+    """Describe an error for the log.
+
+    The message of most errors may quote what a client sent, and is left out. The messages of class
+    42 (syntax error or access rule violation) only name tables, columns and functions.
+    """
+    sqlstate = getattr(getattr(error, "orig", None), "sqlstate", None)
+    constraint = violated_constraint(error) if isinstance(error, DBAPIError) else None
+    named = f", constraint {constraint}" if constraint else ""
+    if isinstance(error, DBAPIError) and error.orig and (sqlstate or "").startswith("42"):
+        named = f", {str(error.orig.__cause__).splitlines()[0]}"
+    return f"{type(error).__name__}, SQLSTATE {sqlstate}{named}"
 
 
 def violated_constraint(error: DBAPIError) -> str | None:

@@ -14,18 +14,15 @@ import orjson
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.utils import is_body_allowed_for_status_code
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
+from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException
 from starlette.responses import Response
 from starlette.types import Scope
 
-from app.errors import AppError, Unavailable
-from app.infra.database.error_mapping import (
-    is_safe_to_retry,
-    to_app_error,
-    violated_constraint,
-)
+from app.errors import AppError, Conflict, Unavailable
+from app.infra.database.error_mapping import describe, is_safe_to_retry, to_app_error
+from app.infra.database.schema import Schema
 from app.infra.observability.repeat_filter import RepeatFilter
 from app.infra.observability.request_context import request_id
 from app.infra.web.oauth2 import NOT_STORED, STATUSES, is_token_endpoint, oauth2_error
@@ -46,6 +43,14 @@ ACCEPTED_MEDIA_TYPES = (
 PARSE_ERROR = "There was an error parsing the body"  # of FastAPI
 MAX_ERRORS = 20  # otherwise the response to a body of unknown fields would be larger than the body
 MAX_INSTANCE = 512  # characters of the path
+FAILED_REQUEST = "The database failed a request: %s"
+# Lines for failures that only an operator can end, by the code of the problem.
+LOGGED = {
+    "schema_behind": "The schema of the database is behind this code, so a request failed. Migrate "
+    "it with: python -m alembic upgrade head. The error was: %s",
+    "missing_privilege": "The role in DATABASE_URL lacks a privilege, so a request failed. Grant "
+    "it, for example by running deploy/postgres/roles.sql again. The error was: %s",
+}
 CODES = {
     401: "unauthenticated",
     403: "forbidden",
@@ -187,15 +192,20 @@ async def _on_invalid_request(request: Request, error: Exception) -> Response:
 async def _on_database_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, SQLAlchemyError)
     if is_safe_to_retry(error) and may_retry():
-        logger.warning("The database failed a request, which runs again: %s", _cause(error))
+        logger.warning("The database failed a request, which runs again: %s", describe(error))
         raise RetryRequest from error
     failure = to_app_error(error)
+    if not isinstance(failure, Unavailable | Conflict):
+        schema: Schema = request.app.state.resources.schema
+        if await schema.explains_failure():
+            failure = Unavailable("The schema of the database is too old.", code="schema_behind")
     if failure is None:
         logger.error(
-            "The database refused a statement, and it is not the client's fault: %s", _cause(error)
+            "The database refused a statement, and it is not the client's fault: %s",
+            describe(error),
         )
         raise error
-    logger.warning("The database failed a request: %s", _cause(error))
+    logger.warning(LOGGED.get(failure.code, FAILED_REQUEST), describe(error))
     return problem_of(request.scope, failure)
 
 
@@ -222,11 +232,3 @@ def _location(entry: Mapping[str, Any]) -> list[str | int]:
     """Return the place of an error without the name of an unknown field, which the client chose."""
     location = list(entry["loc"])
     return location[:-1] if entry["type"] == "extra_forbidden" else location
-
-
-def _cause(error: SQLAlchemyError) -> str:
-    """Describe an error without its message, which may quote what a client sent."""
-    sqlstate = getattr(getattr(error, "orig", None), "sqlstate", None)
-    constraint = violated_constraint(error) if isinstance(error, DBAPIError) else None
-    named = f", constraint {constraint}" if constraint else ""
-    return f"{type(error).__name__}, SQLSTATE {sqlstate}{named}"

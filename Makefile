@@ -2,7 +2,6 @@
 
 # Programs run as modules: console scripts break when the path of the clone contains a space.
 python := .venv/bin/python
-sources := app coherent_cache graceful_gunicorn benchmarks dev tests migrations gunicorn_config.py
 compile := $(python) -m uv pip compile --universal --generate-hashes --no-header --no-annotate -q \
 	$(if $(UPGRADE),--upgrade) pyproject.toml
 after_lock := Correct pyproject.toml as the error above says, then run: make lock
@@ -45,12 +44,8 @@ remove: environment ## Remove a feature: make remove name=comments
 test: environment ## Run the tests (10 minutes), with a real PostgreSQL and Valkey
 	@$(python) -m pytest -n auto --dist worksteal --cov
 
-check: environment ## Check the format, lint, types and import contracts
-	@$(python) -m ruff format --check $(sources) $(call or_say,Correct the format with: make fmt)
-	@$(python) -m ruff check $(sources) $(call or_say,Correct the errors above. `make fmt` corrects some of them.)
-	@$(python) -m mypy $(sources) $(call or_say,Correct the types that mypy reports above.)
-	@$(python) -c 'from importlinter.cli import lint_imports_command as lint; lint()' --no-logo \
-		$(call or_say,Remove the import that breaks a contract. The contracts are in pyproject.toml.)
+check: environment ## Run all tools on the code: format, lint, types, import contracts
+	@$(python) -m dev.check
 
 faults: environment ## Write docs/faults.md (47 minutes; needs HAProxy, nginx, PgBouncer)
 	@$(python) -m pytest tests/faults tests -m faults --faults --fault-table docs/faults.md -q
@@ -60,8 +55,8 @@ bench: environment ## Run the benchmarks (needs wrk)
 	@$(python) -m benchmarks.cached
 
 fmt: environment ## Format, and correct lint errors where that is safe
-	@$(python) -m ruff format $(sources)
-	@$(python) -m ruff check --fix $(sources) $(call or_say,Correct the errors above by hand.)
+	@$(python) -m ruff format
+	@$(python) -m ruff check --fix $(call or_say,Correct the errors above by hand.)
 
 ##@ Data
 migrate: environment ## Bring the database schema up to date

@@ -9,7 +9,7 @@ or_say = || { echo "$(1)" >&2; exit 1; }
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help environment run dev profile connections memory resource rename remove test check faults bench fmt migrate migration flush-cache seed clean-data lock
+.PHONY: help environment run dev profile connections memory resource rename remove test check faults bench fmt openapi client migrate migration flush-cache seed clean-data lock
 
 ##@ Run
 run: environment ## Start PostgreSQL, Valkey and the service, with demo data
@@ -57,6 +57,13 @@ bench: environment ## Run the benchmarks (needs wrk)
 fmt: environment ## Format, and correct lint errors where that is safe
 	@$(python) -m ruff format
 	@$(python) -m ruff check --fix $(call or_say,Correct the errors above by hand.)
+
+##@ The API
+openapi: environment ## Write the API document, after an intended change: tests/contract/openapi.json
+	@$(python) -m dev openapi
+
+client: environment ## Generate a typed Python client: clients/python
+	@$(python) -m dev client
 
 ##@ Data
 migrate: environment ## Bring the database schema up to date

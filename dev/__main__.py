@@ -9,6 +9,7 @@ from collections.abc import Callable
 from app.infra.settings_base.sources import SettingsSourceError, ignore_libpq_variables
 from dev.database import DEMO_SIZE, seed, upgrade, write_migration
 from dev.inspection import PROFILE_SECONDS, show_connections, show_memory, write_profile
+from dev.openapi import CLIENT, DOCUMENT, write_client, write_document
 from dev.remove import remove_feature
 from dev.rename import rename
 from dev.resource import KINDS, make_resource
@@ -91,6 +92,17 @@ def _connections(_: Arguments) -> None:
         asyncio.run(show_connections(servers.database_url))
 
 
+def _openapi(_: Arguments) -> None:
+    write_document()
+    say(f"Wrote {DOCUMENT}. Read the difference as a client would: git diff {DOCUMENT}")
+
+
+def _client(_: Arguments) -> None:
+    write_client(ROOT / CLIENT)
+    say(f"Wrote {CLIENT} from {DOCUMENT}. {CLIENT}/README.md shows how to use it.")
+    say(f"To install it, run in the environment that needs it: pip install {ROOT / CLIENT}")
+
+
 def _seed(arguments: Arguments) -> None:
     with open_servers() as servers:
         upgrade(servers)
@@ -112,6 +124,8 @@ COMMANDS: dict[str, Callable[[Arguments], None]] = {
     "flush-cache": _flush_cache,
     "profile": lambda _: write_profile(PROFILE_SECONDS),
     "connections": _connections,
+    "openapi": _openapi,
+    "client": _client,
     "memory": lambda _: show_memory(),
     "migration": _migration,
     "resource": lambda arguments: make_resource(arguments.name, arguments.kind, arguments.singular),

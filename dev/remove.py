@@ -45,7 +45,7 @@ def remove_feature(name: str) -> None:
         removal.edit_other_files()
         changed = git("diff", "--name-only", "--diff-filter=M", "--", "*.py") or ""
         format_files(*changed.splitlines())
-        run_module("tests.contract.test_openapi")
+        run_module("dev", "openapi")
         if servers:
             _migrate(servers, name)
     removal.report()

@@ -13,6 +13,7 @@ from pathlib import Path
 from dev.database import upgrade, write_migration
 from dev.imports import Files, imported_names
 from dev.long_lines import wrap_prose
+from dev.openapi import DOCUMENT
 from dev.resource_name import named, require_free
 from dev.servers import ROOT, open_servers
 from dev.source_edits import feature_layers, forget, with_feature_layers
@@ -22,7 +23,6 @@ from dev.words import Words, hyphenated, rename_words, spoken
 from dev.working_tree import git, require_clean_tree, undone_on_failure
 
 FOLDERS = ("app/features", "tests/features")
-OPENAPI = "tests/contract/openapi.json"
 PACKAGES = {"app", "coherent_cache", "tests"}
 
 
@@ -88,8 +88,8 @@ def make_resource(plural: str, kind_name: str, singular: str | None) -> None:
         say("Wrote two lines into app/api.py")
         _edit("pyproject.toml", partial(with_layer, plural=plural, files=files))
         say("Wrote a layer into pyproject.toml")
-        run_module("tests.contract.test_openapi")
-        say(f"Wrote {OPENAPI}")
+        run_module("dev", "openapi")
+        say(f"Wrote {DOCUMENT}")
         with open_servers() as servers:
             write_migration(servers, f"Add {spoken(plural)}")
             upgrade(servers)
@@ -233,6 +233,6 @@ The service now has /v1/{hyphenated(plural)}: start it with `make run`, and try 
 Commit this. Then change the columns and fields in app/features/{plural}, and run:
   make migration m="change {spoken(plural)}"
   make migrate
-  .venv/bin/python -m tests.contract.test_openapi
+  make openapi
   make check test
 CONTRIBUTING.md says more, under "Add a resource"."""

@@ -1,8 +1,7 @@
-"""Generates a client from the OpenAPI document."""
+"""The client that `make client` generates, for tests that call the service with it."""
 
 import importlib
 import json
-import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,28 +10,26 @@ from typing import Any
 
 import pytest
 
+from dev import openapi
 from tests.contract.serving import Served
-
-PACKAGE = "generated_client"
-# Without its hooks, which format and lint: they look for tools on the PATH.
-CONFIGURATION = {"post_hooks": [], "package_name_override": PACKAGE}
-GENERATE = "from openapi_python_client.cli import app; app()"
 
 
 @contextmanager
 def generate_client(served: Served, folder: Path) -> Iterator[Any]:
     """Generate a client, and return a function that imports a module of it."""
-    (folder / "openapi.json").write_text(json.dumps(served.app.openapi()), encoding="utf-8")
-    (folder / "configuration.json").write_text(json.dumps(CONFIGURATION), encoding="utf-8")
-    command = [sys.executable, "-c", GENERATE, "generate", "--meta", "none", "--fail-on-warning"]
-    command += ["--path", "openapi.json", "--config", "configuration.json"]
-    command += ["--output-path", PACKAGE]
-    done = subprocess.run(
-        command, cwd=folder, capture_output=True, text=True, check=False, encoding="utf-8"
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
+    document, client = folder / "openapi.json", folder / "client"
+    document.write_text(json.dumps(served.app.openapi()), encoding="utf-8")
+    left_out = openapi.generate_client(document, client)
+    assert left_out == ""
+    package = package_of(client)
     with pytest.MonkeyPatch.context() as patch:
-        patch.syspath_prepend(folder)
-        yield lambda name: importlib.import_module(f"{PACKAGE}.{name}")
-    for name in [name for name in sys.modules if name.partition(".")[0] == PACKAGE]:
+        patch.syspath_prepend(client)
+        yield lambda name: importlib.import_module(f"{package}.{name}")
+    for name in [name for name in sys.modules if name.partition(".")[0] == package]:
         del sys.modules[name]
+
+
+def package_of(client: Path) -> str:
+    """Return the name of the generated package."""
+    [module] = client.glob("*/__init__.py")
+    return module.parent.name

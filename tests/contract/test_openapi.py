@@ -1,7 +1,7 @@
 """The OpenAPI document is the one in `openapi.json` in this folder, and it is true.
 
-After an intended change of the API, write the file again with
-`.venv/bin/python -m tests.contract.test_openapi`, and read the difference as a client would.
+After an intended change of the API, write the file again with `make openapi`, and read the
+difference as a client would.
 """
 
 import json
@@ -109,7 +109,3 @@ def test_every_resource_that_is_written_has_an_example() -> None:
         for operation in OPERATIONS
         if operation.media_type and ROWS[str(operation)].has_example
     }
-
-
-if __name__ == "__main__":
-    AGREED.write_text(json.dumps(DOCUMENT, indent=2) + "\n", encoding="utf-8")

@@ -27,6 +27,7 @@ PLACES = {
     "pyproject.toml": [r'^\[project\]\nname = "NAME"'],
     "README.md": [r"\A# TITLE$"],
     ".env.example": ["^#AUTH_ISSUER=NAME$", "^#AUTH_AUDIENCE=NAME$"],
+    ".devcontainer/devcontainer.json": ['^  "name": "TITLE"'],
     "app/main.py": ['title="TITLE"'],
     "app/infra/security/settings.py": ['issuer: str = "NAME"', 'audience: str = "NAME"'],
     "docker-compose.yml": ["^  image: NAME$"],

@@ -15,6 +15,7 @@ DOCUMENTS = [
         "README.md",
         "CONTRIBUTING.md",
         "CHANGELOG.md",
+        "SECURITY.md",
         *(f"{package}/README.md" for package in PACKAGES),
     ),
     *map(str, (PROJECT / "docs").rglob("*.md")),

@@ -87,6 +87,7 @@ def titles_of(folder: Path) -> set[str]:
         read(folder, "README.md").partition("\n")[0].removeprefix("# "),
         json.loads(read(folder, "tests/contract/openapi.json"))["info"]["title"],
         json.loads(read(folder, "deploy/grafana/service.json"))["title"],
+        json.loads(read(folder, ".devcontainer/devcontainer.json"))["name"],
         *re.findall(r'\btitle="(.*)"', read(folder, "app/main.py")),
     }
 

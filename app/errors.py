@@ -62,6 +62,17 @@ class InvalidRequest(AppError):
     code = "invalid_request"
 
 
+class RateLimited(AppError):
+    """The client has sent more requests than a rate limit allows."""
+
+    status = 429
+    code = "rate_limited"
+
+    def __init__(self, seconds: int) -> None:
+        super().__init__(f"Too many requests. Try again in {seconds} s.")
+        self.retry_after_seconds = seconds
+
+
 class Unavailable(AppError):
     """A dependency or capacity is missing at the moment. The same request may succeed later."""
 

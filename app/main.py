@@ -26,6 +26,7 @@ from app.infra.web.head_requests import HeadRequestMiddleware
 from app.infra.web.observe_requests import ObservationMiddleware, Observer
 from app.infra.web.openapi import add_documentation
 from app.infra.web.problems import add_problem_handlers
+from app.infra.web.rate_limit import RateLimitMiddleware, RequestLimits
 from app.infra.web.request_metrics import count_request
 from app.infra.web.request_span import RequestSpanMiddleware
 from app.infra.web.request_timeout import RequestTimeoutMiddleware
@@ -44,6 +45,7 @@ from app.infra.web.telemetry import telemetry
 from app.infra.web.trusted_hosts import TrustedHostsMiddleware
 from app.settings import Settings, load_settings
 from coherent_cache import NoCache
+from graceful_gunicorn import available_cores
 
 DESCRIPTION = """Errors are `application/problem+json` with a stable `code`.
 
@@ -84,6 +86,7 @@ def inner_middleware(settings: Sections, limiter: ConcurrencyLimiter) -> list[Mi
     limits = settings[LimitsSettings]
     return [
         Middleware(ResponseCacheMiddleware, settings=settings[CacheSettings]),
+        Middleware(RateLimitMiddleware),
         Middleware(
             BodyLimitMiddleware, limit_bytes=limits.body_bytes, most_values=limits.body_values
         ),
@@ -135,9 +138,14 @@ def create_app(settings: Settings, log: Log | None = None) -> FastAPI:
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         current_default_thread_limiter().total_tokens = sections[ServerSettings].threads
         with closing(log.writer) if log else nullcontext():
-            async with open_resources(sections, APPLICATION_NAME, limiter.measure) as resources:
+            workers = settings.web_concurrency or available_cores()
+            opened = open_resources(sections, APPLICATION_NAME, limiter.measure, workers=workers)
+            async with opened as resources:
                 app.state.resources, app.state.cache_reader = resources, resources.reader
                 app.state.route_table.index()
+                rate_limiter = resources.rate_limiter
+                rate_limiter.check_quotas(app.state.route_table.limits)
+                app.state.request_limits = RequestLimits(rate_limiter, resources.access_tokens)
                 yield
 
     app = Service(

@@ -19,6 +19,7 @@ from app.features.board.settings import BoardSettings
 from app.infra.cache.settings import CacheSettings, ValkeySettings
 from app.infra.database.settings import DatabaseSettings
 from app.infra.observability.settings import DiagnosticsSettings, LogSettings, MetricsSettings
+from app.infra.rate_limits.settings import RateLimitSettings
 from app.infra.security.settings import DEVELOPMENT_SECRET, MINIMUM_SECRET_BYTES, AuthSettings
 from app.infra.server.settings import CLOSING_SECONDS, ServerSettings, Workers
 from app.infra.settings_base import sources
@@ -47,6 +48,7 @@ class Settings(BaseSettings):
     auth: AuthSettings = AuthSettings()
     server: ServerSettings = ServerSettings()
     limits: LimitsSettings = LimitsSettings()
+    rate_limits: RateLimitSettings = RateLimitSettings()
     cors: CorsSettings = CorsSettings()
     docs: DocsSettings = DocsSettings()
     log: LogSettings = LogSettings()

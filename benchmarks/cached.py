@@ -71,7 +71,11 @@ def serving(
 ) -> Iterator[Server]:
     """Serve with one worker, as in production, until the block is left. Its log is not kept."""
     address = Address("127.0.0.1", free_port())
-    production = {"ENVIRONMENT": "production", "AUTH_SECRET": secrets.token_urlsafe(48)}
+    production = {
+        "ENVIRONMENT": "production",
+        "AUTH_SECRET": secrets.token_urlsafe(48),
+        "RATE_LIMITS_QUOTAS": "*=1000000/1",  # the load is a single client
+    }
     with ExitStack() as stack:
         nowhere = stack.enter_context(Path(os.devnull).open("wb"))
         with patch.dict(os.environ, production | {"WEB_CONCURRENCY": "1"} | environment):

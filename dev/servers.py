@@ -1,8 +1,9 @@
-"""The PostgreSQL and Valkey that a command uses.
+"""The PostgreSQL and the Valkeys that a command uses.
 
-DATABASE_URL and VALKEY_URL, in the environment or in .env, name servers that exist. For each of
-them that is not set, an embedded server is used: a real one from a wheel, which needs neither a
-container nor root. Its data is in `.data`.
+DATABASE_URL, VALKEY_URL and RATE_LIMITS_URL, in the environment or in .env, name servers that
+exist. For each of them that is not set, an embedded server is used: a real one from a wheel, which
+needs neither a container nor root. Its data is in `.data`. If the first two are set, no server is
+started, and the rate limits use VALKEY_URL.
 
 Embedded servers run as long as the command that started them. Each is a child of a small process,
 supervise.py, that stops it when the command ends, even by SIGKILL. Other commands of the same clone
@@ -28,7 +29,7 @@ from dev.postgres import postgres_program, start_postgres
 from dev.server_process import Server, stop_leftover
 from dev.terminal import CommandError
 from dev.terminal import say as say_line
-from dev.valkey import start_valkey, valkey_program
+from dev.valkey import NO_EVICTION, rate_limits_program, start_valkey, valkey_program
 
 ROOT = Path(__file__).resolve().parent.parent
 DATA = ROOT / ".data"
@@ -44,11 +45,15 @@ class Servers:
     database_url: str
     valkey_url: str
     embedded_database: bool = True
+    rate_limits_url: str | None = None  # None leaves it to the settings
 
     @property
     def environment(self) -> dict[str, str]:
         """The environment of a child process, which reads its settings from it."""
-        return os.environ | {"DATABASE_URL": self.database_url, "VALKEY_URL": self.valkey_url}
+        urls = {"DATABASE_URL": self.database_url, "VALKEY_URL": self.valkey_url}
+        if self.rate_limits_url is not None:
+            urls["RATE_LIMITS_URL"] = self.rate_limits_url
+        return os.environ | urls
 
 
 class FolderInUse(CommandError):
@@ -81,6 +86,7 @@ def open_servers(*, exclusive: bool = False) -> Iterator[Servers]:
             database_url or embedded.database_url,
             valkey_url or embedded.valkey_url,
             embedded_database=not database_url,
+            rate_limits_url=configured("RATE_LIMITS_URL") or embedded.rate_limits_url,
         )
 
 
@@ -164,7 +170,7 @@ def _claim_in_turn(folder: Path, say: Callable[[str], None]) -> IO[str]:
 def _start(
     folder: Path, state: IO[str], stack: ExitStack, *, durable: bool, say: Callable[[str], None]
 ) -> Servers:
-    """Start both servers, which stop when the stack is closed."""
+    """Start all servers, which stop when the stack is closed."""
     state.truncate(0)  # the state that a killed command has left
     _stop_leftovers(folder, say)
     program = replace(postgres_program(folder), claim=state)
@@ -172,12 +178,16 @@ def _start(
     stack.callback(postgres.stop)
     valkey, valkey_url = start_valkey(replace(valkey_program(folder), claim=state))
     stack.callback(valkey.stop)
-    servers = Servers(database_url, valkey_url)
+    limits, limits_url = start_valkey(
+        replace(rate_limits_program(folder), claim=state), NO_EVICTION
+    )
+    stack.callback(limits.stop)
+    servers = Servers(database_url, valkey_url, rate_limits_url=limits_url)
     state.write(json.dumps(asdict(servers)))
     state.flush()
     stack.callback(state.truncate, 0)
     is_stopping = threading.Event()
-    for server in (postgres, valkey):
+    for server in (postgres, valkey, limits):
         arguments = (server, is_stopping)
         threading.Thread(target=_warn_of_end, args=arguments, daemon=True).start()
     stack.callback(is_stopping.set)
@@ -185,7 +195,7 @@ def _start(
 
 
 def _stop_leftovers(folder: Path, say: Callable[[str], None]) -> None:
-    for program in (postgres_program(folder), valkey_program(folder)):
+    for program in (postgres_program(folder), valkey_program(folder), rate_limits_program(folder)):
         if stop_leftover(program):
             say(f"Stopped the {program.title} that an earlier command had left running")
 

@@ -20,7 +20,6 @@ UVICORN = (
     *("--reload-dir=coherent_cache", "--reload-dir=graceful_gunicorn"),
     "--http=dev.protocol:Protocol",
     "--ws=none",
-    "--workers=1",  # without this, Uvicorn reads WEB_CONCURRENCY, which may be "auto"
     "--no-access-log",  # the service itself logs each request
     "--timeout-graceful-shutdown=3",  # an open event stream in a browser would delay each reload
 )
@@ -38,6 +37,8 @@ def open_service(
     supervisor = (*SUPERVISOR, "", str(int(signal.SIGTERM)), "0")
     # With no load balancer, draining would only make Ctrl-C slower.
     environment = {"SERVER_DRAIN_SECONDS": "0"} | servers.environment
+    if module == UVICORN:
+        environment["WEB_CONCURRENCY"] = "1"
     for prefix in ("SERVER", "UVICORN"):
         environment |= {f"{prefix}_HOST": address.host, f"{prefix}_PORT": str(address.port)}
     process = subprocess.Popen(

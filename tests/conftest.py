@@ -60,6 +60,7 @@ def pytest_configure(config: pytest.Config) -> None:
     servers = stack.enter_context(embedded_servers(folder, durable=False))
     os.environ["TEST_DATABASE_URL"] = servers.database_url
     os.environ["TEST_VALKEY_URL"] = servers.valkey_url
+    os.environ["TEST_RATE_LIMITS_URL"] = servers.rate_limits_url or servers.valkey_url
     subprocess.run(
         [sys.executable, "-m", "alembic", "upgrade", "head"],
         cwd=PROJECT,
@@ -149,6 +150,12 @@ def settings(database_url: str, worker_id: str) -> Settings:
                 "slow_seconds": 30,
             },
             "cache": {"namespace": worker_id},
+            # All tests are one client. A test of a limit sets its quota itself.
+            "rate_limits": {
+                "url": os.environ.get("TEST_RATE_LIMITS_URL", os.environ["TEST_VALKEY_URL"]),
+                "timeout_seconds": 5,
+                "quotas": "*=1000000/1",
+            },
             # Tests block the event loop themselves, for example when they start a process.
             "guards": {"blocked_seconds": 3_600},
             "metrics": {"server_timing": False},

@@ -18,6 +18,7 @@ from app.infra.observability.diagnostics import watch_event_loop, watch_tasks
 from app.infra.observability.process_metrics import sample
 from app.infra.observability.settings import DiagnosticsSettings
 from app.infra.observability.tracing import span, traces
+from app.infra.rate_limits.wiring import open_rate_limiter
 from app.infra.resources import ProcessResources
 from app.infra.security.access_tokens import AccessTokens
 from app.infra.security.passwords import Passwords
@@ -30,12 +31,12 @@ Measure = Callable[[], None]
 
 @asynccontextmanager
 async def open_resources(
-    settings: Sections, application_name: str, *measures: Measure
+    settings: Sections, application_name: str, *measures: Measure, workers: int = 1
 ) -> AsyncIterator[ProcessResources]:
     """Open everything. On leaving, close it in the reverse order, whatever happened.
 
     `application_name` is what PostgreSQL lists the connections under. Each of `measures` is called
-    once a second and sets gauges.
+    once a second and sets gauges. `workers` is how many processes of this instance serve requests.
     """
     database_settings = settings[DatabaseSettings]
     async with AsyncExitStack() as stack:
@@ -58,10 +59,12 @@ async def open_resources(
             )
         passwords = Passwords(settings[AuthSettings])
         stack.callback(passwords.close)
+        rate_limiter = await stack.enter_async_context(open_rate_limiter(settings, workers))
         stack.enter_context(watch_tasks())
         diagnostics = settings[DiagnosticsSettings]
         await stack.enter_async_context(watch_event_loop(diagnostics.blocked_seconds))
-        sampled = partial(sample, *measures, *_measures(database, replica, cache))
+        measures += (rate_limiter.measure, *_measures(database, replica, cache))
+        sampled = partial(sample, *measures)
         await stack.enter_async_context(in_background(sampled, "sampler"))
         yield ProcessResources(
             settings=settings,
@@ -72,6 +75,7 @@ async def open_resources(
             reader=NoCache() if cache is None else cache.reader,
             passwords=passwords,
             access_tokens=AccessTokens(settings[AuthSettings]),
+            rate_limiter=rate_limiter,
         )
 
 

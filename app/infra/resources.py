@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from app.infra.database.replica import Replica
 from app.infra.database.schema import Schema
 from app.infra.database.sessions import Database
+from app.infra.rate_limits.limiter import RateLimiter
 from app.infra.security.access_tokens import AccessTokens
 from app.infra.security.passwords import Passwords
 from app.infra.settings_base.section import Sections
@@ -26,3 +27,4 @@ class ProcessResources:
     reader: Reader | NoCache
     passwords: Passwords
     access_tokens: AccessTokens
+    rate_limiter: RateLimiter

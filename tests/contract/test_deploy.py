@@ -26,7 +26,16 @@ from tests.contract.deployment import (
 from tests.contract.document import api_routes
 from tests.contract.test_documents import setting_names
 
-LONG_RUNNING = ["balancer", "app", "database", "valkey", "replica", "prometheus", "grafana"]
+LONG_RUNNING = [
+    "balancer",
+    "app",
+    "database",
+    "valkey",
+    "valkey-limits",
+    "replica",
+    "prometheus",
+    "grafana",
+]
 
 
 @pytest.fixture
@@ -155,14 +164,27 @@ def test_services_start_after_those_they_depend_on() -> None:
             runs_once = needed in ("migrate", "secrets")
             expected = "service_completed_successfully" if runs_once else "service_healthy"
             assert condition["condition"] == expected, (name, needed)
-    assert service("app")["depends_on"].keys() == {"migrate", "database", "valkey"}
+    assert service("app")["depends_on"].keys() == {
+        "migrate",
+        "database",
+        "valkey",
+        "valkey-limits",
+    }
     assert service("balancer")["depends_on"].keys() == {"app"}
 
 
-def test_valkey_persists_nothing_and_has_a_memory_limit() -> None:
-    flags = " ".join(f"{flag!r}" if flag == "" else flag for flag in service("valkey")["command"])
-    for flag in ("--save ''", "--appendonly no", "--maxmemory ", "--maxmemory-policy allkeys-lru"):
+@pytest.mark.parametrize(
+    ("name", "policy"), [("valkey", "allkeys-lru"), ("valkey-limits", "noeviction")]
+)
+def test_valkey_persists_nothing_and_has_a_memory_limit(name: str, policy: str) -> None:
+    flags = " ".join(f"{flag!r}" if flag == "" else flag for flag in service(name)["command"])
+    for flag in ("--save ''", "--appendonly no", "--maxmemory ", f"--maxmemory-policy {policy}"):
         assert flag in flags
+
+
+def test_in_compose_the_rate_limits_have_a_server_of_their_own() -> None:
+    assert "//valkey-limits:" in service("app")["environment"]["RATE_LIMITS_URL"]
+    assert "//valkey:" in service("app")["environment"]["VALKEY_URL"]
 
 
 @pytest.mark.parametrize(

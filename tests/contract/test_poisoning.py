@@ -26,7 +26,7 @@ Headers = list[tuple[str, str]]
 # One connection for each request: on a kept connection, answers wait for acknowledgements.
 CLEAN = {"X-Request-ID": "of-the-clean-request", "Connection": "close"}
 # Headers that a server or a cache adds to each answer anew.
-NOT_COMPARED = {"date", "age", "x-cache", "x-process-time"}
+NOT_COMPARED = {"date", "age", "ratelimit", "x-cache", "x-process-time"}
 
 EVIL = "evil.example"
 ECHO = "/v1/echo"

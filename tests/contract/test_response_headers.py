@@ -58,6 +58,8 @@ BOUNDS = {
     "vary": 120,
     "www-authenticate": 20,
     "x-accel-buffering": 5,
+    "ratelimit": 100,
+    "ratelimit-policy": 100,
     "x-cache": 10,
     "x-content-type-options": 10,
     "x-process-time": 20,

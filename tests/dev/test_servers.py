@@ -125,7 +125,7 @@ async def test_servers_whose_supervisors_were_killed_too_are_stopped_by_the_next
     assert await answer(database_url) == 1
     said: list[str] = []
     with embedded_servers(tmp_path, durable=False, say=said.append) as servers:
-        assert len([line for line in said if line.startswith("Stopped the ")]) == 2
+        assert len([line for line in said if line.startswith("Stopped the ")]) == 3
         assert await answer(servers.database_url) == 1
         with pytest.raises((ConnectionError, asyncpg.InvalidPasswordError)):
             await answer(database_url)

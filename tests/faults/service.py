@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import os
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
@@ -96,6 +97,12 @@ async def serving(
         **sections,
         "database": {"url": backend.database_url, **sections.get("database", {})},
         "valkey": {"url": backend.valkey_url, **sections.get("valkey", {})},
+        # A server of its own, as in production, and more requests than a case sends.
+        "rate_limits": {
+            "url": os.environ["TEST_RATE_LIMITS_URL"],
+            "quotas": "*=1000000/1",
+            **sections.get("rate_limits", {}),
+        },
         "auth": CHEAP_PASSWORDS if auth is None else auth,
         "log": {"access": output is not None},
     }

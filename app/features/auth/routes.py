@@ -7,12 +7,17 @@ from fastapi import APIRouter, Depends, Form, Response
 from app.features.auth import service
 from app.features.auth.dependencies import check_form
 from app.features.auth.schemas import Credentials, RefreshTokenWrite, TokenRead
+from app.features.users.service import PASSWORD_FAILURES
 from app.infra.dependencies import Resources, WriteSession
+from app.infra.rate_limits.limit import By, Limit
 from app.infra.validation.fields import KIB
 from app.infra.web.oauth2 import NOT_STORED, token_endpoint
 from app.infra.web.openapi import problems
+from app.infra.web.rate_limited import rate_limited
 
 router = APIRouter(prefix="/v1/auth", tags=["auth"])
+
+LOGINS = Limit("logins", quota=100, seconds=600, by=By.ADDRESS)
 
 
 @router.post(
@@ -23,6 +28,7 @@ router = APIRouter(prefix="/v1/auth", tags=["auth"])
     max_body_size=8 * KIB,
 )
 @token_endpoint
+@rate_limited(LOGINS, PASSWORD_FAILURES)
 async def log_in(
     form: Annotated[Credentials, Form()], resources: Resources, response: Response
 ) -> TokenRead:

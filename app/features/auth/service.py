@@ -11,7 +11,9 @@ from app.errors import Unauthenticated
 from app.features.auth import queries
 from app.features.auth.queries import TokenFamily
 from app.features.auth.schemas import TokenRead
+from app.features.users.models import User
 from app.features.users.queries import get_user_by_email, set_password_hash
+from app.features.users.service import PASSWORD_FAILURES
 from app.infra.resources import ProcessResources
 from app.infra.security.passwords import PasswordMatch
 from app.infra.security.settings import AuthSettings
@@ -21,16 +23,12 @@ from app.infra.validation.fields import normalise_email
 async def log_in(resources: ProcessResources, email: str, password: str) -> TokenRead:
     """Exchange an e-mail address and a password for tokens, or raise `Unauthenticated`.
 
-    An unknown account takes the same time and gives the same answer as a wrong password. No
-    database connection is held while the password is hashed.
+    An unknown account takes the same time and gives the same answer as a wrong password, and has
+    the same limit on failed logins. No database connection is held while the password is hashed.
     """
-    async with resources.database.read() as session:
-        user = await get_user_by_email(session, normalise_email(email) or email)
-    match = await resources.passwords.verify(password, user.password_hash if user else None)
-    if user is None or not match:
-        raise Unauthenticated(
-            "The e-mail address or the password is wrong.", code="invalid_credentials"
-        )
+    email = normalise_email(email) or email
+    async with resources.rate_limiter.counting_failures(PASSWORD_FAILURES, email):
+        user, match = await _verify(resources, email, password)
     outdated = match is PasswordMatch.AS_TYPED or resources.passwords.is_outdated(
         user.password_hash
     )
@@ -41,6 +39,19 @@ async def log_in(resources: ProcessResources, email: str, password: str) -> Toke
         return await _issue_tokens(
             session, resources, TokenFamily(uuid4(), user.id, user.credential_version)
         )
+
+
+async def _verify(
+    resources: ProcessResources, email: str, password: str
+) -> tuple[User, PasswordMatch]:
+    async with resources.database.read() as session:
+        user = await get_user_by_email(session, email)
+    match = await resources.passwords.verify(password, user.password_hash if user else None)
+    if user is None or not match:
+        raise Unauthenticated(
+            "The e-mail address or the password is wrong.", code="invalid_credentials"
+        )
+    return user, match
 
 
 async def refresh(resources: ProcessResources, token: str) -> TokenRead:

@@ -9,11 +9,15 @@ from app.features.users.dependencies import FreshUser
 from app.features.users.models import User
 from app.features.users.schemas import PublicUserRead, UserCreate, UserRead, UserUpdate
 from app.infra.dependencies import Conditions, ReadSession, Resources, WriteSession
+from app.infra.rate_limits.limit import By, Limit
 from app.infra.validation.fields import KIB, Id
 from app.infra.web.cacheable import cacheable
 from app.infra.web.openapi import NOT_MODIFIED, problems
+from app.infra.web.rate_limited import ADDRESS, WRITES, rate_limited
 
 router = APIRouter(prefix="/v1/users", tags=["users"])
+
+REGISTRATIONS = Limit("registrations", quota=20, seconds=3_600, by=By.ADDRESS)
 
 
 @router.post(
@@ -23,6 +27,7 @@ router = APIRouter(prefix="/v1/users", tags=["users"])
     responses=problems(409, 413, 415, 422),
     max_body_size=8 * KIB,
 )
+@rate_limited(REGISTRATIONS)
 async def create_user(
     data: UserCreate, session: WriteSession, resources: Resources, response: Response
 ) -> User:
@@ -44,6 +49,7 @@ async def read_me(user: FreshUser) -> User:
     responses=problems(401, 403, 409, 412, 413, 415, 422),
     max_body_size=32 * KIB,
 )
+@rate_limited(ADDRESS, WRITES, service.PASSWORD_FAILURES)
 async def update_me(
     data: UserUpdate,
     user: FreshUser,
@@ -53,7 +59,7 @@ async def update_me(
 ) -> User:
     """Change the account of the caller. 403 `invalid_credentials` for a wrong current password."""
     precondition.require()
-    return await service.update_user(session, resources.passwords, user, data)
+    return await service.update_user(session, resources, user, data)
 
 
 @router.delete("/me", status_code=204, response_class=Response, responses=problems(401, 412, 422))

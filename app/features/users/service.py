@@ -8,8 +8,13 @@ from app.features.users import queries, tags
 from app.features.users.models import UNIQUE_EMAIL, User
 from app.features.users.schemas import UserCreate, UserUpdate
 from app.infra.database.error_mapping import violated_constraint
+from app.infra.rate_limits.limit import By, Limit
+from app.infra.resources import ProcessResources
 from app.infra.security.passwords import Passwords
 from coherent_cache import invalidate, shows
+
+# Wrong passwords for one account, at the login and where the current password is asked for.
+PASSWORD_FAILURES = Limit("password_failures", quota=10, seconds=900, by=By.ACCOUNT)
 
 
 async def create_user(session: AsyncSession, passwords: Passwords, data: UserCreate) -> User:
@@ -25,7 +30,7 @@ async def create_user(session: AsyncSession, passwords: Passwords, data: UserCre
 
 
 async def update_user(
-    session: AsyncSession, passwords: Passwords, user: User, data: UserUpdate
+    session: AsyncSession, resources: ProcessResources, user: User, data: UserUpdate
 ) -> User:
     """Change the caller's account. A new password invalidates all refresh tokens.
 
@@ -33,10 +38,12 @@ async def update_user(
     """
     changes = data.model_dump()
     current = changes.pop("current_password", None)
-    if data.changes_credentials and not await passwords.verify(current, user.password_hash):
-        raise Forbidden("The current password is wrong.", code="invalid_credentials")
+    if data.changes_credentials:
+        async with resources.rate_limiter.counting_failures(PASSWORD_FAILURES, user.email):
+            if not await resources.passwords.verify(current, user.password_hash):
+                raise Forbidden("The current password is wrong.", code="invalid_credentials")
     if (password := changes.pop("password", None)) is not None:
-        changes["password_hash"] = await passwords.hash(password)
+        changes["password_hash"] = await resources.passwords.hash(password)
         changes["credential_version"] = user.credential_version + 1
     if not changes:
         return user

@@ -32,6 +32,12 @@ IN_FLIGHT = Gauge(
     multiprocess_mode="livesum",
 )
 
+RATE_LIMITS_LOCAL = Gauge(
+    "rate_limits_local",
+    "Workers that count rate limits for themselves, because Valkey does not.",
+    multiprocess_mode="livesum",
+)
+
 POOL_SIZE = Gauge(
     "database_pool_connections_max",
     "Connections that the pools may open.",

@@ -17,6 +17,7 @@ class RequestContext:
     status: int = 500  # until a response starts
     has_started: bool = False  # whether the response has started
     may_retry: bool = False  # True during the first attempt, until it commits
+    headers: tuple[tuple[bytes, bytes], ...] = ()  # of rate limits, for any response
     shown_tags: set[str] | None = None  # the tags of a response that is loaded for the cache
     route: str | None = None  # the path template
     cache: str | None = None  # the value of the X-Cache header

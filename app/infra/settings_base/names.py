@@ -40,8 +40,9 @@ class SettingNames:
         known = sorted({*self.settings, SECRETS_DIR})
         found: dict[str, str] = {}
         for name in sorted(set(names).difference(known, NOT_SETTINGS)):
-            section, _, key = name.partition("_")
-            if section in self.sections:
+            section = next((one for one in self.sections if f"{name}_".startswith(f"{one}_")), None)
+            if section is not None:
+                key = name.removeprefix(section).removeprefix("_")
                 found[name] = self._hint(section, key)
                 continue
             distance, nearest = min((_edit_distance(name, setting), setting) for setting in known)

@@ -11,6 +11,7 @@ from app.errors import InvalidRequest
 from app.infra.observability.metrics import REFUSED
 from app.infra.web.body_shape import check_body_shape
 from app.infra.web.problems import code_of, problem, problem_of
+from app.infra.web.response_headers import headers_before_body
 from app.infra.web.routing import KnownRoute, route_table_of
 
 
@@ -74,9 +75,7 @@ class BodyLimitMiddleware:
         self, too_large: TooLarge, scope: Scope, receive: Receive, send: Send
     ) -> None:
         REFUSED.labels("body_size").inc()
-        # A client that waits for 100 Continue may send the body or not, so the connection must end.
-        expects = any(name == b"expect" for name, _ in scope["headers"])
-        headers = {"Connection": "close"} if expects else {}
+        headers = headers_before_body(scope)
         detail = f"A body may have {too_large.limit_bytes} bytes."
         await problem(scope, 413, code_of(413), detail, headers=headers)(scope, receive, send)
 

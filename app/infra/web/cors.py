@@ -19,7 +19,10 @@ REQUEST_HEADERS = (
     # Tracing libraries in browsers add these to every request.
     *("traceparent", "tracestate", "baggage", "sentry-trace"),
 )
-RESPONSE_HEADERS = ("Age", "ETag", "Link", "Location", "Retry-After", "X-Cache", "X-Request-ID")
+RESPONSE_HEADERS = (
+    *("Age", "ETag", "Link", "Location", "RateLimit", "RateLimit-Policy", "Retry-After"),
+    *("X-Cache", "X-Request-ID"),
+)
 
 
 class CorsMiddleware(CORSMiddleware):

@@ -53,7 +53,7 @@ class ObservationMiddleware:
             if message["type"] == "http.response.start":
                 current.status, current.has_started = message["status"], True
                 given = message.get("headers", ())
-                headers = message["headers"] = [*given, *self._fixed]
+                headers = message["headers"] = [*given, *current.headers, *self._fixed]
                 if not any(name == b"cache-control" for name, _ in given):
                     headers.append(PRIVATE_NO_STORE)
                 for header in self._headers:

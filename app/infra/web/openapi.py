@@ -61,8 +61,11 @@ NOT_MODIFIED: Responses = {304: {"description": "The client has it: see If-None-
 
 
 def problems(*statuses: int, schema: str = "Problem") -> Responses:
-    """Document the problems of a route. 503 is added, because every route may answer it."""
-    return {**{status: _problem(status, schema) for status in statuses}, 503: _problem(503)}
+    """Document the problems of a route. 429 and 503 are added: every route may answer them."""
+    return {
+        **{status: _problem(status, schema) for status in (*statuses, 429)},
+        503: _problem(503),
+    }
 
 
 def _problem(status: int, schema: str = "Problem") -> dict[str, Any]:

@@ -18,6 +18,7 @@ from app.infra.observability.request_context import RequestContext, request_cont
 from app.infra.web.cacheable import cache_key
 from app.infra.web.conditional_requests import CacheRequestHeaders, read_cache_headers
 from app.infra.web.problems import problem_of
+from app.infra.web.rate_limit import refuse_hit
 from app.infra.web.routing import KnownRoute, route_table_of
 from app.infra.web.stored_response import (
     CapturedResponse,
@@ -76,11 +77,14 @@ class ResponseCacheMiddleware:
         # If the URL is the cache key, routing is skipped.
         key = f"{scope['path']}?{scope['query_string'].decode('latin-1')}"
         if not conditions.skips_memory and (entry := reader.get_from_memory(key)) is not None:
-            _record(decode(entry).route, Source.MEMORY)
-            await send_stored(entry, Source.MEMORY, conditions, send)
+            template = decode(entry).route
+            limits = route_table_of(scope).limits_of_cacheable(template)
+            if not await refuse_hit(limits, scope, receive, send):
+                _record(template, Source.MEMORY)
+                await send_stored(entry, Source.MEMORY, conditions, send)
             return
         if reader.has_copy(key):
-            await self._read(request, key, reader)
+            await self._read(request, key, _cacheable_route(scope), reader)
         else:
             await self._route(request, reader)
 
@@ -93,19 +97,20 @@ class ResponseCacheMiddleware:
             return
         query = scope["query_string"].decode("latin-1")
         if reader is not None and (key := cache_key(scope["path"], query, route.parameters)):
-            await self._read(request, key, reader)
+            await self._read(request, key, route, reader)
         else:
             await self._bypass(request, route, _now())
 
-    async def _read(self, request: _Request, key: str, reader: Reader) -> None:
+    async def _read(self, request: _Request, key: str, route: KnownRoute, reader: Reader) -> None:
         """Answer from the cache. On a miss, the reader calls `_load`, once for all who wait."""
+        if await refuse_hit(route.rate_limits, request.scope, request.receive, request.send):
+            return
         began = _now()
         load = partial(self._load, key, request.scope, request_context.get())
         try:
             answer = await reader.read(key, load, skip_memory=request.conditions.skips_memory)
         except UncacheableResponse as refused:
             refused.__traceback__ = None  # its frames hold the tasks that hold it: a cycle
-            route = _cacheable_route(request.scope)
             if refused.response.is_problem:
                 _record(route.template, Source.BYPASS)
                 await send_captured(refused.response, Source.BYPASS, request.send)

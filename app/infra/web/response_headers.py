@@ -45,6 +45,15 @@ def server_timing(current: RequestContext) -> tuple[bytes, bytes]:
     return b"server-timing", ", ".join(parts).encode()
 
 
+def headers_before_body(scope: Scope) -> dict[str, str]:
+    """Return headers for a response that is sent before the body of the request was read.
+
+    A client that waits for 100 Continue may send the body or not, so the connection must end.
+    """
+    expects = any(name == b"expect" for name, _ in scope["headers"])
+    return {"Connection": "close"} if expects else {}
+
+
 def security_headers(hsts_seconds: int) -> list[tuple[bytes, bytes]]:
     """Return the headers that are the same on every response."""
     headers = [(b"x-content-type-options", b"nosniff"), (b"referrer-policy", b"no-referrer")]

@@ -14,8 +14,10 @@ from fastapi.routing import RouteContext, iter_route_contexts
 from starlette.routing import BaseRoute, Match
 from starlette.types import Receive, Scope, Send
 
+from app.infra.rate_limits.limit import Limit
 from app.infra.web.cacheable import CachePolicy, policy_of, refuse_personal_input
 from app.infra.web.query_parameters import query_parameters, refuse_repeated
+from app.infra.web.rate_limited import Limits, limits_of
 from app.infra.web.request_retry import RequestRetryMiddleware
 
 
@@ -32,6 +34,7 @@ class KnownRoute:
     parameters: Mapping[str, bool]
     cache_policy: CachePolicy | None
     max_body_bytes: int | None
+    rate_limits: Limits
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +52,7 @@ class RouteTable:
         self._router = router
         self._by_key: dict[str, Candidates] = {}
         self._all = self._others = Candidates([], router)
+        self._cacheable: dict[str | None, KnownRoute] = {}
         self._indexed = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -88,6 +92,15 @@ class RouteTable:
         route, _ = self.find(scope)
         return route if route is not None and route.cache_policy else None
 
+    def limits_of_cacheable(self, template: str) -> Limits:
+        """Return the rate limits of the cacheable route with this template."""
+        return self._cacheable[template].rate_limits
+
+    @property
+    def limits(self) -> dict[str, Limit]:
+        """The rate limits that routes declare, by name."""
+        return {limit.name: limit for route in self._all.routes for limit in route.rate_limits}
+
     def methods(self, scope: Scope) -> set[str]:
         """Return the methods of all routes that have the path of a request."""
         self._index_added_routes()
@@ -126,6 +139,8 @@ class RouteTable:
         self._by_key = {key: self._group(entries, key) for key in keys if key is not None}
         self._others = self._group(entries, None)
         self._all = Candidates([route for _, some in entries for route in some], self._router)
+        cacheable = [route for route in self._all.routes if route.cache_policy]
+        self._cacheable = {route.template: route for route in cacheable}
         self._indexed = len(entries)
 
     def _group(
@@ -170,6 +185,7 @@ def _known_route(context: RouteContext) -> KnownRoute:
         parameters=dict(query_parameters(dependant)) if dependant else {},
         cache_policy=policy,
         max_body_bytes=getattr(context, "max_body_size", None),
+        rate_limits=limits_of(context.endpoint, context.methods or ()),
     )
 
 

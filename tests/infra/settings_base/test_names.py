@@ -39,9 +39,11 @@ MISSPELT = [
     ("DATABASE", "DATABASE_URL"),
     ("LOG", "LOG_LEVEL"),
     ("CACHE_TTL", "CACHE_TTL_SECONDS"),
+    ("RATE_LIMITS_QUOTES", "RATE_LIMITS_QUOTAS"),
     ("DATABASE_POOL", "DATABASE_POOL_SIZE"),
 ]
 PARTS = [
+    ("RATE_LIMITS_HOST", "RATE_LIMITS_URL"),
     *[(f"DATABASE_{part}", "DATABASE_URL") for part in ("PASSWORD", "HOST", "USER", "NAME")],
     *[(f"VALKEY_{part}", "VALKEY_URL") for part in ("PASSWORD", "HOST", "PORT", "DB")],
 ]

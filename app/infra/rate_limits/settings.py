@@ -1,0 +1,56 @@
+"""The settings RATE_LIMITS_…."""
+
+import re
+
+from pydantic import SecretStr, field_validator
+
+from app.infra.rate_limits.limit import MICROSECONDS, Limit
+from app.infra.settings_base.section import Seconds, Section
+from app.infra.settings_base.urls import valkey_url
+
+ALL = "*"
+QUOTA = re.compile(r"(\*|[a-z][a-z0-9_]*)=([1-9][0-9]{0,8})/([1-9][0-9]{0,6})")
+
+
+class RateLimitSettings(Section):
+    """`url` is a Valkey that does not evict keys. None means VALKEY_URL.
+
+    `quotas` replaces quotas that the code declares: `login=20/60,*=1000/60` means 20 requests in 60
+    seconds for the limit `login`, and 1,000 for each other limit.
+    """
+
+    url: SecretStr | None = None
+    timeout_seconds: Seconds = 0.1
+    quotas: str = ""
+
+    @field_validator("url")
+    @classmethod
+    def _convert_url(cls, url: SecretStr | None) -> SecretStr | None:
+        return url and SecretStr(valkey_url(url.get_secret_value()))
+
+    @field_validator("quotas")
+    @classmethod
+    def _check_quotas(cls, quotas: str) -> str:
+        if quotas and not all(map(_is_quota, quotas.split(","))):
+            raise ValueError(
+                "name=requests/seconds, separated by commas, with at most a million requests in a "
+                "second: login=20/60,*=1000/60"
+            )
+        return quotas
+
+    @property
+    def by_name(self) -> dict[str, tuple[int, int]]:
+        """Return the quotas and their seconds by the names of the limits."""
+        found = [QUOTA.fullmatch(text.strip()) for text in self.quotas.split(",")]
+        return {match[1]: (int(match[2]), int(match[3])) for match in found if match}
+
+    def quota_of(self, limit: Limit) -> tuple[int, int]:
+        """Return the quota of a limit and its seconds."""
+        by_name = self.by_name
+        default = by_name.get(ALL, (limit.quota, limit.seconds))
+        return by_name.get(limit.name, default)
+
+
+def _is_quota(text: str) -> bool:
+    found = QUOTA.fullmatch(text.strip())
+    return found is not None and int(found[2]) <= MICROSECONDS * int(found[3])

@@ -1,0 +1,51 @@
+"""Names the client of a request for the rate limits: a user, or an address."""
+
+from functools import lru_cache
+from ipaddress import IPv6Address, IPv6Network, ip_address
+
+from starlette.types import Scope
+
+from app.errors import Unauthenticated
+from app.infra.security.access_tokens import AccessTokens
+
+PREFIX_BITS = 64  # what a provider gives to one customer at least
+UNKNOWN = "unknown"
+
+
+def address_of(scope: Scope) -> str:
+    """Return the address of the client, or its network for IPv6.
+
+    Servers that listen on a Unix socket do not know the address. All their clients count as one.
+    """
+    client = scope.get("client")
+    return _network_of(client[0]) if client else UNKNOWN
+
+
+def user_of(scope: Scope, tokens: AccessTokens) -> str | None:
+    """Return the user of the access token, or None without a valid one.
+
+    The signature is verified, because otherwise a client could use up the quota of another user.
+    """
+    for name, value in scope["headers"]:
+        if name == b"authorization":
+            scheme, _, token = value.partition(b" ")
+            if scheme.lower() != b"bearer":
+                return None
+            try:
+                return f"user:{tokens.verify(token.strip().decode('latin-1'))}"
+            except Unauthenticated:
+                return None
+    return None
+
+
+@lru_cache(maxsize=10_000)
+def _network_of(text: str) -> str:
+    try:
+        address = ip_address(text)
+    except ValueError:  # a proxy that is trusted may report any text
+        return UNKNOWN
+    if not isinstance(address, IPv6Address):
+        return str(address)
+    if address.ipv4_mapped is not None:  # an IPv4 client of a socket for both protocols
+        return str(address.ipv4_mapped)
+    return str(IPv6Network((int(address), PREFIX_BITS), strict=False))

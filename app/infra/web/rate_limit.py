@@ -1,0 +1,115 @@
+"""Answers 429 to clients that send more requests than the limits of a route allow.
+
+The headers RateLimit and RateLimit-Policy follow draft-ietf-httpapi-ratelimit-headers-11.
+"""
+
+from collections.abc import Sequence
+
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from app.errors import RateLimited
+from app.infra.observability.request_context import request_context
+from app.infra.rate_limits.limit import By, Charge, Count
+from app.infra.rate_limits.limiter import RateLimiter, refusal_of, to_seconds
+from app.infra.security.access_tokens import AccessTokens
+from app.infra.web.client_address import address_of, user_of
+from app.infra.web.exempt_paths import is_exempt_from_rate_limits
+from app.infra.web.problems import problem_of
+from app.infra.web.rate_limited import Limits, default_limits
+from app.infra.web.response_headers import headers_before_body
+from app.infra.web.routing import route_table_of
+
+
+class RequestLimits:
+    """Counts requests by user and by address. It is `app.state.request_limits`."""
+
+    def __init__(self, limiter: RateLimiter, tokens: AccessTokens) -> None:
+        self._limiter = limiter
+        self._tokens = tokens
+
+    async def count(self, scope: Scope, limits: Limits) -> RateLimited | None:
+        """Count a request in Valkey. Return the error if a limit refuses it."""
+        return _report(await self._limiter.take(self._charges(scope, limits)))
+
+    def count_hit(self, scope: Scope, limits: Limits) -> RateLimited | None:
+        """Count a response from the cache, in this process only."""
+        return _report(self._limiter.take_hit(self._charges(scope, limits)))
+
+    def _charges(self, scope: Scope, limits: Limits) -> list[Charge]:
+        address = address_of(scope)
+        principal = user_of(scope, self._tokens) or address
+        charge = self._limiter.charge
+        return [
+            charge(limit, address if limit.by is By.ADDRESS else principal)
+            for limit in limits
+            if limit.by is not By.ACCOUNT
+        ]
+
+
+class RateLimitMiddleware:
+    """Pure ASGI, inside the response cache, which calls `refuse_hit` for what it answers itself.
+
+    A request is refused before its body is read. Nothing is limited before the lifespan has set
+    `app.state.request_limits`.
+    """
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        request_limits = None if _is_exempt(scope) else request_limits_of(scope)
+        if request_limits is None:
+            await self.app(scope, receive, send)
+            return
+        route, found = route_table_of(scope).find(scope)
+        limits = route.rate_limits if route else default_limits([scope["method"]])
+        if refusal := await request_limits.count(scope, limits):
+            scope.update(found)  # the problem depends on the endpoint
+            await _refuse(refusal, scope, receive, send)
+        else:
+            await self.app(scope, receive, send)
+
+
+async def refuse_hit(limits: Limits, scope: Scope, receive: Receive, send: Send) -> bool:
+    """Count a response from the cache. If a limit refuses it, answer 429 and return True."""
+    request_limits = request_limits_of(scope)
+    refusal = request_limits and request_limits.count_hit(scope, limits)
+    if not refusal:
+        return False
+    await _refuse(refusal, scope, receive, send)
+    return True
+
+
+def request_limits_of(scope: Scope) -> RequestLimits | None:
+    request_limits: RequestLimits | None = getattr(scope["app"].state, "request_limits", None)
+    return request_limits
+
+
+def _is_exempt(scope: Scope) -> bool:
+    """Whether the request is exempt, or loads a response for the cache and has no client."""
+    if scope["type"] != "http" or is_exempt_from_rate_limits(scope["path"]):
+        return True
+    current = request_context.get()
+    return current is not None and current.shown_tags is not None
+
+
+def _report(counts: Sequence[Count]) -> RateLimited | None:
+    """Set the headers of the response. Return the error if a limit refuses the request."""
+    current = request_context.get()
+    if current is not None and counts:
+        policies, states = [], []
+        for rule, remaining, reset, wait in counts:
+            until = to_seconds(wait or reset)  # with Retry-After, both mean the same time
+            policies.append(rule.policy)
+            states.append(f'"{rule.name}";r={remaining};t={until}')
+        current.headers = (
+            (b"ratelimit-policy", ", ".join(policies).encode()),
+            (b"ratelimit", ", ".join(states).encode()),
+        )
+    return refusal_of(counts)
+
+
+async def _refuse(refusal: RateLimited, scope: Scope, receive: Receive, send: Send) -> None:
+    response = problem_of(scope, refusal)
+    response.headers.update(headers_before_body(scope))
+    await response(scope, receive, send)

@@ -1,0 +1,40 @@
+"""Declares how often a client may call a route."""
+
+from collections.abc import Callable, Collection
+from typing import TypeVar
+
+from app.infra.rate_limits.limit import By, Limit
+
+EndpointT = TypeVar("EndpointT", bound=Callable[..., object])
+Limits = tuple[Limit, ...]
+LIMITS = "__rate_limits__"  # the attribute of an endpoint that `rate_limited` sets
+
+# A route that declares no limits has ADDRESS and one of the others.
+ADDRESS = Limit("address", 6_000, 60, By.ADDRESS)
+READS = Limit("reads", 1_200, 60)
+WRITES = Limit("writes", 300, 60)
+SAFE_METHODS = frozenset(("GET", "HEAD", "OPTIONS"))
+
+
+def rate_limited(*limits: Limit) -> Callable[[EndpointT], EndpointT]:
+    """Declare the limits of an endpoint, which replace the default ones.
+
+    Each request counts for all of them, and is refused if one of them is used up. Limits by ACCOUNT
+    are listed here for the reader. The service itself applies them (`counting_failures`).
+    """
+
+    def declare(endpoint: EndpointT) -> EndpointT:
+        setattr(endpoint, LIMITS, limits)
+        return endpoint
+
+    return declare
+
+
+def limits_of(endpoint: object, methods: Collection[str]) -> Limits:
+    """Return what `rate_limited` declared for an endpoint, or the default limits."""
+    declared: Limits | None = getattr(endpoint, LIMITS, None)
+    return default_limits(methods) if declared is None else declared
+
+
+def default_limits(methods: Collection[str]) -> Limits:
+    return (ADDRESS, READS if SAFE_METHODS.issuperset(methods) else WRITES)

@@ -1,0 +1,33 @@
+"""Which clients count as one: a user, an IPv4 address, an IPv6 network."""
+
+import pytest
+
+from app.infra.web.client_address import address_of
+
+
+@pytest.mark.parametrize(
+    ("client", "name"),
+    [
+        ("203.0.113.9", "203.0.113.9"),
+        ("::ffff:203.0.113.9", "203.0.113.9"),
+        ("2001:db8:0:1::1", "2001:db8:0:1::/64"),
+        ("2001:0DB8:0000:0001:ffff:ffff:ffff:ffff", "2001:db8:0:1::/64"),
+        ("2001:db8:0:2::1", "2001:db8:0:2::/64"),
+        ("fe80::1%eth0", "fe80::/64"),
+        ("::1", "::/64"),
+        ("not an address", "unknown"),
+        ("a" * 10_000, "unknown"),
+    ],
+    ids=lambda text: text[:20],
+)
+def test_an_address_is_named(client: str, name: str) -> None:
+    assert address_of({"client": (client, 1)}) == name
+
+
+def test_clients_of_a_unix_socket_count_as_one() -> None:
+    assert address_of({"client": None}) == address_of({}) == "unknown"
+
+
+def test_all_addresses_of_a_network_have_one_name() -> None:
+    names = {address_of({"client": (f"2001:db8::{number:x}", 1)}) for number in range(10_000)}
+    assert names == {"2001:db8::/64"}

@@ -9,23 +9,23 @@ or_say = || { echo "$(1)" >&2; exit 1; }
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help environment run dev profile connections memory resource rename remove test check faults bench fmt openapi client migrate migration flush-cache seed clean-data lock
+.PHONY: help environment environment-run run dev profile connections memory resource rename remove test check faults bench fmt openapi client migrate migration flush-cache seed clean-data lock
 
 ##@ Run
-run: environment ## Start PostgreSQL, Valkey and the service, with demo data
+run: environment-run ## Start PostgreSQL, Valkey and the service, with demo data
 	@exec $(python) -m dev run
 
-dev: environment ## Like `make run`, with one process that reloads when the code changes
+dev: environment-run ## Like `make run`, with one process that reloads when the code changes
 	@exec $(python) -m dev dev
 
 ##@ Inspect the running service
-profile: environment ## Record a flame graph of the busiest worker: profile.svg
+profile: environment-run ## Record a flame graph of the busiest worker: profile.svg
 	@$(python) -m dev profile
 
-connections: environment ## List the database connections by application and state
+connections: environment-run ## List the database connections by application and state
 	@$(python) -m dev connections
 
-memory: environment ## Show the memory of each worker
+memory: environment-run ## Show the memory of each worker
 	@$(python) -m dev memory
 
 ##@ Make it yours
@@ -66,30 +66,35 @@ client: environment ## Generate a typed Python client: clients/python
 	@$(python) -m dev client
 
 ##@ Data
-migrate: environment ## Bring the database schema up to date
+migrate: environment-run ## Bring the database schema up to date
 	@$(python) -m dev migrate
 
 migration: environment ## Create a migration from the models: make migration m="add tags"
 	@$(if $(m),,$(error Describe the change: make migration m="add tags to posts"))$(python) -m dev migration -m "$$m"
 
-flush-cache: environment ## Empty the cache, for example after a manual change of rows
+flush-cache: environment-run ## Empty the cache, for example after a manual change of rows
 	@$(python) -m dev flush-cache
 
-seed: environment ## Fill an empty database with demo data of any size: make seed N=1000000
+seed: environment-run ## Fill an empty database with demo data of any size: make seed N=1000000
 	@$(python) -m dev seed $(if $(N),--size "$$N")
 
-clean-data: environment ## Delete the data of the embedded servers (.data)
+clean-data: environment-run ## Delete the data of the embedded servers (.data)
 	@$(python) -m dev clean-data
 
 ##@ Dependencies
 lock: environment ## Update the lock files; UPGRADE=1 takes the newest versions
 	@$(compile) -o requirements/app.txt $(call or_say,$(after_lock))
-	@$(compile) --extra dev -c requirements/app.txt -o requirements/dev.txt $(call or_say,$(after_lock))
+	@$(compile) --extra run -c requirements/app.txt -o requirements/run.txt $(call or_say,$(after_lock))
+	@$(compile) --extra run --extra dev -c requirements/run.txt -o requirements/dev.txt \
+		$(call or_say,$(after_lock))
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^##@/ { print "\n" substr($$0, 5) } \
 		/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' Makefile
 
-# This is not a file target: a timestamp does not show that .venv was moved or its Python removed.
+# These are no file targets: a timestamp does not show that .venv was moved or its Python removed.
 environment:
-	@sh dev/environment.sh
+	@sh dev/environment.sh dev
+
+environment-run:
+	@sh dev/environment.sh run

@@ -5,9 +5,9 @@ import subprocess
 import sys
 from contextlib import suppress
 
-from dev.demo_data import DatabaseNotEmpty, load
+from dev.demo_data import DatabaseNotEmpty, load, show_progress
 from dev.servers import ROOT, Servers
-from dev.terminal import CommandError, say
+from dev.terminal import CommandError, StatusLine, say
 
 DEMO_SIZE = 100_000
 
@@ -32,10 +32,19 @@ def seed(servers: Servers, size: int) -> None:
 
 
 def seed_if_empty(servers: Servers) -> None:
-    """Fill the embedded database when it is new. A configured database is never filled."""
-    if servers.embedded_database:
-        with suppress(DatabaseNotEmpty):
-            asyncio.run(load(servers.database_url, DEMO_SIZE))
+    """Fill the embedded database when it is new. A configured database is never filled.
+
+    The service may be running meanwhile, so the cache is emptied: it may have empty lists.
+    """
+    if not servers.embedded_database:
+        return
+    progress = show_progress(StatusLine(shared=True))
+    with suppress(DatabaseNotEmpty):
+        asyncio.run(load(servers.database_url, DEMO_SIZE, progress=progress))
+        command = [sys.executable, "-m", "app.flush_cache"]
+        subprocess.run(
+            command, cwd=ROOT, env=servers.environment, capture_output=True, check=False
+        )
 
 
 def _alembic(servers: Servers, *arguments: str) -> str:

@@ -36,7 +36,7 @@ def demo_tables(size: int) -> list[Table]:
 
 async def load(database_url: str, size: int, *, progress: Progress | None = None) -> None:
     """Store `size` posts, a tenth as many users, and what else there is in proportion."""
-    progress = progress or _terminal_progress()
+    progress = progress or show_progress(StatusLine())
     connection = await asyncpg.connect(**asyncpg_arguments(postgresql_url(database_url)))
     try:
         async with connection.transaction():
@@ -83,9 +83,7 @@ async def _copy(
     progress(table.name, table.total, table.total)
 
 
-def _terminal_progress() -> Progress:
-    line = StatusLine()
-
+def show_progress(line: StatusLine) -> Progress:
     def show(table: str, done: int, total: int) -> None:
         if done < total:
             line.show(f"Loading demo {table}: {done:,} of {total:,}")

@@ -1,13 +1,19 @@
 #!/bin/sh
-# Makes sure that .venv has the packages of requirements/dev.txt. If it has them, this takes a few
-# milliseconds. Otherwise it finds Python 3.11 or newer, which runs dev/install.py.
+# Makes sure that .venv has the packages of requirements/$1.txt: run.txt for the service and its
+# servers, dev.txt for the tests and tools as well. If it has them, this takes a few milliseconds.
+# Otherwise it finds Python 3.11 or newer, which runs dev/install.py.
 set -eu
 cd "$(dirname "$0")/.."
+lock=$1
 
 # The stamp contains the path, because a .venv that was moved or copied still refers to its old path.
-# Importing pip fails when the Python that made .venv was removed or replaced.
-stamp=$(pwd -P && cksum <requirements/dev.txt)
-if [ "$(cat .venv/.installed 2>/dev/null)" = "$stamp" ] && .venv/bin/python -c 'import pip' 2>/dev/null
+stamp_of() { pwd -P && cksum <"requirements/$1.txt"; }
+installed=$(cat .venv/.installed 2>/dev/null) || true
+
+# dev.txt contains all of run.txt. Importing uv fails when the Python that made .venv was removed or
+# replaced.
+if { [ "$installed" = "$(stamp_of dev)" ] || [ "$installed" = "$(stamp_of "$lock")" ]; } &&
+    .venv/bin/python -c 'import uv' 2>/dev/null
 then
     exit 0
 fi
@@ -24,7 +30,7 @@ for candidate do
     version=$("$candidate" -c 'import platform; print(platform.python_version())' 2>/dev/null) ||
         continue
     if "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 11))'; then
-        exec "$candidate" -m dev.install "$stamp"
+        exec "$candidate" -m dev.install "$lock" "$(stamp_of "$lock")"
     fi
     found="$found${found:+, }$candidate is $version"
 done

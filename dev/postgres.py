@@ -18,6 +18,7 @@ SETTINGS = {
     "unix_socket_directories": "",
     "max_connections": "100",
     "shared_buffers": "128MB",
+    "wal_recycle": "off",  # files of the log that are not needed any more take no space
 }
 # For tests: a crash may lose or damage the data.
 VOLATILE_SETTINGS = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}

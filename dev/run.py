@@ -33,7 +33,6 @@ def run(*, reload: bool) -> None:
             address = choose_address(settings.server)
             say("Updating the database schema")
             upgrade(servers)
-            seed_if_empty(servers)
             _serve(servers, address, reload=reload)
     except KeyboardInterrupt:
         say("Stopped." if configured("DATABASE_URL") else "Stopped. The data stays in .data.")
@@ -42,6 +41,7 @@ def run(*, reload: bool) -> None:
 def _serve(servers: Servers, address: Address, *, reload: bool) -> None:
     say(f"Starting the service on {address.url}")
     with open_service(UVICORN if reload else GUNICORN, servers, address) as process:
+        seed_if_empty(servers)
         # With reload, the developer can mend the code while this waits.
         wait_until_ready(process, address, math.inf if reload else _READY_SECONDS)
         say(_welcome(address.url, embedded_database=servers.embedded_database))

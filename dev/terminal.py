@@ -27,16 +27,21 @@ def bold(text: str) -> str:
 
 
 class StatusLine:
-    """A line about work in progress. It is rewritten on a terminal, and repeated elsewhere."""
+    """A line about work in progress. It is rewritten on a terminal, and repeated elsewhere.
 
-    def __init__(self) -> None:
+    `shared=True` is for a terminal in which another process writes its log meanwhile: the line is
+    repeated there too.
+    """
+
+    def __init__(self, *, shared: bool = False) -> None:
+        self._rewrites = sys.stdout.isatty() and not shared
         self._text = ""
         self._shown_at = -_REPEAT_SECONDS
 
     def show(self, text: str) -> None:
         if text == self._text:
             return
-        if sys.stdout.isatty():
+        if self._rewrites:
             print(f"\r\033[K{text}", end="", flush=True)
         elif time.monotonic() - self._shown_at < _REPEAT_SECONDS:
             return
@@ -46,4 +51,4 @@ class StatusLine:
 
     def finish(self, text: str) -> None:
         """Replace the line by a last one."""
-        say(f"\r\033[K{text}" if sys.stdout.isatty() else text)
+        say(f"\r\033[K{text}" if self._rewrites else text)

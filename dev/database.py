@@ -42,9 +42,7 @@ def seed_if_empty(servers: Servers) -> None:
     with suppress(DatabaseNotEmpty):
         asyncio.run(load(servers.database_url, DEMO_SIZE, progress=progress))
         command = [sys.executable, "-m", "app.flush_cache"]
-        subprocess.run(
-            command, cwd=ROOT, env=servers.environment, capture_output=True, check=False
-        )
+        subprocess.run(command, cwd=ROOT, env=servers.environment, capture_output=True, check=False)
 
 
 def _alembic(servers: Servers, *arguments: str) -> str:

@@ -14,6 +14,8 @@ import shutil
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from dev.terminal import CommandError, StatusLine, say
@@ -46,30 +48,35 @@ CURES = {
 
 def main(lock: str, stamp: str) -> None:
     """Bring .venv to the state that the stamp describes: its path, and a checksum of the lock."""
-    had_to_wait = _take_turn()
-    old_stamp = ""
-    if STAMP.exists():
-        old_stamp = STAMP.read_text(encoding="utf-8", errors="surrogateescape")
-    if had_to_wait and old_stamp == stamp:
-        return
-    STAMP.unlink(missing_ok=True)
-    was_moved = old_stamp.partition("\n")[0] != stamp.partition("\n")[0]
-    if was_moved or not _has_pip():
-        _create_environment(lock)
-    _install(Path(f"requirements/{lock}.txt"))
-    STAMP.write_text(stamp, encoding="utf-8", errors="surrogateescape")
+    with _turn() as had_to_wait:
+        old_stamp = ""
+        if STAMP.exists():
+            old_stamp = STAMP.read_text(encoding="utf-8", errors="surrogateescape")
+        if had_to_wait and old_stamp == stamp:
+            return
+        STAMP.unlink(missing_ok=True)
+        was_moved = old_stamp.partition("\n")[0] != stamp.partition("\n")[0]
+        if was_moved or not _has_pip():
+            _create_environment(lock)
+        _install(Path(f"requirements/{lock}.txt"))
+        STAMP.write_text(stamp, encoding="utf-8", errors="surrogateescape")
 
 
-def _take_turn() -> bool:
-    """Lock this clone's folder until this process ends; return whether another one had to end."""
+@contextmanager
+def _turn() -> Iterator[bool]:
+    """Lock this clone's folder; yield whether another installation had to end before."""
     folder = os.open(".", os.O_RDONLY)
+    had_to_wait = False
     try:
-        fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        say("Waiting for another make that is installing packages here")
-        fcntl.flock(folder, fcntl.LOCK_EX)
-        return True
-    return False
+        try:
+            fcntl.flock(folder, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            had_to_wait = True
+            say("Waiting for another make that is installing packages here")
+            fcntl.flock(folder, fcntl.LOCK_EX)
+        yield had_to_wait
+    finally:
+        os.close(folder)
 
 
 def _has_pip() -> bool:

@@ -36,7 +36,8 @@ wsgi_app = "app.main:app"
 worker_class = "graceful_gunicorn.Worker"
 max_requests = _settings.server.max_requests
 max_requests_jitter = _settings.server.max_requests_jitter
-forwarded_allow_ips = _settings.server.trusted_proxies
+# Uvicorn trusts these addresses. A number of proxies is for the middleware of the application.
+forwarded_allow_ips = "" if _settings.server.trusted_hops else _settings.server.trusted_proxies
 keepalive = _settings.server.keep_alive_seconds
 graceful_timeout = _settings.server.graceful_timeout_seconds
 # The control socket needs a writable home directory, which a container may lack.

@@ -42,6 +42,7 @@ from app.infra.web.routing import use_route_table
 from app.infra.web.server_error import UnhandledErrorMiddleware
 from app.infra.web.settings import CorsSettings, DocsSettings, LimitsSettings
 from app.infra.web.telemetry import telemetry
+from app.infra.web.trusted_hops import TrustedHopsMiddleware
 from app.infra.web.trusted_hosts import TrustedHostsMiddleware
 from app.settings import Settings, load_settings
 from coherent_cache import NoCache
@@ -60,14 +61,17 @@ def outer_middleware(settings: Sections, log: Log | None) -> list[Middleware]:
     headers = [request_id_header, process_time]
     if settings[MetricsSettings].server_timing:
         headers.append(server_timing)
-    middleware = [
+    middleware = []
+    if server.trusted_hops:
+        middleware.append(Middleware(TrustedHopsMiddleware, hops=server.trusted_hops))
+    middleware.append(
         Middleware(
             ObservationMiddleware,
             headers=headers,
             fixed=security_headers(server.hsts_seconds),
             observers=observers(settings, log),
         )
-    ]
+    )
     if traces():
         middleware.append(Middleware(RequestSpanMiddleware))
     if cors_settings.origins:

@@ -95,7 +95,8 @@ def test_production_refuses_the_development_secret(monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.parametrize(
-    "given", ["*", "0.0.0.0/0", "::/0", "10.0.0.1,*", "balancer", "10.0.0.1/8"]
+    "given",
+    ["*", "0.0.0.0/0", "::/0", "10.0.0.1,*", "balancer", "10.0.0.1/8", "0", "10", "1,2", "-1", "²"],
 )
 def test_trusting_every_proxy_is_refused(monkeypatch: pytest.MonkeyPatch, given: str) -> None:
     monkeypatch.setenv("SERVER_TRUSTED_PROXIES", given)
@@ -103,6 +104,9 @@ def test_trusting_every_proxy_is_refused(monkeypatch: pytest.MonkeyPatch, given:
         load_settings()
     monkeypatch.setenv("SERVER_TRUSTED_PROXIES", "10.0.0.5,10.1.0.0/16,fd00::/8")
     assert load_settings().server.trusted_proxies == "10.0.0.5,10.1.0.0/16,fd00::/8"
+    assert load_settings().server.trusted_hops == 0
+    monkeypatch.setenv("SERVER_TRUSTED_PROXIES", "2")
+    assert load_settings().server.trusted_hops == 2
 
 
 def test_defaults_leave_time_for_every_phase_of_the_shutdown() -> None:

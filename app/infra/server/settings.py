@@ -9,6 +9,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, field_validator
 from app.infra.settings_base.section import Count, Seconds, Section, SmallCount, WholeSeconds
 
 CLOSING_SECONDS = 5  # the end of the graceful timeout, in which the lifespan closes everything
+MAX_HOPS = 9
 MAX_ROOT_PATH_LENGTH = 100  # it is a part of response headers
 HOST_NAME = re.compile(r"[a-z0-9_-]{1,63}(\.[a-z0-9_-]{1,63})*", re.IGNORECASE)
 ROOT_PATH = re.compile(r"(/(?!\.{1,2}(/|$))[A-Za-z0-9._~-]+)*")
@@ -21,6 +22,10 @@ def _workers(value: object) -> object:
     if not (text.isascii() and text.isdecimal()):
         raise ValueError("a whole number from 1 to 256, or auto for one worker a core")
     return text
+
+
+def _is_number(text: str) -> bool:
+    return text.isascii() and text.isdecimal() and len(text) < 10
 
 
 def _listening_host(text: str) -> str:
@@ -69,13 +74,22 @@ class ServerSettings(Section):
     @field_validator("trusted_proxies")
     @classmethod
     def _check_proxies(cls, proxies: str) -> str:
-        try:
-            everybody = any(ip_network(proxy).prefixlen == 0 for proxy in proxies.split(","))
-        except ValueError:
-            everybody = True
+        if _is_number(proxies):
+            everybody = not 1 <= int(proxies) <= MAX_HOPS
+        else:
+            try:
+                everybody = any(ip_network(proxy).prefixlen == 0 for proxy in proxies.split(","))
+            except ValueError:
+                everybody = True
         if everybody:
             raise ValueError(
                 "addresses or networks of the load balancers alone, separated by commas "
-                "(10.0.0.5,10.1.0.0/16): any trusted proxy can set the client address"
+                "(10.0.0.5,10.1.0.0/16), or the number of load balancers that every request "
+                "passes (1): any trusted proxy can set the client address"
             )
         return proxies
+
+    @property
+    def trusted_hops(self) -> int:
+        """The number of proxies in front of the service, or 0 if their addresses are known."""
+        return int(self.trusted_proxies) if _is_number(self.trusted_proxies) else 0

@@ -21,8 +21,9 @@ Observer = Callable[[RequestContext], object]
 
 
 class ObservationMiddleware:
-    """Pure ASGI, the outermost middleware. Observers are called in order, on the event loop.
+    """Pure ASGI. Only `TrustedHopsMiddleware` stands outside it.
 
+    Observers are called in order, on the event loop.
     `fixed` are the headers that are the same on every response.
     """
 

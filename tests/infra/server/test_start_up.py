@@ -221,6 +221,31 @@ async def test_service_listens_on_ipv6_and_serves_ipv4_clients(
             assert (await client.get(metrics, headers=forwarded)).status_code == 404
 
 
+@pytest.mark.parametrize(
+    ("hops", "forwarded", "status"),
+    [
+        ("1", ["127.0.0.1, 203.0.113.9"], 404),  # the client claims to be the machine itself
+        ("1", ["127.0.0.1", "203.0.113.9"], 404),  # in a line of its own
+        ("1", ["203.0.113.9, 127.0.0.1"], 200),  # the router says so
+        ("2", ["127.0.0.1, 203.0.113.9, 127.0.0.1"], 404),
+        ("2", ["203.0.113.9"], 200),  # it did not pass both proxies, so its own address counts
+    ],
+)
+async def test_only_the_proxies_in_front_tell_the_address_of_a_client(
+    settings: Settings, tmp_path: Path, hops: str, forwarded: list[str], status: int
+) -> None:
+    """Clients in 127.0.0.0/8 may read the metrics, so the status shows the address."""
+    port = free_port()
+    url = f"http://127.0.0.1:{port}"
+    changes = {"SERVER_PORT": port, "SERVER_TRUSTED_PROXIES": hops, "WEB_CONCURRENCY": "1"}
+    async with (
+        started(tmp_path, url, **servers(settings), **changes),
+        httpx2.AsyncClient() as client,
+    ):
+        headers = [("X-Forwarded-For", line) for line in forwarded]
+        assert (await client.get(f"{url}/metrics", headers=headers)).status_code == status
+
+
 def libpq_variables() -> set[str]:
     """Return the variables that asyncpg reads, and more that PostgreSQL's programs read."""
     source = (Path(asyncpg.__file__).parent / "connect_utils.py").read_text(encoding="utf-8")

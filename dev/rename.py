@@ -34,11 +34,12 @@ PLACES = {
     "deploy/grafana/service.json": ['^  "uid": "NAME"', '^  "title": "TITLE"'],
     "deploy/kubernetes/base/kustomization.yaml": ["/part-of: NAME}"],
     "deploy/kubernetes/base/network-policy.yaml": ["/part-of: NAME}"],
+    "deploy/kubernetes/components/ingress/ingress.yaml": ["middlewares: NAME-no-upgrade"],
     "deploy/kubernetes/overlays/production/kustomization.yaml": [
         "^namespace: NAME$",
-        "newName: .*/NAME$",
+        "newName: .*/NAME(?=$| )",
     ],
-    "docs/deployment.md": ["create namespace NAME$", "kubectl -n NAME ", "/NAME:"],
+    "docs/deployment/kubernetes.md": ["create namespace NAME$", "kubectl -n NAME ", "/NAME:"],
     "tests/contract/openapi.json": ['^    "title": "TITLE"'],  # the one in `info`
 }
 

@@ -77,7 +77,11 @@ def names_of(folder: Path) -> set[str]:
         *re.findall(
             r"^#AUTH_(?:ISSUER|AUDIENCE)=(.*)$", read(folder, ".env.example"), re.MULTILINE
         ),
-        *re.findall(r"kubectl -n (\S+)", read(folder, "docs/deployment.md")),
+        *re.findall(r"kubectl -n (\S+)", read(folder, "docs/deployment/kubernetes.md")),
+        *re.findall(
+            r"middlewares: (\S+)-no-upgrade@",
+            read(kubernetes, "components/ingress/ingress.yaml"),
+        ),
     }
 
 

@@ -64,6 +64,8 @@ def _check_database() -> None:
         workers=workers,
         replicas=_settings.replicas,
         has_cache=_settings.cache.enabled,
+        job_workers=_settings.jobs.workers,
+        concurrent_jobs=_settings.jobs.concurrency,
     )
     if budget is None:
         _logger.warning(

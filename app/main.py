@@ -9,12 +9,15 @@ from fastapi import FastAPI
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp
 
+from app import features
 from app.api import include_routers
 from app.infra.cache.settings import CacheSettings
 from app.infra.database.connection_budget import APPLICATION_NAME
+from app.infra.jobs.registry import load_jobs
 from app.infra.lifespan import open_resources
 from app.infra.observability.diagnostics import check_database_use
 from app.infra.observability.logs import Log, open_log
+from app.infra.observability.metrics import WORKERS
 from app.infra.observability.settings import DiagnosticsSettings, LogSettings, MetricsSettings
 from app.infra.observability.tracing import traces
 from app.infra.server.settings import ServerSettings
@@ -134,6 +137,7 @@ def create_app(settings: Settings, log: Log | None = None) -> FastAPI:
 
     Nothing is opened before its lifespan begins.
     """
+    load_jobs(features)
     sections = settings.sections()
     limiter = ConcurrencyLimiter(sections[LimitsSettings])
     docs = sections[DocsSettings]
@@ -143,7 +147,8 @@ def create_app(settings: Settings, log: Log | None = None) -> FastAPI:
         current_default_thread_limiter().total_tokens = sections[ServerSettings].threads
         with closing(log.writer) if log else nullcontext():
             workers = settings.web_concurrency or available_cores()
-            opened = open_resources(sections, APPLICATION_NAME, limiter.measure, workers=workers)
+            measures = limiter.measure, partial(WORKERS.set, 1)
+            opened = open_resources(sections, APPLICATION_NAME, *measures, workers=workers)
             async with opened as resources:
                 app.state.resources, app.state.cache_reader = resources, resources.reader
                 app.state.route_table.index()

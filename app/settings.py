@@ -18,6 +18,7 @@ from pydantic_settings import (
 from app.features.board.settings import BoardSettings
 from app.infra.cache.settings import CacheSettings, ValkeySettings
 from app.infra.database.settings import DatabaseSettings
+from app.infra.jobs.settings import JobsSettings
 from app.infra.observability.settings import DiagnosticsSettings, LogSettings, MetricsSettings
 from app.infra.rate_limits.settings import RateLimitSettings
 from app.infra.security.settings import DEVELOPMENT_SECRET, MINIMUM_SECRET_BYTES, AuthSettings
@@ -53,6 +54,7 @@ class Settings(BaseSettings):
     docs: DocsSettings = DocsSettings()
     log: LogSettings = LogSettings()
     metrics: MetricsSettings = MetricsSettings()
+    jobs: JobsSettings = JobsSettings()
     board: BoardSettings = BoardSettings()
     guards: DiagnosticsSettings = DiagnosticsSettings()
 

@@ -35,12 +35,18 @@ def import_models() -> None:
             import_module(f"{feature.name}.models")
 
 
+def is_ours(name: str | None, kind: str, _parents: object) -> bool:
+    """Tell Alembic to leave the tables of pgqueuer alone. They have no models."""
+    return not (kind == "table" and name is not None and name.startswith("pgqueuer"))
+
+
 def migrate(connection: Connection) -> bool:
     """Run the Alembic command in one transaction. Return whether it changed the schema."""
     steps: list[Any] = []
     context.configure(
         connection=connection,
         target_metadata=Base.metadata,
+        include_name=is_ours,
         on_version_apply=lambda **step: steps.append(step),
     )
     with context.begin_transaction():

@@ -4,7 +4,8 @@ import app.main  # noqa: F401 - imports the models of every feature
 from app.infra.database.base import Base
 from tests.sample.notes import Note
 
-ALL_TABLES = list(Base.metadata.tables)
+QUEUE_TABLES = ["pgqueuer", "pgqueuer_log"]
+ALL_TABLES = [*Base.metadata.tables, *QUEUE_TABLES]
 # A database that was only migrated does not have the table of the tests' own feature.
 SERVICE_TABLES = [name for name in ALL_TABLES if name != Note.__tablename__]
 

@@ -88,9 +88,18 @@ def test_the_role_has_the_timeouts_of_the_settings() -> None:
 def test_the_pools_of_all_replicas_fit_in_the_database(where: str) -> None:
     flags = " ".join(service("database")["command"])
     [limit] = re.findall(r"max_connections=(\d+)", flags)
-    names = ("WEB_CONCURRENCY", "DATABASE_POOL_SIZE", "REPLICAS")
-    workers, pool, replicas = (int(environment(where)[name]) for name in names)
-    budget = ConnectionBudget(workers, pool, 1, replicas, int(limit), RESERVED_CONNECTIONS, 0)
+    given = environment(where)
+    budget = ConnectionBudget(
+        workers=int(given["WEB_CONCURRENCY"]),
+        pool_size=int(given["DATABASE_POOL_SIZE"]),
+        cache_connections=1,
+        replicas=int(given["REPLICAS"]),
+        job_workers=int(given["JOBS_WORKERS"]),
+        concurrent_jobs=int(given["JOBS_CONCURRENCY"]),
+        max_connections=int(limit),
+        reserved=RESERVED_CONNECTIONS,
+        held_by_others=0,
+    )
     assert budget.needed <= budget.free
 
 

@@ -16,6 +16,8 @@ from app.infra.database.settings import DatabaseSettings
 from app.infra.settings_base.urls import asyncpg_arguments
 
 APPLICATION_NAME = "app"
+JOBS_APPLICATION_NAME = "app-jobs"
+OWN_NAMES = [APPLICATION_NAME, JOBS_APPLICATION_NAME]
 # A wrong user or password, or a database that does not exist.
 LOGIN_ERRORS = (asyncpg.InvalidAuthorizationSpecificationError, asyncpg.InvalidCatalogNameError)
 CONNECTIONS = """
@@ -26,7 +28,7 @@ CONNECTIONS = """
             WHERE backend_type = 'client backend'
               AND pid <> pg_backend_pid()
               -- Another service from the same template has the same name, but another database.
-              AND (application_name, datname) IS DISTINCT FROM ($1, current_database()))
+              AND NOT coalesce(application_name = ANY($1) AND datname = current_database(), false))
 """
 
 
@@ -35,12 +37,15 @@ class ConnectionBudget:
     """How many connections the service may open, and how many PostgreSQL has for it.
 
     `cache_connections` is 1 with a cache: each worker reads the outbox over its own connection.
+    A job worker has one for each job that it runs at the same time, and one for the queue.
     """
 
     workers: int
     pool_size: int
     cache_connections: int
     replicas: int
+    job_workers: int
+    concurrent_jobs: int
     max_connections: int
     reserved: int
     held_by_others: int
@@ -48,7 +53,12 @@ class ConnectionBudget:
     @property
     def needed(self) -> int:
         """How many connections all workers have when all pools are full."""
-        return self.workers * (self.pool_size + self.cache_connections) * self.replicas
+        for_requests = self.workers * (self.pool_size + self.cache_connections) * self.replicas
+        return for_requests + self.job_workers * self._of_each_job_worker
+
+    @property
+    def _of_each_job_worker(self) -> int:
+        return self.concurrent_jobs + 1 + self.cache_connections
 
     @property
     def free(self) -> int:
@@ -61,16 +71,23 @@ class ConnectionBudget:
     def __str__(self) -> str:
         return (
             f"Too many database connections: {self.workers} workers × ({self.pool_size} "
-            f"connections + {self.cache_connections} for the cache) × {self.replicas} instances = "
+            f"connections + {self.cache_connections} for the cache) × {self.replicas} instances + "
+            f"{self.job_workers} job workers × {self._of_each_job_worker} = "
             f"{self.needed} connections, but the database has {self.free} for this service: "
             f"{self.max_connections} in all, minus {self.reserved} reserved and "
-            f"{self.held_by_others} held by other clients. Lower DATABASE_POOL_SIZE or "
-            "WEB_CONCURRENCY, or raise max_connections of PostgreSQL."
+            f"{self.held_by_others} held by other clients. Lower DATABASE_POOL_SIZE, "
+            "WEB_CONCURRENCY or JOBS_CONCURRENCY, or raise max_connections of PostgreSQL."
         )
 
 
 def read_connection_budget(
-    settings: DatabaseSettings, *, workers: int, replicas: int, has_cache: bool
+    settings: DatabaseSettings,
+    *,
+    workers: int,
+    replicas: int,
+    has_cache: bool,
+    job_workers: int,
+    concurrent_jobs: int,
 ) -> ConnectionBudget | RoleTimeouts | None:
     """Ask PostgreSQL, before the workers start. Return None when it cannot be reached.
 
@@ -80,10 +97,18 @@ def read_connection_budget(
         timeouts = session_timeouts(settings)
         rows = asyncio.run(_fetch(settings, UNSET_TIMEOUTS, list(timeouts)))
         return None if rows is None else RoleTimeouts(timeouts, tuple(name for [name] in rows))
-    rows = asyncio.run(_fetch(settings, CONNECTIONS, APPLICATION_NAME))
+    rows = asyncio.run(_fetch(settings, CONNECTIONS, OWN_NAMES))
     if rows is None:
         return None
-    return ConnectionBudget(workers, settings.pool_size, int(has_cache), replicas, *rows[0])
+    return ConnectionBudget(
+        workers,
+        settings.pool_size,
+        int(has_cache),
+        replicas,
+        job_workers,
+        concurrent_jobs,
+        *rows[0],
+    )
 
 
 def is_schema_behind(settings: DatabaseSettings) -> bool:

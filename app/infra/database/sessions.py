@@ -127,6 +127,12 @@ class Database:
         await self.engine.dispose()
 
 
+def require_transaction(session: AsyncSession) -> None:
+    """Raise TypeError if it is a session for reading, which would commit each statement at once."""
+    if isinstance(session.sync_session, _ReadOnlySession):
+        raise TypeError(READ_ONLY)
+
+
 def after_commit(session: AsyncSession, callback: Callback) -> None:
     """Run `callback` after the commit of this transaction, before the response starts.
 

@@ -72,6 +72,27 @@ CACHE_READS = Counter(
     "cache_reads", "Reads of cacheable responses by result: hit_l1, hit, miss, bypass.", ("result",)
 )
 
+JOBS = Gauge(
+    "jobs",
+    "Jobs in the queue: waiting, due later, running, held.",
+    ("state",),
+    multiprocess_mode="livemax",
+)
+JOBS_OLDEST = Gauge(
+    "jobs_oldest_waiting_seconds",
+    "How long the oldest job that is due has been waiting.",
+    multiprocess_mode="livemax",
+)
+JOBS_FINISHED = Counter(
+    "jobs_finished", "Deliveries of jobs by result: done, failed, held.", ("job", "result")
+)
+JOB_SECONDS = Histogram(
+    "job_duration_seconds",
+    "Seconds that one delivery of a job took.",
+    ("job",),
+    buckets=(0.01, 0.05, 0.1, 0.5, 1, 5, 10, 30, 60, 300),
+)
+
 LOOP_LAG = Gauge(
     "event_loop_lag_seconds",
     "Largest delay of an event loop within the last second.",

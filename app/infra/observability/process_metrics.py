@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from app.infra.observability.metrics import LOOP_LAG, RESIDENT, WORKERS
+from app.infra.observability.metrics import LOOP_LAG, RESIDENT
 
 NAPS = 20
 NAP_SECONDS = 0.05
@@ -17,7 +17,6 @@ STATM = Path("/proc/self/statm")
 
 async def sample(*measures: Callable[[], None]) -> None:
     """Set the gauges until cancelled. Each of `measures` sets the gauges of its layer."""
-    WORKERS.set(1)
     while True:
         for measure in measures:
             measure()

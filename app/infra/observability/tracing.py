@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from opentelemetry import trace
 from opentelemetry.trace import SpanKind, StatusCode
 
-from app.infra.observability.request_context import request_context
+from app.infra.observability.request_context import RequestContext, request_context
 
 ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 
@@ -33,6 +33,22 @@ def span(name: str, **attributes: str) -> Iterator[trace.Span]:
     started = start_span(name, attributes)
     try:
         yield started
+    except BaseException as error:
+        end_span(started, error)
+        raise
+    end_span(started)
+
+
+@contextmanager
+def job_span(current: RequestContext) -> Iterator[None]:
+    """Run a job in a span of its own, above the spans for its statements."""
+    if not traces():
+        yield
+        return
+    current.span = started = _tracer.start_span(current.path, kind=SpanKind.CONSUMER)
+    current.trace_id = trace.format_trace_id(started.get_span_context().trace_id)
+    try:
+        yield
     except BaseException as error:
         end_span(started, error)
         raise

@@ -12,15 +12,19 @@ from sqlalchemy import text
 
 from app.infra.database.connection_budget import (
     CONNECTIONS,
+    JOBS_APPLICATION_NAME,
     ConnectionBudget,
     read_connection_budget,
 )
 from app.infra.database.settings import DatabaseSettings
 from app.infra.lifespan import open_resources
+from app.infra.resources import ProcessResources
 from app.infra.settings_base.urls import asyncpg_arguments
 from app.settings import Settings
+from app.worker import create_worker
 
 PROJECT = Path(__file__).parents[3]
+JOBS = {"job_workers": 1, "concurrent_jobs": 3}
 TAKEN = text("SELECT count(*) FROM pg_stat_activity WHERE application_name = :name")
 
 OTHER_CLIENTS = (
@@ -35,17 +39,20 @@ def test_message_shows_the_calculation() -> None:
         pool_size=10,
         cache_connections=1,
         replicas=3,
+        job_workers=2,
+        concurrent_jobs=8,
         max_connections=100,
         reserved=3,
         held_by_others=7,
     )
-    assert (budget.needed, budget.free) == (132, 90)
+    assert (budget.needed, budget.free) == (152, 90)
     for figure in (
         "4 workers",
         "10 connections",
         "1 for the cache",
         "3 instances",
-        "= 132",
+        "2 job workers × 10",
+        "= 152",
         "100 in all",
         "has 90",
     ):
@@ -53,9 +60,11 @@ def test_message_shows_the_calculation() -> None:
 
 
 def test_budget_is_read_from_the_server(settings: Settings) -> None:
-    budget = read_connection_budget(settings.database, workers=2, replicas=1, has_cache=True)
+    budget = read_connection_budget(
+        settings.database, workers=2, replicas=1, has_cache=True, **JOBS
+    )
     assert isinstance(budget, ConnectionBudget)
-    assert (budget.max_connections, budget.needed) == (100, 12)
+    assert (budget.max_connections, budget.needed) == (100, 12 + 5)
     assert 0 < budget.free <= 97
 
 
@@ -70,15 +79,17 @@ async def test_only_connections_of_the_same_service_are_not_counted(settings: Se
         asking = await asyncpg.connect(**arguments)
         stack.callback(asking.terminate)
         async with asking.transaction():  # pg_stat_activity does not change meanwhile
-            [budget] = await asking.fetch(CONNECTIONS, "test_of_same_name")
+            [budget] = await asking.fetch(CONNECTIONS, ["test_of_same_name"])
             everybody = await asking.fetchval(OTHER_CLIENTS)
     assert everybody - budget[2] == 2
 
 
 def test_service_without_cache_needs_no_connection_for_the_outbox(settings: Settings) -> None:
-    budget = read_connection_budget(settings.database, workers=2, replicas=1, has_cache=False)
+    budget = read_connection_budget(
+        settings.database, workers=2, replicas=1, has_cache=False, **JOBS
+    )
     assert isinstance(budget, ConnectionBudget)
-    assert budget.needed == 10
+    assert budget.needed == 10 + 4
 
 
 async def test_worker_opens_no_more_connections_than_the_budget_counts(settings: Settings) -> None:
@@ -90,9 +101,21 @@ async def test_worker_opens_no_more_connections_than_the_budget_counts(settings:
     assert taken == settings.database.pool_size + 1
 
 
+async def test_job_worker_opens_no_more_connections_than_the_budget_counts(
+    settings: Settings,
+) -> None:
+    app = create_worker(settings)
+    async with app.router.lifespan_context(app), AsyncExitStack() as stack:
+        held: ProcessResources = app.state.resources
+        for _ in range(settings.jobs.concurrency):
+            session = await stack.enter_async_context(held.database.read())
+            taken = await session.scalar(TAKEN, {"name": JOBS_APPLICATION_NAME})
+    assert 0 <= settings.jobs.concurrency + 2 - taken <= 1  # the queue is opened a little later
+
+
 def test_budget_is_none_while_the_server_is_unreachable() -> None:
     away = DatabaseSettings.model_validate({"url": "postgresql://a:b@127.0.0.1:1/x"})
-    assert read_connection_budget(away, workers=2, replicas=1, has_cache=True) is None
+    assert read_connection_budget(away, workers=2, replicas=1, has_cache=True, **JOBS) is None
 
 
 def serve(settings: Settings, **environment: str) -> subprocess.Popen[str]:

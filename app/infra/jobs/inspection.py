@@ -1,0 +1,71 @@
+"""Lists the jobs in the queue, and retries or discards them, for the command `app.jobs`."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from sqlalchemy import text
+from sqlalchemy.ext.asyncio import AsyncSession
+
+
+class State(StrEnum):
+    """The states, as people call them, with pgqueuer's names for them."""
+
+    HELD = "failed"
+    RUNNING = "picked"
+    WAITING = "queued"
+
+
+@dataclass(frozen=True, slots=True)
+class ListedJob:
+    """A job without its arguments. `seconds` is the time since it was held, taken, or was due."""
+
+    id: int
+    name: str
+    deliveries: int
+    seconds: float
+    error: str | None
+
+
+COUNT = text("SELECT status::text, count(*) FROM pgqueuer GROUP BY status")
+LIST = text(
+    "SELECT id, entrypoint, attempts, extract(epoch FROM now() - CASE status "
+    "WHEN 'failed' THEN updated WHEN 'picked' THEN updated ELSE execute_after END)::float, "
+    "headers->>'error' FROM pgqueuer WHERE status = CAST(:status AS pgqueuer_status) "
+    "ORDER BY id LIMIT :most"
+)
+# Also a job that waits for its next delivery runs at once.
+RETRY = text(
+    "UPDATE pgqueuer SET status = 'queued', attempts = 0, execute_after = now(), updated = now(), "
+    "headers = headers - 'failed' - 'error' "
+    "WHERE id = ANY(:ids) AND status IN ('failed', 'queued') RETURNING id"
+)
+DISCARD = text(
+    "DELETE FROM pgqueuer WHERE id = ANY(:ids) AND status IN ('failed', 'queued') RETURNING id"
+)
+HELD_IDS = text("SELECT id FROM pgqueuer WHERE status = 'failed'")
+
+
+async def count_jobs(session: AsyncSession) -> dict[State, int]:
+    counted: dict[str, int] = dict((await session.execute(COUNT)).tuples().all())
+    return {state: counted.get(state.value, 0) for state in State}
+
+
+async def list_jobs(session: AsyncSession, state: State, most: int) -> list[ListedJob]:
+    """Return the oldest jobs in this state."""
+    rows = await session.execute(LIST, {"status": state.value, "most": most})
+    return [ListedJob(*row) for row in rows]
+
+
+async def held_ids(session: AsyncSession) -> list[int]:
+    return list(await session.scalars(HELD_IDS))
+
+
+async def retry_jobs(session: AsyncSession, ids: Sequence[int]) -> set[int]:
+    """Let jobs that are held or wait run now. Return the ids of these."""
+    return set(await session.scalars(RETRY, {"ids": ids}))
+
+
+async def discard_jobs(session: AsyncSession, ids: Sequence[int]) -> set[int]:
+    """Delete jobs that are held or wait. Return the ids of these."""
+    return set(await session.scalars(DISCARD, {"ids": ids}))

@@ -176,7 +176,13 @@ async def test_the_connections_of_others_count_if_the_administrator_may_grant_th
     database = DatabaseSettings(url=SecretStr(url))
     try:
         budget = await asyncio.to_thread(
-            read_connection_budget, database, workers=1, replicas=1, has_cache=True
+            read_connection_budget,
+            database,
+            workers=1,
+            replicas=1,
+            has_cache=True,
+            job_workers=1,
+            concurrent_jobs=1,
         )
     finally:
         await others.close()

@@ -1,0 +1,71 @@
+#!/bin/sh
+# Replaces all data by those of a backup: deploy/compose/restore.sh FILE
+#
+# The backup is loaded and migrated beside the present database, which serves meanwhile. If that succeeds,
+# the service stops for half a minute, and the two databases change places. The replaced database is kept
+# under the name `app_replaced` until the next restore. On a new machine, everything is started first.
+set -eu
+caller=$PWD
+cd "$(dirname "$0")/../.."
+
+say() { printf '%s\n' "$*"; }
+fail() { printf '%s\n' "$*" >&2; exit 1; }
+in_database() { docker compose exec -T database "$@"; }
+sql() { in_database env PGOPTIONS=--client-min-messages=warning psql --username postgres --no-psqlrc --quiet --set ON_ERROR_STOP=1 "$@"; }
+in_image() { docker compose run --rm --no-deps -T "$@"; }
+drop_restored() { sql --dbname postgres --command 'DROP DATABASE IF EXISTS app_restored WITH (FORCE)'; }
+
+undo() {
+    drop_restored
+    [ -z "$stopped" ] || docker compose start app
+}
+
+[ $# -eq 1 ] || fail "Usage: deploy/compose/restore.sh FILE"
+case $1 in /*) file=$1 ;; *) file=$caller/$1 ;; esac
+[ -f "$file" ] && [ -r "$file" ] ||
+    fail "$file cannot be read. Give the path of a file that deploy/compose/backup.sh has written."
+stopped=''
+
+running=$(docker compose ps --quiet app | wc -l)
+if [ "$running" -eq 0 ]; then
+    say "1. Starting everything, because no instance of the service runs"
+    docker compose up --build --wait
+    running=$(docker compose ps --quiet app | wc -l)
+else
+    say "1. Checking that the database runs"
+    docker compose up --wait --no-recreate database valkey
+fi
+
+say "2. Loading the backup beside the present database"
+trap undo EXIT
+trap 'exit 1' HUP INT TERM
+drop_restored
+sql --dbname postgres --command 'CREATE DATABASE app_restored OWNER migrations TEMPLATE template0'
+in_database pg_restore --username postgres --dbname app_restored --exit-on-error <"$file" ||
+    fail "The backup could not be loaded, so nothing was changed. Is $file complete, and is the disk not full?"
+sql --dbname app_restored --command ANALYZE
+
+say "3. Migrating it to the schema of this version"
+in_image migrate sh -c 'DATABASE_URL=$(sed "s,/app$,/app_restored," /run/secrets/database_url) &&
+    export DATABASE_URL && exec python -m alembic upgrade head' ||
+    fail "The backup could not be migrated, so nothing was changed. If a revision cannot be located, a newer version" \
+        "of the service wrote the backup: check out that version, run deploy/compose/upgrade.sh, and try again."
+
+say "4. Changing the databases. The service does not answer until this is done"
+stopped=yes
+docker compose stop app
+sql --dbname postgres <<'SQL'
+DROP DATABASE IF EXISTS app_replaced WITH (FORCE);
+SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'app' \g /dev/null
+BEGIN;
+ALTER DATABASE app RENAME TO app_replaced;
+ALTER DATABASE app_restored RENAME TO app;
+COMMIT;
+SQL
+trap - EXIT
+in_image app python -m app.flush_cache
+
+say "5. Starting the service"
+docker compose up --wait --no-recreate --scale app="$((running))"
+say "The data of $file are served. When you do not need the replaced data any more, delete them:" \
+    "docker compose exec database dropdb --username postgres app_replaced"

@@ -118,6 +118,40 @@ async def test_balancers_do_not_forward_an_upgrade(balanced: tuple[Address, Serv
     assert not [head for head in service.heads if b"\r\nupgrade:" in head]
 
 
+FORWARDED = b"X-Forwarded-For: 192.0.2.7\r\nX-Forwarded-Proto: https\r\nX-Real-IP: 192.0.2.8\r\n"
+
+
+async def forwarded(front: Address, service: Service) -> bytes:
+    """Return the head that the service gets from a client that sends forwarding headers."""
+    await head_and_body(front, b"GET / HTTP/1.1\r\n" + HOST + FORWARDED + b"\r\n")
+    return service.heads[-1]
+
+
+async def test_forwarding_headers_of_a_client_are_replaced(
+    balanced: tuple[Address, Service],
+) -> None:
+    head = await forwarded(*balanced)
+    assert b"\r\nx-forwarded-for: 127.0.0.1\r\n" in head
+    assert b"\r\nx-forwarded-proto: http\r\n" in head
+    assert b"192.0.2" not in head
+
+
+@pytest.fixture
+def behind_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("BEHIND_PROXY", "yes")
+
+
+@pytest.mark.usefixtures("behind_proxy")
+@pytest.mark.parametrize("balanced", ["haproxy"], indirect=True)
+async def test_forwarding_headers_of_a_proxy_are_passed_on(
+    balanced: tuple[Address, Service],
+) -> None:
+    head = await forwarded(*balanced)
+    assert b"\r\nx-forwarded-for: 192.0.2.7\r\n" in head
+    assert b"\r\nx-forwarded-proto: https\r\n" in head
+    assert b"x-real-ip" not in head
+
+
 async def test_an_error_of_the_service_passes_unchanged(balanced: tuple[Address, Service]) -> None:
     front, _ = balanced
     head, body = await head_and_body(front, b"GET / HTTP/1.1\r\n" + HOST + b"\r\n")

@@ -12,6 +12,7 @@ from tests.contract.deployment import (
     DEPLOYMENTS,
     PRODUCTION,
     container,
+    default,
     environment,
     haproxy,
     kustomization,
@@ -104,7 +105,8 @@ def test_the_pools_of_all_replicas_fit_in_the_database(where: str) -> None:
 
 
 def test_replicas_setting_covers_a_rolling_update() -> None:
-    assert service("app")["deploy"]["replicas"] <= int(environment("compose")["REPLICAS"])
+    instances = int(default(service("app")["deploy"]["replicas"]))
+    assert 2 * instances <= int(environment("compose")["REPLICAS"])
     most = {"base": manifests()["HorizontalPodAutoscaler"]["spec"]["maxReplicas"]}
     [autoscaler] = [
         patch["patch"]

@@ -39,7 +39,9 @@ def test_proxies_retry_only_safe_requests() -> None:
 
 
 def test_mounted_files_exist() -> None:
-    for file in ("docker-compose.yml", "deploy/nginx/docker-compose.yml"):
+    overlays = [str(path.relative_to(PROJECT)) for path in DEPLOY.glob("*/docker-compose.yml")]
+    assert len(overlays) == 2
+    for file in ("docker-compose.yml", *overlays):
         for path in re.findall(r"- (\./[^:]+):", text(file)):
             assert (PROJECT / path).exists(), path
     used = {

@@ -11,8 +11,9 @@
 
 SELECT length(:'app_password') = 0 OR length(:'migrations_password') = 0 AS has_no_password \gset
 \if :has_no_password
-    \warn 'SECRETS_DIR must name a folder with the files app_password and migrations_password.'
-    SELECT 1 / 0 AS "stop: a password is missing";
+    DO $$ BEGIN
+        RAISE 'SECRETS_DIR must name a folder with the files app_password and migrations_password';
+    END $$;
 \endif
 
 -- The role `migrations` owns the schema. It has no timeouts, because migrations may run for long.

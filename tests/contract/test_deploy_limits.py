@@ -8,9 +8,11 @@ from fastapi.sse import _PING_INTERVAL
 from app.infra.database.connection_budget import ConnectionBudget
 from app.infra.database.settings import DatabaseSettings
 from app.infra.server.settings import ServerSettings
+from app.settings import Settings
 from tests.contract.deployment import (
     DEPLOYMENTS,
     PRODUCTION,
+    PROJECT,
     container,
     default,
     environment,
@@ -83,6 +85,31 @@ def test_the_role_has_the_timeouts_of_the_settings() -> None:
         "idle_in_transaction_session_timeout": settings.idle_in_transaction_timeout_seconds,
         "client_connection_check_interval": 2,
     }
+
+
+def platforms() -> dict[str, list[str]]:
+    """Return the rows of the table of times in docs/deployment/paas.md by their platforms."""
+    page = (PROJECT / "docs/deployment/paas.md").read_text(encoding="utf-8")
+    table = page.partition("## Times of the platforms")[2].partition("\n- ")[0]
+    rows = [line.strip("| ").split(" | ") for line in table.splitlines() if line.startswith("| ")]
+    return {name: cells for name, *cells in rows[1:]}
+
+
+@pytest.mark.parametrize("name", platforms())
+def test_the_settings_for_a_platform_fit_its_times(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    granted, patience, idle, changes = platforms()[name]
+    for variable, value in re.findall(r"([A-Z_]{5,})=(\w+)", changes):
+        monkeypatch.setenv(variable, value)
+    settings = Settings(_env_file=None)
+    server, limits = settings.server, settings.limits
+    [killed] = re.findall(r"kill_timeout = (\d+)", changes) or re.findall(r"^(\d+) s", granted)
+    assert server.drain_seconds + limits.request_seconds < float(killed)
+    for gives_up in re.findall(r"^(\d+) s", patience):
+        assert limits.request_seconds < float(gives_up)
+    for closes_after in re.findall(r"^(\d+) s", idle):
+        assert float(closes_after) < server.keep_alive_seconds
 
 
 @pytest.mark.parametrize("where", DEPLOYMENTS)

@@ -3,8 +3,10 @@
 import re
 import tomllib
 from pathlib import Path
+from textwrap import dedent
 
 import pytest
+import yaml
 
 from app.settings import Settings
 
@@ -97,6 +99,16 @@ def test_the_readme_of_a_package_names_all_of_its_files(package: str) -> None:
     text = (PROJECT / package / "README.md").read_text(encoding="utf-8")
     files = {file.name for file in (PROJECT / package).glob("*.py")} - {"__init__.py"}
     assert {name for name in files if f"`{name}`" not in text} == set()
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_examples_of_configuration_can_be_parsed(document: str) -> None:
+    text = (PROJECT / document).read_text(encoding="utf-8")
+    for language, block in re.findall(
+        r"^ *```(yaml|toml)\n(.*?)^ *```$", text, re.MULTILINE | re.DOTALL
+    ):
+        example = dedent(block)
+        assert yaml.safe_load(example) if language == "yaml" else tomllib.loads(example), block
 
 
 def test_decision_records_are_short() -> None:

@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from app.features.auth.models import RefreshToken
 from app.features.users.models import User
 
-EXPIRED_BATCH_SIZE = 100
+EXPIRED_BATCH_SIZE = 10_000
 
 
 @dataclass(frozen=True, slots=True)

@@ -78,7 +78,6 @@ async def revoke(session: AsyncSession, token: str) -> None:
 async def _issue_tokens(
     session: AsyncSession, resources: ProcessResources, family: TokenFamily
 ) -> TokenRead:
-    await queries.delete_expired_tokens(session)
     refresh_token = secrets.token_urlsafe(32)
     lifetime = timedelta(seconds=resources.settings[AuthSettings].refresh_token_seconds)
     await queries.insert_token(session, family, _hash_token(refresh_token), lifetime)

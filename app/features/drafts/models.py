@@ -42,3 +42,5 @@ class Draft(Base):
 # One index for each list of drafts. The first one also serves the foreign key to the owner.
 Index(None, Draft.owner_id, Draft.created_at, Draft.id)
 Index(None, Draft.owner_id, Draft.status, Draft.created_at, Draft.id)
+# The drafts that a job publishes.
+DUE_INDEX = Index(None, Draft.publish_on, postgresql_where=Draft.status == DraftStatus.SCHEDULED)

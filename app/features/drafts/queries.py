@@ -1,9 +1,16 @@
-"""SQL for drafts. Each statement names the owner, so nobody can reach the draft of another user."""
+"""SQL for drafts.
+
+Each statement names the owner, so nobody can reach the draft of another user. Those for drafts that
+are due are run by jobs.
+"""
+
+from collections.abc import Sequence
+from datetime import date
 
 from sqlalchemy import bindparam, delete, select
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from app.features.drafts.models import Draft
+from app.features.drafts.models import Draft, DraftStatus
 from app.features.users.models import User
 from app.infra.database.pagination import KeysetList
 
@@ -15,6 +22,12 @@ ALL_DRAFTS = KeysetList("drafts", OWN_DRAFTS, Draft, newest_first=True)
 DRAFTS_BY_STATUS = KeysetList(
     "drafts", OWN_DRAFTS.where(Draft.status == bindparam("status")), Draft, newest_first=True
 )
+
+DUE = select(Draft).where(
+    Draft.status == DraftStatus.SCHEDULED, Draft.publish_on <= bindparam("today")
+)
+DUE_IDS = DUE.with_only_columns(Draft.id).order_by(Draft.publish_on).limit(bindparam("most"))
+DUE_LOCKED = DUE.where(Draft.id == bindparam("draft_id")).with_for_update()
 
 
 async def get_draft(session: AsyncSession, owner: User, draft_id: int) -> Draft | None:
@@ -34,3 +47,13 @@ async def insert_draft(session: AsyncSession, draft: Draft) -> None:
 
 async def delete_draft(session: AsyncSession, owner: User, draft_id: int) -> None:
     await session.execute(delete(Draft).where(Draft.owner_id == owner.id, Draft.id == draft_id))
+
+
+async def list_due_drafts(session: AsyncSession, today: date, most: int) -> Sequence[int]:
+    """Return the ids of drafts that are due, those that have been due the longest first."""
+    return (await session.scalars(DUE_IDS, {"today": today, "most": most})).all()
+
+
+async def lock_due_draft(session: AsyncSession, draft_id: int, today: date) -> Draft | None:
+    """Return the draft of any owner and lock it, or None if it is not due."""
+    return await session.scalar(DUE_LOCKED, {"draft_id": draft_id, "today": today})

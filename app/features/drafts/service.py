@@ -1,8 +1,8 @@
 """Operations on drafts. Nothing is cached, so nothing is invalidated."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from datetime import date
+from datetime import UTC, date, datetime
 
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -16,9 +16,12 @@ from app.features.posts.models import Post
 from app.features.posts.schemas import PostCreate
 from app.features.users import service as users
 from app.features.users.models import User
+from app.features.users.queries import get_user
 from app.infra.database.error_mapping import violated_constraint
 from app.infra.database.pagination import Page, PageRequest
 from app.infra.validation.preconditions import Precondition
+
+MOST_DUE = 1_000
 
 
 async def list_drafts(
@@ -77,10 +80,30 @@ async def publish_draft(session: AsyncSession, owner: User, draft_id: int) -> Po
     """
     draft = await _own_draft(session, owner, draft_id)
     _require_unpublished(draft)
+    return await _publish(session, owner, draft)
+
+
+async def list_due_drafts(session: AsyncSession) -> Sequence[int]:
+    """Return the ids of drafts whose date has come, a thousand at most."""
+    return await queries.list_due_drafts(session, _today(), MOST_DUE)
+
+
+async def publish_due_draft(session: AsyncSession, draft_id: int) -> None:
+    """Publish a draft for its owner, unless it has been changed so that it is not due."""
+    draft = await queries.lock_due_draft(session, draft_id, _today())
+    if draft is not None and (owner := await get_user(session, draft.owner_id)) is not None:
+        await _publish(session, owner, draft)
+
+
+async def _publish(session: AsyncSession, owner: User, draft: Draft) -> Post:
     post = await posts.create_post(session, owner, PostCreate(title=draft.title, body=draft.body))
     draft.status, draft.post_id = DraftStatus.PUBLISHED, post.id
     draft.version += 1
     return post
+
+
+def _today() -> date:
+    return datetime.now(UTC).date()
 
 
 async def _own_draft(session: AsyncSession, owner: User, draft_id: int) -> Draft:

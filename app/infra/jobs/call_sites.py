@@ -37,6 +37,11 @@ def _calls(source: str) -> Iterator[tuple[int, str, list[str | None]]]:
                 keywords=keywords,
             ):
                 yield node.lineno, name, [keyword.arg for keyword in keywords]
+            case ast.Call(
+                func=ast.Name(id="enqueue_missing") | ast.Attribute(attr="enqueue_missing"),
+                args=[_, ast.Constant(value=str(name)), ast.Constant(value=str(argument)), _],
+            ):
+                yield node.lineno, name, [argument]
 
 
 def _check_names(job: str, arguments: list[str | None], known: Arguments) -> None:

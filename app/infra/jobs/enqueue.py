@@ -1,13 +1,17 @@
 """Enqueues jobs in the transaction of a request."""
 
+from collections.abc import Iterable
 from datetime import timedelta
 
+from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.infra.database.sessions import require_transaction
 from app.infra.jobs.driver import queries_in
 from app.infra.jobs.registry import find_job
 from app.infra.observability.request_context import request_context
+
+HELD = text("SELECT dedupe_key FROM pgqueuer WHERE status = 'failed' AND dedupe_key = ANY(:keys)")
 
 
 async def enqueue(
@@ -39,3 +43,29 @@ async def enqueue(
         on_conflict="skip",
     )
     return job_id
+
+
+async def enqueue_missing(
+    session: AsyncSession, name: str, argument: str, values: Iterable[int]
+) -> None:
+    """Add a job for each value of its only argument, in two statements.
+
+        await enqueue_missing(session, "drafts.publish", "draft_id", due)
+
+    A value whose job waits, runs or is held gets no other one. So a job with a schedule can call
+    this again and again.
+    """
+    require_transaction(session)
+    arguments = find_job(name).arguments
+    keys = {f"{name}:{value}": value for value in values}
+    held = set(await session.scalars(HELD, {"keys": list(keys)}))
+    missing = [key for key in keys if key not in held]
+    if missing:
+        await queries_in(session).enqueue(
+            [name] * len(missing),
+            [arguments.to_json({argument: keys[key]}) for key in missing],
+            [0] * len(missing),
+            dedupe_key=list(missing),
+            headers=[{} for _ in missing],
+            on_conflict="skip",
+        )

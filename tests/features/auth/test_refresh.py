@@ -11,10 +11,12 @@ from sqlalchemy import func, select, text
 from app.features.auth import queries
 from app.features.auth.models import RefreshToken
 from app.features.users.models import User
+from app.infra.jobs.enqueue import enqueue
 from app.infra.resources import ProcessResources
 from app.settings import Settings
 from tests.application import client_of, running
 from tests.features.users.factory import PASSWORD, UserFactory
+from tests.jobs import run_jobs
 from tests.locks import waits_for_a_lock
 
 Client = httpx2.AsyncClient
@@ -96,13 +98,16 @@ async def test_expired_refresh_token_is_401(
     assert (await refresh(client, expired)).status_code == 401
 
 
-async def test_login_deletes_only_expired_tokens(
+async def test_job_deletes_only_expired_tokens(
     client: Client, make: UserFactory, resources: ProcessResources
 ) -> None:
     user = await make.user()
     await log_in(client, user)
     await expire_tokens(resources)
     tokens = [await log_in(client, user) for _ in range(2)]
+    async with resources.database.transaction() as session:
+        await enqueue(session, "auth.delete_expired_tokens")
+    await run_jobs(resources)
     async with resources.database.read() as session:
         assert await session.scalar(select(func.count()).select_from(RefreshToken)) == 2
     for token in tokens:

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from dev.rename import current_name
 from dev.servers import ROOT
 from dev.terminal import CommandError, say
 from dev.tools import run_module
@@ -30,17 +31,18 @@ def write_client(folder: Path) -> None:
     """Generate the client from the file, and replace the folder by it."""
     with TemporaryDirectory() as parent:
         new = Path(parent) / "client"
-        if left_out := generate_client(ROOT / DOCUMENT, new):
+        if left_out := generate_client(ROOT / DOCUMENT, new, f"{current_name()}-client"):
             say(left_out)
         shutil.rmtree(folder, ignore_errors=True)
         shutil.copytree(new, folder)
 
 
-def generate_client(document: Path, folder: Path) -> str:
-    """Generate a package with its metadata. Return what it says about parts that are left out."""
+def generate_client(document: Path, folder: Path, name: str) -> str:
+    """Generate a package with its metadata. Return what is said about parts that are left out."""
     configuration = folder.with_suffix(".json")
-    # Its own hooks look for ruff on the PATH.
-    configuration.write_text(json.dumps({"post_hooks": []}), encoding="utf-8")
+    # The hooks of the generator look for ruff on the PATH.
+    options = {"project_name_override": name, "post_hooks": []}
+    configuration.write_text(json.dumps(options), encoding="utf-8")
     arguments = ["generate", "--meta", "uv", "--path", str(document)]
     arguments += ["--config", str(configuration), "--output-path", str(folder)]
     done = subprocess.run(

@@ -19,7 +19,7 @@ def generate_client(served: Served, folder: Path) -> Iterator[Any]:
     """Generate a client, and return a function that imports a module of it."""
     document, client = folder / "openapi.json", folder / "client"
     document.write_text(json.dumps(served.app.openapi()), encoding="utf-8")
-    left_out = openapi.generate_client(document, client)
+    left_out = openapi.generate_client(document, client, "service-client")
     assert left_out == ""
     package = package_of(client)
     with pytest.MonkeyPatch.context() as patch:

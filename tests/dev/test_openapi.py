@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from dev import openapi
+from dev.rename import current_name
 from dev.terminal import CommandError
 from tests.contract.generated_client import package_of
 from tests.dev.repository import PROJECT
@@ -60,7 +61,8 @@ def test_types_of_the_client_are_correct(client: Path, tmp_path: Path) -> None:
     assert checked.returncode == 0, checked.stdout + checked.stderr
 
 
-def test_client_has_what_is_needed_to_install_it(client: Path) -> None:
+def test_client_is_a_package_with_the_name_of_the_project(client: Path) -> None:
+    assert package_of(client) == f"{current_name()}_client".replace("-", "_")
     files = {path.name for path in client.iterdir()}
     assert files >= {"pyproject.toml", "README.md", package_of(client)}
     assert (client / package_of(client) / "py.typed").exists()

@@ -152,9 +152,10 @@ def create_app(settings: Settings, log: Log | None = None) -> FastAPI:
             async with opened as resources:
                 app.state.resources, app.state.cache_reader = resources, resources.reader
                 app.state.route_table.index()
-                rate_limiter = resources.rate_limiter
-                rate_limiter.check_quotas(app.state.route_table.limits)
-                app.state.request_limits = RequestLimits(rate_limiter, resources.access_tokens)
+                await resources.rate_limiter.check(app.state.route_table.limits)
+                app.state.request_limits = RequestLimits(
+                    resources.rate_limiter, resources.access_tokens
+                )
                 yield
 
     app = Service(

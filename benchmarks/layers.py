@@ -23,10 +23,15 @@ if __name__ == "__main__":  # before prometheus_client is imported
 
 from app.infra.observability.logs import Log, as_json
 from app.infra.observability.request_context import request_context
+from app.infra.rate_limits.limiter import RateLimiter
+from app.infra.rate_limits.settings import RateLimitSettings
+from app.infra.security.access_tokens import AccessTokens
 from app.infra.web.body_limit import BodyLimitMiddleware
 from app.infra.web.concurrency_limit import ConcurrencyLimiter, ConcurrencyLimitMiddleware
 from app.infra.web.head_requests import HeadRequestMiddleware
 from app.infra.web.observe_requests import ObservationMiddleware
+from app.infra.web.rate_limit import RequestLimits, refuse_hit
+from app.infra.web.rate_limited import default_limits
 from app.infra.web.request_timeout import RequestTimeoutMiddleware
 from app.infra.web.response_headers import process_time, request_id_header
 from app.infra.web.routing import use_route_table
@@ -49,6 +54,7 @@ use_route_table(service)
 
 SCOPE = {
     "type": "http",
+    "client": ("203.0.113.9", 50_000),
     "method": "GET",
     "path": "/v1/notes/77",
     "app": service,
@@ -62,6 +68,18 @@ async def answer(_scope: Scope, _receive: Receive, send: Send) -> None:
         current.route = ROUTE
     await send({"type": "http.response.start", "status": 200, "headers": [(b"age", b"0")]})
     await send({"type": "http.response.body", "body": b"{}"})
+
+
+class HitLimits:
+    """Counts each request as the response cache counts what it answers itself."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+        self._limits = default_limits(["GET"])
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if not await refuse_hit(self._limits, scope, receive, send):
+            await self.app(scope, receive, send)
 
 
 async def receive() -> Message:
@@ -95,11 +113,15 @@ def stacks(log: Log) -> dict[str, ASGIApp]:
     built["timing"] = ObservationMiddleware(answer, headers=headers, observers=[])
     for count, name in enumerate(("metrics", "access log", "guard"), 1):
         built[name] = ObservationMiddleware(answer, headers=headers, observers=observing[:count])
+    many = RateLimitSettings(quotas="*=1000000/1")
+    rate_limiter = RateLimiter(many, None, namespace="bench", workers=1, hash_key=b"")
+    service.state.request_limits = RequestLimits(rate_limiter, AccessTokens(settings.auth))
     limiter = ConcurrencyLimiter(settings.limits)
     limited = partial(ConcurrencyLimitMiddleware, limiter=limiter)
     inside: list[tuple[str, Layer]] = [
         ("catch all", UnhandledErrorMiddleware),
         ("head", HeadRequestMiddleware),
+        ("rate limits of a cached response", HitLimits),
         (
             "body limit",
             partial(

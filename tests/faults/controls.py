@@ -8,6 +8,7 @@ import asyncio
 import logging
 import re
 import sys
+from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
@@ -21,6 +22,7 @@ from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from app import api
+from app.errors import RateLimited, Unauthenticated
 from app.infra import lifespan as resources
 from app.infra.database import error_mapping as failures
 from app.infra.database.engine import open_engine
@@ -30,9 +32,12 @@ from app.infra.database.sessions import Database
 from app.infra.database.settings import DatabaseSettings
 from app.infra.observability import background
 from app.infra.observability.log_writer import LogWriter
+from app.infra.rate_limits.limit import Charge, Count, Limit
+from app.infra.rate_limits.limiter import RateLimiter
+from app.infra.rate_limits.local import LocalLimits
 from app.infra.security.passwords import PasswordMatch, Passwords
 from app.infra.shutdown import ServerShutdown
-from app.infra.web import body_limit, problems
+from app.infra.web import body_limit, client_address, problems
 from app.infra.web.body_limit import BodyLimitMiddleware
 from app.infra.web.concurrency_limit import ConcurrencyLimiter
 from app.infra.web.server_error import UnhandledErrorMiddleware
@@ -53,6 +58,7 @@ CONTROL, SETTINGS = "FAULTS_CONTROL", "FAULTS_SETTINGS"
 _verify = Passwords.verify
 _abandoned: list[AsyncSession] = []
 _engines: list[AsyncEngine] = []
+_failures: Counter[str] = Counter()
 _stream = logging.StreamHandler(sys.stdout)
 
 
@@ -143,6 +149,28 @@ async def _run_once(work: Callable[[], Awaitable[None]], _restarts: Any, _leavin
     await work()
 
 
+async def _count_alone(self: RateLimiter, charges: Sequence[Charge]) -> list[Count]:
+    rules = ((charge.rule._replace(local=charge.rule.shared), charge.key) for charge in charges)
+    return self._stand_in.take([Charge(rule, key) for rule, key in rules])
+
+
+@asynccontextmanager
+async def _count_after_the_check(
+    _self: RateLimiter, limit: Limit, account: str
+) -> AsyncIterator[None]:
+    if _failures[account] >= limit.quota:
+        raise RateLimited(1)
+    try:
+        yield
+    except Unauthenticated:
+        _failures[account] += 1
+        raise
+
+
+def _accept_all(_self: LocalLimits, charges: Sequence[Charge]) -> list[Count]:
+    return [Count(charge.rule, 0, 0, 0) for charge in charges]
+
+
 _ALWAYS_TRUSTED = (Trust, "holds", property(lambda _self: True))
 PATCHES: dict[str, tuple[tuple[Any, str, Any], ...]] = {
     "with SQLAlchemy's default pool and timeouts": ((resources, "open_engine", _plain_engine),),
@@ -207,6 +235,12 @@ PATCHES: dict[str, tuple[tuple[Any, str, Any], ...]] = {
         (failures, "INVALID_VALUES", (*failures.INVALID_VALUES, "2200H")),
     ),
     "without the limit on waiting passwords": ((Passwords, "_run", _run_when_it_is_its_turn),),
+    "with a whole quota in each worker": ((RateLimiter, "take", _count_alone),),
+    "with a quota for each IPv6 address": ((client_address, "_network_of", str),),
+    "with failed logins counted after the check": (
+        (RateLimiter, "counting_failures", _count_after_the_check),
+    ),
+    "without local limits": ((LocalLimits, "take", _accept_all),),
     "with blocking log writes": ((LogWriter, "write", _write_at_once),),
 }
 

@@ -40,10 +40,7 @@ class Limit:
 
 
 class Pace(NamedTuple):
-    """A quota in the terms of GCRA, in microseconds.
-
-    `ahead` in the methods is how far the stored time is ahead of the clock.
-    """
+    """A quota in the terms of GCRA: the microseconds of one request, and of the whole quota."""
 
     interval: int
     window: int
@@ -54,24 +51,17 @@ class Pace(NamedTuple):
         interval = max(1, seconds * MICROSECONDS // quota)
         return cls(interval, interval * quota)
 
-    def wait(self, ahead: int) -> int:
-        """Return how long the next request has to wait. It is refused if this is positive."""
-        return ahead + self.interval - self.window
-
-    def remaining(self, ahead: int) -> int:
-        """Return how many requests are left."""
-        return max(0, self.window - ahead) // self.interval
-
 
 class Rule(NamedTuple):
     """A limit as it is applied: with the quota of the settings, and the share of this process.
 
-    `policy` is its member of the header RateLimit-Policy.
+    All of its keys begin with `prefix`. `policy` is its member of the header RateLimit-Policy.
     """
 
     name: str
     shared: Pace
     local: Pace
+    prefix: str
     policy: str
 
 
@@ -83,7 +73,7 @@ class Charge(NamedTuple):
 
 
 class Count(NamedTuple):
-    """What a limit says about a request: how many remain, and the microseconds to wait.
+    """What a limit says about a request: how many more it allows, and microseconds.
 
     `reset` is the time until the whole quota is available again. `wait` is positive if this limit
     refuses the request.
@@ -96,5 +86,7 @@ class Count(NamedTuple):
 
 
 def count(rule: Rule, pace: Pace, ahead: int, *, accepted: bool) -> Count:
-    """`ahead` includes the request if it was accepted."""
-    return Count(rule, pace.remaining(ahead), ahead, 0 if accepted else max(0, pace.wait(ahead)))
+    """Return the count of a request, whose stored time is now `ahead` of the clock."""
+    interval, window = pace
+    remaining = (window - ahead) // interval
+    return Count(rule, remaining, ahead, 0 if accepted else max(0, ahead + interval - window))

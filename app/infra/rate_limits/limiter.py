@@ -1,7 +1,6 @@
 """Counts requests in Valkey, and in this process while Valkey does not answer."""
 
 import logging
-import math
 import time
 from collections.abc import AsyncIterator, Collection, Sequence
 from contextlib import asynccontextmanager
@@ -42,7 +41,7 @@ class RateLimiter:
         self._stand_in = LocalLimits()
         self._hits = LocalLimits()
         self._refused_until: LRUCache[str, int] = LRUCache(MAX_KEYS)
-        self._prefix = f"{namespace}:rate_limit:"
+        self._namespace = namespace
         self._workers = workers
         self._hash_key = blake2b(hash_key).digest()
         self._rules: dict[str, Rule] = {}
@@ -50,7 +49,7 @@ class RateLimiter:
     def charge(self, limit: Limit, subject: str) -> Charge:
         """Return what counts one request of `subject`, which is a user or an address."""
         rule = self._rules.get(limit.name) or self._rule_of(limit)
-        return Charge(rule, f"{self._prefix}{limit.name}:{subject}")
+        return Charge(rule, rule.prefix + subject)
 
     async def take(self, charges: Sequence[Charge]) -> list[Count]:
         """Count a request. It is refused if one of the counts has a positive `wait`.
@@ -98,8 +97,14 @@ class RateLimiter:
             raise
         await self._give_back(charge, in_valkey=in_valkey)
 
-    async def check_server(self) -> None:
-        """Warn if the keys of the limits can be evicted, or are not shared at all."""
+    async def check(self, limits: Collection[str]) -> None:
+        """Warn if the server is not right for limits, or a setting names none of these `limits`."""
+        if unknown := self._settings.by_name.keys() - {*limits, ALL}:
+            logger.warning(
+                "RATE_LIMITS_QUOTAS names %s, and no route declares that. The limits are: %s.",
+                ", ".join(sorted(unknown)),
+                ", ".join(sorted(limits)),
+            )
         if self._shared is None:
             logger.warning(
                 "Each worker counts its rate limits for itself, because there is no Valkey for "
@@ -123,17 +128,8 @@ class RateLimiter:
                 policy,
             )
 
-    def check_quotas(self, limits: Collection[str]) -> None:
-        """Warn if RATE_LIMITS_QUOTAS names a limit that no route declares."""
-        if unknown := self._settings.by_name.keys() - {*limits, ALL}:
-            logger.warning(
-                "RATE_LIMITS_QUOTAS names %s, and no route declares that. The limits are: %s.",
-                ", ".join(sorted(unknown)),
-                ", ".join(sorted(limits)),
-            )
-
     def measure(self) -> None:
-        RATE_LIMITS_LOCAL.set(self._shared is None or self._shared.is_away)
+        RATE_LIMITS_LOCAL.set(self._shared is not None and self._shared.is_away)
 
     async def aclose(self) -> None:
         if self._shared is not None:
@@ -142,8 +138,13 @@ class RateLimiter:
     def _rule_of(self, limit: Limit) -> Rule:
         quota, seconds = self._settings.quota_of(limit)
         share = max(1, quota // self._workers)
-        policy = f'"{limit.name}";q={quota};w={seconds}'
-        rule = Rule(limit.name, Pace.of(quota, seconds), Pace.of(share, seconds), policy)
+        rule = Rule(
+            limit.name,
+            shared=Pace.of(quota, seconds),
+            local=Pace.of(share, seconds),
+            prefix=f"{self._namespace}:rate_limit:{limit.name}:",
+            policy=f'"{limit.name}";q={quota};w={seconds}',
+        )
         self._rules[limit.name] = rule
         return rule
 
@@ -176,13 +177,14 @@ class RateLimiter:
 
 def refusal_of(counts: Sequence[Count]) -> RateLimited | None:
     """Return the error for a refused request, and count it. None if no limit refuses it."""
-    longest = max(counts, key=lambda count: count.wait, default=None)
-    if longest is None or not longest.wait:
+    refusing = [count for count in counts if count.wait]
+    if not refusing:
         return None
+    longest = max(refusing, key=lambda count: count.wait)
     REFUSED.labels(longest.rule.name).inc()
     return RateLimited(to_seconds(longest.wait))
 
 
 def to_seconds(microseconds: int) -> int:
     """Round up, so that a client that waits so long is not refused again."""
-    return math.ceil(microseconds / MICROSECONDS)
+    return -(-microseconds // MICROSECONDS)

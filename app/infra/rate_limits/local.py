@@ -25,35 +25,35 @@ class LocalLimits:
 
     def take(self, charges: Sequence[Charge]) -> list[Count]:
         """Count a request, or nothing of it if one of the limits refuses it."""
-        now = time.monotonic_ns() // 1_000
-        ahead = [self._ahead(charge.key, now) for charge in charges]
-        pairs = list(zip(charges, ahead, strict=True))
-        if any(charge.rule.local.wait(before) > 0 for charge, before in pairs):
-            return [count(c.rule, c.rule.local, before, accepted=False) for c, before in pairs]
-        return [
-            count(c.rule, c.rule.local, self._add(c, now, before), accepted=True)
-            for c, before in pairs
-        ]
+        now, until = time.monotonic_ns() // 1_000, self._until
+        accepted, aheads = True, []
+        for rule, key in charges:
+            ahead = max(until.get(key, 0) - now, 0)
+            aheads.append(ahead)
+            if ahead + rule.local.interval > rule.local.window:
+                accepted = False
+        counts = []
+        for (rule, key), ahead in zip(charges, aheads, strict=True):
+            if accepted:
+                ahead += rule.local.interval
+                self._store(key, now + ahead)
+            counts.append(count(rule, rule.local, ahead, accepted=accepted))
+        return counts
 
     def note(self, charges: Sequence[Charge]) -> None:
         """Count a request that Valkey has accepted, even if it is more than this share."""
         now = time.monotonic_ns() // 1_000
-        for charge in charges:
-            self._add(charge, now, self._ahead(charge.key, now))
+        for rule, key in charges:
+            ahead = max(self._until.get(key, 0) - now, 0) + rule.local.interval
+            self._store(key, now + min(ahead, rule.local.window))
 
     def give_back(self, charge: Charge) -> None:
         """Undo the count of one request."""
         if charge.key in self._until:
             self._until[charge.key] -= charge.rule.local.interval
 
-    def _ahead(self, key: str, now: int) -> int:
-        return max(0, self._until.get(key, now) - now)
-
-    def _add(self, charge: Charge, now: int, ahead: int) -> int:
-        pace = charge.rule.local
-        ahead = min(ahead + pace.interval, pace.window)
-        self._until[charge.key] = now + ahead
-        self._until.move_to_end(charge.key)
+    def _store(self, key: str, until: int) -> None:
+        self._until[key] = until
+        self._until.move_to_end(key)
         if len(self._until) > MAX_KEYS:
             self._until.popitem(last=False)
-        return ahead

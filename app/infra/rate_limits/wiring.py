@@ -24,7 +24,6 @@ async def open_rate_limiter(settings: Sections, workers: int) -> AsyncIterator[R
         hash_key=settings[AuthSettings].secret.get_secret_value().encode(),
     )
     async with aclosing(limiter):
-        await limiter.check_server()
         yield limiter
 
 

@@ -98,7 +98,7 @@ async def test_keys_expire_when_the_quota_is_whole_again(
 
 async def test_a_cancelled_request_does_not_disturb_the_others(shared: SharedLimits) -> None:
     pace = Pace.of(100, 86_400)
-    charge = Charge(Rule("slow", pace, pace, ""), os.urandom(8).hex())
+    charge = Charge(Rule("slow", pace, pace, "", ""), os.urandom(8).hex())
     first = asyncio.create_task(shared.take([charge]))
     others = [asyncio.create_task(shared.take([charge])) for _ in range(20)]
     await asyncio.sleep(0)

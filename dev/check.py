@@ -7,9 +7,10 @@ Neither the service nor a package is imported, so that it runs however broken th
 import os
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Sequence
 from concurrent.futures import FIRST_COMPLETED, ThreadPoolExecutor, wait
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 
 from dev.terminal import CommandError, StatusLine, say
@@ -19,28 +20,35 @@ ROOT = Path(__file__).parents[1]
 
 @dataclass(frozen=True)
 class Check:
-    """The arguments with which Python runs a tool, and what to do if it fails."""
+    """A tool: its package, the arguments with which Python runs it, and what to do if it fails."""
 
+    package: str
     arguments: Sequence[str]
     cure: str
 
 
 # mypy comes first, because it takes longest. What the tools read is in pyproject.toml.
 CHECKS = {
-    "types": Check(("-m", "mypy"), "Correct the types that mypy reports above."),
+    "types": Check("mypy", ("-m", "mypy"), "Correct the types that mypy reports above."),
     "imports": Check(
+        "importlinter",
         ("-c", "from importlinter.cli import lint_imports_command as lint; lint()", "--no-logo"),
         "Remove the import that breaks a contract. The contracts are in pyproject.toml.",
     ),
     "lint": Check(
-        ("-m", "ruff", "check"), "Correct the errors above. `make fmt` corrects some of them."
+        "ruff",
+        ("-m", "ruff", "check"),
+        "Correct the errors above. `make fmt` corrects some of them.",
     ),
-    "format": Check(("-m", "ruff", "format", "--check"), "Correct the format with: make fmt"),
+    "format": Check(
+        "ruff", ("-m", "ruff", "format", "--check"), "Correct the format with: make fmt"
+    ),
 }
 
 
-def check(names: Iterable[str]) -> None:
+def check(names: Collection[str]) -> None:
     """Run the checks, and show what those that fail print."""
+    _require_packages(names)
     status, failed = StatusLine(), list[str]()
     with ThreadPoolExecutor(len(CHECKS)) as threads:
         running = {threads.submit(_run, CHECKS[name]): name for name in names}
@@ -55,6 +63,13 @@ def check(names: Iterable[str]) -> None:
     if failed:
         cures = "".join(f"\n  {name:8} {CHECKS[name].cure}" for name in failed)
         raise CommandError(f"Failed: {', '.join(failed)}.{cures}")
+
+
+def _require_packages(names: Collection[str]) -> None:
+    """Refuse an environment that has only what the service needs, which `make run` installs."""
+    missing = {CHECKS[name].package for name in names if not find_spec(CHECKS[name].package)}
+    if missing:
+        raise CommandError(f"Not in .venv: {', '.join(sorted(missing))}. Run: make environment")
 
 
 def _run(check: Check) -> subprocess.CompletedProcess[str]:

@@ -63,6 +63,14 @@ def test_nothing_is_raised_if_all_pass(project: Path, capsys: pytest.CaptureFixt
     assert capsys.readouterr().out.count("passed") == len(CHECKS)
 
 
+def test_environment_without_the_tools_is_named_with_its_cure(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(check, "find_spec", lambda _: None)
+    with pytest.raises(CommandError, match=r"importlinter, mypy, ruff\. Run: make environment"):
+        check.check(CHECKS)
+
+
 def test_exit_status_tells_a_failure(tmp_path: Path) -> None:
     """The command runs in a copy whose only file is broken."""
     copy = tmp_path / "dev"

@@ -9,10 +9,10 @@ or_say = || { echo "$(1)" >&2; exit 1; }
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help environment environment-run run dev profile connections memory resource rename remove test check faults bench fmt openapi client migrate migration flush-cache seed clean-data lock
+.PHONY: help environment environment-run run dev profile connections memory jobs resource rename remove test check faults bench fmt openapi client migrate migration flush-cache seed clean-data lock
 
 ##@ Run
-run: environment-run ## Start PostgreSQL, Valkey and the service, with demo data
+run: environment-run ## Start PostgreSQL, Valkey, the service and a job worker, with demo data
 	@exec $(python) -m dev run
 
 dev: environment-run ## Like `make run`, with one process that reloads when the code changes
@@ -27,6 +27,9 @@ connections: environment-run ## List the database connections by application and
 
 memory: environment-run ## Show the memory of each worker
 	@$(python) -m dev memory
+
+jobs: environment-run ## List the jobs in the queue. Also: make jobs retry=ID, make jobs discard=ID
+	@$(python) -m dev jobs $(if $(retry),retry $(retry)) $(if $(discard),discard $(discard))
 
 ##@ Make it yours
 resource: environment ## Add a resource: make resource name=invoices [kind=public] [singular=invoice]

@@ -46,6 +46,8 @@ def _parse_arguments() -> Arguments:
     for name, command in COMMANDS.items():
         subparser = commands.add_parser(name)
         subparser.set_defaults(command=command)
+        if name == "jobs":
+            subparser.add_argument("words", nargs="*")
         if name == "migration":
             subparser.add_argument("-m", "--message", required=True)
         if name == "remove":
@@ -80,6 +82,14 @@ def _flush_cache(_: Arguments) -> None:
         result = subprocess.run(command, cwd=ROOT, env=servers.environment, check=False)
     if result.returncode:
         raise CommandError("The cache was not emptied. Correct the error above, then try again.")
+
+
+def _jobs(arguments: Arguments) -> None:
+    with open_servers() as servers:
+        command = [sys.executable, "-m", "app.jobs", *arguments.words]
+        result = subprocess.run(command, cwd=ROOT, env=servers.environment, check=False)
+    if result.returncode:
+        raise CommandError("Correct the error above, then try again.")
 
 
 def _migration(arguments: Arguments) -> None:
@@ -127,6 +137,7 @@ COMMANDS: dict[str, Callable[[Arguments], None]] = {
     "openapi": _openapi,
     "client": _client,
     "memory": lambda _: show_memory(),
+    "jobs": _jobs,
     "migration": _migration,
     "resource": lambda arguments: make_resource(arguments.name, arguments.kind, arguments.singular),
     "seed": _seed,

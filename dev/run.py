@@ -9,7 +9,14 @@ from dev.database import seed_if_empty, upgrade
 from dev.demo.users import DEMO_EMAIL, DEMO_PASSWORD
 from dev.demo_data import demos
 from dev.servers import Servers, configured, open_servers
-from dev.service import GUNICORN, UVICORN, ended_by_itself, open_service, wait_until_ready
+from dev.service import (
+    GUNICORN,
+    UVICORN,
+    ended_by_itself,
+    open_service,
+    run_job_worker,
+    wait_until_ready,
+)
 from dev.terminal import bold, say
 
 _READY_SECONDS = 60.0
@@ -45,7 +52,7 @@ def _serve(servers: Servers, address: Address, *, reload: bool) -> None:
         # With reload, the developer can mend the code while this waits.
         wait_until_ready(process, address, math.inf if reload else _READY_SECONDS)
         say(_welcome(address.url, embedded_database=servers.embedded_database))
-        process.wait()
+        run_job_worker(process, servers, reload=reload)
     raise ended_by_itself(process)
 
 

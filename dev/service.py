@@ -5,6 +5,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import IO
@@ -23,6 +24,13 @@ UVICORN = (
     "--no-access-log",  # the service itself logs each request
     "--timeout-graceful-shutdown=3",  # an open event stream in a browser would delay each reload
 )
+WORKER = ("app.worker",)
+RELOADING_WORKER = (
+    *("uvicorn", "app.worker:load_worker", "--factory", "--reload", "--reload-dir=app"),
+    *("--reload-dir=coherent_cache", "--ws=none", "--workers=1", "--no-access-log"),
+    "--timeout-graceful-shutdown=1",
+)
+_RESTART_SECONDS = 1.0
 
 
 @contextmanager
@@ -34,13 +42,21 @@ def open_service(
     output: IO[bytes] | None = None,
 ) -> Iterator[subprocess.Popen[bytes]]:
     """Run the module until this context or this process ends. Its log goes to `output`."""
-    supervisor = (*SUPERVISOR, "", str(int(signal.SIGTERM)), "0")
     # With no load balancer, draining would only make Ctrl-C slower.
     environment = {"SERVER_DRAIN_SECONDS": "0"} | servers.environment
     if module == UVICORN:
         environment["WEB_CONCURRENCY"] = "1"
     for prefix in ("SERVER", "UVICORN"):
         environment |= {f"{prefix}_HOST": address.host, f"{prefix}_PORT": str(address.port)}
+    with _open_process(module, environment, "requests", output) as process:
+        yield process
+
+
+@contextmanager
+def _open_process(
+    module: tuple[str, ...], environment: dict[str, str], work: str, output: IO[bytes] | None
+) -> Iterator[subprocess.Popen[bytes]]:
+    supervisor = (*SUPERVISOR, "", str(int(signal.SIGTERM)), "0")
     process = subprocess.Popen(
         [*supervisor, sys.executable, "-m", *module],
         cwd=ROOT,
@@ -54,7 +70,23 @@ def open_service(
         yield process
     finally:
         process.stdin.close()  # this tells the supervisor to stop it
-        _wait_or_kill(process)
+        _wait_or_kill(process, work)
+
+
+def run_job_worker(service: subprocess.Popen[bytes], servers: Servers, *, reload: bool) -> None:
+    """Run a job worker until the service ends. If the worker ends before, start it again."""
+    # Its pages are on a free port of their own.
+    environment = {"JOBS_STOP_SECONDS": "5"} | servers.environment
+    environment |= {"METRICS_PORT": "0", "UVICORN_PORT": "0", "UVICORN_HOST": "127.0.0.1"}
+    module = RELOADING_WORKER if reload else WORKER
+    while True:
+        with _open_process(module, environment, "jobs", None) as worker:
+            while worker.poll() is None:
+                if service.poll() is not None:
+                    return
+                time.sleep(0.1)
+        say(f"The job worker ended by itself (exit code {worker.returncode}). It starts again.")
+        time.sleep(_RESTART_SECONDS)
 
 
 def wait_until_ready(process: subprocess.Popen[bytes], address: Address, seconds: float) -> None:
@@ -91,10 +123,10 @@ def _readiness(address: Address) -> str:
         connection.close()
 
 
-def _wait_or_kill(process: subprocess.Popen[bytes]) -> None:
+def _wait_or_kill(process: subprocess.Popen[bytes], work: str) -> None:
     try:
         if process.poll() is None:
-            say("Stopping after the requests in progress (press Ctrl-C again to stop at once)")
+            say(f"Stopping after the {work} in progress (press Ctrl-C again to stop at once)")
         process.wait()
     except KeyboardInterrupt:
         os.killpg(process.pid, signal.SIGKILL)

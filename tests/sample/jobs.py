@@ -39,6 +39,11 @@ async def hang(context: JobContext) -> None:
     await asyncio.sleep(3_600)
 
 
+@job("notes.sleep")
+async def sleep(context: JobContext) -> None:
+    await asyncio.sleep(3_600)
+
+
 @job("notes.tick", every=timedelta(minutes=5))
 async def tick(context: JobContext) -> None:
     """Do nothing, again and again."""

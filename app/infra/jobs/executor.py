@@ -96,7 +96,8 @@ class JobExecutor:
             await self._fail(job, claim, error)
         else:
             _count(job, "done")
-            logger.info(
+            logger.log(
+                logging.INFO if job.every is None else logging.DEBUG,
                 "job %s %s done",
                 *(job.name, claim.job_id),
                 extra={

@@ -48,6 +48,7 @@ class JobWorker:
         """Take and start jobs until cancelled. It waits until the schema is up to date."""
         while not await self._is_ready():  # noqa: ASYNC110 - the database sends no event
             await asyncio.sleep(AFTER_ERROR_SECONDS)
+        logger.info("This worker takes jobs: %s at the same time", self._settings.concurrency)
         while True:
             try:
                 found_all = await self._take()

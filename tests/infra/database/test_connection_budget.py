@@ -102,7 +102,7 @@ async def test_worker_opens_no_more_connections_than_the_budget_counts(settings:
 
 
 async def test_job_worker_opens_no_more_connections_than_the_budget_counts(
-    settings: Settings,
+    settings: Settings, clean: None
 ) -> None:
     app = create_worker(settings)
     async with app.router.lifespan_context(app), AsyncExitStack() as stack:

@@ -1,0 +1,37 @@
+"""`make run` keeps a job worker running."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from dev import service
+from dev.servers import Servers
+
+SERVERS = Servers("postgresql://a:b@127.0.0.1:1/x", "redis://127.0.0.1:1/0", embedded_database=True)
+DYING = """
+from pathlib import Path
+with Path({path!r}).open("a", encoding="utf-8") as file:
+    file.write("started\\n")
+"""
+
+
+def test_worker_that_ends_is_started_again_until_the_service_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    starts = tmp_path / "starts"
+    monkeypatch.setattr(service, "WORKER", ("dying",))
+    monkeypatch.setattr(service, "ROOT", tmp_path)
+    monkeypatch.setattr(service, "_RESTART_SECONDS", 0)
+    (tmp_path / "dying.py").write_text(DYING.format(path=str(starts)), encoding="utf-8")
+    until_three = (
+        "import sys, time, pathlib\n"
+        f"path = pathlib.Path({str(starts)!r})\n"
+        "while not path.exists() or path.read_text().count('started') < 3: time.sleep(0.05)"
+    )
+    with subprocess.Popen([sys.executable, "-c", until_three]) as running:
+        service.run_job_worker(running, SERVERS, reload=False)
+    assert (
+        "The job worker ended by itself (exit code 0). It starts again." in capsys.readouterr().out
+    )

@@ -1,0 +1,124 @@
+"""The job process, as an orchestrator sees it."""
+
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx2
+import pytest
+from sqlalchemy import text
+
+from app.infra.jobs.enqueue import enqueue
+from app.infra.resources import ProcessResources
+from app.settings import Settings
+from app.worker import create_worker
+from dev.server_process import free_port
+from tests.application import client_of
+
+PROJECT = Path(__file__).parents[1]
+
+
+@pytest.fixture(autouse=True)
+def empty_queue(clean: None) -> None:
+    """Leave no jobs behind."""
+
+
+def environment(settings: Settings, **others: str) -> dict[str, str]:
+    return {
+        **os.environ,
+        "DATABASE_URL": settings.database.url.get_secret_value(),
+        "VALKEY_URL": settings.valkey.url.get_secret_value(),
+        **others,
+    }
+
+
+def command(settings: Settings, *words: str) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, "-m", "app.jobs", *words],
+        cwd=PROJECT,
+        env=environment(settings),
+        capture_output=True,
+        text=True,
+        check=False,
+        encoding="utf-8",
+    )
+
+
+async def test_it_has_the_pages_that_probes_and_prometheus_need(settings: Settings) -> None:
+    app = create_worker(settings)
+    async with app.router.lifespan_context(app), client_of(app) as client:
+        assert (await client.get("/livez")).status_code == 200
+        assert (await client.get("/readyz")).json()["checks"]["database"] == "ok"
+        assert "job_duration_seconds" in (await client.get("/metrics")).text
+        assert (await client.get("/v1/posts")).status_code == 404
+
+
+def test_it_ends_in_an_orderly_way(settings: Settings) -> None:
+    port = free_port()
+    with subprocess.Popen(
+        [sys.executable, "-m", "app.worker"],
+        cwd=PROJECT,
+        env=environment(settings, METRICS_PORT=str(port)),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        encoding="utf-8",
+    ) as process:
+        assert process.stdout is not None
+        lines = []
+        for line in process.stdout:
+            lines.append(line)
+            if "takes jobs" in line:
+                break
+        assert httpx2.get(f"http://127.0.0.1:{port}/readyz").status_code == 200
+        process.send_signal(signal.SIGTERM)
+        lines += process.communicate(timeout=60)[0]
+    assert process.returncode == 0, lines
+
+
+async def test_command_lists_retries_and_discards_jobs(
+    settings: Settings, resources: ProcessResources
+) -> None:
+    async with resources.database.transaction() as session:
+        for _ in range(3):
+            await enqueue(session, "jobs.prune_log")
+        await session.execute(
+            text("UPDATE pgqueuer SET status = 'failed', headers = CAST(:headers AS jsonb)"),
+            {"headers": '{"error": "X"}'},
+        )
+    listed = command(settings)
+    assert "held: 3" in listed.stdout
+    assert "last error: X" in listed.stdout
+    assert "Job 1 runs again." in command(settings, "retry", "1").stdout
+    assert "Job 2 is discarded." in command(settings, "discard", "2").stdout
+    missing = command(settings, "discard", "2", "3")
+    assert "Job 3 is discarded." in missing.stdout
+    assert (missing.returncode, "Not in the queue" in missing.stderr) == (1, True)
+    async with resources.database.read() as session:
+        rows = await session.execute(text("SELECT id, status::text, attempts FROM pgqueuer"))
+        assert [tuple(row) for row in rows] == [(1, "queued", 0)]
+    assert "No job is held." in command(settings, "retry", "all").stderr
+
+
+@pytest.mark.parametrize("words", [["retry"], ["retry", "x"], ["drop", "1"], ["list", "1"]])
+def test_command_explains_wrong_words(settings: Settings, words: list[str]) -> None:
+    result = command(settings, *words)
+    assert result.returncode == 2
+    assert "usage" in result.stderr
+
+
+def test_command_explains_that_the_database_is_away(settings: Settings) -> None:
+    result = subprocess.run(
+        [sys.executable, "-m", "app.jobs"],
+        cwd=PROJECT,
+        env=environment(settings, DATABASE_URL="postgresql://a:b@127.0.0.1:1/x"),
+        capture_output=True,
+        text=True,
+        check=False,
+        encoding="utf-8",
+    )
+    assert result.returncode == 1
+    assert "Check DATABASE_URL" in result.stderr
+    assert "Traceback" not in result.stderr

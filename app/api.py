@@ -6,6 +6,7 @@ from app.features.auth import routes as auth
 from app.features.board import routes as board
 from app.features.comments import routes as comments
 from app.features.drafts import routes as drafts
+from app.features.mailbox import routes as mailbox
 from app.features.posts import routes as posts
 from app.features.users import routes as users
 from app.infra import health
@@ -22,3 +23,4 @@ def include_routers(app: FastAPI) -> None:
     app.include_router(health.router)
     app.include_router(metrics_endpoint.router)
     app.include_router(board.router)
+    app.include_router(mailbox.router)

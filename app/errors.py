@@ -79,3 +79,10 @@ class Unavailable(AppError):
     status = 503
     code = "unavailable"
     retry_after_seconds = 1
+
+
+class PermanentError(Exception):
+    """A job that raises this is held at once, because another delivery would fail too.
+
+    The message is logged. Never put a secret or personal data into it.
+    """

@@ -19,6 +19,7 @@ from app.features.board.settings import BoardSettings
 from app.infra.cache.settings import CacheSettings, ValkeySettings
 from app.infra.database.settings import DatabaseSettings
 from app.infra.jobs.settings import JobsSettings
+from app.infra.mail.settings import MailSettings
 from app.infra.observability.settings import DiagnosticsSettings, LogSettings, MetricsSettings
 from app.infra.rate_limits.settings import RateLimitSettings
 from app.infra.security.settings import DEVELOPMENT_SECRET, MINIMUM_SECRET_BYTES, AuthSettings
@@ -55,6 +56,7 @@ class Settings(BaseSettings):
     log: LogSettings = LogSettings()
     metrics: MetricsSettings = MetricsSettings()
     jobs: JobsSettings = JobsSettings()
+    mail: MailSettings = MailSettings()
     board: BoardSettings = BoardSettings()
     guards: DiagnosticsSettings = DiagnosticsSettings()
 
@@ -81,6 +83,20 @@ class Settings(BaseSettings):
             error = "AUTH_SECRET is the development default, which production refuses"
         if error:
             raise ValueError(f"{error}. Generate one with: openssl rand -base64 48")
+        return self
+
+    @model_validator(mode="after")
+    def _check_mail(self) -> Self:
+        if self.is_production and self.mail.folder is not None:
+            raise ValueError(
+                "MAIL_FOLDER is for development only, because everybody who reads a mail in it can "
+                "follow its links: remove it, and set MAIL_URL"
+            )
+        if self.is_production and self.mail.url is not None and self.mail.links_url is None:
+            raise ValueError(
+                "MAIL_LINKS_URL is missing, and links in mails need it: set it to the address of "
+                "the pages of your frontend, such as https://app.example.com"
+            )
         return self
 
     @model_validator(mode="after")
@@ -123,8 +139,8 @@ def setting_names() -> SettingNames:
     for name, field in Settings.model_fields.items():
         if isinstance(field.default, Section):
             sections.add(name.upper())
-            keys = type(field.default).model_fields
-            settings |= {f"{name}_{key}".upper() for key in keys}
+            keys = type(field.default).model_fields.items()
+            settings |= {f"{name}_{key.alias or own}".upper() for own, key in keys}
         else:
             settings.add(name.upper())
     return SettingNames(frozenset(sections), frozenset(settings))

@@ -136,7 +136,9 @@ async def create_sample_table(url: str) -> None:
 
 
 @pytest.fixture(scope="session")
-def settings(database_url: str, worker_id: str) -> Settings:
+def settings(
+    database_url: str, worker_id: str, tmp_path_factory: pytest.TempPathFactory
+) -> Settings:
     """Production's settings, except for addresses, cheap password hashes, and long timeouts.
 
     Tests must pass on a busy machine. A test of a timeout sets that timeout itself.
@@ -156,6 +158,7 @@ def settings(database_url: str, worker_id: str) -> Settings:
                 "timeout_seconds": 5,
                 "quotas": "*=1000000/1",
             },
+            "mail": {"folder": tmp_path_factory.mktemp("mails")},
             # Tests block the event loop themselves, for example when they start a process.
             "guards": {"blocked_seconds": 3_600},
             "metrics": {"server_timing": False},

@@ -61,6 +61,14 @@ def test_scheme_of_valkey_is_converted(monkeypatch: pytest.MonkeyPatch, given: s
         ("DATABASE_REPLICA_URL", "mysql://u:hunter2@h/d"),
         ("DATABASE_REPLICA_LAG_SECONDS", "1"),
         ("AUTH_SECRET", "hunter2"),
+        ("MAIL_URL", "smtp://hunter2@h"),
+        ("MAIL_URL", "http://u:hunter2@h"),
+        ("MAIL_URL", "smtp://u:p@hunter2@h"),
+        ("MAIL_URL", "smtp://u:hunter2@h?tls=hunter2"),
+        ("MAIL_FROM", "hunter2"),
+        ("MAIL_FROM", "Shop\nBcc: hunter2@example.com <shop@example.com>"),
+        ("MAIL_LINKS_URL", "hunter2"),
+        ("MAIL_LINKS_URL", "https://h/#hunter2"),
         ("ENVIRONMENT", "hunter2"),
         ("WEB_CONCURRENCY", "hunter2"),
     ],
@@ -92,6 +100,23 @@ def test_production_refuses_the_development_secret(monkeypatch: pytest.MonkeyPat
         load_settings()
     monkeypatch.setenv("AUTH_SECRET", SECRET)
     assert load_settings().environment == "production"
+
+
+@pytest.mark.parametrize(
+    ("given", "sentence"),
+    [
+        ({"MAIL_FOLDER": "/tmp/mails"}, r"MAIL_FOLDER is for development only.*set MAIL_URL"),
+        ({"MAIL_URL": "smtp://hunter2:hunter2@h"}, r"MAIL_LINKS_URL is missing"),
+    ],
+)
+def test_production_refuses_mails_that_would_be_unsafe(
+    monkeypatch: pytest.MonkeyPatch, given: dict[str, str], sentence: str
+) -> None:
+    for name, value in {"ENVIRONMENT": "production", "AUTH_SECRET": SECRET, **given}.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(SystemExit, match=sentence) as refusal:
+        load_settings()
+    assert "hunter2" not in str(refusal.value)
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,8 @@ from app.infra.database.replica import Replica, open_replica
 from app.infra.database.schema import Schema
 from app.infra.database.sessions import Database
 from app.infra.database.settings import DatabaseSettings
+from app.infra.mail.mailer import open_mailer
+from app.infra.mail.settings import MailSettings
 from app.infra.observability.background import in_background
 from app.infra.observability.diagnostics import watch_event_loop, watch_tasks
 from app.infra.observability.process_metrics import sample
@@ -60,6 +62,8 @@ async def open_resources(
         passwords = Passwords(settings[AuthSettings])
         stack.callback(passwords.close)
         rate_limiter = await stack.enter_async_context(open_rate_limiter(settings, workers))
+        mailer = open_mailer(settings[MailSettings])
+        stack.push_async_callback(mailer.close)
         stack.enter_context(watch_tasks())
         diagnostics = settings[DiagnosticsSettings]
         await stack.enter_async_context(watch_event_loop(diagnostics.blocked_seconds))
@@ -76,6 +80,7 @@ async def open_resources(
             passwords=passwords,
             access_tokens=AccessTokens(settings[AuthSettings]),
             rate_limiter=rate_limiter,
+            mailer=mailer,
         )
 
 

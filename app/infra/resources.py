@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from app.infra.database.replica import Replica
 from app.infra.database.schema import Schema
 from app.infra.database.sessions import Database
+from app.infra.mail.mailer import Mailer
 from app.infra.rate_limits.limiter import RateLimiter
 from app.infra.security.access_tokens import AccessTokens
 from app.infra.security.passwords import Passwords
@@ -14,7 +15,7 @@ from coherent_cache import Cache, NoCache, Reader
 
 @dataclass(frozen=True, slots=True)
 class ProcessResources:
-    """Made once. Nothing connects before its first use.
+    """Made once. Nothing connects before its first use. Only jobs use `mailer`.
 
     `cache` and `replica` are None if the settings have none. `reader` works in either case.
     """
@@ -28,3 +29,4 @@ class ProcessResources:
     passwords: Passwords
     access_tokens: AccessTokens
     rate_limiter: RateLimiter
+    mailer: Mailer

@@ -30,8 +30,8 @@ def setting_names() -> dict[str, object]:
     for name, field in Settings.model_fields.items():
         section = field.default
         if hasattr(type(section), "model_fields"):
-            for key in type(section).model_fields:
-                names[f"{name}_{key}".upper()] = getattr(section, key)
+            for key, part in type(section).model_fields.items():
+                names[f"{name}_{part.alias or key}".upper()] = getattr(section, key)
         else:
             names[name.upper()] = section
     return names

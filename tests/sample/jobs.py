@@ -3,6 +3,7 @@
 import asyncio
 from datetime import timedelta
 
+from app.errors import PermanentError
 from app.infra.jobs.registry import JobContext, job
 from coherent_cache import invalidate
 from tests.sample.notes import Note, note_tag
@@ -24,6 +25,11 @@ async def fail(context: JobContext, *, note_id: int) -> None:
     await context.session.flush()
     note = await context.session.get_one(Note, note_id)
     raise ValueError(note.body)
+
+
+@job("notes.refuse")
+async def refuse(context: JobContext) -> None:
+    raise PermanentError("Nobody takes this.")
 
 
 @job("notes.wait")

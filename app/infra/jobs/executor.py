@@ -16,7 +16,7 @@ from typing import Any
 from pgqueuer.models import Job as QueuedJob
 from sqlalchemy.exc import DBAPIError
 
-from app.errors import AppError
+from app.errors import AppError, PermanentError
 from app.infra.jobs.arguments import InvalidJob
 from app.infra.jobs.enqueue import enqueue
 from app.infra.jobs.queue import Claim, ClaimLost, JobQueue, complete
@@ -129,7 +129,8 @@ class JobExecutor:
             "job %s %s failed (delivery %s) with %s",
             *(job.name, claim.job_id, claim.delivery, _describe(error)),
         )
-        if claim.delivery >= self._most_deliveries(job) and job.every is None:
+        is_last = claim.delivery >= self._most_deliveries(job)
+        if (is_last or isinstance(error, PermanentError)) and job.every is None:
             await self._hold(job, claim, type(error).__name__)
             return
         first = timedelta(seconds=self._settings.retry_seconds)
@@ -166,7 +167,7 @@ def _describe(error: Exception) -> str:
 
 
 def _detail(error: Exception) -> str:
-    if isinstance(error, AppError | InvalidJob):
+    if isinstance(error, AppError | InvalidJob | PermanentError):
         return f": {error}"
     if isinstance(error, DBAPIError) and error.orig is not None:
         code = getattr(error.orig, "sqlstate", None)

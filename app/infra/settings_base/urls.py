@@ -1,4 +1,4 @@
-"""Parses the URLs of PostgreSQL and Valkey, and converts them for the drivers.
+"""Parses the URLs of PostgreSQL, Valkey and mail servers, and converts them for the drivers.
 
 `urlsplit` and the drivers guess when a password contains an unescaped `@` or `/`, and then connect
 to another host. Here such a URL is an error.
@@ -28,6 +28,8 @@ VALKEY_PARAMETERS = {
     "ssl_keyfile": r".+",
 }
 VALKEY_EXAMPLE = "redis://:password@host:6379/0"
+SMTP_EXAMPLE = "smtp://user:password@host:587"
+SMTP_PORT, SUBMISSION_PORT, SMTPS_PORT = 25, 587, 465
 # Parameters of other clients that are settings here.
 PARAMETERS_AS_SETTINGS = {
     "connect_timeout": "DATABASE_CONNECT_TIMEOUT_SECONDS",
@@ -39,6 +41,7 @@ PARAMETERS_AS_SETTINGS = {
     "socket_connect_timeout": "VALKEY_TIMEOUT_SECONDS",
     "socket_timeout": "VALKEY_TIMEOUT_SECONDS",
     "statement_timeout": "DATABASE_STATEMENT_TIMEOUT_SECONDS",
+    "timeout": "MAIL_TIMEOUT_SECONDS",
 }
 
 URL = re.compile(r"([a-z+]+)://([^/?]*)(?:/([^?]*))?(?:\?(.*))?", re.IGNORECASE)
@@ -121,6 +124,40 @@ def valkey_url(text: str) -> str:
         raise ValueError("what begins with ssl_ is for TLS: the URL begins with rediss://")
     load_certificates(*map(parts.query.get, ("ssl_ca_certs", "ssl_certfile", "ssl_keyfile")))
     return f"{scheme}://{text.strip().partition('://')[2]}"
+
+
+class SmtpServer(NamedTuple):
+    """A mail server. `start_tls` is None if STARTTLS is used when the server offers it."""
+
+    host: str
+    port: int
+    user: str | None
+    password: str | None
+    use_tls: bool
+    start_tls: bool | None
+
+
+def smtp_server(text: str) -> SmtpServer:
+    """Parse the URL of a mail server, or raise `ValueError`.
+
+    A password is sent over TLS only, unless the URL ends with `?tls=none`.
+    """
+    parts = _split(text, SMTP_EXAMPLE)
+    if parts.scheme not in ("smtp", "smtps"):
+        raise ValueError(f"not a mail server: {SMTP_EXAMPLE}, or smtps:// for TLS from the start")
+    _check_address(parts.host, parts.port)
+    _check_parameters(parts.query, ("tls",))
+    use_tls, tls = parts.scheme == "smtps", parts.query.get("tls")
+    if tls not in (None, "require", "none") or (use_tls and tls == "none"):
+        raise ValueError("tls is require or none, and smtps:// requires it")
+    if parts.path or parts.host.startswith("/") or bool(parts.user) != bool(parts.password):
+        raise ValueError(f"it names a host, and a user with a password or neither: {SMTP_EXAMPLE}")
+    default = SMTPS_PORT if use_tls else SUBMISSION_PORT if parts.user else SMTP_PORT
+    needs_tls = tls == "require" or (bool(parts.user) and tls != "none")
+    start_tls = False if use_tls or tls == "none" else needs_tls or None
+    port = int(parts.port or default)
+    user, password = parts.user or None, parts.password or None
+    return SmtpServer(parts.host, port, user, password, use_tls, start_tls)
 
 
 def _split(text: str, example: str) -> Parts:

@@ -66,6 +66,16 @@ async def test_failed_job_changes_nothing_and_is_tried_again_later(
     assert (waiting.status, waiting.attempts, waiting.later) == ("queued", 1, True)
 
 
+async def test_job_whose_error_is_permanent_is_held_at_once(
+    resources: ProcessResources, caplog: pytest.LogCaptureFixture
+) -> None:
+    await add(resources, "notes.refuse")
+    await run_jobs(resources)
+    found = await row(resources)
+    assert (found.status, found.attempts, found.error) == ("failed", 1, "PermanentError")
+    assert "PermanentError: Nobody takes this." in caplog.text
+
+
 async def test_job_is_held_after_its_last_delivery(
     resources: ProcessResources, note: Note, body: Body
 ) -> None:

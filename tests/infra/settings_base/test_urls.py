@@ -6,7 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from app.infra.settings_base.urls import asyncpg_arguments, postgresql_url, valkey_url
+from app.infra.settings_base.urls import (
+    asyncpg_arguments,
+    postgresql_url,
+    smtp_server,
+    valkey_url,
+)
 
 
 @pytest.mark.parametrize(
@@ -131,4 +136,41 @@ def test_valkey_url_is_converted(given: str, read: str) -> None:
 def test_invalid_valkey_url_is_refused_with_a_hint(given: str, cure: str) -> None:
     with pytest.raises(ValueError, match=re.escape(cure)) as refused:
         valkey_url(given)
+    assert "ss@" not in str(refused.value)
+
+
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ("smtp://h", ("h", 25, None, None, False, None)),
+        ("smtp://h:1025?tls=none", ("h", 1025, None, None, False, False)),
+        ("smtp://u:p%40@h", ("u", "p@", "h", 587, False, True)),
+        ("smtp://u:p@h:25?tls=none", ("u", "p", "h", 25, False, False)),
+        ("smtps://u:p@h", ("u", "p", "h", 465, True, False)),
+        ("smtps://u:p@[::1]:1465?tls=require", ("u", "p", "::1", 1465, True, False)),
+    ],
+)
+def test_parts_of_a_mail_server_url(given: str, expected: tuple[object, ...]) -> None:
+    found = smtp_server(given)
+    who = (found.user, found.password) if found.user else ()
+    where = (found.host, found.port)
+    parts = (*who, *where) if who else (*where, found.user, found.password)
+    assert (*parts, found.use_tls, found.start_tls) == expected
+
+
+@pytest.mark.parametrize(
+    ("given", "cure"),
+    [
+        ("mail.example.com", "not a URL"),
+        ("smtp://u:p@ss@h", "write @ as %40"),
+        ("smtp://u:p/ss@h", "/ as %2F"),
+        ("smtp://u@h", "a user with a password or neither"),
+        ("smtp://h/inbox", "it names a host"),
+        ("smtps://h?tls=none", "smtps:// requires it"),
+        ("smtp://h?timeout=3", "set MAIL_TIMEOUT_SECONDS"),
+    ],
+)
+def test_invalid_mail_server_url_is_refused_with_a_hint(given: str, cure: str) -> None:
+    with pytest.raises(ValueError, match=re.escape(cure)) as refused:
+        smtp_server(given)
     assert "ss@" not in str(refused.value)

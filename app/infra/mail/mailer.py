@@ -1,0 +1,38 @@
+"""Sends mails. Only jobs do, because a mail server may be slow or away."""
+
+from typing import Protocol
+
+from app.errors import Unavailable
+from app.infra.mail.folder import FolderMailer
+from app.infra.mail.message import Mail
+from app.infra.mail.settings import MailSettings
+from app.infra.mail.smtp import SmtpMailer
+from app.infra.settings_base.urls import smtp_server
+
+
+class Mailer(Protocol):
+    async def send(self, mail: Mail) -> None:
+        """Send a mail. Raises `PermanentError` if the server refuses this mail for good.
+
+        A job whose worker dies while the server answers runs again, so a mail may arrive twice.
+        """
+
+    async def close(self) -> None: ...
+
+
+class _NoMailer:
+    async def send(self, mail: Mail) -> None:  # noqa: ARG002 - the signature of the protocol
+        raise Unavailable("MAIL_URL is not set, so mails cannot be sent.")
+
+    async def close(self) -> None:
+        """There is nothing to close."""
+
+
+def open_mailer(settings: MailSettings) -> Mailer:
+    """Return a mailer. It connects when it sends its first mail."""
+    if settings.url is not None:
+        server = smtp_server(settings.url.get_secret_value())
+        return SmtpMailer(server, settings.from_address, settings.timeout_seconds)
+    if settings.folder is not None:
+        return FolderMailer(settings.folder, settings.from_address)
+    return _NoMailer()

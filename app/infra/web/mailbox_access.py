@@ -1,0 +1,30 @@
+"""Who may see the mails of development, and the pages that their links lead to."""
+
+from pathlib import Path
+from typing import Annotated
+
+from fastapi import Depends, Request
+
+from app.errors import NotFound
+from app.infra.mail.settings import MailSettings
+from app.infra.observability.settings import MetricsSettings
+from app.infra.web.metrics_endpoint import may_see_metrics
+from app.infra.web.section_dependency import section
+
+
+async def mail_folder(
+    request: Request,
+    settings: Annotated[MailSettings, Depends(section(MailSettings))],
+    metrics: Annotated[MetricsSettings, Depends(section(MetricsSettings))],
+) -> Path:
+    """Return the folder of the mails. Without one, and for clients from elsewhere: 404.
+
+    Only development has a folder, and only clients in METRICS_NETWORKS see what is in it. With it,
+    anybody could reset the password of any account.
+    """
+    if settings.folder is None or not may_see_metrics(request, metrics):
+        raise NotFound("Not Found.")
+    return settings.folder
+
+
+MailFolder = Annotated[Path, Depends(mail_folder)]

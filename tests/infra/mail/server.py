@@ -31,6 +31,7 @@ class Inbox:
     def disconnect(self) -> None:
         """Close all connections, as a server does that is restarted."""
         for connection in self.open_connections:
+            assert connection.transport is not None
             connection.transport.close()
 
     async def handle_RCPT(  # noqa: N802 - the name of a hook

@@ -131,6 +131,8 @@ retire_old() {
     remove $old
     tell_balancer
     new_image=$(inspect '{{.Image}}' "$(instances | head -n 1)")
+    # A worker that stops gives its jobs back, and the new one runs them.
+    docker compose up --detach --no-deps --no-build worker
     [ "$old_image" = "$new_image" ] || docker tag "$old_image" "$repository:previous"
 }
 

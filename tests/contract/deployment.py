@@ -12,6 +12,7 @@ DEPLOY = PROJECT / "deploy"
 BASE = DEPLOY / "kubernetes" / "base"
 PRODUCTION = DEPLOY / "kubernetes" / "overlays" / "production"
 DEPLOYMENTS = ["compose", "base", "production"]
+KINDS = ("Deployment", "worker", "Job")  # of the objects that create pods
 UNITS = {"ms": 0.001, "s": 1, "m": 60, "": 1}
 
 Yaml = dict[str, Any]
@@ -39,11 +40,17 @@ def service(name: str) -> Yaml:
 
 @cache
 def manifests() -> dict[str, Yaml]:
-    """Return the objects of the Kubernetes base by kind. The pods are in `pods`."""
+    """Return the objects of the Kubernetes base by kind. The pods are in `pods`.
+
+    The Deployment of the job worker is `worker`.
+    """
     objects = [
         entry for name in kustomization(BASE)["resources"] for entry in documents(BASE / name)
     ]
-    return {entry["kind"]: entry for entry in objects}
+    return {
+        "worker" if entry["metadata"]["name"] == "worker" else str(entry["kind"]): entry
+        for entry in objects
+    }
 
 
 def documents(path: Path) -> list[Yaml]:
@@ -58,8 +65,8 @@ def kustomization(folder: Path) -> Yaml:
 
 
 def pods() -> dict[str, Yaml]:
-    """Return the pods of the base, by the kind of object that creates them."""
-    return {kind: manifests()[kind]["spec"]["template"]["spec"] for kind in ("Deployment", "Job")}
+    """Return the pods of the base, by the object that creates them."""
+    return {kind: manifests()[kind]["spec"]["template"]["spec"] for kind in KINDS}
 
 
 def environment(where: str) -> dict[str, str]:

@@ -55,6 +55,8 @@ def compose(state: Json, arguments: list[str]) -> list[str]:
             state["tags"][NAME] = state["source"]
         case ["up", "--no-start", "--no-recreate", "--no-build", "--scale", scale]:
             create(state, int(scale.removeprefix("app=")))
+        case ["up", "--detach", "--no-deps", "--no-build", "worker"]:
+            state["worker"] = state["tags"][NAME]
         case ["up", "--build", "--wait"] | ["exec", *_]:
             pass
         case _:

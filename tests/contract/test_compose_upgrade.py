@@ -104,6 +104,7 @@ def test_all_instances_are_replaced_and_the_old_ones_stop_last(
     assert migrated < started < min(checks)
     assert len(checks) == number
     assert machine.state["tags"]["service:previous"] == "image1"
+    assert machine.state["worker"] == "image2"
 
 
 def test_a_second_run_changes_nothing(machine: Machine) -> None:

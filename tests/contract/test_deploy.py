@@ -13,6 +13,7 @@ from app.settings import Settings
 from tests.contract.deployment import (
     DEPLOY,
     DEPLOYMENTS,
+    KINDS,
     PROJECT,
     compose,
     container,
@@ -29,6 +30,7 @@ from tests.contract.test_documents import setting_names
 LONG_RUNNING = [
     "balancer",
     "app",
+    "worker",
     "database",
     "valkey",
     "valkey-limits",
@@ -100,14 +102,14 @@ def test_no_secret_is_committed() -> None:
         assert not given, name
 
 
-@pytest.mark.parametrize("name", ["app", "migrate"])
+@pytest.mark.parametrize("name", ["app", "worker", "migrate"])
 def test_in_compose_the_root_is_read_only_and_no_right_is_kept(name: str) -> None:
     assert service(name)["read_only"] is True
     assert service(name)["cap_drop"] == ["ALL"]
     assert "user" not in service(name)  # the image's
 
 
-@pytest.mark.parametrize("kind", ["Deployment", "Job"])
+@pytest.mark.parametrize("kind", KINDS)
 def test_in_kubernetes_the_root_is_read_only_and_nobody_is_root(kind: str) -> None:
     pod = pods()[kind]
     [found] = re.findall(r"^USER (\d+):\d+$", text("Dockerfile"), re.MULTILINE)
@@ -158,6 +160,17 @@ def test_every_service_has_a_health_check_and_limits(name: str) -> None:
     assert service(name)["deploy"]["resources"]["limits"].keys() >= {"cpus", "memory"}
 
 
+def test_the_worker_has_the_secrets_of_the_service_and_its_own_command() -> None:
+    worker = service("worker")
+    assert worker["volumes"] == service("app")["volumes"]
+    [from_kubernetes] = pods()["worker"]["containers"]
+    assert worker["command"] == from_kubernetes["command"] == ["python", "-m", "app.worker"]
+    assert f":{environment('compose')['METRICS_PORT']}/readyz" in " ".join(
+        worker["healthcheck"]["test"]
+    )
+    assert container()["volumeMounts"] == from_kubernetes["volumeMounts"]
+
+
 def test_services_start_after_those_they_depend_on() -> None:
     for name, values in compose()["services"].items():
         for needed, condition in values.get("depends_on", {}).items():
@@ -170,6 +183,7 @@ def test_services_start_after_those_they_depend_on() -> None:
         "valkey",
         "valkey-limits",
     }
+    assert service("worker")["depends_on"] == service("app")["depends_on"]
     assert service("balancer")["depends_on"].keys() == {"app"}
 
 

@@ -7,7 +7,9 @@ from fastapi.sse import _PING_INTERVAL
 
 from app.infra.database.connection_budget import ConnectionBudget
 from app.infra.database.settings import DatabaseSettings
-from app.infra.server.settings import ServerSettings
+from app.infra.jobs.settings import JobsSettings
+from app.infra.jobs.worker import CANCELLING_SECONDS
+from app.infra.server.settings import CLOSING_SECONDS, ServerSettings
 from app.settings import Settings
 from tests.contract.deployment import (
     DEPLOYMENTS,
@@ -64,6 +66,12 @@ def test_draining_replica_is_not_killed() -> None:
     for where in ("base", "production"):
         assert pre_stop + drain(where) + graceful(where) < granted
     assert haproxy("hard-stop-after") < seconds(service("balancer")["stop_grace_period"])
+
+
+def test_worker_gives_its_jobs_back_before_it_is_killed() -> None:
+    needed = JobsSettings().stop_seconds + CANCELLING_SECONDS + CLOSING_SECONDS
+    assert needed < seconds(service("worker")["stop_grace_period"])
+    assert needed < pods()["worker"]["terminationGracePeriodSeconds"]
 
 
 def test_timeout_of_the_balancer_is_longer_than_those_of_the_service() -> None:

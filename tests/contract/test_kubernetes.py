@@ -145,7 +145,7 @@ def test_kustomize_builds_the_overlay_with_each_way_in(component: Path, tmp_path
     expected = policies(BASE).keys() | policies(component).keys() | {"allow-traces"}
     assert names == expected
     pods = [entry["spec"]["template"] for entry in found if entry["kind"] in ("Deployment", "Job")]
-    assert len(pods) == 2
+    assert len(pods) == 3
     for pod in pods:
         assert EVERY_POD.items() <= pod["metadata"]["labels"].items()
         assert pod["spec"]["containers"][0]["image"] != "app"

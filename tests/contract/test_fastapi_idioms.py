@@ -172,7 +172,7 @@ def test_a_validation_error_is_documented_as_a_problem(
 ) -> None:
     service.get("/{name}", responses=problems(*statuses))(greet)
     responses = service.openapi()["paths"]["/{name}"]["get"]["responses"]
-    assert responses.keys() == {"200", "422", "503", *map(str, statuses)}
+    assert responses.keys() == {"200", "422", "429", "503", *map(str, statuses)}
     assert responses["422"] == problems(422)[422]
 
 

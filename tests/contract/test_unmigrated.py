@@ -207,6 +207,25 @@ async def test_service_recovers_when_the_database_is_migrated(
     assert "python -m alembic upgrade head" in caplog.text
 
 
+async def test_failure_that_crosses_a_migration_is_503(
+    empty: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The migration may be committed after a statement failed, and before the service looks."""
+    app = build(empty)
+
+    @app.get("/wrong")
+    async def wrong(session: ReadSession) -> None:
+        await session.execute(text("SELECT no_such_column FROM users"))
+
+    monkeypatch.setattr("app.infra.database.schema.JUST_MIGRATED_SECONDS", 3_600)
+    async with app.router.lifespan_context(app), client_of(app) as client:
+        assert is_problem(await client.get("/wrong"), "schema_behind")
+        await migrate(empty, "head")
+        assert is_problem(await client.get("/wrong"), "schema_behind")
+        monkeypatch.setattr("app.infra.database.schema.JUST_MIGRATED_SECONDS", 0)
+        assert (await client.get("/wrong")).status_code == 500
+
+
 @pytest.mark.parametrize(
     ("statement", "named"),
     [

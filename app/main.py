@@ -1,6 +1,6 @@
 """The HTTP process, assembled: settings, resources, middleware, routes. Read this first."""
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, closing, nullcontext
 from functools import partial
 
@@ -132,8 +132,12 @@ class Service(FastAPI):
         return stack
 
 
-def create_app(settings: Settings, log: Log | None = None) -> FastAPI:
-    """Assemble the application. It logs its requests to `log`.
+def create_app(
+    settings: Settings,
+    log: Log | None = None,
+    include: Callable[[FastAPI], None] = include_routers,
+) -> FastAPI:
+    """Assemble the application with the routes that `include` adds. It logs its requests to `log`.
 
     Nothing is opened before its lifespan begins.
     """
@@ -176,7 +180,7 @@ def create_app(settings: Settings, log: Log | None = None) -> FastAPI:
     app.state.environment = settings.environment
     app.state.cache_reader = NoCache()
     add_problem_handlers(app)
-    include_routers(app)
+    include(app)
     use_route_table(app)
     if docs.enabled:
         add_documentation(app, sections[ServerSettings].root_path)
@@ -184,4 +188,5 @@ def create_app(settings: Settings, log: Log | None = None) -> FastAPI:
 
 
 settings = load_settings()
-app = create_app(settings, open_log(settings.log, is_production=settings.is_production))
+log = open_log(settings.log, is_production=settings.is_production)
+app = create_app(settings, log)

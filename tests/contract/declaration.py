@@ -38,7 +38,7 @@ class Route:
     content: Callable[[Caller], dict[str, Any]] | None = None
     # False if no example of its body can work, such as one with a token that works once.
     has_example: bool = True
-    # The answer never ends: only the tests of the feature itself call this route.
+    # The answer never ends, or leads to another site: only the tests of the feature call it.
     is_endless: bool = False
     # A success ends the account of its caller.
     ends_account: bool = False
@@ -61,13 +61,15 @@ class Route:
 class ListPlan:
     """A list, the values of its parameters, and the index that has to serve it at any depth.
 
-    `fill` of the contracts has made more than `deep_row` rows of the list.
+    `fill` of the contracts has made more than `deep_row` rows of the list. With `sorts`, the index
+    only finds the rows, as that of a search does, and each page sorts all of them.
     """
 
     keyset: KeysetList[Any]
     filters: Mapping[str, object]
     index: str
     deep_row: int
+    sorts: bool = False
 
 
 @dataclass(frozen=True)

@@ -45,10 +45,10 @@ CONTRACT = Contract(
     make_rows=make_rows,
     populate=populate,
     schemas=frozenset({"Author", "Post"}),
-    # A quarter of the posts is by user 5.
+    # A quarter of the posts is by user 5. One in 200 contains the same word.
     fill="""
         INSERT INTO posts (author_id, title, body, created_at)
-            SELECT CASE WHEN i % 4 = 0 THEN 5 ELSE 1 + i % 2000 END, i, i,
+            SELECT CASE WHEN i % 4 = 0 THEN 5 ELSE 1 + i % 2000 END, i, 'word' || i % 200,
                 timestamptz '2026-01-01' + i * interval '1 minute'
             FROM generate_series(1, 20000) i
     """,

@@ -1,10 +1,55 @@
 """A copy of this repository, for tests of the commands that change it."""
 
+import os
 import shutil
 import subprocess
+import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 PROJECT = Path(__file__).parents[2]
+# The variables of a copy. Others are meant for the tests that make it.
+VARIABLES = ("PATH", "HOME", "TMPDIR", "LANG", "LC_ALL")
+
+
+class Copy:
+    """A copy of the repository with a history of its own, in which the Makefile works.
+
+    It has the environment of this process, and the cache of mypy.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.environment = {name: os.environ[name] for name in VARIABLES if name in os.environ}
+        copy_repository(folder)
+        if (PROJECT / ".mypy_cache").exists():
+            shutil.copytree(PROJECT / ".mypy_cache", folder / ".mypy_cache")
+        python = folder / ".venv" / "bin" / "python"
+        python.parent.mkdir(parents=True)
+        python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n', encoding="utf-8")
+        python.chmod(0o755)
+        # What dev/environment.sh expects of an environment that is complete.
+        self.run("sh", "-c", "(pwd -P && cksum <requirements/dev.txt) >.venv/.installed")
+
+    def run(
+        self, *command: str, fails: bool = False, variables: Mapping[str, str] | None = None
+    ) -> str:
+        """Run a command, and return what it prints."""
+        result = subprocess.run(
+            command,
+            cwd=self.folder,
+            env=self.environment | dict(variables or {}),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            encoding="utf-8",
+            check=False,
+        )
+        assert bool(result.returncode) == fails, f"{' '.join(command)}\n{result.stdout}"
+        return result.stdout
+
+    def pytest(self, *arguments: str) -> str:
+        options = ("-q", "-x", "-p", "no:cacheprovider")
+        return self.run(sys.executable, "-m", "pytest", *options, *arguments)
 
 
 def git(*arguments: str, cwd: Path) -> str:

@@ -4,11 +4,9 @@ After each command, `make check` passes in the copy. So do the tests of the cont
 whether every feature is complete, and the tests of each feature that the command has changed.
 """
 
-import os
-import shutil
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -17,47 +15,21 @@ from app.infra.database.schema_version import read_revisions
 from dev.features import features_in_order
 from dev.planted import KEPT
 from dev.servers import embedded_servers
-from tests.dev.repository import PROJECT, commit, copy_repository, git
+from tests.dev.repository import PROJECT, Copy, commit, git
 
 CONTRACT = [f"tests/contract/test_{name}.py" for name in ("access", "documents", "openapi")]
 # These run when a feature is new.
 NEW = [f"tests/contract/test_{name}.py" for name in ("cached_routes", "plans")]
 TESTS = [f"tests/{name}" for name in ("contract", "faults", "features", "infra")]
 BEFORE = read_revisions().head  # the newest migration before the drill
-# The variables of the copy. Others are meant for the tests that run the drill.
-VARIABLES = ("PATH", "HOME", "TMPDIR", "LANG", "LC_ALL")
 
 REMOVABLE = [name for name in reversed(features_in_order(PROJECT)) if name not in KEPT]
 # The board comes last, because it builds on no feature.
 REMOVABLE.sort(key=lambda name: name == "board")
 
 
-class Copy:
-    """A copy of the repository with a history of its own."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        self.environment = {name: os.environ[name] for name in VARIABLES if name in os.environ}
-
-    def run(
-        self, *command: str, fails: bool = False, variables: Mapping[str, str] | None = None
-    ) -> str:
-        """Run a command, and return what it prints."""
-        result = subprocess.run(
-            command,
-            cwd=self.folder,
-            env=self.environment | dict(variables or {}),
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            encoding="utf-8",
-            check=False,
-        )
-        assert bool(result.returncode) == fails, f"{' '.join(command)}\n{result.stdout}"
-        return result.stdout
-
-    def pytest(self, *arguments: str) -> str:
-        options = ("-q", "-x", "-p", "no:cacheprovider")
-        return self.run(sys.executable, "-m", "pytest", *options, *arguments)
+class Drill(Copy):
+    """A copy of the repository that a user makes their own."""
 
     def do(self, *arguments: str, tests: Sequence[str] = ()) -> str:
         """Run a command of the Makefile, check the whole copy, and commit."""
@@ -90,22 +62,11 @@ class Copy:
 
 
 @pytest.fixture
-def copy(tmp_path: Path) -> Copy:
-    """The files of this repository, with the environment and the cache of mypy."""
-    copy = Copy(tmp_path / "copy")
-    copy_repository(copy.folder)
-    if (PROJECT / ".mypy_cache").exists():
-        shutil.copytree(PROJECT / ".mypy_cache", copy.folder / ".mypy_cache")
-    python = copy.folder / ".venv" / "bin" / "python"
-    python.parent.mkdir(parents=True)
-    python.write_text(f'#!/bin/sh\nexec "{sys.executable}" "$@"\n', encoding="utf-8")
-    python.chmod(0o755)
-    # What dev/environment.sh expects of an environment that is complete.
-    copy.run("sh", "-c", "(pwd -P && cksum <requirements/dev.txt) >.venv/.installed")
-    return copy
+def copy(tmp_path: Path) -> Drill:
+    return Drill(tmp_path / "copy")
 
 
-def test_project_is_renamed_and_gets_resources_that_can_be_removed_again(copy: Copy) -> None:
+def test_project_is_renamed_and_gets_resources_that_can_be_removed_again(copy: Drill) -> None:
     copy.do("rename", "name=drill-desk")
     resources = []
     for source, name, kind in (("drafts", "ledgers", "private"), ("posts", "recipes", "public")):
@@ -121,7 +82,7 @@ def test_project_is_renamed_and_gets_resources_that_can_be_removed_again(copy: C
     copy.run("make", "check")
 
 
-def test_features_are_removed_one_after_the_other(copy: Copy) -> None:
+def test_features_are_removed_one_after_the_other(copy: Drill) -> None:
     for name in REMOVABLE:
         copy.do("remove", f"name={name}")
         assert not (copy.folder / "app" / "features" / name).exists()
@@ -133,7 +94,7 @@ def test_features_are_removed_one_after_the_other(copy: Copy) -> None:
 
 
 @pytest.mark.skipif("posts" not in REMOVABLE, reason="the feature posts was removed")
-def test_removal_is_refused_or_undone_as_a_whole(copy: Copy) -> None:
+def test_removal_is_refused_or_undone_as_a_whole(copy: Drill) -> None:
     children = [name for name in REMOVABLE if name in {"comments", "drafts"}]
     if children:
         refusal = copy.run("make", "remove", "name=posts", fails=True)

@@ -28,7 +28,7 @@ version() { inspect '{{.Image}} {{index .Config.Labels "com.docker.compose.confi
 # Compose is given all services, because it would replace instances that were created without the others.
 create() {
     docker compose up --no-start --no-recreate --no-build --scale app="$1"
-    new=$(instances --all | grep -vxF "$before")
+    new=$(instances --all | grep -vxF "$before" || true)
 }
 
 # Removes containers, and the anonymous volumes that only they use.
@@ -123,6 +123,25 @@ explain_failure() {
         "error that the log shows, and run this command again."
 }
 
+# Other services that run this image, such as the workers for jobs, are replaced last. No client waits for
+# them, and a worker that stops gives its jobs back.
+replace_others() {
+    others='' ids=''
+    for service in $(docker compose ps --all --services | grep -vxE 'app|migrate'); do
+        id=$(docker compose ps --quiet --all "$service" | head -n 1)
+        if [ "$(inspect '{{.Config.Image}}' "$id")" = "$name" ]; then
+            others="$others $service" ids="$ids $(docker compose ps --quiet --all "$service")"
+        fi
+    done
+    [ -n "$others" ] || return 0
+    say "6. Replacing other services that run this image:$others"
+    docker stop $ids >/dev/null
+    remove $ids
+    before=$(instances)
+    create "$(count $before)"
+    docker start $(for service in $others; do docker compose ps --quiet --all "$service"; done) >/dev/null
+}
+
 retire_old() {
     say "5. Draining and stopping old instances: $(count $old). This takes up to 45 s"
     tell_balancer
@@ -131,8 +150,6 @@ retire_old() {
     remove $old
     tell_balancer
     new_image=$(inspect '{{.Image}}' "$(instances | head -n 1)")
-    # A worker that stops gives its jobs back, and the new one runs them.
-    docker compose up --detach --no-deps --no-build worker
     [ "$old_image" = "$new_image" ] || docker tag "$old_image" "$repository:previous"
 }
 
@@ -176,4 +193,5 @@ fi
 wait_for $current $new || explain_failure
 docker logs "$(echo $current $new | cut -d ' ' -f 1)" 2>&1 | grep 'is not a setting' | sed 's/^/   /' || true
 retire_old
+replace_others
 say "The new version serves, with $(count $(instances)) instances. To return: deploy/compose/upgrade.sh --back"

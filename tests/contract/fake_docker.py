@@ -55,8 +55,8 @@ def compose(state: Json, arguments: list[str]) -> list[str]:
             state["tags"][NAME] = state["source"]
         case ["up", "--no-start", "--no-recreate", "--no-build", "--scale", scale]:
             create(state, int(scale.removeprefix("app=")))
-        case ["up", "--detach", "--no-deps", "--no-build", "worker"]:
-            state["worker"] = state["tags"][NAME]
+        case ["ps", "--all", "--services"]:
+            return sorted({it["service"] for it in state["containers"].values()})
         case ["up", "--build", "--wait"] | ["exec", *_]:
             pass
         case _:
@@ -103,7 +103,9 @@ def create(state: Json, scale: int) -> None:
     """Create what is missing, as `up --no-start` does. Containers that exist stay as they are."""
     containers = state["containers"]
     services = [it["service"] for it in containers.values()]
-    missing = ["app"] * (scale - services.count("app")) + ["migrate"] * ("migrate" not in services)
+    missing = ["app"] * (scale - services.count("app")) + [
+        service for service in ("migrate", *state["others"]) if service not in services
+    ]
     for service in missing:
         state["created"] += 1
         containers[f"{service}-{state['created']}"] = {
@@ -120,7 +122,7 @@ def render(template: str, name: str, container: Json) -> str:
     answers = {
         "{{.Image}}": container["image"],
         "{{.Name}}": name,
-        "{{.Config.Image}}": NAME,
+        "{{.Config.Image}}": "other" if container["service"] == "balancer" else NAME,
         '{{.Image}} {{index .Config.Labels "com.docker.compose.config-hash"}}': (
             f"{container['image']} {environment.encode().hex()}"
         ),

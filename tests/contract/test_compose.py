@@ -41,7 +41,7 @@ def started_with(name: str, dotenv: dict[str, str]) -> dict[str, str]:
     return values
 
 
-@pytest.mark.parametrize("name", ["app", "migrate"])
+@pytest.mark.parametrize("name", ["app", "worker", "migrate"])
 def test_the_file_of_settings_may_be_missing(name: str) -> None:
     assert service(name)["env_file"] == [{"path": ".env", "required": False}]
 
@@ -52,7 +52,7 @@ def test_every_setting_is_fixed_or_can_be_set_in_dotenv() -> None:
         assert (value != "from .env") == (name in OF_A_DEVELOPER), name
 
 
-@pytest.mark.parametrize("name", ["app", "migrate"])
+@pytest.mark.parametrize("name", ["app", "worker", "migrate"])
 def test_the_addresses_of_a_developer_do_not_reach_the_service(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -30,6 +30,7 @@ class Machine:
             "tags": {"service": "image1"},
             "environment": {"REPLICAS": "8"},
             "containers": {},
+            "others": [],  # services that run the image too
             "created": 0,
             "broken": [],
             "build_fails": False,
@@ -42,11 +43,11 @@ class Machine:
         file.write_text(f"#!/bin/sh\n{script}\n", encoding="utf-8")
         file.chmod(0o755)
 
-    def add(self, number: int, image: str, status: str = "running") -> None:
+    def add(self, number: int, image: str, status: str = "running", service: str = "app") -> None:
         for _ in range(number):
             self.state["created"] += 1
-            self.state["containers"][f"app-{self.state['created']}"] = {
-                "service": "app",
+            self.state["containers"][f"{service}-{self.state['created']}"] = {
+                "service": service,
                 "image": image,
                 "status": status,
                 "health": "healthy",
@@ -70,10 +71,10 @@ class Machine:
         self.state = json.loads(self._file.read_text(encoding="utf-8"))
         return result
 
-    def instances(self) -> list[str]:
+    def instances(self, service: str = "app") -> list[str]:
         """Return the image of each instance, also of those that do not run."""
         found = self.state["containers"].values()
-        return sorted(it["image"] for it in found if it["service"] == "app")
+        return sorted(it["image"] for it in found if it["service"] == service)
 
     def called(self, command: str) -> list[int]:
         """Return the positions of a command among all calls of docker."""
@@ -104,7 +105,6 @@ def test_all_instances_are_replaced_and_the_old_ones_stop_last(
     assert migrated < started < min(checks)
     assert len(checks) == number
     assert machine.state["tags"]["service:previous"] == "image1"
-    assert machine.state["worker"] == "image2"
 
 
 def test_a_second_run_changes_nothing(machine: Machine) -> None:
@@ -192,6 +192,20 @@ def test_an_interrupted_upgrade_is_completed(machine: Machine, old: int, new: in
     machine.add(1, "image2", "created")
     assert machine.upgrade().returncode == 0
     assert machine.instances() == ["image2"] * 2
+
+
+@pytest.mark.parametrize("status", ["running", "exited", "missing"])
+def test_other_services_of_the_same_image_are_replaced_last(machine: Machine, status: str) -> None:
+    machine.add(2, "image1")
+    machine.state["others"] = ["worker"]
+    machine.add(int(status != "missing"), "image1", status, service="worker")
+    machine.add(1, "haproxy", service="balancer")
+    assert machine.upgrade().returncode == 0
+    assert machine.instances("worker") == ["image2"]
+    assert machine.instances("balancer") == ["haproxy"]
+    [_, worker] = machine.called("stop")
+    assert "worker" in machine.state["calls"][worker]
+    assert "worker" in machine.state["calls"][machine.called("start")[-1]]
 
 
 def test_everything_is_started_if_nothing_runs(machine: Machine) -> None:

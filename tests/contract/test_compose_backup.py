@@ -1,0 +1,113 @@
+"""What backup.sh and restore.sh of Compose do when a step fails. Docker is replaced by a script."""
+
+import os
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from tests.contract.deployment import DEPLOY
+
+# Writes down each call, prints an instance for `ps`, and fails for calls that contain $FAILING.
+FAKE_DOCKER = """#!/bin/sh
+echo "$*" >>"$CALLS"
+case "$*" in
+*"ps --quiet app"*) echo instance ;;
+*pg_dump*) echo content ;;
+*"--dbname postgres") echo "$(cat)" >>"$CALLS" && [ "$FAILING" != "the change" ] || exit 1 ;;
+esac
+case "$*" in *"$FAILING"*) exit 1 ;; esac
+"""
+
+
+class Machine:
+    def __init__(self, folder: Path) -> None:
+        self.backups = folder / "backups"
+        self._calls = folder / "calls"
+        self._programs = folder / "bin"
+        self._programs.mkdir()
+        docker = self._programs / "docker"
+        docker.write_text(FAKE_DOCKER, encoding="utf-8")
+        docker.chmod(0o755)
+
+    def run(self, script: str, path: Path, *, failing: str = "nothing") -> int:
+        """Run a script, and return its exit status."""
+        self._calls.write_text("", encoding="utf-8")
+        environment = {
+            **os.environ,
+            "PATH": f"{self._programs}{os.pathsep}{os.environ['PATH']}",
+            "CALLS": str(self._calls),
+            "FAILING": failing,
+        }
+        command = [DEPLOY / "compose" / script, path]
+        return subprocess.run(
+            command, env=environment, capture_output=True, timeout=60, check=False
+        ).returncode
+
+    def place(self, part: str) -> int:
+        """Return the position of the only call that contains this, or -1 if there is none."""
+        calls = self._calls.read_text(encoding="utf-8").splitlines()
+        found = [place for place, call in enumerate(calls) if part in call]
+        assert len(found) <= 1, found
+        return found[0] if found else -1
+
+
+@pytest.fixture
+def machine(tmp_path: Path) -> Machine:
+    return Machine(tmp_path)
+
+
+@pytest.fixture
+def backup(tmp_path: Path) -> Path:
+    file = tmp_path / "of-yesterday.dump"
+    file.write_text("content", encoding="utf-8")
+    return file
+
+
+def test_a_backup_is_complete_and_only_its_owner_may_read_it(machine: Machine) -> None:
+    assert machine.run("backup.sh", machine.backups) == 0
+    [file] = machine.backups.iterdir()
+    assert file.suffix == ".dump"
+    assert file.read_text(encoding="utf-8") == "content\n"
+    assert file.stat().st_mode & 0o077 == 0
+
+
+@pytest.mark.parametrize("failing", ["pg_dump", "pg_restore"])
+def test_a_backup_that_fails_leaves_no_file(machine: Machine, failing: str) -> None:
+    assert machine.run("backup.sh", machine.backups, failing=failing) == 1
+    assert list(machine.backups.iterdir()) == []
+
+
+def test_a_restore_changes_the_databases_while_no_instance_runs(
+    machine: Machine, backup: Path
+) -> None:
+    assert machine.run("restore.sh", backup) == 0
+    order = [
+        *("CREATE DATABASE app_restored", "pg_restore", "alembic upgrade head"),
+        *("compose stop app", "RENAME TO app;", "flush_cache", "--no-recreate --scale app=1"),
+    ]
+    places = [machine.place(part) for part in order]
+    assert -1 not in places
+    assert places == sorted(places)
+
+
+@pytest.mark.parametrize("failing", ["pg_restore", "alembic"])
+def test_a_backup_that_cannot_be_loaded_does_not_stop_the_service(
+    machine: Machine, backup: Path, failing: str
+) -> None:
+    assert machine.run("restore.sh", backup, failing=failing) == 1
+    assert machine.place("compose stop app") == -1
+    assert machine.place("RENAME TO app;") == -1
+
+
+def test_the_service_starts_again_if_the_databases_cannot_change_places(
+    machine: Machine, backup: Path
+) -> None:
+    assert machine.run("restore.sh", backup, failing="the change") == 1
+    assert -1 < machine.place("compose stop app") < machine.place("compose start app")
+    assert machine.place("flush_cache") == -1
+
+
+def test_a_file_that_does_not_exist_is_refused(machine: Machine, tmp_path: Path) -> None:
+    assert machine.run("restore.sh", tmp_path / "nothing.dump") == 1
+    assert machine.place("compose") == -1

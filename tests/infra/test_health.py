@@ -1,6 +1,7 @@
 """Liveness and readiness."""
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator
 
 import httpx2
@@ -46,14 +47,21 @@ async def test_a_process_is_ready_once_it_reached_its_database(
 
 
 async def test_a_process_is_not_ready_while_the_schema_is_behind(
-    fresh: httpx2.AsyncClient, resources: ProcessResources, revision: None
+    fresh: httpx2.AsyncClient,
+    resources: ProcessResources,
+    revision: None,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
+    caplog.set_level(logging.INFO)
     await set_revision(resources, "0001")
-    response = await fresh.get("/readyz")
-    assert response.status_code == 503
-    assert "database behind" in response.json()["detail"]
+    for _ in range(3):
+        response = await fresh.get("/readyz")
+        assert response.status_code == 503
+        assert "database behind" in response.json()["detail"]
     await set_revision(resources, read_revisions().head)
     assert (await fresh.get("/readyz")).status_code == 200
+    assert caplog.text.count("Migrate it with: python -m alembic upgrade head") == 1
+    assert "up to date now" in caplog.text
 
 
 async def test_a_newer_schema_is_ready(

@@ -1,5 +1,6 @@
 """Whether the database has every migration that this code needs."""
 
+import logging
 import time
 from contextlib import suppress
 
@@ -10,6 +11,12 @@ from app.errors import Unavailable
 from app.infra.database.schema_version import Revisions, read_revisions
 from app.infra.database.sessions import Database
 
+logger = logging.getLogger(__name__)
+
+BEHIND = (
+    "The schema of the database is behind this code. Migrate it with: python -m alembic upgrade "
+    "head. No restart is needed."
+)
 REVISION = text("SELECT version_num FROM alembic_version")
 UNDEFINED_TABLE = "42P01"
 ASK_AGAIN_SECONDS = 1.0
@@ -24,14 +31,20 @@ class Schema:
     def __init__(self, database: Database) -> None:
         self._database = database
         self._revisions: Revisions = read_revisions()
+        self._is_behind = False
         self._seen_behind_at = NEVER
 
     async def is_behind(self) -> bool:
         """Ask the database. Raises `Unavailable` or a database error if that is impossible."""
-        is_behind = self._revisions.is_behind(await self._read_revision())
-        if is_behind:
+        revision = await self._read_revision()
+        was_behind, self._is_behind = self._is_behind, self._revisions.is_behind(revision)
+        if self._is_behind:
             self._seen_behind_at = time.monotonic()
-        return is_behind
+            if not was_behind:
+                logger.warning(BEHIND)
+        elif was_behind:
+            logger.info("The schema of the database is up to date now.")
+        return self._is_behind
 
     async def explains_failure(self) -> bool:
         """Return whether a statement may just have failed because a migration was missing.

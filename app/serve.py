@@ -14,8 +14,10 @@ WORKERS = "WEB_CONCURRENCY"
 
 
 def main() -> None:
-    # Ctrl-C ends the process without a traceback until Gunicorn installs its handler.
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    # These end the process without a traceback until Gunicorn installs its handlers, even if a shell
+    # started it in the background, where both are ignored.
+    for number in (signal.SIGINT, signal.SIGQUIT):
+        signal.signal(number, signal.SIG_DFL)
     from app.settings import load_settings
     from graceful_gunicorn import available_cores
 

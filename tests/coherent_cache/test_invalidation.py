@@ -11,7 +11,7 @@ from coherent_cache import Entry, invalidate, shows
 from coherent_cache.invalidation import TAGS_PER_COMMAND
 from coherent_cache.store import Store
 from tests.coherent_cache.service import Service
-from tests.coherent_cache.worker import Proxy
+from tests.coherent_cache.worker import Proxy, eventually
 
 
 class Crash(BaseException):
@@ -132,6 +132,7 @@ async def test_writer_without_valkey_invalidates_its_own_memory(
     cut_off: Service, proxy: Proxy
 ) -> None:
     await proxy.start()
+    await eventually(lambda: cut_off.cache.channel.is_live)  # it empties the memory
     await cut_off.remember("tag")
     proxy.stop()
     async with cut_off.transaction() as session:

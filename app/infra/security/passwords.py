@@ -22,7 +22,7 @@ from app.infra.validation.fields import normalise_password
 P = ParamSpec("P")
 T = TypeVar("T")
 
-HASHING_NICENESS = 5  # such a thread gets a third of the CPU time of a normal thread
+HASHING_NICENESS = 5  # added to that of the process: a third of the CPU time of other threads
 TOO_MANY = "Too many passwords are being checked. Try again in a moment."
 
 
@@ -125,5 +125,7 @@ def _counted_refusals() -> Iterator[None]:
 def _lower_priority() -> None:
     """Lower the priority of this thread. Only Linux has a priority for each thread."""
     if sys.platform == "linux":
+        thread = threading.get_native_id()
+        niceness = os.getpriority(os.PRIO_PROCESS, thread) + HASHING_NICENESS
         with suppress(OSError):
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), HASHING_NICENESS)
+            os.setpriority(os.PRIO_PROCESS, thread, niceness)

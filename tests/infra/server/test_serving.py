@@ -187,9 +187,13 @@ async def test_an_interrupted_start_logs_no_traceback(
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,
         )
-        async with asyncio.timeout(PATIENCE_SECONDS):
-            await connected.wait()  # the master queries the database before it listens
-            process.send_signal(number)
-            output, _ = await process.communicate()
+        try:
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                await connected.wait()  # the master queries the database before it listens
+                process.send_signal(number)
+                output, _ = await process.communicate()
+        finally:
+            if process.returncode is None:
+                process.kill()
     assert process.returncode == -number
     assert b"Traceback" not in output

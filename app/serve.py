@@ -14,8 +14,8 @@ WORKERS = "WEB_CONCURRENCY"
 
 
 def main() -> None:
-    # These end the process without a traceback until Gunicorn installs its handlers, even if a shell
-    # started it in the background, where both are ignored.
+    # Until Gunicorn installs its handlers, these end the process without a traceback. A shell lets
+    # its background jobs ignore them.
     for number in (signal.SIGINT, signal.SIGQUIT):
         signal.signal(number, signal.SIG_DFL)
     from app.settings import load_settings

@@ -9,7 +9,7 @@ or_say = || { echo "$(1)" >&2; exit 1; }
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help environment environment-run run dev profile connections memory jobs resource rename remove test check faults bench fmt openapi client migrate migration flush-cache seed clean-data lock
+.PHONY: help environment environment-run run dev profile connections memory jobs resource rename remove test test-fast check faults bench fmt openapi client migrate migration flush-cache seed clean-data lock
 
 ##@ Run
 run: environment-run ## Start PostgreSQL, Valkey, the service and a job worker, with demo data
@@ -46,6 +46,10 @@ remove: environment ## Remove a feature: make remove name=comments
 ##@ Check
 test: environment ## Run the tests (10 minutes), with a real PostgreSQL and Valkey
 	@$(python) -m pytest -n auto --dist worksteal --cov
+
+test-fast: environment ## Run the quick tests of the features, and rules for all routes (30 s)
+	@$(python) -m pytest -n auto --dist worksteal -q -m "not slow" tests/features \
+		$(addprefix tests/contract/test_,$(addsuffix .py,architecture account_deletion conditions openapi stack))
 
 check: environment ## Run all tools on the code: format, lint, types, import contracts
 	@$(python) -m dev.check

@@ -25,7 +25,11 @@ from tests.contract.serving import Served, serve
 
 Client = httpx2.AsyncClient
 
-PRODUCTION = {"environment": "production", "auth": {"secret": "long enough for production" * 2}}
+PRODUCTION = {
+    "environment": "production",
+    "auth": {"secret": "long enough for production" * 2},
+    "mail": {},  # production refuses the folder of the tests
+}
 EVENTS = "/board/events"
 PATIENCE_SECONDS = 60
 

@@ -14,7 +14,10 @@ import pytest
 from app.features.board.routes import board_page
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
-pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
+pytestmark = [
+    pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed"),
+    pytest.mark.slow,  # each test starts a browser
+]
 
 WIDTHS = (320, 360, 600, 768, 920, 1110, 1280, 1600)
 BOUNDS = [0.001, 0.01, 0.1, 1, 10, 100, 1_000, 10_000, None]

@@ -32,6 +32,7 @@ async def world(make: CommentFactory, client: Client, uncached: FastAPI) -> Worl
     return await build_world(make, uncached)
 
 
+@pytest.mark.slow
 async def test_a_comment_drops_the_pages_that_show_its_post_and_no_others(
     client: Client, service: FastAPI, make: CommentFactory, world: World
 ) -> None:

@@ -1,10 +1,12 @@
 """The demo data of posts and comments fits together."""
 
 import asyncpg
+import pytest
 
 from dev.demo_data import load
 
 
+@pytest.mark.slow
 async def test_demo_posts_have_the_right_numbers_of_comments(
     database_url: str, clean: None
 ) -> None:

@@ -168,6 +168,7 @@ async def test_page_with_authors_takes_one_statement(
     assert len(statements) == 1, statements
 
 
+@pytest.mark.slow
 async def test_post_and_its_comments_can_be_deleted_concurrently(
     client: Client, make: CommentFactory, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -33,6 +33,7 @@ async def world(make: PostFactory, client: Client, uncached: FastAPI) -> World:
     return await build_world(make, uncached)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", range(2))
 async def test_every_read_after_the_deletion_of_any_post_is_right(
     client: Client, make: PostFactory, uncached: FastAPI, world: World, number: int
@@ -50,6 +51,7 @@ async def test_every_read_after_the_deletion_of_any_post_is_right(
         assert await answers(client, world.urls) == after != before
 
 
+@pytest.mark.slow
 async def test_no_acknowledged_change_is_missing_while_others_read_and_write(
     client: Client, make: PostFactory, another_process: FastAPI
 ) -> None:

@@ -25,6 +25,7 @@ def generated(served: Served, tmp_path: Path) -> Iterator[Any]:
         yield imported
 
 
+@pytest.mark.slow
 def test_it_logs_in_and_publishes_a_post_that_is_listed(served: Served, generated: Any) -> None:
     user = served.run(served.make.user())
     clients, models = generated("client"), generated("models")

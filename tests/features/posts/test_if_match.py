@@ -58,6 +58,7 @@ async def edit(client: Client, url: str, title: str, headers: dict[str, str]) ->
     return await client.patch(url, json={"title": title}, headers=headers)
 
 
+@pytest.mark.slow
 async def test_one_of_many_edits_of_the_same_version_succeeds(
     client: Client, url: str, headers: dict[str, str]
 ) -> None:

@@ -285,6 +285,7 @@ async def test_cursor_of_another_list_is_refused(client: Client, make: PostFacto
         assert response.json()["code"] == "invalid_cursor"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [1, 5, 40])
 @pytest.mark.parametrize("query", ["", "&author_id=1"])
 async def test_page_with_authors_takes_one_statement(

@@ -17,6 +17,7 @@ async def headers(make: PostFactory) -> dict[str, str]:
     return make.headers(await make.user())
 
 
+@pytest.mark.slow
 @BOUNDS
 @given(title=texts(200), text=texts(20_000))
 @example(title=" \tA title\n", text="\r\n A body \u2028")

@@ -304,6 +304,7 @@ async def read_pairs(clients: list[Client], make: NoteFactory, users: int, pairs
         await asyncio.gather(*(ask(number) for number in range(at, min(at + 50, pairs))))
 
 
+@pytest.mark.slow
 async def test_no_caller_is_taken_for_another(
     client: Client, other: Client, make: NoteFactory
 ) -> None:

@@ -17,6 +17,7 @@ async def headers(make: UserFactory) -> dict[str, str]:
     return make.headers(await make.user())
 
 
+@pytest.mark.slow
 @BOUNDS
 @given(name=texts(100), bio=texts(500, shortest=0))
 @example(name=" \tA name\n", bio="\r\n")

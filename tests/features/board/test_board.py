@@ -28,7 +28,7 @@ Client = httpx2.AsyncClient
 PRODUCTION = {
     "environment": "production",
     "auth": {"secret": "long enough for production" * 2},
-    "mail": {},  # production refuses the folder of the tests
+    "mail": {"folder": None},  # production refuses that of the tests
 }
 EVENTS = "/board/events"
 PATIENCE_SECONDS = 60

@@ -68,14 +68,14 @@ def load_worker() -> FastAPI:
     return create_worker(settings, open_log(settings.log, is_production=settings.is_production))
 
 
-def main() -> None:
-    settings = load_settings()
+def serve(app: FastAPI, settings: Settings) -> None:
+    """Run the process until SIGTERM or SIGINT."""
     # Uvicorn stops at these signals, and sends them again afterwards. Ignore that: the exit code
     # of an orderly stop is 0.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: None)
     uvicorn.run(
-        load_worker(),
+        app,
         host=settings.server.host,
         port=settings.metrics.port,
         loop="uvloop",
@@ -89,4 +89,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    serve(load_worker(), load_settings())

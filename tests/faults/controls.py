@@ -16,6 +16,8 @@ from unittest.mock import patch
 from urllib.parse import urlencode
 
 from fastapi import Request, Response
+from pgqueuer.models import Job as QueuedJob
+from pgqueuer.queries import Queries
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 from starlette.middleware.body_limit import RequestBodyLimitMiddleware
 from starlette.types import Receive, Scope, Send
@@ -30,6 +32,11 @@ from app.infra.database.pagination import Page
 from app.infra.database.replica import Replica
 from app.infra.database.sessions import Database
 from app.infra.database.settings import DatabaseSettings
+from app.infra.jobs import enqueue
+from app.infra.jobs.driver import queries_in
+from app.infra.jobs.executor import JobExecutor
+from app.infra.jobs.queue import Claim, JobQueue, complete
+from app.infra.jobs.registry import Job, JobContext
 from app.infra.observability import background
 from app.infra.observability.log_writer import LogWriter
 from app.infra.rate_limits.limit import Charge, Count, Limit
@@ -171,6 +178,32 @@ def _accept_all(_self: LocalLimits, charges: Sequence[Charge]) -> list[Count]:
     return [Count(charge.rule, 0, 0, 0) for charge in charges]
 
 
+async def _call_then_complete(self: JobExecutor, job: Job, claim: Claim, stored: Any) -> None:
+    """Commit what the job did, and remove the job from the queue afterwards."""
+    async with self._resources.database.transaction() as session:
+        await job.call(JobContext(claim.job_id, claim.delivery, session, self._resources), stored)
+    await asyncio.sleep(0.1)  # pgqueuer collects finished jobs for as long
+    async with self._resources.database.transaction() as session:
+        await complete(session, claim)
+
+
+async def _start_uncounted(self: JobQueue, job: QueuedJob) -> Claim:
+    return Claim(job.id, job.attempts, self._worker_id)
+
+
+def _queries_beside(session: AsyncSession) -> Queries:
+    """Enqueue through the connection of asyncpg, which SQLAlchemy has not begun to use."""
+
+    async def fetch(query: str, *arguments: object) -> list[dict[str, object]]:
+        connection = await (await session.connection()).get_raw_connection()
+        rows = await connection.driver_connection.fetch(query, *arguments)  # type: ignore[union-attr]
+        return [dict(row) for row in rows]
+
+    queries = queries_in(session)
+    queries.driver.fetch = fetch  # type: ignore[method-assign]
+    return queries
+
+
 _ALWAYS_TRUSTED = (Trust, "holds", property(lambda _self: True))
 PATCHES: dict[str, tuple[tuple[Any, str, Any], ...]] = {
     "with SQLAlchemy's default pool and timeouts": ((resources, "open_engine", _plain_engine),),
@@ -241,6 +274,9 @@ PATCHES: dict[str, tuple[tuple[Any, str, Any], ...]] = {
         (RateLimiter, "counting_failures", _count_after_the_check),
     ),
     "without local limits": ((LocalLimits, "take", _accept_all),),
+    "with jobs removed after their effects": ((JobExecutor, "_call", _call_then_complete),),
+    "with deliveries that are not counted": ((JobQueue, "start", _start_uncounted),),
+    "with jobs enqueued beside the transaction": ((enqueue, "queries_in", _queries_beside),),
     "with blocking log writes": ((LogWriter, "write", _write_at_once),),
 }
 

@@ -27,6 +27,7 @@ logger.addFilter(RepeatFilter())  # while the database is down, every poll fails
 
 HEARTBEATS_PER_TIMEOUT = 4
 AFTER_ERROR_SECONDS = 1.0
+QUEUE_POOL_SECONDS = 30.0
 CANCELLING_SECONDS = 5.0  # for rolling back, and for giving the jobs back
 
 Ready = Callable[[], Awaitable[bool]]
@@ -108,9 +109,11 @@ async def running_jobs(
 ) -> AsyncIterator[JobWorker]:
     """Run jobs inside the block. On leaving, the running jobs get time to end."""
     settings = resources.settings[JobsSettings]
-    # A connection of its own, so that heartbeats do not wait for the connections of the jobs.
-    one = resources.settings[DatabaseSettings].model_copy(update={"pool_size": 1})
-    engine = open_engine(one, application_name)
+    # A connection of its own, so that heartbeats do not wait for the connections of the jobs. Its
+    # statements are short, and their results must not be lost, so they may wait for each other.
+    changed = {"pool_size": 1, "pool_timeout_seconds": QUEUE_POOL_SECONDS}
+    database = resources.settings[DatabaseSettings].model_copy(update=changed)
+    engine = open_engine(database, application_name)
     queue = JobQueue(engine, timedelta(seconds=settings.heartbeat_timeout_seconds))
     worker = JobWorker(resources, queue, is_ready)
     try:

@@ -60,6 +60,7 @@ faults: environment ## Write docs/faults.md (47 minutes; needs HAProxy, nginx, P
 bench: environment ## Run the benchmarks (needs wrk)
 	@$(python) -m benchmarks.layers
 	@$(python) -m benchmarks.cached
+	@$(python) -m benchmarks.jobs
 
 fmt: environment ## Format, and correct lint errors where that is safe
 	@$(python) -m ruff format

@@ -17,7 +17,7 @@ drop_restored() { sql --dbname postgres --command 'DROP DATABASE IF EXISTS app_r
 
 undo() {
     drop_restored
-    [ -z "$stopped" ] || docker compose start app
+    [ -z "$stopped" ] || docker compose start app worker
 }
 
 [ $# -eq 1 ] || fail "Usage: deploy/compose/restore.sh FILE"
@@ -53,7 +53,7 @@ in_image migrate sh -c 'DATABASE_URL=$(sed "s,/app$,/app_restored," /run/secrets
 
 say "4. Changing the databases. The service does not answer until this is done"
 stopped=yes
-docker compose stop app
+docker compose stop app worker
 sql --dbname postgres <<'SQL'
 DROP DATABASE IF EXISTS app_replaced WITH (FORCE);
 SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'app' \g /dev/null

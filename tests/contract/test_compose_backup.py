@@ -1,12 +1,13 @@
 """What backup.sh and restore.sh of Compose do when a step fails. Docker is replaced by a script."""
 
 import os
+import re
 import subprocess
 from pathlib import Path
 
 import pytest
 
-from tests.contract.deployment import DEPLOY
+from tests.contract.deployment import DEPLOY, compose, service, text
 
 # Writes down each call, prints an instance for `ps`, and fails for calls that contain $FAILING.
 FAKE_DOCKER = """#!/bin/sh
@@ -84,7 +85,12 @@ def test_a_restore_changes_the_databases_while_no_instance_runs(
     assert machine.run("restore.sh", backup) == 0
     order = [
         *("CREATE DATABASE app_restored", "pg_restore", "alembic upgrade head"),
-        *("compose stop app", "RENAME TO app;", "flush_cache", "--no-recreate --scale app=1"),
+        *(
+            "compose stop app worker",
+            "RENAME TO app;",
+            "flush_cache",
+            "--no-recreate --scale app=1",
+        ),
     ]
     places = [machine.place(part) for part in order]
     assert -1 not in places
@@ -104,10 +110,22 @@ def test_the_service_starts_again_if_the_databases_cannot_change_places(
     machine: Machine, backup: Path
 ) -> None:
     assert machine.run("restore.sh", backup, failing="the change") == 1
-    assert -1 < machine.place("compose stop app") < machine.place("compose start app")
+    assert -1 < machine.place("compose stop app worker") < machine.place("compose start app worker")
     assert machine.place("flush_cache") == -1
 
 
 def test_a_file_that_does_not_exist_is_refused(machine: Machine, tmp_path: Path) -> None:
     assert machine.run("restore.sh", tmp_path / "nothing.dump") == 1
     assert machine.place("compose") == -1
+
+
+def test_a_restore_stops_every_service_that_uses_the_database() -> None:
+    [stopped] = re.findall(
+        r"^docker compose stop (.+)$", text("deploy/compose/restore.sh"), re.MULTILINE
+    )
+    using = {
+        name
+        for name, values in compose()["services"].items()
+        if values["image"] == service("app")["image"] and values.get("restart")
+    }
+    assert set(stopped.split()) == using

@@ -85,6 +85,7 @@ def serve(app: FastAPI, settings: Settings) -> None:
         log_config=None,
         access_log=False,
         timeout_graceful_shutdown=CLOSING_SECONDS,
+        workers=1,  # without this, Uvicorn reads WEB_CONCURRENCY, which is for the service
     )
 
 

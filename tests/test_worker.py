@@ -55,12 +55,13 @@ async def test_it_has_the_pages_that_probes_and_prometheus_need(settings: Settin
         assert (await client.get("/v1/posts")).status_code == 404
 
 
-def test_it_ends_in_an_orderly_way(settings: Settings) -> None:
+@pytest.mark.parametrize("service_workers", ["2", "auto"])
+def test_it_ends_in_an_orderly_way(settings: Settings, service_workers: str) -> None:
     port = free_port()
     with subprocess.Popen(
         [sys.executable, "-m", "app.worker"],
         cwd=PROJECT,
-        env=environment(settings, METRICS_PORT=str(port)),
+        env=environment(settings, METRICS_PORT=str(port), WEB_CONCURRENCY=service_workers),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,

@@ -9,7 +9,7 @@ or_say = || { echo "$(1)" >&2; exit 1; }
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help environment environment-run run dev profile connections memory jobs resource rename remove test test-fast check faults bench fmt openapi client migrate migration flush-cache seed clean-data lock
+.PHONY: help environment environment-run run dev profile connections memory jobs resource rename remove test test-fast check faults bench fmt openapi client migrate migration admin flush-cache seed clean-data lock
 
 ##@ Run
 run: environment-run ## Start PostgreSQL, Valkey, the service and a job worker, with demo data
@@ -79,6 +79,9 @@ migrate: environment-run ## Bring the database schema up to date
 
 migration: environment ## Create a migration from the models: make migration m="add tags"
 	@$(if $(m),,$(error Describe the change: make migration m="add tags to posts"))$(python) -m dev migration -m "$$m"
+
+admin: environment-run ## Make an account an administrator: make admin email=ada@example.com
+	@$(if $(email),,$(error Name the account: make admin email=ada@example.com))$(python) -m dev admin "$$email"
 
 flush-cache: environment-run ## Empty the cache, for example after a manual change of rows
 	@$(python) -m dev flush-cache

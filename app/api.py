@@ -2,6 +2,8 @@
 
 from fastapi import FastAPI
 
+from app.features.account_mails import routes as account_mails
+from app.features.accounts import routes as accounts
 from app.features.auth import routes as auth
 from app.features.board import routes as board
 from app.features.comments import routes as comments
@@ -20,6 +22,8 @@ def include_routers(app: FastAPI) -> None:
     app.include_router(drafts.router)
     app.include_router(users.router)
     app.include_router(auth.router)
+    app.include_router(account_mails.router)
+    app.include_router(accounts.router)
     app.include_router(health.router)
     app.include_router(metrics_endpoint.router)
     app.include_router(board.router)

@@ -48,6 +48,8 @@ def _parse_arguments() -> Arguments:
         subparser.set_defaults(command=command)
         if name == "jobs":
             subparser.add_argument("words", nargs="*")
+        if name == "admin":
+            subparser.add_argument("email")
         if name == "migration":
             subparser.add_argument("-m", "--message", required=True)
         if name == "remove":
@@ -92,6 +94,14 @@ def _jobs(arguments: Arguments) -> None:
         raise CommandError("Correct the error above, then try again.")
 
 
+def _admin(arguments: Arguments) -> None:
+    with open_servers() as servers:
+        command = [sys.executable, "-m", "app.make_admin", arguments.email]
+        result = subprocess.run(command, cwd=ROOT, env=servers.environment, check=False)
+    if result.returncode:
+        raise CommandError("Nothing was changed. Correct the error above, then try again.")
+
+
 def _migration(arguments: Arguments) -> None:
     with open_servers() as servers:
         write_migration(servers, arguments.message)
@@ -131,6 +141,7 @@ COMMANDS: dict[str, Callable[[Arguments], None]] = {
     "run": lambda _: run(reload=False),
     "dev": lambda _: run(reload=True),
     "migrate": _migrate,
+    "admin": _admin,
     "flush-cache": _flush_cache,
     "profile": lambda _: write_profile(PROFILE_SECONDS),
     "connections": _connections,

@@ -36,6 +36,14 @@ PLANTED["comments"] = Planted(
     ),
     files=("tests/faults/test_first_page.py",),
 )
+PLANTED["account_mails"] = Planted(
+    names=frozenset(
+        {
+            *("_send_verification", "_tell_old_address"),
+            *("A mail asks its owner", "Mails go to the new"),
+        }
+    )
+)
 PLANTED["posts"] = Planted(files=("benchmarks/cached.md", "tests/dev/test_cached_benchmark.py"))
 PLANTED["board"] = Planted(sections={"docs/observability.md": "The live board"})
 

@@ -52,7 +52,7 @@ def _serve(servers: Servers, address: Address, *, reload: bool) -> None:
         # With reload, the developer can mend the code while this waits.
         wait_until_ready(process, address, math.inf if reload else _READY_SECONDS)
         say(_welcome(address.url, embedded_database=servers.embedded_database))
-        run_job_worker(process, servers, reload=reload)
+        run_job_worker(process, servers, address, reload=reload)
     raise ended_by_itself(process)
 
 

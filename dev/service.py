@@ -12,7 +12,7 @@ from typing import IO
 
 from dev.address import Address
 from dev.server_process import SUPERVISOR, wait_until
-from dev.servers import ROOT, Servers
+from dev.servers import ROOT, Servers, configured
 from dev.terminal import CommandError, say
 
 GUNICORN = ("app.serve",)
@@ -73,10 +73,13 @@ def _open_process(
         _wait_or_kill(process, work)
 
 
-def run_job_worker(service: subprocess.Popen[bytes], servers: Servers, *, reload: bool) -> None:
+def run_job_worker(
+    service: subprocess.Popen[bytes], servers: Servers, address: Address, *, reload: bool
+) -> None:
     """Run a job worker until the service ends. If the worker ends before, start it again."""
     # Its pages are on a free port of their own.
-    environment = {"JOBS_STOP_SECONDS": "5"} | servers.environment
+    links_url = configured("MAIL_LINKS_URL") or f"{address.url}/mailbox"
+    environment = {"JOBS_STOP_SECONDS": "5"} | servers.environment | {"MAIL_LINKS_URL": links_url}
     environment |= {"METRICS_PORT": "0", "UVICORN_PORT": "0", "UVICORN_HOST": "127.0.0.1"}
     module = RELOADING_WORKER if reload else WORKER
     while True:

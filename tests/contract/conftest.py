@@ -5,7 +5,7 @@ from collections.abc import Iterator
 import httpx2
 import pytest
 
-from app.features.users.models import User
+from app.features.users.models import Role, User
 from app.infra.resources import ProcessResources
 from app.settings import Settings
 from tests.contract.callers import Caller, log_in
@@ -29,7 +29,9 @@ def make(resources: ProcessResources, clean: None) -> UserFactory:
 
 @pytest.fixture
 async def user(make: UserFactory) -> User:
-    return await make.user()
+    """An administrator, and not the only one, so that the account can be deleted."""
+    await make.user(role=Role.ADMIN)
+    return await make.user(role=Role.ADMIN)
 
 
 @pytest.fixture

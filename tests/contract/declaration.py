@@ -40,8 +40,10 @@ class Route:
     has_example: bool = True
     # The answer never ends, or leads to another site: only the tests of the feature call it.
     is_endless: bool = False
-    # A success ends the account of its caller.
+    # A success ends the account of its caller, or the token.
     ends_account: bool = False
+    # False if what a write drops is shown to its owner or to admins alone.
+    changes_cached_answers: bool = True
     # The Cache-Control of a route that is not cached and sets its own.
     cache_control: str | None = None
     # An invalid body is 400 in the form of OAuth 2 (RFC 6749, section 5.2), not a 422 problem.

@@ -75,7 +75,8 @@ def test_every_error_is_documented_as_a_problem(operation: Operation) -> None:
 def test_a_success_is_documented_with_a_schema_unless_it_is_empty(operation: Operation) -> None:
     [(status, answer)] = [item for item in operation.answers.items() if item[0] < "3"]
     schemas = [content["schema"] for content in answer.get("content", {}).values()]
-    assert len(schemas) == (status != "204")
+    # An answer that something will happen later may be empty too.
+    assert len(schemas) == (status != "204") or (status == "202" and not schemas)
     assert all("$ref" in schema for schema in schemas)
 
 

@@ -3,6 +3,7 @@
 import httpx2
 from fastapi import FastAPI
 
+from app.features.users.models import Role
 from tests.application import client_of
 from tests.contract.declaration import World
 from tests.contract.features import populate
@@ -13,7 +14,7 @@ Client = httpx2.AsyncClient
 
 async def build_world(make: UserFactory, uncached: FastAPI) -> World:
     """Make the rows of all features, and collect all addresses, those of all pages too."""
-    owner, other = await make.user(name="Ann"), await make.user(name="Ben")
+    owner, other = [await make.user(name=name, role=Role.ADMIN) for name in ("Ann", "Ben")]
     world = World(make.resources, owner, other, {"user_id": owner.id})
     await populate(world)
     async with client_of(uncached) as client:

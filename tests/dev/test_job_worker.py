@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from dev import service
+from dev.address import Address
 from dev.servers import Servers
 
 SERVERS = Servers("postgresql://a:b@127.0.0.1:1/x", "redis://127.0.0.1:1/0", embedded_database=True)
@@ -14,6 +15,8 @@ DYING = """
 from pathlib import Path
 with Path({path!r}).open("a", encoding="utf-8") as file:
     file.write("started\\n")
+import os
+assert os.environ["MAIL_LINKS_URL"] == "http://127.0.0.1:8123/mailbox"
 """
 
 
@@ -31,7 +34,7 @@ def test_worker_that_ends_is_started_again_until_the_service_ends(
         "while not path.exists() or path.read_text().count('started') < 3: time.sleep(0.05)"
     )
     with subprocess.Popen([sys.executable, "-c", until_three]) as running:
-        service.run_job_worker(running, SERVERS, reload=False)
+        service.run_job_worker(running, SERVERS, Address("127.0.0.1", 8123), reload=False)
     assert (
         "The job worker ended by itself (exit code 0). It starts again." in capsys.readouterr().out
     )

@@ -24,7 +24,8 @@ async def log_in(resources: ProcessResources, email: str, password: str) -> Toke
     """Exchange an e-mail address and a password for tokens, or raise `Unauthenticated`.
 
     An unknown account takes the same time and gives the same answer as a wrong password, and has
-    the same limit on failed logins. No database connection is held while the password is hashed.
+    the same limit on failed logins. So does a disabled account. No database connection is held
+    while the password is hashed.
     """
     email = normalise_email(email) or email
     async with resources.rate_limiter.counting_failures(PASSWORD_FAILURES, email):
@@ -47,7 +48,7 @@ async def _verify(
     async with resources.database.read() as session:
         user = await get_user_by_email(session, email)
     match = await resources.passwords.verify(password, user.password_hash if user else None)
-    if user is None or not match:
+    if user is None or not match or user.disabled:
         raise Unauthenticated(
             "The e-mail address or the password is wrong.", code="invalid_credentials"
         )
@@ -82,7 +83,7 @@ async def _issue_tokens(
     lifetime = timedelta(seconds=resources.settings[AuthSettings].refresh_token_seconds)
     await queries.insert_token(session, family, _hash_token(refresh_token), lifetime)
     return TokenRead(
-        access_token=resources.access_tokens.issue(family.user_id),
+        access_token=resources.access_tokens.issue(family.user_id, family.credential_version),
         refresh_token=refresh_token,
         expires_in=resources.settings[AuthSettings].access_token_seconds,
     )

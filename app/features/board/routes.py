@@ -3,8 +3,6 @@
 `make remove name=board` removes it.
 """
 
-import base64
-import hashlib
 import html
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -22,7 +20,7 @@ from app.infra.observability.settings import MetricsSettings
 from app.infra.shutdown import shutdown_event
 from app.infra.web.head_requests import is_head_request
 from app.infra.web.metrics_endpoint import may_see_metrics
-from app.infra.web.response_headers import PAGE_HEADERS, PAGE_POLICY
+from app.infra.web.response_headers import PAGE_HEADERS, PAGE_POLICY, content_hash
 from app.infra.web.section_dependency import section
 
 # When a worker is replaced, its streams end. Without this, browsers wait three seconds.
@@ -34,11 +32,6 @@ HTML, STYLE, SCRIPT = (
     for suffix in ("html", "css", "js")
 )
 PAGE = HTML.replace("/* page.css */", STYLE).replace("/* page.js */", SCRIPT)
-
-
-def content_hash(content: str) -> str:
-    """Return the hash that allows inline content in a Content-Security-Policy."""
-    return "sha256-" + base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
 
 
 # Only this script and this style run, whatever an attacker manages to put into the page.

@@ -3,8 +3,6 @@
 `make remove name=mailbox` removes it.
 """
 
-import base64
-import hashlib
 from email.message import EmailMessage
 from email.utils import parsedate_to_datetime
 from pathlib import Path
@@ -19,18 +17,17 @@ from app.errors import NotFound
 from app.infra.mail.folder import list_mails, read_mail
 from app.infra.validation.fields import Id
 from app.infra.web.mailbox_access import MailFolder
-from app.infra.web.response_headers import PAGE_HEADERS, PAGE_POLICY
+from app.infra.web.response_headers import PAGE_HEADERS, PAGE_POLICY, content_hash
 
 SHOWN = 100
 PAGES = Environment(
     loader=FileSystemLoader(Path(__file__).with_name("pages")), autoescape=select_autoescape()
 )
 STYLE = Path(__file__).with_name("pages").joinpath("page.css").read_text(encoding="utf-8")
-STYLE_HASH = base64.b64encode(hashlib.sha256(STYLE.encode()).digest()).decode()
 HEADERS = {
     **PAGE_HEADERS,
     "Content-Security-Policy": (
-        f"default-src 'none'; style-src 'sha256-{STYLE_HASH}'; img-src data:; frame-src 'self'; "
+        f"default-src 'none'; style-src '{content_hash(STYLE)}'; img-src data:; frame-src 'self'; "
         f"{PAGE_POLICY}"
     ),
 }

@@ -1,4 +1,7 @@
-"""The calling user, as the cache stores it: public fields only, without email and credentials."""
+"""The calling user, as the cache stores it: what decides whether and what the user may do.
+
+There is no personal data in it but what everybody may see.
+"""
 
 from datetime import datetime
 
@@ -6,12 +9,15 @@ import orjson
 from sqlalchemy.orm import make_transient_to_detached
 
 from app.features.users import queries, tags
-from app.features.users.models import User
+from app.features.users.models import Role, User
 from app.infra.cache.settings import CacheSettings
 from app.infra.resources import ProcessResources
 from coherent_cache import Entry
 
-CACHED_FIELDS = ("id", "name", "bio", "avatar_url", "created_at", "deleted_at")
+CACHED_FIELDS = (
+    *("id", "name", "bio", "avatar_url", "created_at", "deleted_at"),
+    *("role", "verified", "disabled", "credential_version"),
+)
 
 
 def cache_key(user_id: int) -> str:
@@ -35,6 +41,6 @@ def to_user(entry: Entry) -> User | None:
         return None
     for name in ("created_at", "deleted_at"):
         fields[name] = fields[name] and datetime.fromisoformat(fields[name])
-    user = User(**fields)
+    user = User(**fields | {"role": Role(fields["role"])})
     make_transient_to_detached(user)
     return user

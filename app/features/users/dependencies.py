@@ -6,52 +6,66 @@ from typing import Annotated
 from fastapi import Depends
 from fastapi.security import OAuth2PasswordBearer
 
-from app.errors import Unauthenticated
+from app.errors import Forbidden, Unauthenticated
 from app.features.users import cached_user, queries
-from app.features.users.models import User
+from app.features.users.models import Role, User
 from app.infra.dependencies import Resources
+from app.infra.security.access_tokens import AccessToken
 
 bearer_token = OAuth2PasswordBearer("/v1/auth/token", auto_error=False, scheme_name="password")
 
 
-async def authenticated_user_id(
+async def access_token(
     token: Annotated[str | None, Depends(bearer_token)], resources: Resources
-) -> int:
+) -> AccessToken:
     if token is None:
         raise Unauthenticated("This call needs an access token.")
     return resources.access_tokens.verify(token)
 
 
-UserId = Annotated[int, Depends(authenticated_user_id)]
+Token = Annotated[AccessToken, Depends(access_token)]
 
 
-async def current_user(caller: UserId, resources: Resources) -> User:
-    """Return the public fields of the caller, from the cache.
+async def current_user(token: Token, resources: Resources) -> User:
+    """Return the fields of the caller that are cached: see `cached_user`.
 
-    The cache in this process is skipped. So while Valkey is reachable, a deleted account is refused
-    by all processes at once.
+    The cache in this process is skipped. So while Valkey is reachable, an account that is deleted
+    or disabled, and a token that is revoked, are refused by all processes at once.
     """
-    load = partial(cached_user.load_entry, resources, caller)
-    entry, _ = await resources.reader.read(cached_user.cache_key(caller), load, skip_memory=True)
-    return _require_existing(cached_user.to_user(entry))
+    load, key = partial(cached_user.load_entry, resources, token.user_id), token.user_id
+    entry, _ = await resources.reader.read(cached_user.cache_key(key), load, skip_memory=True)
+    return _require_valid(cached_user.to_user(entry), token)
 
 
-async def fresh_user(caller: UserId, resources: Resources) -> User:
+async def fresh_user(token: Token, resources: Resources) -> User:
     """Return the caller from the database, with email and credentials.
 
     This session is closed, and its connection returned, before the session of the route takes one.
     So no request needs two connections at once.
     """
     async with resources.database.read() as session:
-        return _require_existing(await queries.get_user(session, caller))
+        return _require_valid(await queries.get_user(session, token.user_id), token)
 
 
-def _require_existing(user: User | None) -> User:
+def _require_valid(user: User | None, token: AccessToken) -> User:
     if user is None or user.deleted_at is not None:
         raise Unauthenticated("The account of this access token has been deleted.")
+    if user.disabled:
+        raise Unauthenticated("The account of this access token has been disabled.")
+    if token.credential_version not in (None, user.credential_version):
+        raise Unauthenticated("The access token has been revoked. Log in again.")
     return user
 
 
 CurrentUser = Annotated[User, Depends(current_user)]
+
+
+async def current_admin(user: CurrentUser) -> User:
+    if user.role is not Role.ADMIN:
+        raise Forbidden("Only an administrator may do this.")
+    return user
+
+
+CurrentAdmin = Annotated[User, Depends(current_admin)]
 # Read anew for each dependent, because passwords are checked against it.
 FreshUser = Annotated[User, Depends(fresh_user, use_cache=False)]

@@ -4,7 +4,7 @@ from sqlalchemy import bindparam, delete, func, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from app.features.users.models import User
+from app.features.users.models import Role, User
 from app.infra.database.base import Base
 
 BY_ID = select(User).where(User.id == bindparam("user_id"))
@@ -16,6 +16,14 @@ ACTIVE_LOCKED = (
     select(User.id)
     .where(User.id == bindparam("user_id"), User.deleted_at.is_(None))
     .with_for_update(read=True)
+)
+# Locks that foreign keys do not wait for. A row that is no admin's any more after the wait for its
+# lock is left out.
+ADMINS_LOCKED = (
+    select(User.id)
+    .where(User.role == Role.ADMIN, User.disabled.is_(False), User.deleted_at.is_(None))
+    .order_by(User.id)
+    .with_for_update(key_share=True)
 )
 
 
@@ -69,6 +77,11 @@ async def lock_active_user(session: AsyncSession, user_id: int) -> bool:
     return await session.scalar(ACTIVE_LOCKED, {"user_id": user_id}) is not None
 
 
+async def lock_admins(session: AsyncSession) -> list[int]:
+    """Return the ids of all admins who are not disabled, and lock them."""
+    return list(await session.scalars(ADMINS_LOCKED))
+
+
 async def anonymise_user(session: AsyncSession, user_id: int) -> None:
     """Remove everything personal from an account, and mark it as deleted."""
     await session.execute(
@@ -80,6 +93,8 @@ async def anonymise_user(session: AsyncSession, user_id: int) -> None:
             bio="",
             avatar_url=None,
             password_hash="",
+            role=Role.USER,
+            verified=False,
             credential_version=User.credential_version + 1,
             deleted_at=func.now(),
         )

@@ -6,6 +6,7 @@ from typing import Annotated, Self
 from pydantic import MISSING, BaseModel, ConfigDict, Field, model_validator
 from pydantic_core import PydanticCustomError
 
+from app.features.users.models import Role
 from app.infra.validation.fields import Email, Input, NewPassword, PasswordAsTyped, Text
 
 Name = Annotated[Text, Field(min_length=1, max_length=100)]
@@ -88,4 +89,6 @@ class UserRead(PublicUserRead):
     model_config = ConfigDict(title="User")
 
     email: str
+    role: Role
+    verified: bool
     updated_at: datetime

@@ -5,9 +5,11 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.errors import Conflict, Forbidden, NotFound, Unauthenticated
 from app.features.users import queries, tags
-from app.features.users.models import UNIQUE_EMAIL, User
+from app.features.users.models import UNIQUE_EMAIL, Role, User
 from app.features.users.schemas import UserCreate, UserUpdate
 from app.infra.database.error_mapping import violated_constraint
+from app.infra.jobs.enqueue import enqueue
+from app.infra.jobs.inspection import discard_jobs_of_account
 from app.infra.rate_limits.limit import By, Limit
 from app.infra.resources import ProcessResources
 from app.infra.security.passwords import Passwords
@@ -18,7 +20,10 @@ PASSWORD_FAILURES = Limit("password_failures", quota=10, seconds=900, by=By.ACCO
 
 
 async def create_user(session: AsyncSession, passwords: Passwords, data: UserCreate) -> User:
-    """Register an account. The password is hashed before a connection is taken."""
+    """Register an account. A mail asks its owner to verify the address.
+
+    The password is hashed before a connection is taken.
+    """
     password_hash = await passwords.hash(data.password)
     user = await queries.insert_user(
         session, {"email": data.email, "name": data.name, "password_hash": password_hash}
@@ -26,14 +31,16 @@ async def create_user(session: AsyncSession, passwords: Passwords, data: UserCre
     if user is None:
         raise _email_taken()
     invalidate(session, tags.user(user.id))  # the cache may know that this user does not exist
+    await _send_verification(session, user, is_welcome=True)
     return user
 
 
 async def update_user(
     session: AsyncSession, resources: ProcessResources, user: User, data: UserUpdate
 ) -> User:
-    """Change the caller's account. A new password invalidates all refresh tokens.
+    """Change the caller's account. A new password revokes all tokens, also that of this request.
 
+    A new address is not verified. Mails go to the new and to the old address.
     Passwords are checked and hashed before a connection is taken.
     """
     changes = data.model_dump()
@@ -47,6 +54,9 @@ async def update_user(
         changes["credential_version"] = user.credential_version + 1
     if not changes:
         return user
+    is_new_address = changes.get("email", user.email) != user.email
+    if is_new_address:
+        changes["verified"] = False
     try:
         updated = await queries.update_user(session, user, changes)
     except IntegrityError as error:
@@ -56,17 +66,23 @@ async def update_user(
     if updated is None:
         raise Conflict("The account has just been changed by another request. Try again.")
     invalidate(session, tags.user(user.id))
+    if is_new_address:
+        await _tell_old_address(session, user)
+        await _send_verification(session, updated)
     return updated
 
 
 async def delete_user(session: AsyncSession, user: User) -> None:
-    """Delete the caller's account, and each row that references it with ON DELETE CASCADE.
+    """Delete the caller's account, its jobs, and each row that references it with CASCADE.
 
     The row of the account stays, without personal data. What references it without CASCADE, such
-    as what the user published, stays under the name "Deleted user".
+    as what the user published, stays under the name "Deleted user". Raises `Conflict` for the last
+    administrator.
     """
+    await keep_an_admin(session, user.id)
     await queries.anonymise_user(session, user.id)
     await queries.delete_owned_rows(session, user.id)
+    await discard_jobs_of_account(session, user.id, user.email)
     invalidate(session, tags.user(user.id), tags.account(user.id))
 
 
@@ -80,12 +96,46 @@ async def keep_account(session: AsyncSession, user: User) -> None:
         raise Unauthenticated("The account of this access token has been deleted.")
 
 
+async def keep_an_admin(session: AsyncSession, user_id: int) -> None:
+    """Raise `Conflict` if this account is the last administrator that is not disabled.
+
+    Call this before an account stops to be one. It locks all administrators, so that two requests
+    cannot remove the last two at the same time.
+    """
+    if await queries.lock_admins(session) == [user_id]:
+        raise Conflict(
+            "This is the last administrator. Make another account one first.", code="last_admin"
+        )
+
+
+async def make_admin(session: AsyncSession, email: str) -> None:
+    """Make the account with this address an administrator, or raise `NotFound`."""
+    user = await queries.get_user_by_email(session, email)
+    if user is None:
+        raise NotFound("There is no account with this e-mail address.")
+    user.role = Role.ADMIN
+    invalidate(session, tags.user(user.id))
+
+
 async def read_user(session: AsyncSession, user_id: int) -> User:
     shows(session, tags.user(user_id))
     user = await queries.get_user(session, user_id)
     if user is None:
         raise NotFound("There is no such user.")
     return user
+
+
+async def _send_verification(
+    session: AsyncSession, user: User, *, is_welcome: bool = False
+) -> None:
+    """Send a link that verifies the address, in the transaction of the request."""
+    await enqueue(
+        session, "account_mails.send_verification", user_id=user.id, is_welcome=is_welcome
+    )
+
+
+async def _tell_old_address(session: AsyncSession, user: User) -> None:
+    await enqueue(session, "account_mails.tell_old_address", user_id=user.id, email=user.email)
 
 
 def _email_taken() -> Conflict:

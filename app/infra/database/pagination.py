@@ -14,7 +14,17 @@ from hashlib import blake2b
 from typing import Any, Generic, TypeVar
 from uuid import UUID
 
-from sqlalchemy import BigInteger, BindParameter, Column, Integer, Select, bindparam, func, tuple_
+from sqlalchemy import (
+    BigInteger,
+    BindParameter,
+    Column,
+    ColumnElement,
+    Integer,
+    Select,
+    bindparam,
+    func,
+    tuple_,
+)
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import InstrumentedAttribute
 from sqlalchemy.sql.visitors import iterate
@@ -66,6 +76,10 @@ class KeysetList(Generic[RowT]):
     with equal values are ordered by `id`. Text is ordered by the collation of its column. A row
     whose value changes moves to another page. So a cached list needs a tag that each such change
     invalidates, and a client that is paging may see that row twice or not at all.
+
+    With `within`, the list has the values from the first expression on, and below the second one.
+    As conditions of `statement`, they would let PostgreSQL begin at the end of that range, and read
+    all rows from there to the page.
     """
 
     def __init__(
@@ -77,6 +91,7 @@ class KeysetList(Generic[RowT]):
         newest_first: bool = False,
         order_by: InstrumentedAttribute[Any] | None = None,
         descending: bool = False,
+        within: tuple[ColumnElement[Any], ColumnElement[Any]] | None = None,
     ) -> None:
         if order_by is None:
             order_by, descending = row.created_at, newest_first or descending
@@ -85,7 +100,9 @@ class KeysetList(Generic[RowT]):
         self._order, self._format = _order(name, row, order_by)
         self._name = name
         self._descending = descending
-        self._filters = _filters(name, statement)
+        start = () if within is None else (order_by >= within[0],)
+        end = () if within is None else (order_by < within[1],)
+        self._filters = _filters(name, statement.where(*start, *end))
         timed = statement.add_columns(func.now())
         key = tuple_(order_by, row.id)
         place = tuple_(
@@ -96,8 +113,8 @@ class KeysetList(Generic[RowT]):
         limited = timed.limit(bindparam("keyset_limit", type_=Integer, literal_execute=True))
         up = limited.order_by(order_by, row.id)
         down = limited.order_by(order_by.desc(), row.id.desc())
-        after, before = up.where(key > place), down.where(key < place)
-        self._first = down if descending else up
+        after, before = up.where(key > place, *end), down.where(key < place, *start)
+        self._first = (down if descending else up).where(*start, *end)
         self._forward, self._backward = (before, after) if descending else (after, before)
 
     async def page(

@@ -1,4 +1,4 @@
-"""Lists the jobs in the queue, and retries or discards them, for the command `app.jobs`."""
+"""Lists the jobs in the queue, and retries or discards them."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -6,6 +6,8 @@ from enum import StrEnum
 
 from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncSession
+
+from app.infra.jobs.registry import all_jobs
 
 
 class State(StrEnum):
@@ -43,6 +45,13 @@ RETRY = text(
 DISCARD = text(
     "DELETE FROM pgqueuer WHERE id = ANY(:ids) AND status IN ('failed', 'queued') RETURNING id"
 )
+# Also a job that runs: its worker then finds that it is gone, and rolls back.
+DISCARD_OF_ACCOUNT = text(
+    "DELETE FROM pgqueuer WHERE entrypoint = ANY(:names) AND ("
+    "convert_from(payload, 'UTF8')::jsonb->>'user_id' = CAST(:user_id AS text) "
+    "OR lower(convert_from(payload, 'UTF8')::jsonb->>'email') = lower(:email))"
+)
+ACCOUNT_ARGUMENTS = {"user_id", "email"}
 HELD_IDS = text("SELECT id FROM pgqueuer WHERE status = 'failed'")
 
 
@@ -69,3 +78,10 @@ async def retry_jobs(session: AsyncSession, ids: Sequence[int]) -> set[int]:
 async def discard_jobs(session: AsyncSession, ids: Sequence[int]) -> set[int]:
     """Delete jobs that are held or wait. Return the ids of these."""
     return set(await session.scalars(DISCARD, {"ids": ids}))
+
+
+async def discard_jobs_of_account(session: AsyncSession, user_id: int, email: str) -> None:
+    """Delete all jobs whose argument `user_id` or `email` is that of the account."""
+    names = [job.name for job in all_jobs() if job.arguments.names & ACCOUNT_ARGUMENTS]
+    parameters = {"names": names, "user_id": str(user_id), "email": email}
+    await session.execute(DISCARD_OF_ACCOUNT, parameters)

@@ -32,7 +32,7 @@ def user_of(scope: Scope, tokens: AccessTokens) -> str | None:
             if scheme.lower() != b"bearer":
                 return None
             try:
-                return f"user:{tokens.verify(token.strip().decode('latin-1'))}"
+                return f"user:{tokens.verify(token.strip().decode('latin-1')).user_id}"
             except Unauthenticated:
                 return None
     return None

@@ -1,5 +1,7 @@
 """Headers of every response: the request id, times, and the security headers."""
 
+import base64
+import hashlib
 import random
 import re
 
@@ -15,6 +17,11 @@ PAGE_POLICY = "base-uri 'none'; form-action 'none'; frame-ancestors 'none'; obje
 PAGE_HEADERS = {"Cross-Origin-Resource-Policy": "same-origin"}
 # Cache-Control of every response that does not set it.
 PRIVATE = "private, no-store"
+
+
+def content_hash(content: str) -> str:
+    """Return the hash that allows inline content in a Content-Security-Policy."""
+    return "sha256-" + base64.b64encode(hashlib.sha256(content.encode()).digest()).decode()
 
 
 def read_request_id(scope: Scope) -> str:

@@ -16,8 +16,8 @@ from prometheus_client import REGISTRY
 from starlette.types import Message
 
 from app.features.board import service
-from app.features.board.routes import content_hash
 from app.infra.shutdown import server_shutdown
+from app.infra.web.response_headers import content_hash
 from app.settings import Settings
 from tests.application import client_of, running
 from tests.coherent_cache.worker import eventually

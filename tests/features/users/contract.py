@@ -24,13 +24,15 @@ CONTRACT = Contract(
     populate=populate,
     schemas=frozenset({"User", "PublicUser"}),
     fill="""
-        INSERT INTO users (email, name, password_hash)
-            SELECT i || '@example.com', i, 'x' FROM generate_series(1, 2000) i
+        INSERT INTO users (email, name, password_hash, role)
+            SELECT lpad(i::text, 4, '0') || '@example.com', i, 'x',
+                CASE WHEN i % 10 = 0 THEN 'admin' ELSE 'user' END
+            FROM generate_series(1, 2000) i
     """,
     lookups=(
         Lookup(
             "SELECT id FROM users WHERE lower(email) = lower($1) AND deleted_at IS NULL",
-            ("5@example.com",),
+            ("0005@example.com",),
             "uq_users_email",
         ),
     ),

@@ -33,4 +33,5 @@ class UserFactory(Factory):
 
     def headers(self, user: User) -> dict[str, str]:
         """Return the headers of a request that `user` makes."""
-        return {"Authorization": f"Bearer {self.resources.access_tokens.issue(user.id)}"}
+        token = self.resources.access_tokens.issue(user.id, user.credential_version)
+        return {"Authorization": f"Bearer {token}"}

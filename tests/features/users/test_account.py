@@ -88,6 +88,17 @@ async def test_new_password_invalidates_every_refresh_token(
     assert (await client.post("/v1/auth/refresh", json=body)).status_code == 200
 
 
+async def test_new_password_revokes_every_access_token(client: Client, make: UserFactory) -> None:
+    user = await make.user()
+    headers = make.headers(user)
+    change = {"password": "another password", "current_password": PASSWORD}
+    changed = await client.patch("/v1/users/me", json=change, headers=headers)
+    assert changed.status_code == 200
+    refused = await client.get("/v1/users/me", headers=headers)
+    assert (refused.status_code, refused.json()["code"]) == (401, "unauthenticated")
+    assert "revoked" in refused.json()["detail"]
+
+
 async def test_deleted_account_is_anonymous_and_its_posts_stay(
     client: Client, make: NoteFactory
 ) -> None:

@@ -20,7 +20,8 @@ async def test_new_account_is_returned_without_its_password(client: Client) -> N
     assert response.status_code == 201
     user = response.json()
     assert response.headers["location"] == f"/v1/users/{user['id']}"
-    assert set(user) == {*("id", "name", "bio", "avatar_url", "created_at", "email", "updated_at")}
+    profile = ("id", "name", "bio", "avatar_url", "created_at")
+    assert set(user) == {*profile, "email", "role", "verified", "updated_at"}
     assert (user["email"], user["name"]) == (ANN["email"], ANN["name"])
 
 

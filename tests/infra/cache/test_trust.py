@@ -11,10 +11,12 @@ from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
 
 from app.errors import Unavailable
+from app.features.users import tags
+from app.features.users.queries import update_user
 from app.infra.database import engine
 from app.infra.database.sessions import Database
 from app.settings import Settings
-from coherent_cache import Cache
+from coherent_cache import Cache, invalidate
 from coherent_cache import relay as relay_module
 from coherent_cache.relay import Relay
 from tests.application import running
@@ -68,15 +70,22 @@ async def test_service_shows_every_change_although_valkey_refuses_invalidations(
     url, profile = f"/test/notes/{(await make.note(author)).id}", f"/v1/users/{deleted.id}"
     await relay.run_once()
     token = make.headers(deleted)
+    disabled, revoked = await make.user(), await make.user()
+    refused = [token, make.headers(disabled), make.headers(revoked)]
     for path in (url, profile):
         await client.get(path)
         assert (await client.get(path)).headers["x-cache"] == "HIT-L1"
-    assert (await client.post("/test/notes", json=NEW_NOTE, headers=token)).status_code == 201
+    for headers in refused:
+        assert (await client.post("/test/notes", json=NEW_NOTE, headers=headers)).is_success
 
     await user.allow_all_but(refusal)
     edit = await client.patch(url, json={"title": "New"}, headers=make.headers(author))
     assert edit.status_code == 200
     assert (await client.delete("/v1/users/me", headers=token)).status_code == 204
+    async with database.transaction() as session:
+        await update_user(session, disabled, {"disabled": True})
+        await update_user(session, revoked, {"credential_version": 2})
+        invalidate(session, tags.user(disabled.id), tags.user(revoked.id))
     async with database.transaction() as session:
         await session.execute(AGE_ROWS)  # as if they had waited for seconds
     await relay.run_once()
@@ -85,7 +94,8 @@ async def test_service_shows_every_change_although_valkey_refuses_invalidations(
         shown = await client.get(url, headers=headers)
         assert (shown.json()["title"], shown.headers["x-cache"]) == ("New", "BYPASS")
     assert "Doomed" not in (await client.get(profile)).text
-    assert (await client.post("/test/notes", json=NEW_NOTE, headers=token)).status_code == 401
+    for headers in refused:
+        assert (await client.post("/test/notes", json=NEW_NOTE, headers=headers)).status_code == 401
     ready = await client.get("/readyz")
     assert ready.status_code == 200
     assert ready.json()["checks"]["cache"].startswith("distrusted: ")
@@ -96,7 +106,8 @@ async def test_service_shows_every_change_although_valkey_refuses_invalidations(
     assert (await client.get("/readyz")).json()["checks"]["cache"] == "trusted"
     assert (await client.get(url)).json()["title"] == "New"
     assert "Doomed" not in (await client.get(profile)).text
-    assert (await client.post("/test/notes", json=NEW_NOTE, headers=token)).status_code == 401
+    for headers in refused:
+        assert (await client.post("/test/notes", json=NEW_NOTE, headers=headers)).status_code == 401
     assert (await client.get(url)).headers["x-cache"] == "HIT-L1"
 
 

@@ -1,0 +1,41 @@
+"""SQL for the administration of accounts."""
+
+from sqlalchemy import bindparam, func, literal, select, update
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from app.features.users.models import User
+from app.infra.database.pagination import KeysetList
+
+LAST_CHARACTER = "\U0010ffff"
+
+# The addresses that begin with `q`, as a range, which an index serves in the order of the list. The
+# empty text is the beginning of all. Substrings would need the extension pg_trgm, and sorting.
+BEGINNING = func.lower(bindparam("q"))
+RANGE = BEGINNING, BEGINNING + literal(LAST_CHARACTER)
+ACCOUNTS = select(User).where(User.deleted_at.is_(None))
+ALL_ACCOUNTS = KeysetList("accounts", ACCOUNTS, User, order_by=User.email_key, within=RANGE)
+ACCOUNTS_BY_ROLE = KeysetList(
+    "accounts",
+    ACCOUNTS.where(User.role == bindparam("role")),
+    User,
+    order_by=User.email_key,
+    within=RANGE,
+)
+BY_ID = select(User).where(User.id == bindparam("user_id"), User.deleted_at.is_(None))
+
+
+async def get_account(session: AsyncSession, user_id: int) -> User | None:
+    return await session.scalar(BY_ID, {"user_id": user_id})
+
+
+async def update_account(
+    session: AsyncSession, user_id: int, values: dict[str, object]
+) -> User | None:
+    """Change an account and return it, or None if there is none or it was deleted.
+
+    Disabling it also revokes its tokens.
+    """
+    if values.get("disabled"):
+        values = {**values, "credential_version": User.credential_version + 1}
+    statement = update(User).where(User.id == user_id, User.deleted_at.is_(None))
+    return await session.scalar(statement.values(values).returning(User))

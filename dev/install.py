@@ -26,7 +26,7 @@ STAMP = VENV / ".installed"
 LOG = VENV / "install.log"
 _NEEDED_MEGABYTES = {"run": 350, "dev": 550}
 
-_UV = ("uv", "pip", "install", f"--python={PYTHON}", "--require-hashes", "--no-deps")
+UV = ("uv", "pip", "install", "--require-hashes", "--no-deps")
 _PIP = ("pip", "install", "--require-hashes", "--no-deps", "--no-input", "--no-user")
 
 # uv does not read pip's configuration. These of pip's settings are given to it as variables.
@@ -128,7 +128,7 @@ def _get_uv(locked: str) -> bool:
 
 
 def _install_with_uv(requirements: Path, packages: int) -> bool:
-    command = [*_UV, "-r", str(requirements)]
+    command = [*UV, f"--python={PYTHON}", "-r", str(requirements)]
     if sys.dont_write_bytecode:
         command.append("--compile-bytecode")
     code, _ = _run(command, f"Installing {packages} packages", _index_variables())

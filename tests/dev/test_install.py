@@ -4,6 +4,7 @@ import base64
 import hashlib
 import shutil
 import subprocess
+import sys
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -97,6 +98,16 @@ def test_a_file_that_is_not_the_locked_one_is_refused(project: Path) -> None:
         install.main("run", stamp)
     assert not (project / ".venv/.installed").exists()
     assert not is_installed(project, "third")
+
+
+@pytest.mark.parametrize("lock", ["run", "dev"])
+def test_uv_accepts_the_lock_files(lock: str) -> None:
+    command = [sys.executable, "-m", *install.UV, f"--python={sys.executable}"]
+    command += ["--dry-run", "--offline", "-r", f"requirements/{lock}.txt"]
+    result = subprocess.run(
+        command, cwd=ROOT, check=False, capture_output=True, text=True, encoding="utf-8"
+    )
+    assert "would make no changes" in result.stderr.lower(), result.stderr
 
 
 def test_a_linked_environment_is_not_emptied(

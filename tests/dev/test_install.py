@@ -4,7 +4,7 @@ import base64
 import hashlib
 import shutil
 import subprocess
-import sys
+import tomllib
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -100,14 +100,10 @@ def test_a_file_that_is_not_the_locked_one_is_refused(project: Path) -> None:
     assert not is_installed(project, "third")
 
 
-@pytest.mark.parametrize("lock", ["run", "dev"])
-def test_uv_accepts_the_lock_files(lock: str) -> None:
-    command = [sys.executable, "-m", *install.UV, f"--python={sys.executable}"]
-    command += ["--dry-run", "--offline", "-r", f"requirements/{lock}.txt"]
-    result = subprocess.run(
-        command, cwd=ROOT, check=False, capture_output=True, text=True, encoding="utf-8"
-    )
-    assert "would make no changes" in result.stderr.lower(), result.stderr
+def test_pyproject_has_no_constraint_that_makes_uv_refuse_the_lock_files() -> None:
+    """Write an upper bound among the dependencies: as a constraint of uv, it has no hash."""
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["tool"]["uv"]
+    assert not settings.keys() & {"constraint-dependencies", "override-dependencies"}
 
 
 def test_a_linked_environment_is_not_emptied(

@@ -55,6 +55,16 @@ async def test_it_has_the_pages_that_probes_and_prometheus_need(settings: Settin
         assert (await client.get("/v1/posts")).status_code == 404
 
 
+async def test_it_starts_without_the_database_and_is_not_ready(settings: Settings) -> None:
+    away = settings.model_dump()
+    away["database"] |= {"url": "postgresql://a:b@127.0.0.1:1/x"}
+    app = create_worker(Settings.model_validate(away))
+    async with app.router.lifespan_context(app), client_of(app) as client:
+        assert (await client.get("/livez")).status_code == 200
+        response = await client.get("/readyz")
+        assert (response.status_code, response.json()["code"]) == (503, "unavailable")
+
+
 @pytest.mark.parametrize("service_workers", ["2", "auto"])
 def test_it_ends_in_an_orderly_way(settings: Settings, service_workers: str) -> None:
     port = free_port()

@@ -1,6 +1,8 @@
 """A job runs exactly once, or is tried again and then held."""
 
 import asyncio
+import json
+import logging
 import random
 from collections.abc import Sequence
 from datetime import timedelta
@@ -16,7 +18,10 @@ from app.infra.jobs.executor import JobExecutor, retry_delay
 from app.infra.jobs.queue import Claim, JobQueue
 from app.infra.jobs.settings import JobsSettings
 from app.infra.observability.background import detached
+from app.infra.observability.logs import open_log
 from app.infra.observability.metrics import JOBS_FINISHED
+from app.infra.observability.request_context import RequestContext, request_context
+from app.infra.observability.settings import LogSettings
 from app.infra.resources import ProcessResources
 from tests.application import client_of
 from tests.cached_app import settled
@@ -104,6 +109,28 @@ async def test_text_of_an_error_is_neither_logged_nor_stored(
             assert not [one for one in rows if "Body" in one]
         tracebacks = text("SELECT count(*) FROM pgqueuer_log WHERE traceback IS NOT NULL")
         assert await session.scalar(tracebacks) == 0
+
+
+async def test_log_of_a_job_has_the_id_of_the_request_that_enqueued_it(
+    resources: ProcessResources, note: Note, capfd: pytest.CaptureFixture[str]
+) -> None:
+    request = RequestContext("the-request-id", "POST", "/")
+
+    async def enqueue_within_the_request() -> int:
+        request_context.set(request)
+        return await add(resources, "notes.edit", note_id=note.id)
+
+    log = open_log(LogSettings(format="json"), is_production=True)
+    try:
+        job_id = await detached(enqueue_within_the_request())
+        await run_jobs(resources)
+    finally:
+        log.writer.close()
+        logging.getLogger().removeHandler(log)
+    lines = [json.loads(line) for line in capfd.readouterr().out.splitlines() if line[:1] == "{"]
+    [line] = [line for line in lines if line["event"] == f"job notes.edit {job_id} done"]
+    assert line["request_id"] == "the-request-id"
+    assert "note_id" not in line
 
 
 def test_pause_doubles_up_to_an_hour_and_varies(monkeypatch: pytest.MonkeyPatch) -> None:

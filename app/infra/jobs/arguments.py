@@ -20,7 +20,7 @@ from app.infra.validation.fields import Email
 TYPES = (bool, int, UUID, date, datetime)
 ALLOWED = "bool, int, UUID, date, datetime, an Enum, Email, or one of these | None"
 OPTIONS = ("delay", "unique")  # the names that `enqueue` uses itself
-STRICT = ConfigDict(extra="forbid", strict=True, hide_input_in_errors=True)
+STRICT = ConfigDict(extra="forbid", strict=True, hide_input_in_errors=True, protected_namespaces=())
 
 
 class InvalidJob(Exception):
@@ -33,12 +33,12 @@ class Arguments:
     def __init__(self, name: str, function: Callable[..., Any]) -> None:
         """Read the signature of the function. Raises `InvalidJob`."""
         self._name = name
-        context, *parameters = inspect.signature(function).parameters.values()
-        if context.kind not in {context.POSITIONAL_ONLY, context.POSITIONAL_OR_KEYWORD}:
+        parameters = list(inspect.signature(function).parameters.values())
+        if not parameters or parameters[0].kind is inspect.Parameter.KEYWORD_ONLY:
             raise InvalidJob(f"The first parameter of the job {name} has to be its JobContext.")
         hints = get_type_hints(function, include_extras=True)
         fields: dict[str, Any] = {}
-        for parameter in parameters:
+        for parameter in parameters[1:]:
             annotation = hints.get(parameter.name)
             self._check(parameter, annotation)
             is_required = parameter.default is parameter.empty

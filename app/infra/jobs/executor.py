@@ -75,9 +75,9 @@ class JobExecutor:
             logger.warning("Another worker has taken over job %s %s", job.name, queued.id)
         except Exception as error:
             logger.warning(
-                "The result of job %s %s could not be stored (%s). It runs again when its "
-                "heartbeat is old",
-                *(job.name, queued.id, type(error).__name__),
+                "The result of job %s %s could not be stored, so it runs again when its heartbeat "
+                "is old: %s",
+                *(job.name, queued.id, _describe(error)),
             )
 
     async def _run(

@@ -99,8 +99,10 @@ class JobWorker:
                 task.add_done_callback(partial(self._forget, job.id))
         return len(jobs) < free
 
-    def _forget(self, job_id: int, _task: asyncio.Task[None]) -> None:
-        del self._running[job_id]
+    def _forget(self, job_id: int, task: asyncio.Task[None]) -> None:
+        # After a pause of this process, the same job may have been delivered to it again.
+        if self._running.get(job_id) is task:
+            del self._running[job_id]
 
 
 @asynccontextmanager

@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Iterator
-from datetime import date, datetime
+from datetime import date, datetime, timedelta
 from enum import StrEnum
 from pathlib import Path
 from types import ModuleType
@@ -147,6 +147,26 @@ def positional_argument() -> None:
     async def function(context: JobContext, note_id: int) -> None: ...
 
 
+def no_context() -> None:
+    @job("wrong")
+    async def function(*, note_id: int) -> None: ...
+
+
+def no_parameter() -> None:
+    @job("wrong")
+    async def function() -> None: ...
+
+
+def ordinary_function() -> None:
+    @job("wrong")  # type: ignore[type-var]
+    def function(context: JobContext) -> None: ...
+
+
+def schedule_with_an_argument() -> None:
+    @job("wrong", every=timedelta(hours=1))
+    async def function(context: JobContext, *, note_id: int) -> None: ...
+
+
 def name_of_an_option() -> None:
     @job("wrong")
     async def function(context: JobContext, *, delay: int) -> None: ...
@@ -165,6 +185,10 @@ def name_that_is_taken() -> None:
         (untyped_argument, "type that cannot be stored"),
         (dictionary, "type that cannot be stored"),
         (positional_argument, "keyword-only"),
+        (no_context, "has to be its JobContext"),
+        (no_parameter, "has to be its JobContext"),
+        (ordinary_function, "`async def`"),
+        (schedule_with_an_argument, "need defaults"),
         (name_of_an_option, "`enqueue` uses itself"),
         (name_that_is_taken, "Two jobs have the name notes.edit"),
     ],

@@ -198,6 +198,7 @@ def main() -> None:
             {
                 "database": {"url": SecretStr(servers.database_url), "pool_size": AT_ONCE},
                 "valkey": {"url": SecretStr(servers.valkey_url)},
+                "cache": {"enabled": False},  # it polls the database too
                 "log": {"level": "WARNING"},
             }
         )

@@ -17,6 +17,7 @@ UNMET = [("If-None-Match", "*"), ("If-Match", '"other"'), ("If-Match", 'W/"other
 MET = [("If-None-Match", '"other"'), ("If-Match", "*")]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("condition", UNMET, ids=str)
 @pytest.mark.parametrize("route", CHANGING)
 async def test_a_condition_that_is_not_met_changes_nothing(

@@ -47,6 +47,7 @@ LIBRARIES = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("log_in", "refusal"), LIBRARIES)
 def test_client_logs_in_and_refreshes_its_token(
     served: Served, email: str, log_in: Callable[..., Any], refusal: type[Exception]
@@ -62,6 +63,7 @@ def test_client_logs_in_and_refreshes_its_token(
     assert refused.value.error == "invalid_grant"  # type: ignore[attr-defined]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("log_in", "refusal"), LIBRARIES)
 @pytest.mark.parametrize(
     ("password", "error"),

@@ -63,6 +63,7 @@ async def test_second_use_revokes_only_its_own_family(client: Client, make: User
     assert (await refresh(client, other)).status_code == 200
 
 
+@pytest.mark.slow
 async def test_concurrent_uses_revoke_the_family_and_at_most_one_succeeds(
     client: Client, make: UserFactory, resources: ProcessResources
 ) -> None:

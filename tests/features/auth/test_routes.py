@@ -226,6 +226,7 @@ async def test_token_with_another_signature_is_401(
         assert response.status_code == 401, token[:50]
 
 
+@pytest.mark.slow
 async def test_cached_token_still_expires(
     client: Client, make: UserFactory, resources: ProcessResources, settings: Settings
 ) -> None:

@@ -152,6 +152,7 @@ async def test_page_names_the_service_and_its_environment(settings: Settings) ->
 # Who may see it
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("path", ["/", EVENTS])
 @pytest.mark.parametrize(
     ("given", "status"),
@@ -215,6 +216,7 @@ async def test_board_probes_and_scrapes_are_not_counted(app: FastAPI, client: Cl
     assert not shown & {"/", "/livez", "/readyz", "/metrics", EVENTS}
 
 
+@pytest.mark.slow
 async def test_events_continue(app: FastAPI, clean: None) -> None:
     async with viewing(app) as [viewer]:
         await eventually(lambda: len(viewer.events) > 2)
@@ -222,6 +224,7 @@ async def test_events_continue(app: FastAPI, clean: None) -> None:
     assert last["at"] > first["at"]
 
 
+@pytest.mark.slow
 async def test_viewers_share_one_collection(
     app: FastAPI, clean: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -240,6 +243,7 @@ async def test_viewers_share_one_collection(
     assert collected <= 1  # 0 if an earlier test has collected them
 
 
+@pytest.mark.slow
 async def test_time_spent_watching_is_not_counted_as_latency(app: FastAPI, clean: None) -> None:
     labels = {"method": "GET", "route": EVENTS, "status": "200"}
     name = "http_request_duration_seconds_sum"

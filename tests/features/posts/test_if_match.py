@@ -187,6 +187,7 @@ async def test_condition_with_the_current_etag_matches(
     assert (await client.delete(url, headers=headers)).status_code == 204
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("form", DIFFERS)
 async def test_condition_with_another_etag_does_not_match(
     client: Client, url: str, headers: dict[str, str], form: str

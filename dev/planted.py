@@ -42,7 +42,12 @@ PLANTED["account_mails"] = Planted(
             *("_send_verification", "_tell_old_address"),
             *("A mail asks its owner", "Mails go to the new"),
         }
-    )
+    ),
+    files=("tests/faults/test_password_reset.py",),
+    sections={"docs/accounts.md": "The pages of your frontend"},
+)
+PLANTED["mailbox"] = Planted(
+    files=("tests/features/account_mails/test_browser.py", "tests/browser.py")
 )
 PLANTED["posts"] = Planted(files=("benchmarks/cached.md", "tests/dev/test_cached_benchmark.py"))
 PLANTED["board"] = Planted(sections={"docs/observability.md": "The live board"})

@@ -25,6 +25,8 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from app import api
 from app.errors import RateLimited, Unauthenticated
+from app.features.account_mails import routes as account_mails
+from app.features.users.queries import get_user_by_email
 from app.infra import lifespan as resources
 from app.infra.database import error_mapping as failures
 from app.infra.database.engine import open_engine
@@ -73,6 +75,12 @@ def _plain_engine(settings: DatabaseSettings, _application_name: str) -> AsyncEn
     """Create an engine with SQLAlchemy's default pool and without timeouts."""
     url = settings.url.get_secret_value()
     return create_async_engine(url, pool_size=settings.pool_size, max_overflow=0)
+
+
+async def _enqueue_if_known(session: AsyncSession, name: str, *, email: str) -> None:
+    """Look for the account in the request, as services without jobs do."""
+    if await get_user_by_email(session, email) is not None:
+        await enqueue.enqueue(session, name, email=email)
 
 
 @asynccontextmanager
@@ -217,6 +225,7 @@ PATCHES: dict[str, tuple[tuple[Any, str, Any], ...]] = {
         # Otherwise no client disconnects inside of a transaction.
         (BodyLimitMiddleware, "__call__", _pass_on),
     ),
+    "with a job for known addresses only": ((account_mails, "enqueue", _enqueue_if_known),),
     "without a hash for unknown accounts": ((Passwords, "verify", _verify_if_known),),
     "without the limit on password threads": ((Passwords, "_run", _run_in_default_threads),),
     "with an ordinary cache": (*NAIVE_CACHE, (assembly, "open_valkey", plain_client)),

@@ -36,12 +36,12 @@ router = APIRouter(tags=["auth"])
     "/v1/auth/verification",
     status_code=204,
     response_class=Response,
-    responses=problems(413, 415, 422),
+    responses=problems(401, 413, 415, 422),
     max_body_size=8 * KIB,
 )
 @rate_limited(TOKENS)
 async def verify_address(data: Verification, session: WriteSession) -> None:
-    """Verify the address to which the token was mailed. 422 `invalid_token` if it is not valid."""
+    """Verify the address to which the token was mailed. 401 `invalid_token` if it is not valid."""
     await service.verify_address(session, data.token)
 
 
@@ -74,12 +74,12 @@ async def request_password_reset(data: PasswordResetRequest, session: WriteSessi
     "/v1/auth/password-reset/confirm",
     status_code=204,
     response_class=Response,
-    responses=problems(413, 415, 422),
+    responses=problems(401, 413, 415, 422),
     max_body_size=8 * KIB,
 )
 @rate_limited(TOKENS)
 async def reset_password(data: PasswordReset, resources: Resources) -> None:
-    """Replace the password, and revoke all tokens. 422 `invalid_token` if it is not valid."""
+    """Replace the password, and revoke all tokens. 401 `invalid_token` if it is not valid."""
     await service.reset_password(resources, data.token, data.password)
 
 

@@ -6,7 +6,7 @@ from hashlib import sha256
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from app.errors import InvalidRequest
+from app.errors import Unauthenticated
 from app.features.account_mails import queries
 from app.features.account_mails.models import Purpose
 from app.features.users import tags
@@ -57,7 +57,7 @@ async def note_address_change(session: AsyncSession, user: User, job_id: int) ->
 
 
 async def verify_address(session: AsyncSession, token: str) -> None:
-    """Mark the address of an account as verified. Raises `InvalidRequest`."""
+    """Mark the address of an account as verified. Raises `Unauthenticated`."""
     user = await queries.use_token(session, _hash_token(token), Purpose.VERIFICATION)
     if user is None or not await queries.set_verified(session, user):
         raise _invalid_token()
@@ -65,7 +65,7 @@ async def verify_address(session: AsyncSession, token: str) -> None:
 
 
 async def reset_password(resources: ProcessResources, token: str, password: str) -> None:
-    """Replace the password of an account, and revoke all its tokens. Raises `InvalidRequest`.
+    """Replace the password of an account, and revoke all its tokens. Raises `Unauthenticated`.
 
     The password is hashed for a valid token only, and while no connection is held.
     """
@@ -89,8 +89,8 @@ def _hash_token(token: str) -> bytes:
     return sha256(token.encode()).digest()
 
 
-def _invalid_token() -> InvalidRequest:
-    return InvalidRequest(
+def _invalid_token() -> Unauthenticated:
+    return Unauthenticated(
         "The token is not valid: it was used, or it has expired, or a newer change has replaced "
         "it. Ask for a new mail.",
         code="invalid_token",

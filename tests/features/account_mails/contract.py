@@ -51,7 +51,7 @@ def reset(caller: Caller) -> dict[str, Any]:
 CONTRACT = Contract(
     {
         "POST /v1/auth/verification": Route(
-            *(204, 422, 422, 422),
+            *(204, 401, 401, 401),
             drops=ME,
             content=verification,
             has_example=False,
@@ -60,7 +60,7 @@ CONTRACT = Contract(
         "POST /v1/users/me/verification": Route(202, 202, 401, 401, drops=()),
         "POST /v1/auth/password-reset": Route(202, 202, 202, 202, drops=()),
         "POST /v1/auth/password-reset/confirm": Route(
-            *(204, 422, 422, 422),
+            *(204, 401, 401, 401),
             drops=ME,
             content=reset,
             has_example=False,

@@ -86,7 +86,7 @@ async def test_one_of_many_concurrent_resets_succeeds(client: Client, make: User
     await MailFactory(make.resources).mail(user, Purpose.PASSWORD_RESET, token="mailed")
     passwords = [f"password {number}" for number in range(5)]
     responses = await asyncio.gather(*(confirm(client, "mailed", one) for one in passwords))
-    assert sorted(response.status_code for response in responses) == [204] + [422] * 4
+    assert sorted(response.status_code for response in responses) == [204] + [401] * 4
     statuses = [(await log_in(client, user.email, one)).status_code for one in passwords]
     assert sorted(statuses) == [200] + [400] * 4
 
@@ -101,7 +101,7 @@ async def test_expired_foreign_and_tampered_tokens_are_refused(
     await mails.mail(user, Purpose.PASSWORD_RESET, token="right")
     for token in ("expired", "for another purpose", "righ", "right ", "Right"):
         response = await confirm(client, token)
-        assert (response.status_code, response.json()["code"]) == (422, "invalid_token"), token
+        assert (response.status_code, response.json()["code"]) == (401, "invalid_token"), token
     assert (await log_in(client, user.email, PASSWORD)).status_code == 200
 
 
@@ -114,7 +114,7 @@ async def test_token_is_refused_after_the_address_or_the_password_was_changed(
     sent = {**change, "current_password": PASSWORD}
     changed = await client.patch("/v1/users/me", json=sent, headers=make.headers(user))
     assert changed.status_code == 200
-    assert (await confirm(client, "older")).status_code == 422
+    assert (await confirm(client, "older")).status_code == 401
 
 
 async def test_disabled_account_gets_no_mail_and_its_token_is_refused(
@@ -124,7 +124,7 @@ async def test_disabled_account_gets_no_mail_and_its_token_is_refused(
     await MailFactory(make.resources).mail(user, Purpose.PASSWORD_RESET, token="mailed")
     assert (await ask(client, user.email)).status_code == 202
     assert await inbox.receive() == []
-    assert (await confirm(client, "mailed")).status_code == 422
+    assert (await confirm(client, "mailed")).status_code == 401
 
 
 async def test_account_gets_one_such_mail_in_a_minute(

@@ -78,9 +78,9 @@ async def test_token_works_once(client: Client, inbox: Inbox, make: UserFactory)
     user = await make.user()
     await MailFactory(make.resources).mail(user, Purpose.VERIFICATION, token="once")
     responses = await asyncio.gather(*(verify(client, "once") for _ in range(5)))
-    assert sorted(response.status_code for response in responses) == [204] + [422] * 4
+    assert sorted(response.status_code for response in responses) == [204] + [401] * 4
     refused = await verify(client, "once")
-    assert (refused.status_code, refused.json()["code"]) == (422, "invalid_token")
+    assert (refused.status_code, refused.json()["code"]) == (401, "invalid_token")
 
 
 async def test_expired_foreign_and_tampered_tokens_are_refused(
@@ -93,7 +93,7 @@ async def test_expired_foreign_and_tampered_tokens_are_refused(
     await mails.mail(user, Purpose.VERIFICATION, token="right")
     for token in ("expired", "for another purpose", "righ", "right ", "Right"):
         response = await verify(client, token)
-        assert (response.status_code, response.json()["code"]) == (422, "invalid_token"), token
+        assert (response.status_code, response.json()["code"]) == (401, "invalid_token"), token
     assert not await is_verified(client, make.headers(user))
     assert (await verify(client, "right")).status_code == 204
 
@@ -144,7 +144,7 @@ async def test_token_for_the_old_address_does_not_verify_the_new_one(
     headers = make.headers(user)
     change = {"email": "new@example.com", "current_password": PASSWORD}
     assert (await client.patch("/v1/users/me", json=change, headers=headers)).is_success
-    assert (await verify(client, "for the old one")).status_code == 422
+    assert (await verify(client, "for the old one")).status_code == 401
     assert not await is_verified(client, headers)
 
 
@@ -200,4 +200,4 @@ async def test_deleted_account_takes_its_tokens_and_its_waiting_mails_along(
     assert deleted.status_code == 204
     assert len(await queued(make.resources)) == 2
     assert {mail["To"] for mail in await inbox.receive()} == {other.email}
-    assert (await verify(client, "gone")).status_code == 422
+    assert (await verify(client, "gone")).status_code == 401

@@ -1,0 +1,43 @@
+"""The command that makes the first administrator."""
+
+import os
+import subprocess
+import sys
+
+import httpx2
+
+from app.infra.resources import ProcessResources
+from app.settings import Settings
+from tests.features.users.factory import UserFactory
+
+
+def make_admin(settings: Settings, *arguments: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "app.make_admin", *arguments],
+        env={
+            **os.environ,
+            "DATABASE_URL": settings.database.url.get_secret_value(),
+            "VALKEY_URL": settings.valkey.url.get_secret_value(),
+            "CACHE_NAMESPACE": settings.cache.namespace,
+        },
+        capture_output=True,
+        check=False,
+        encoding="utf-8",
+    )
+
+
+async def test_account_becomes_an_administrator(
+    client: httpx2.AsyncClient, settings: Settings, resources: ProcessResources
+) -> None:
+    user = await UserFactory(resources).user(email="ann@example.com")
+    done = make_admin(settings, "Ann@example.com")
+    assert done.returncode == 0, done.stderr
+    headers = UserFactory(resources).headers(user)
+    assert (await client.get("/v1/users/me", headers=headers)).json()["role"] == "admin"
+
+
+async def test_command_says_what_is_wrong(client: httpx2.AsyncClient, settings: Settings) -> None:
+    unknown = make_admin(settings, "nobody@example.com")
+    assert unknown.returncode == 1
+    assert unknown.stderr == "There is no account with this e-mail address. Register it first.\n"
+    assert "Name the account" in make_admin(settings).stderr

@@ -157,6 +157,8 @@ async def measure(settings: Settings) -> list[str]:
             await session.execute(text("CREATE TABLE benchmark_rows (number bigint)"))
         commits = await compare_commits(resources)
         jobs = await drain(resources)
+    # New connections: PostgreSQL counts the last transactions of a connection when it is closed.
+    async with open_resources(settings.sections(), JOBS_APPLICATION_NAME) as resources:
         say(f"Nothing to do, for {2 * IDLE_SECONDS:.0f} s")
         without = await idle(resources)
         async with running_jobs(resources, JOBS_APPLICATION_NAME, is_ready):

@@ -6,6 +6,7 @@ import random
 import signal
 import subprocess
 import sys
+import time
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
@@ -22,6 +23,7 @@ from tests.faults.verdicts import GUARDED
 
 pytestmark = pytest.mark.faults
 KILLS, KILLS_OF_CONTROL, JOBS_PER_KILL = 50, 10, 4
+REPLACEMENTS, JOBS_PER_REPLACEMENT = 10, 20
 REQUESTS, AT_ONCE = 1_000, 50
 DELIVERIES, BESIDE_POISON = 3, 5
 PATIENCE_SECONDS = 60
@@ -52,6 +54,15 @@ class Worker:
     def kill(self) -> None:
         self.process.kill()
         self.process.wait()
+
+    async def replace(self) -> float:
+        """Start another worker, and let the old one stop. Return how many seconds that took."""
+        old = self.process
+        self.start()
+        began = time.monotonic()
+        old.terminate()
+        await asyncio.to_thread(old.wait)
+        return time.monotonic() - began
 
     async def keep_running(self) -> None:
         """Start it again whenever it was killed."""
@@ -128,6 +139,37 @@ async def test_workers_are_killed(
     broken += [f"{left} jobs are left"] * bool(left)
     figure = f"{len(promised)} jobs, {kills} kills of each: {len(lost)} lost, {len(twice)} twice"
     judge("The service and the job worker are killed", control, figure, broken)
+
+
+@pytest.mark.parametrize("control", [GUARDED, "with jobs removed after their effects"])
+async def test_a_worker_is_replaced(
+    serve: Serve, backend: Backend, judge: Judge, control: str
+) -> None:
+    """A new worker starts, and the old one gets SIGTERM and hardly any time, while jobs arrive."""
+    promised: list[int] = []
+    exits: list[float] = []
+    settings = JOBS | {"stop_seconds": 0.05, "deliveries": 1}
+    async with serve(control, jobs=settings) as service, worker_of(backend) as worker:
+        for replacement in range(REPLACEMENTS):
+            first = replacement * JOBS_PER_REPLACEMENT
+            numbers = range(first, first + JOBS_PER_REPLACEMENT)
+            promised += [number for number in numbers if await accepted(service, number)]
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                await started(backend)
+            exits.append(await worker.replace())
+        await drained(backend)
+        found = await effects(backend)
+        left = len(await backend.rows("SELECT id FROM pgqueuer"))
+    lost = [number for number in promised if not found[number]]
+    twice = [number for number, times in found.items() if times > 1]
+    broken = [f"{len(lost)} jobs were lost"] * bool(lost)
+    broken += [f"{len(twice)} jobs took effect more than once"] * bool(twice)
+    broken += [f"{left} jobs are left"] * bool(left)
+    figure = (
+        f"{len(promised)} jobs, {REPLACEMENTS} replacements: {len(lost)} lost, {len(twice)} twice; "
+        f"a worker exited after {max(exits):.1f} s at most"
+    )
+    judge("The job worker is replaced while jobs arrive", control, figure, broken)
 
 
 @pytest.mark.parametrize("control", [GUARDED, "with deliveries that are not counted"])

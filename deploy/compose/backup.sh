@@ -10,7 +10,7 @@ cd "$(dirname "$0")/../.."
 
 mkdir -p "$folder"
 file=$folder/$(date -u +%Y-%m-%dT%H-%M-%SZ).dump
-partial=$file.partial
+partial=$file.$$.partial
 trap 'rm -f "$partial"' EXIT
 trap 'exit 1' HUP INT TERM
 fail() { printf '%s\n' "$*" >&2; exit 1; }

@@ -3,7 +3,8 @@
 #
 # The backup is loaded and migrated beside the present database, which serves meanwhile. If that succeeds,
 # the service stops for half a minute, and the two databases change places. The replaced database is kept
-# under the name `app_replaced` until the next restore. On a new machine, everything is started first.
+# under the name `app_replaced` until the next restore. If no instance runs, only the database is started
+# before: so it does not matter whether the service starts with the present data.
 set -eu
 caller=$PWD
 cd "$(dirname "$0")/../.."
@@ -15,26 +16,41 @@ sql() { in_database env PGOPTIONS=--client-min-messages=warning psql --username 
 in_image() { docker compose run --rm --no-deps -T "$@"; }
 drop_restored() { sql --dbname postgres --command 'DROP DATABASE IF EXISTS app_restored WITH (FORCE)'; }
 
+start_service() {
+    if [ "$running" -eq 0 ]; then
+        docker compose up --wait
+    else
+        docker compose up --wait --no-recreate --scale app="$running"
+    fi
+}
+
+# The service comes first, because the database may be what has failed.
 undo() {
+    [ -z "$stopped" ] || docker compose start app worker || say "Start the service: docker compose up --wait"
     drop_restored
-    [ -z "$stopped" ] || docker compose start app worker
+}
+
+say_how_to_start() {
+    say "The data were replaced, but the service does not run. Correct the error above, then run:" \
+        "docker compose run --rm --no-deps app python -m app.flush_cache && docker compose up --wait" >&2
 }
 
 [ $# -eq 1 ] || fail "Usage: deploy/compose/restore.sh FILE"
 case $1 in /*) file=$1 ;; *) file=$caller/$1 ;; esac
 [ -f "$file" ] && [ -r "$file" ] ||
     fail "$file cannot be read. Give the path of a file that deploy/compose/backup.sh has written."
+exec 9<deploy/compose
+if command -v flock >/dev/null && ! flock -n 9; then fail "Another upgrade or restore is running. Wait for its end."; fi
 stopped=''
 
-running=$(docker compose ps --quiet app | wc -l)
+running=$(($(docker compose ps --quiet app | wc -l)))
 if [ "$running" -eq 0 ]; then
-    say "1. Starting everything, because no instance of the service runs"
-    docker compose up --build --wait
-    running=$(docker compose ps --quiet app | wc -l)
+    say "1. Building the image, because no instance of the service runs, and starting the database"
+    docker compose build app
 else
     say "1. Checking that the database runs"
-    docker compose up --wait --no-recreate database valkey
 fi
+docker compose up --wait --no-recreate database valkey
 
 say "2. Loading the backup beside the present database"
 trap undo EXIT
@@ -46,13 +62,13 @@ in_database pg_restore --username postgres --dbname app_restored --exit-on-error
 sql --dbname app_restored --command ANALYZE
 
 say "3. Migrating it to the schema of this version"
-in_image migrate sh -c 'DATABASE_URL=$(sed "s,/app$,/app_restored," /run/secrets/database_url) &&
-    export DATABASE_URL && exec python -m alembic upgrade head' ||
+in_image migrate sh -c 'DATABASE_URL=$(sed -n "s,/app\(?.*\)*$,/app_restored\1,p" /run/secrets/database_url)
+    export DATABASE_URL="${DATABASE_URL:?names another database than app}" && exec python -m alembic upgrade head' ||
     fail "The backup could not be migrated, so nothing was changed. If a revision cannot be located, a newer version" \
         "of the service wrote the backup: check out that version, run deploy/compose/upgrade.sh, and try again."
 
 say "4. Changing the databases. The service does not answer until this is done"
-stopped=yes
+[ "$running" -eq 0 ] || stopped=yes
 docker compose stop app worker
 sql --dbname postgres <<'SQL'
 DROP DATABASE IF EXISTS app_replaced WITH (FORCE);
@@ -62,10 +78,11 @@ ALTER DATABASE app RENAME TO app_replaced;
 ALTER DATABASE app_restored RENAME TO app;
 COMMIT;
 SQL
-trap - EXIT
+trap say_how_to_start EXIT
 in_image app python -m app.flush_cache
 
 say "5. Starting the service"
-docker compose up --wait --no-recreate --scale app="$((running))"
+start_service
+trap - EXIT
 say "The data of $file are served. When you do not need the replaced data any more, delete them:" \
     "docker compose exec database dropdb --username postgres app_replaced"

@@ -12,6 +12,8 @@ cd "$(dirname "$0")/../.."
 
 HEALTHY_WITHIN_SECONDS=180
 BALANCER_NOTICES_SECONDS=3 # HAProxy asks DNS every second, and a new instance's /readyz after that
+# A container without a health check counts as healthy.
+HEALTH='{{.State.Status}} {{with .State.Health}}{{.Status}}{{else}}healthy{{end}} {{.RestartCount}}'
 
 say() { printf '%s\n' "$*"; }
 fail() { printf '%s\n' "$*" >&2; exit 1; }
@@ -46,7 +48,7 @@ wait_for() {
     while [ "$waited" -lt "$HEALTHY_WITHIN_SECONDS" ]; do
         healthy=0
         for id in "$@"; do
-            case $(inspect '{{.State.Status}} {{.State.Health.Status}} {{.RestartCount}}' "$id") in
+            case $(inspect "$HEALTH" "$id") in
             "running healthy "*) healthy=$((healthy + 1)) ;;
             "running starting 0") ;;
             *) return 1 ;;
@@ -123,8 +125,9 @@ explain_failure() {
         "error that the log shows, and run this command again."
 }
 
-# Other services that run this image, such as the workers for jobs, are replaced last. No client waits for
-# them, and a worker that stops gives its jobs back.
+# Other services that run this image, such as the workers for jobs. No client waits for them, and a worker
+# that stops gives its jobs back. They are replaced while old instances still run, because a run after an
+# interruption compares only the instances.
 replace_others() {
     others='' ids=''
     for service in $(docker compose ps --all --services | grep -vxE 'app|migrate'); do
@@ -134,23 +137,27 @@ replace_others() {
         fi
     done
     [ -n "$others" ] || return 0
-    say "6. Replacing other services that run this image:$others"
+    say "5. Replacing other services that run this image:$others"
     docker stop $ids >/dev/null
     remove $ids
-    before=$(instances)
-    create "$(count $before)"
-    docker start $(for service in $others; do docker compose ps --quiet --all "$service"; done) >/dev/null
+    create "$(count $(instances --all))"
+    ids=$(for service in $others; do docker compose ps --quiet --all "$service"; done)
+    docker start $ids >/dev/null
+    wait_for $ids || fail "One of these services did not become healthy:$others. The instances serve, the old and the" \
+        "new ones. Read the log: docker compose logs$others. Correct the error, and run this command again."
+}
+
+# Keeps the replaced image for --back.
+keep_old_image() {
+    [ "$old_image" = "$(inspect '{{.Image}}' "${new_ids%% *}")" ] || docker tag "$old_image" "$repository:previous"
 }
 
 retire_old() {
-    say "5. Draining and stopping old instances: $(count $old). This takes up to 45 s"
+    say "6. Draining and stopping old instances: $(count $old). This takes up to 45 s"
     tell_balancer
-    trap - EXIT # from here on, the new instances stay
     docker stop $old >/dev/null
     remove $old
     tell_balancer
-    new_image=$(inspect '{{.Image}}' "$(instances | head -n 1)")
-    [ "$old_image" = "$new_image" ] || docker tag "$old_image" "$repository:previous"
 }
 
 back=''
@@ -159,8 +166,8 @@ case ${1-} in
 --back) back=yes ;;
 *) fail "Usage: deploy/compose/upgrade.sh [--back]" ;;
 esac
-exec 9<deploy/compose/upgrade.sh
-if command -v flock >/dev/null && ! flock -n 9; then fail "Another upgrade is running. Wait for its end."; fi
+exec 9<deploy/compose
+if command -v flock >/dev/null && ! flock -n 9; then fail "Another upgrade or restore is running. Wait for its end."; fi
 
 before=$(instances) || fail "Compose cannot read its files, or cannot reach Docker. Correct the error above."
 if [ -z "$before" ]; then
@@ -191,7 +198,13 @@ else
     new=''
 fi
 wait_for $current $new || explain_failure
-docker logs "$(echo $current $new | cut -d ' ' -f 1)" 2>&1 | grep 'is not a setting' | sed 's/^/   /' || true
-retire_old
+trap - EXIT # from here on, the new instances stay
+new_ids=$(echo $current $new)
+docker logs "${new_ids%% *}" 2>&1 | grep 'is not a setting' | sed 's/^/   /' || true
+# Forwards, this comes first: an interruption may leave no old instance that tells its image. On the way
+# back it comes last, because the same command after an interruption has to take the same image.
+[ -n "$back" ] || keep_old_image
 replace_others
+retire_old
+[ -z "$back" ] || keep_old_image
 say "The new version serves, with $(count $(instances)) instances. To return: deploy/compose/upgrade.sh --back"

@@ -1,6 +1,8 @@
 """Stands in for `docker` in the tests of deploy/compose/upgrade.sh. Its state is a JSON file.
 
-It knows the commands that the script uses, as Docker and Compose were seen to answer them.
+It knows the commands that the script uses, as Docker and Compose were seen to answer them. A call
+that begins with one of `refused` does nothing. One that begins with one of `interrupted` is carried
+out. Both fail.
 """
 
 import json
@@ -23,12 +25,19 @@ def main(arguments: list[str]) -> None:
     state = json.loads(STATE.read_text(encoding="utf-8"))
     state["calls"].append(" ".join(arguments))
     try:
+        require_no(state["refused"], state)
         for line in run(state, arguments):
             sys.stdout.write(f"{line}\n")
+        require_no(state["interrupted"], state)
     except Refused as error:
         sys.exit(str(error))
     finally:
         STATE.write_text(json.dumps(state), encoding="utf-8")
+
+
+def require_no(beginnings: list[str], state: Json) -> None:
+    if state["calls"][-1].startswith(tuple(beginnings)):
+        raise Refused(f"failed: {state['calls'][-1]}")
 
 
 def run(state: Json, arguments: list[str]) -> list[str]:
@@ -85,7 +94,8 @@ def change(containers: Json, state: Json, arguments: list[str]) -> None:
             containers[name]["status"] = "exited"
         case ["start", *names]:
             for name in names:
-                works = containers[name]["image"] not in state["broken"]
+                broken = {containers[name]["image"], containers[name]["service"]}
+                works = broken.isdisjoint(state["broken"])
                 containers[name].update(
                     status="running", health="healthy" if works else "unhealthy"
                 )
@@ -127,9 +137,10 @@ def render(template: str, name: str, container: Json) -> str:
             f"{container['image']} {environment.encode().hex()}"
         ),
         "{{range .Config.Env}}{{println .}}{{end}}": environment,
-        "{{.State.Status}} {{.State.Health.Status}} {{.RestartCount}}": (
-            f"{container['status']} {container['health']} 0"
-        ),
+        (
+            "{{.State.Status}} {{with .State.Health}}{{.Status}}{{else}}healthy{{end}} "
+            "{{.RestartCount}}"
+        ): f"{container['status']} {container['health']} 0",
     }
     return str(answers[template])
 

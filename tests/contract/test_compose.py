@@ -7,10 +7,20 @@ import subprocess
 from pathlib import Path
 
 import pytest
+import yaml
 from dotenv import dotenv_values
 
 from app.settings import Settings
-from tests.contract.deployment import DEPLOY, PROJECT, default, haproxy, seconds, service, text
+from tests.contract.deployment import (
+    DEPLOY,
+    PROJECT,
+    compose,
+    default,
+    haproxy,
+    seconds,
+    service,
+    text,
+)
 from tests.contract.test_documents import setting_names
 
 SCRIPTS = sorted((DEPLOY / "compose").glob("*.sh"))
@@ -96,6 +106,20 @@ def test_the_settings_that_the_page_writes_are_read_as_they_are_written(tmp_path
     for path in str(values["COMPOSE_FILE"]).split(":"):
         assert (PROJECT / path).is_file()
     assert f"{{${'DOMAIN'}}} {{" in CADDY
+
+
+def test_another_database_is_used_by_all_services_and_one_of_them_owns_its_schema() -> None:
+    [written] = re.findall(r"^```yaml\n(services:\n.*?)^```$", DOCUMENT, re.MULTILINE | re.DOTALL)
+    overridden = yaml.safe_load(written)["services"]
+    image = service("app")["image"]
+    assert {name for name, it in compose()["services"].items() if it["image"] == image} == {
+        *overridden
+    }
+    for name, values in overridden.items():
+        assert "front" in values["networks"]  # the way out
+        from_file = {"MANAGED_MIGRATIONS_URL": "owner"} if service(name)["env_file"] else {}
+        known = (from_file | values["environment"]).values()
+        assert ("owner" in known) == (name == "migrate"), name
 
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: str(script.name))

@@ -9,13 +9,21 @@ import pytest
 
 from tests.contract.deployment import DEPLOY, compose, service, text
 
-# Writes down each call, prints an instance for `ps`, and fails for calls that contain $FAILING.
+# Writes down each call, prints an instance for `ps` if $RUNNING is set, and fails for calls that
+# contain $FAILING.
 FAKE_DOCKER = """#!/bin/sh
 echo "$*" >>"$CALLS"
+[ ! -e "$CALLS.down" ] || case "$*" in *psql*) exit 1 ;; esac
 case "$*" in
-*"ps --quiet app"*) echo instance ;;
+*"ps --quiet app"*) [ -z "$RUNNING" ] || echo instance ;;
 *pg_dump*) echo content ;;
-*"--dbname postgres") echo "$(cat)" >>"$CALLS" && [ "$FAILING" != "the change" ] || exit 1 ;;
+*"--dbname postgres")
+    echo "$(cat)" >>"$CALLS"
+    case "$FAILING" in
+    "the change") exit 1 ;;
+    "the database") touch "$CALLS.down" && exit 1 ;;
+    esac
+    ;;
 esac
 case "$*" in *"$FAILING"*) exit 1 ;; esac
 """
@@ -27,9 +35,15 @@ class Machine:
         self._calls = folder / "calls"
         self._programs = folder / "bin"
         self._programs.mkdir()
-        docker = self._programs / "docker"
-        docker.write_text(FAKE_DOCKER, encoding="utf-8")
-        docker.chmod(0o755)
+        self.running = True
+        self.said = ""
+        self.program("docker", FAKE_DOCKER)
+        self.program("flock", "#!/bin/sh\nexit 0\n")
+
+    def program(self, name: str, script: str) -> None:
+        file = self._programs / name
+        file.write_text(script, encoding="utf-8")
+        file.chmod(0o755)
 
     def run(self, script: str, path: Path, *, failing: str = "nothing") -> int:
         """Run a script, and return its exit status."""
@@ -39,16 +53,25 @@ class Machine:
             "PATH": f"{self._programs}{os.pathsep}{os.environ['PATH']}",
             "CALLS": str(self._calls),
             "FAILING": failing,
+            "RUNNING": "yes" if self.running else "",
         }
-        command = [DEPLOY / "compose" / script, path]
-        return subprocess.run(
-            command, env=environment, capture_output=True, timeout=60, check=False
-        ).returncode
+        result = subprocess.run(
+            [DEPLOY / "compose" / script, path],
+            env=environment,
+            capture_output=True,
+            timeout=60,
+            check=False,
+            encoding="utf-8",
+        )
+        self.said = result.stdout + result.stderr
+        return result.returncode
+
+    def calls(self) -> list[str]:
+        return self._calls.read_text(encoding="utf-8").splitlines()
 
     def place(self, part: str) -> int:
         """Return the position of the only call that contains this, or -1 if there is none."""
-        calls = self._calls.read_text(encoding="utf-8").splitlines()
-        found = [place for place, call in enumerate(calls) if part in call]
+        found = [place for place, call in enumerate(self.calls()) if part in call]
         assert len(found) <= 1, found
         return found[0] if found else -1
 
@@ -112,6 +135,51 @@ def test_the_service_starts_again_if_the_databases_cannot_change_places(
     assert machine.run("restore.sh", backup, failing="the change") == 1
     assert -1 < machine.place("compose stop app worker") < machine.place("compose start app worker")
     assert machine.place("flush_cache") == -1
+
+
+def test_the_service_starts_again_if_the_database_fails_during_the_change(
+    machine: Machine, backup: Path
+) -> None:
+    assert machine.run("restore.sh", backup, failing="the database") == 1
+    assert machine.place("compose start app worker") > -1
+
+
+def test_a_restore_says_how_to_start_the_service_if_it_cannot(
+    machine: Machine, backup: Path
+) -> None:
+    assert machine.run("restore.sh", backup, failing="flush_cache") == 1
+    assert machine.place("RENAME TO app;") > -1
+    assert "app python -m app.flush_cache && docker compose up --wait" in machine.said
+
+
+def test_a_restore_does_not_need_a_service_that_starts_with_the_present_data(
+    machine: Machine, backup: Path
+) -> None:
+    machine.running = False
+    assert machine.run("restore.sh", backup) == 0
+    started = machine.place("--no-recreate database valkey")
+    changed = machine.place("RENAME TO app;")
+    assert machine.place("compose build app") < started < changed
+    assert machine.calls().index("compose up --wait") > changed
+
+
+def test_a_restore_is_refused_while_another_one_runs(machine: Machine, backup: Path) -> None:
+    machine.program("flock", "#!/bin/sh\nexit 1\n")
+    assert machine.run("restore.sh", backup) == 1
+    assert "Another upgrade or restore is running" in machine.said
+    assert machine.place("compose") == -1
+
+
+@pytest.mark.parametrize("parameters", ["", "?sslmode=disable&application_name=/app"])
+def test_the_copy_is_migrated_and_not_the_present_database(parameters: str) -> None:
+    """The command that finds its address is taken from the script."""
+    [command] = re.findall(r"sed -n \"([^\"]+)\"", text("deploy/compose/restore.sh"))
+    url = "postgresql://migrations:secret@database:5432/app"
+    script = f'sed -n "{command}"'
+    found = subprocess.run(
+        ["sh", "-c", script], input=url + parameters, capture_output=True, text=True, check=True
+    ).stdout
+    assert found == f"{url}_restored{parameters}"
 
 
 def test_a_file_that_does_not_exist_is_refused(machine: Machine, tmp_path: Path) -> None:

@@ -32,7 +32,9 @@ class Machine:
             "containers": {},
             "others": [],  # services that run the image too
             "created": 0,
-            "broken": [],
+            "broken": [],  # images and services that do not become healthy
+            "refused": [],
+            "interrupted": [],
             "build_fails": False,
             "migration_fails": False,
             "calls": [],
@@ -194,8 +196,44 @@ def test_an_interrupted_upgrade_is_completed(machine: Machine, old: int, new: in
     assert machine.instances() == ["image2"] * 2
 
 
+@pytest.mark.parametrize(
+    ("kind", "call"),
+    [
+        *(("refused", "stop worker"), ("interrupted", "stop worker"), ("refused", "start worker")),
+        *(("refused", "stop app"), ("interrupted", "stop app")),
+    ],
+)
+def test_an_interruption_after_the_start_is_made_good_by_a_second_run(
+    machine: Machine, kind: str, call: str
+) -> None:
+    machine.add(2, "image1")
+    machine.add(1, "image1", service="worker")
+    machine.state["others"] = ["worker"]
+    machine.state["tags"]["service:previous"] = "image0"
+    machine.state[kind] = [call]
+    assert machine.upgrade().returncode == 1
+    machine.state[kind] = []
+    assert machine.upgrade().returncode == 0
+    assert machine.instances() == ["image2", "image2"]
+    [worker] = [it for it in machine.state["containers"].values() if it["service"] == "worker"]
+    assert (worker["image"], worker["status"]) == ("image2", "running")
+    assert machine.state["tags"]["service:previous"] == "image1"
+
+
+def test_a_worker_that_does_not_become_healthy_is_reported(machine: Machine) -> None:
+    machine.add(2, "image1")
+    machine.add(1, "image1", service="worker")
+    machine.state["others"], machine.state["broken"] = ["worker"], ["worker"]
+    result = machine.upgrade()
+    assert result.returncode == 1
+    assert "docker compose logs worker" in result.stderr
+    assert machine.instances() == ["image1"] * 2 + ["image2"] * 2
+
+
 @pytest.mark.parametrize("status", ["running", "exited", "missing"])
-def test_other_services_of_the_same_image_are_replaced_last(machine: Machine, status: str) -> None:
+def test_other_services_of_the_same_image_are_replaced_before_the_old_instances_stop(
+    machine: Machine, status: str
+) -> None:
     machine.add(2, "image1")
     machine.state["others"] = ["worker"]
     machine.add(int(status != "missing"), "image1", status, service="worker")
@@ -203,9 +241,10 @@ def test_other_services_of_the_same_image_are_replaced_last(machine: Machine, st
     assert machine.upgrade().returncode == 0
     assert machine.instances("worker") == ["image2"]
     assert machine.instances("balancer") == ["haproxy"]
-    [_, worker] = machine.called("stop")
+    [worker, instances] = machine.called("stop")
     assert "worker" in machine.state["calls"][worker]
-    assert "worker" in machine.state["calls"][machine.called("start")[-1]]
+    assert "app" in machine.state["calls"][instances]
+    assert worker < machine.called("start worker")[0] < instances
 
 
 def test_everything_is_started_if_nothing_runs(machine: Machine) -> None:

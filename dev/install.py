@@ -30,7 +30,7 @@ UV = ("uv", "pip", "install", "--require-hashes", "--no-deps")
 _PIP = ("pip", "install", "--require-hashes", "--no-deps", "--no-input", "--no-user")
 
 # uv does not read pip's configuration. These of pip's settings are given to it as variables.
-_VARIABLES = {"index-url": "UV_DEFAULT_INDEX", "cert": "SSL_CERT_FILE"}
+_VARIABLES = {"index-url": "UV_DEFAULT_INDEX", "cert": "SSL_CERT_FILE", "proxy": "ALL_PROXY"}
 
 # What pip or venv print, and what to do. The first that matches is shown.
 CURES = {
@@ -165,7 +165,7 @@ def _run(module: list[str], title: str, variables: dict[str, str] | None = None)
 
 
 def _index_variables() -> dict[str, str]:
-    """Return what makes uv use the package index that pip uses."""
+    """Return what makes uv use the package index that pip uses, and reach it in the same way."""
     command = [str(PYTHON), "-m", "pip", "config", "list"]
     listed = subprocess.run(command, capture_output=True, encoding="utf-8", check=False).stdout
     settings = re.findall(r"^[\w:]+\.([\w-]+)='(.*)'$", listed, re.MULTILINE)

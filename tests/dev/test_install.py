@@ -15,10 +15,11 @@ from dev import install
 from dev.servers import ROOT
 from dev.terminal import CommandError
 
-# In place of uv: it notes the index that it was given, and ends with the exit code UV_CODE.
+# In place of uv: it notes the index and the proxy that it was given, and ends with UV_CODE.
 UV = """
 import os, pathlib, sys
-pathlib.Path("index").write_text(os.environ.get("UV_DEFAULT_INDEX", ""), encoding="utf-8")
+for file, name in ("index", "UV_DEFAULT_INDEX"), ("proxy", "ALL_PROXY"):
+    pathlib.Path(file).write_text(os.environ.get(name, ""), encoding="utf-8")
 sys.exit(int(os.environ["UV_CODE"]))
 """
 
@@ -31,7 +32,9 @@ def project(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         (project / folder).mkdir()
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(project)
-        for name in ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_CONSTRAINT", "UV_DEFAULT_INDEX"):
+        for name in ("PIP_INDEX_URL", "PIP_EXTRA_INDEX_URL", "PIP_CONSTRAINT", "PIP_PROXY"):
+            patch.delenv(name, raising=False)
+        for name in ("UV_DEFAULT_INDEX", "ALL_PROXY"):
             patch.delenv(name, raising=False)
         patch.setenv("PIP_CONFIG_FILE", "/dev/null")
         patch.setenv("PIP_NO_INDEX", "1")
@@ -82,12 +85,17 @@ def test_pip_installs_the_packages_where_uv_cannot(
     assert (project / ".venv/.installed").read_text(encoding="utf-8") == stamp
 
 
-def test_uv_uses_the_package_index_of_pip(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_uv_uses_the_package_index_and_the_proxy_of_pip(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setenv("UV_CODE", "0")
     monkeypatch.setenv("PIP_INDEX_URL", "https://index.example.com/simple")
+    monkeypatch.setenv("PIP_PROXY", "http://proxy.example.com:3128")
     install.main("run", write_lock(project, "second"))
     index = (project / "index").read_text(encoding="utf-8")
     assert index == "https://index.example.com/simple"
+    proxy = (project / "proxy").read_text(encoding="utf-8")
+    assert proxy == "http://proxy.example.com:3128"
     assert not is_installed(project, "second")  # pip did not run as well
 
 

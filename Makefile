@@ -29,7 +29,7 @@ memory: environment-run ## Show the memory of each worker
 	@$(python) -m dev memory
 
 jobs: environment-run ## List the jobs in the queue. Also: make jobs retry=ID, make jobs discard=ID
-	@$(python) -m dev jobs $(if $(retry),retry "$$retry") $(if $(discard),discard "$$discard")
+	@$(python) -m dev jobs $(if $(retry),retry $$retry) $(if $(discard),discard $$discard)
 
 ##@ Make it yours
 resource: environment ## Add a resource: make resource name=invoices [kind=public] [singular=invoice]

@@ -39,7 +39,10 @@ CURES = {
     r"DO NOT MATCH THE HASHES": "The package index has other files than the lock: `git pull`",
     r"CERTIFICATE_VERIFY": "Name the index's certificate: `pip config set global.cert FILE`",
     r"Retrying|Connection|timed out": "The package index cannot be reached: check the network",
-    r"No matching distribution": "Use another version of Python: `make run PYTHON=python3.13`",
+    r"No matching distribution": (
+        "The package above does not exist for this system and this version of Python. Use another "
+        "version: `make run PYTHON=python3.13`, or another system (README, Other systems)"
+    ),
     r"ensurepip is not available|No module named (venv|ensurepip)": (
         "Install the venv module of Python (python3-venv on Debian and Ubuntu)"
     ),

@@ -226,6 +226,7 @@ async def die_while_running(
     monkeypatch.setattr(queue, "start", start_and_tell)
     tasks = [detached(executor.execute(job)) for job in jobs]
     await started.wait()
+    await asyncio.wait(tasks, timeout=0.5)  # time for the others to start too, if they may
     for task in tasks:
         task.cancel()
     await asyncio.wait(tasks)

@@ -10,8 +10,10 @@ from sqlalchemy import text
 
 from app.infra.database.connection_budget import JOBS_APPLICATION_NAME
 from app.infra.jobs.enqueue import enqueue
+from app.infra.jobs.gauges import measure_queue
 from app.infra.jobs.settings import JobsSettings
 from app.infra.jobs.worker import JobWorker, running_jobs
+from app.infra.observability.background import in_background
 from app.infra.observability.metrics import JOBS, JOBS_OLDEST
 from app.infra.resources import ProcessResources
 from tests.infra.jobs.conftest import Body
@@ -129,8 +131,7 @@ async def test_gauges_show_the_queue(resources: ProcessResources, note: Note) ->
             )
         )
     JOBS_OLDEST.set(0)
-    async with worker(resources, concurrency=1, poll_seconds=60) as running:
-        running._is_stopping = True
+    async with in_background(lambda: measure_queue(resources.database.engine), "job gauges"):
         async with asyncio.timeout(60):
             while JOBS_OLDEST._value.get() == 0:
                 await asyncio.sleep(0.02)

@@ -139,7 +139,7 @@ def test_compose_accepts_the_files(overlay: str) -> None:
         cwd=PROJECT,
         env={**os.environ, "DOMAIN": "api.example.com"},
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         timeout=60,
         check=False,
     )
@@ -158,7 +158,7 @@ def test_caddy_accepts_its_configuration() -> None:
             "ACME_CA": "https://ca.example.com/directory",
         },
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         timeout=60,
         check=False,
     )

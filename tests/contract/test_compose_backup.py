@@ -177,7 +177,12 @@ def test_the_copy_is_migrated_and_not_the_present_database(parameters: str) -> N
     url = "postgresql://migrations:secret@database:5432/app"
     script = f'sed -n "{command}"'
     found = subprocess.run(
-        ["sh", "-c", script], input=url + parameters, capture_output=True, text=True, check=True
+        ["sh", "-c", script],
+        input=url + parameters,
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        check=True,
     ).stdout
     assert found == f"{url}_restored{parameters}"
 

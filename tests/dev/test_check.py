@@ -80,7 +80,9 @@ def test_exit_status_tells_a_failure(tmp_path: Path) -> None:
     (tmp_path / "broken.py").write_text("x =\n", encoding="utf-8")
     for name in ("format", "lint"):
         command = [sys.executable, "-m", "dev.check", name]
-        done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=False)
+        done = subprocess.run(
+            command, cwd=tmp_path, capture_output=True, text=True, encoding="utf-8", check=False
+        )
         assert done.returncode == 1
         assert f"{name:8} {CHECKS[name].cure}" in done.stderr
 
@@ -93,7 +95,7 @@ def test_hook_without_an_environment_says_how_to_make_it(tmp_path: Path) -> None
         ["sh", "dev/hook.sh", "lint"],
         cwd=tmp_path / "clone",
         capture_output=True,
-        text=True,
+        encoding="utf-8",
         check=False,
     )
     assert done.returncode == 1

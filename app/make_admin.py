@@ -23,8 +23,11 @@ def main() -> None:
     except NotFound as error:
         raise SystemExit(f"{error} Register it first.") from None
     except (Unavailable, DBAPIError) as error:
-        reason = error if isinstance(error, Unavailable) else type(error.orig).__name__
-        raise SystemExit(f"{reason} Check DATABASE_URL, and run the migrations.") from None
+        reason = str(error) if isinstance(error, Unavailable) else type(error.orig).__name__
+        raise SystemExit(
+            f"The account could not be changed ({reason}). Check DATABASE_URL, and bring the "
+            "schema up to date with: alembic upgrade head"
+        ) from None
 
 
 async def _run(email: str) -> None:

@@ -9,6 +9,7 @@ A block of code belongs into a file if its first line is a comment with the path
 - `# tests/features/posts/contract.py, in the table of routes`: the end of the table. A row replaces
   the one of the same route.
 - `# tests/features/posts/contract.py, in the lists`: the end of `lists`.
+- `{# app/features/comments/mails/new_comment.txt #}`: a whole file, if it is a template.
 - `# pyproject.toml, the features`: the list of the features in an import contract.
 """
 
@@ -24,7 +25,7 @@ from tests.dev.repository import PROJECT
 FOLDER = PROJECT / "docs" / "how-to"
 BLOCK = re.compile(r"^( *)```(\w+)\n(.*?)^\1```$", re.MULTILINE | re.DOTALL)
 PATH = r"[\w-]+(?:/[\w.-]+)+|[\w-]*(?:\.\w+)+"
-FIRST_LINE = re.compile(rf"(?:#|--) ({PATH})(?:, (in |above )?([\w ]+))?\n")
+FIRST_LINE = re.compile(rf"(?:#|--|{{#) ({PATH})(?:, (in |above )?([\w ]+))?(?: #}})?\n")
 ROUTES, LISTS, FEATURES = "the table of routes", "the lists", "the features"
 
 Edit = tuple[int, int, list[str]]  # the lines to replace, counted from 0, and the new ones

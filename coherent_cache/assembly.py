@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from dataclasses import replace
 
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
@@ -23,6 +24,7 @@ from coherent_cache.store import CACHE_ERRORS, Store
 from coherent_cache.trust import Trust
 
 FIRST_POLL_SECONDS = 1.0
+FLUSH_TIMEOUT_SECONDS = 5.0  # no client waits for a flush, and a machine may be busy
 
 
 class Cache:
@@ -131,6 +133,7 @@ async def flush_cache(config: CacheConfig) -> int:
 
     Returns the number of keys that were removed from Valkey.
     """
+    config = replace(config, timeout_seconds=max(config.timeout_seconds, FLUSH_TIMEOUT_SECONDS))
     try:
         async with open_valkey(config) as valkey:
             return await Store(valkey, config).flush()

@@ -12,7 +12,7 @@ from coherent_cache import CacheConfig, NotFlushed, flush_cache
 from coherent_cache import store as store_module
 from coherent_cache.entry import Entry
 from coherent_cache.store import CACHE_ERRORS, Lease, Miss, Store, random_token
-from tests.coherent_cache.worker import CONFIG
+from tests.coherent_cache.worker import CONFIG, Proxy
 
 
 @pytest.fixture
@@ -109,6 +109,16 @@ async def test_flush_cache_returns_the_number_of_removed_keys(
 ) -> None:
     await fill(store, Entry("key", ("tag",), b"value"))
     assert [await flush_cache(config) for _ in range(2)] == [3, 0]
+
+
+async def test_flush_cache_waits_for_a_slow_valkey_longer_than_a_read_does(
+    store: Store, config: CacheConfig, proxy: Proxy
+) -> None:
+    await fill(store, Entry("key", ("tag",), b"value"))
+    await proxy.start()
+    proxy.delay_seconds = 0.1
+    impatient = replace(config, valkey_url=proxy.url, timeout_seconds=0.02)
+    assert await flush_cache(impatient) == 3
 
 
 @pytest.mark.parametrize("is_cluster", [False, True])

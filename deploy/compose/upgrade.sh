@@ -207,4 +207,8 @@ docker logs "${new_ids%% *}" 2>&1 | grep 'is not a setting' | sed 's/^/   /' || 
 replace_others
 retire_old
 [ -z "$back" ] || keep_old_image
-say "The new version serves, with $(count $(instances)) instances. To return: deploy/compose/upgrade.sh --back"
+say "The new version serves, with $(count $(instances)) instances."
+# No image was replaced yet if only settings have changed since the installation.
+if docker tag "$repository:previous" "$repository:previous" 2>/dev/null; then
+    say "To return to the version before: deploy/compose/upgrade.sh --back"
+fi

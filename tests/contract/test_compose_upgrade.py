@@ -107,6 +107,7 @@ def test_all_instances_are_replaced_and_the_old_ones_stop_last(
     assert migrated < started < min(checks)
     assert len(checks) == number
     assert machine.state["tags"]["service:previous"] == "image1"
+    assert "upgrade.sh --back" in result.stdout
 
 
 def test_a_second_run_changes_nothing(machine: Machine) -> None:
@@ -124,7 +125,9 @@ def test_a_changed_setting_is_applied_without_a_new_image(machine: Machine) -> N
     machine.state["source"] = "image1"
     machine.add(2, "image1")
     machine.state["environment"]["LOG_LEVEL"] = "DEBUG"
-    assert machine.upgrade().returncode == 0
+    result = machine.upgrade()
+    assert result.returncode == 0
+    assert "--back" not in result.stdout  # there is no version to return to
     running = machine.state["containers"].values()
     levels = [it["environment"].get("LOG_LEVEL") for it in running if it["service"] == "app"]
     assert levels == ["DEBUG", "DEBUG"]

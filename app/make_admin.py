@@ -8,7 +8,7 @@ import sys
 
 from sqlalchemy.exc import DBAPIError
 
-from app.errors import NotFound, Unavailable
+from app.errors import Conflict, NotFound, Unavailable
 from app.features.users.service import make_admin
 from app.infra.database.connection_budget import APPLICATION_NAME
 from app.infra.lifespan import open_resources
@@ -22,6 +22,8 @@ def main() -> None:
         asyncio.run(_run(sys.argv[1]))
     except NotFound as error:
         raise SystemExit(f"{error} Register it first.") from None
+    except Conflict as error:
+        raise SystemExit(f"{error} Another administrator has to enable it first.") from None
     except (Unavailable, DBAPIError) as error:
         reason = str(error) if isinstance(error, Unavailable) else type(error.orig).__name__
         raise SystemExit(

@@ -6,6 +6,7 @@ import sys
 
 import httpx2
 
+from app.features.users.models import User
 from app.infra.resources import ProcessResources
 from app.settings import Settings
 from tests.features.users.factory import UserFactory
@@ -34,6 +35,22 @@ async def test_account_becomes_an_administrator(
     assert done.returncode == 0, done.stderr
     headers = UserFactory(resources).headers(user)
     assert (await client.get("/v1/users/me", headers=headers)).json()["role"] == "admin"
+
+
+async def test_disabled_account_does_not_become_an_administrator(
+    client: httpx2.AsyncClient, settings: Settings, resources: ProcessResources
+) -> None:
+    user = await UserFactory(resources).user(email="ann@example.com")
+    async with resources.database.transaction() as session:
+        session.add(user)
+        user.disabled = True
+    done = make_admin(settings, "ann@example.com")
+    assert done.returncode == 1
+    assert "enable it first" in done.stderr
+    async with resources.database.read() as session:
+        found = await session.get(User, user.id)
+        assert found is not None
+        assert found.role == "user"
 
 
 async def test_command_says_what_is_wrong(client: httpx2.AsyncClient, settings: Settings) -> None:

@@ -109,10 +109,12 @@ async def keep_an_admin(session: AsyncSession, user_id: int) -> None:
 
 
 async def make_admin(session: AsyncSession, email: str) -> None:
-    """Make the account with this address an administrator, or raise `NotFound`."""
+    """Make the account with this address an administrator, or raise `NotFound` or `Conflict`."""
     user = await queries.get_user_by_email(session, email)
     if user is None:
         raise NotFound("There is no account with this e-mail address.")
+    if user.disabled:
+        raise Conflict("This account is disabled.")
     user.role = Role.ADMIN
     invalidate(session, tags.user(user.id))
 

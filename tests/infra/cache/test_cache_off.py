@@ -105,6 +105,7 @@ async def test_answers_equal_those_of_a_service_with_a_cache(
     client: Client, urls: list[str], app: FastAPI
 ) -> None:
     ours = {"x-cache", "x-request-id", "age", "x-process-time", "server-timing"}
+    ours |= {"ratelimit", "ratelimit-policy"}
     async with client_of(app) as cached:
         for url in [*urls, "/test/notes/999", "/test/notes?limit=0", "/test/notes?x=1"]:
             for form in ({"Accept-Encoding": "identity"}, GZIP):

@@ -368,7 +368,7 @@ async def test_etag_of_the_endpoint_is_used(client: Client) -> None:
 
 OURS = {
     *("x-cache", "x-request-id", "x-process-time"),
-    *("x-content-type-options", "referrer-policy"),
+    *("x-content-type-options", "referrer-policy", "ratelimit", "ratelimit-policy"),
 }
 REQUESTER = {
     "Authorization": "Bearer of-the-requester",

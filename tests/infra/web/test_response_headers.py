@@ -28,6 +28,7 @@ async def test_development_sends_server_timing(settings: Settings, make: NoteFac
 async def test_production_does_not_send_server_timing(settings: Settings, clean: None) -> None:
     values = settings.model_dump()
     values["environment"] = "production"
+    values["mail"] = {}  # production refuses the folder of the tests
     values["auth"]["secret"] = "a secret that is long enough for production"
     async with running(Settings.model_validate(values)) as app, client_of(app) as client:
         headers = (await client.get("/test/notes")).headers

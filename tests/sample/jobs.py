@@ -45,6 +45,15 @@ async def hang(context: JobContext) -> None:
     await asyncio.sleep(3_600)
 
 
+@job("notes.await_cancelled")
+async def await_cancelled(context: JobContext, *, note_id: int) -> None:
+    """Change a note, then await something that was cancelled, such as a shared connection."""
+    await edit(context, note_id=note_id)
+    cancelled = asyncio.get_running_loop().create_future()
+    cancelled.cancel()
+    await cancelled
+
+
 @job("notes.sleep")
 async def sleep(context: JobContext) -> None:
     await asyncio.sleep(3_600)

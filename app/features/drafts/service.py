@@ -89,9 +89,12 @@ async def list_due_drafts(session: AsyncSession) -> Sequence[int]:
 
 
 async def publish_due_draft(session: AsyncSession, draft_id: int) -> None:
-    """Publish a draft for its owner, unless it has been changed so that it is not due."""
+    """Publish a draft for its owner, unless it is not due any more, or its owner is disabled."""
     draft = await queries.lock_due_draft(session, draft_id, _today())
-    if draft is not None and (owner := await get_user(session, draft.owner_id)) is not None:
+    if draft is None:
+        return
+    owner = await get_user(session, draft.owner_id)
+    if owner is not None and not owner.disabled:
         await _publish(session, owner, draft)
 
 

@@ -88,7 +88,10 @@ class JobExecutor:
                 await self._call(job, claim, stored)
         except ClaimLost:
             raise
-        except asyncio.CancelledError:
+        except asyncio.CancelledError as error:
+            if not _is_stopping():  # the job awaited something that was cancelled
+                await self._fail(job, claim, error)
+                return
             await self._queue.release(claim)
             logger.warning("Interrupted job %s %s, which runs again", job.name, claim.job_id)
             raise
@@ -123,7 +126,7 @@ class JobExecutor:
             if job.every is not None:
                 await enqueue(session, job.name, delay=job.every, unique=SCHEDULE)
 
-    async def _fail(self, job: Job, claim: Claim, error: Exception) -> None:
+    async def _fail(self, job: Job, claim: Claim, error: BaseException) -> None:
         """Let the job run again later, or hold it. A job with a schedule is not held."""
         logger.error(
             "job %s %s failed (delivery %s) with %s",
@@ -151,11 +154,17 @@ class JobExecutor:
         return job.deliveries or self._settings.deliveries
 
 
+def _is_stopping() -> bool:
+    """Return whether this task is cancelled, and not only something that it awaits."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
+
+
 def _count(job: Job, result: str) -> None:
     JOBS_FINISHED.labels(job.name, result).inc()
 
 
-def _describe(error: Exception) -> str:
+def _describe(error: BaseException) -> str:
     """Return the type of an error, and our own code that it came through.
 
     The text of other errors is left out, because it may contain personal data.
@@ -166,7 +175,7 @@ def _describe(error: Exception) -> str:
     return f"{type(error).__name__}{_detail(error)}\n{stack}".rstrip()
 
 
-def _detail(error: Exception) -> str:
+def _detail(error: BaseException) -> str:
     if isinstance(error, AppError | InvalidJob | PermanentError):
         return f": {error}"
     if isinstance(error, DBAPIError) and error.orig is not None:

@@ -15,8 +15,8 @@ QUOTA = re.compile(r"(\*|[a-z][a-z0-9_]*)=([1-9][0-9]{0,8})/([1-9][0-9]{0,6})")
 class RateLimitSettings(Section):
     """`url` is a Valkey that does not evict keys. None means VALKEY_URL.
 
-    `quotas` replaces quotas that the code declares: `login=20/60,*=1000/60` means 20 requests in 60
-    seconds for the limit `login`, and 1,000 for each other limit.
+    `quotas` replaces quotas that the code declares: `logins=20/60,*=1000/60` means 20 requests in
+    60 seconds for the limit `logins`, and 1,000 for each other limit.
     """
 
     url: SecretStr | None = None
@@ -34,7 +34,7 @@ class RateLimitSettings(Section):
         if quotas and not all(map(_is_quota, quotas.split(","))):
             raise ValueError(
                 "name=requests/seconds, separated by commas, with at most a million requests in a "
-                "second: login=20/60,*=1000/60"
+                "second: logins=20/60,*=1000/60"
             )
         return quotas
 

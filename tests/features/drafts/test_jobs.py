@@ -40,8 +40,26 @@ async def publish_due(resources: ProcessResources) -> list[str]:
     return done
 
 
+async def disable(resources: ProcessResources, user: User, disabled: bool) -> None:
+    async with resources.database.transaction() as session:
+        statement = text("UPDATE users SET disabled = :disabled WHERE id = :id")
+        await session.execute(statement, {"disabled": disabled, "id": user.id})
+
+
 async def titles(client: Client) -> list[str]:
     return [post["title"] for post in (await client.get("/v1/posts")).json()["items"]]
+
+
+async def test_due_draft_of_a_disabled_account_waits(
+    client: Client, make: DraftFactory, owner: User, resources: ProcessResources
+) -> None:
+    await schedule(make, owner, title="Due")
+    await disable(resources, owner, True)
+    await publish_due(resources)
+    assert await titles(client) == []
+    await disable(resources, owner, False)
+    await publish_due(resources)
+    assert await titles(client) == ["Due"]
 
 
 async def test_due_draft_is_published_once(

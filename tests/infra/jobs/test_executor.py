@@ -95,6 +95,15 @@ async def test_job_is_held_after_its_last_delivery(
     assert JOBS_FINISHED.labels("notes.fail", "held")._value.get() == held + 1
 
 
+async def test_job_that_awaits_something_cancelled_has_failed(
+    resources: ProcessResources, note: Note
+) -> None:
+    await add(resources, "notes.await_cancelled", note_id=note.id)
+    await run_jobs(resources)
+    waiting = await row(resources)
+    assert (waiting.status, waiting.attempts, waiting.error) == ("queued", 1, "CancelledError")
+
+
 async def test_text_of_an_error_is_neither_logged_nor_stored(
     resources: ProcessResources, note: Note, caplog: pytest.LogCaptureFixture
 ) -> None:

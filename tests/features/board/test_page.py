@@ -122,7 +122,7 @@ def message(at: int, counts: Mapping[str, int], *, bucket: int = 4, **changed: o
 
 
 def messages(*times: int, rate: int = 63, **changed: Any) -> list[Message]:
-    counts = {"GET /v1/posts": rate, LONG_ROUTE: rate, "GET /fails": rate}
+    counts = {"GET /v1/users/me": rate, LONG_ROUTE: rate, "GET /fails": rate}
     return [message(at, counts, **changed) for at in times]
 
 

@@ -187,7 +187,8 @@ async def test_the_connections_of_others_count_if_the_administrator_may_grant_th
     finally:
         await others.close()
     assert isinstance(budget, ConnectionBudget)
-    assert budget.held_by_others == int(NOTICE not in output)
+    # More than one, if the server has not yet noticed that psql has ended.
+    assert (budget.held_by_others > 0) == (NOTICE not in output)
 
 
 async def test_a_missing_password_ends_the_file_before_it_changes_anything(

@@ -31,10 +31,14 @@ def test_worker_that_ends_is_started_again_until_the_service_ends(
     until_three = (
         "import sys, time, pathlib\n"
         f"path = pathlib.Path({str(starts)!r})\n"
-        "while not path.exists() or path.read_text().count('started') < 3: time.sleep(0.05)"
+        "for _ in range(1_200):\n"
+        "    if path.exists() and path.read_text(encoding='utf-8').count('started') >= 3: break\n"
+        "    time.sleep(0.05)\n"
+        "else: sys.exit('The worker was not started three times')"
     )
     with subprocess.Popen([sys.executable, "-c", until_three]) as running:
         service.run_job_worker(running, SERVERS, Address("127.0.0.1", 8123), reload=False)
+    assert running.returncode == 0
     assert (
         "The job worker ended by itself (exit code 0). It starts again." in capsys.readouterr().out
     )

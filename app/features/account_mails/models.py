@@ -1,4 +1,4 @@
-"""The table `account_mails`: what was mailed about accounts, and the tokens in those mails."""
+"""The table `account_mails`: one row for each mail about an account, with the hash of its token."""
 
 from datetime import datetime
 

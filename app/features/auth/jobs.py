@@ -1,4 +1,4 @@
-"""Deletes what is no longer valid."""
+"""Deletes expired refresh tokens."""
 
 from datetime import timedelta
 

@@ -50,7 +50,7 @@ async def delete_draft(session: AsyncSession, owner: User, draft_id: int) -> Non
 
 
 async def list_due_drafts(session: AsyncSession, today: date, most: int) -> Sequence[int]:
-    """Return the ids of drafts that are due, those that have been due the longest first."""
+    """Return the ids of due drafts, ordered by `publish_on`."""
     return (await session.scalars(DUE_IDS, {"today": today, "most": most})).all()
 
 

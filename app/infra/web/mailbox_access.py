@@ -17,10 +17,10 @@ async def mail_folder(
     settings: Annotated[MailSettings, Depends(section(MailSettings))],
     metrics: Annotated[MetricsSettings, Depends(section(MetricsSettings))],
 ) -> Path:
-    """Return the folder of the mails. Without one, and for clients from elsewhere: 404.
+    """Return the folder of the mails, or raise `NotFound`.
 
-    Only development has a folder, and only clients in METRICS_NETWORKS see what is in it. With it,
-    anybody could reset the password of any account.
+    Only development has a folder, and only clients in METRICS_NETWORKS may read its mails: whoever
+    reads a mail about a password reset can take over the account.
     """
     if settings.folder is None or not may_see_metrics(request, metrics):
         raise NotFound("Not Found.")

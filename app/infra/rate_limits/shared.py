@@ -1,7 +1,9 @@
 """Rate limits in Valkey, which all workers of all instances share."""
 
 import asyncio
+import logging
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any
@@ -12,9 +14,11 @@ from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as ConnectionLost
 from redis.exceptions import RedisError
 
+from app.infra.breaker import Breaker, BreakerOpen
 from app.infra.observability.background import detached
-from app.infra.rate_limits.breaker import Breaker
 from app.infra.rate_limits.limit import Charge, Count, count
+
+logger = logging.getLogger(__name__)
 
 VALKEY_ERRORS = (RedisError, OSError)
 NO_EVICTION = "noeviction"
@@ -92,7 +96,7 @@ class SharedLimits:
         self._valkey = Redis.from_pool(pool)
         self._take = self._valkey.register_script(TAKE)
         self._give_back = self._valkey.register_script(GIVE_BACK)
-        self._breaker = Breaker()
+        self._breaker = Breaker(on_open=_log_failure, on_close=_log_recovery)
         self._queue: list[_Waiting] = []
         self._sender: asyncio.Task[None] | None = None
 
@@ -106,7 +110,7 @@ class SharedLimits:
 
         Returns None if Valkey does not answer, or refuses to write.
         """
-        if not self._breaker.allows():
+        if not self._breaker.admits:
             return None
         waiting = _Waiting(charges, asyncio.get_running_loop().create_future())
         self._queue.append(waiting)
@@ -116,11 +120,8 @@ class SharedLimits:
 
     async def give_back(self, charge: Charge) -> None:
         """Undo the count of one request, if Valkey answers."""
-        if self._breaker.allows():
-            try:
-                await self._give_back([charge.key], [charge.rule.shared.interval])
-            except VALKEY_ERRORS as error:
-                self._breaker.failed(error)
+        with suppress(BreakerOpen, *VALKEY_ERRORS), self._breaker.call():
+            await self._give_back([charge.key], [charge.rule.shared.interval])
 
     async def eviction_policy(self) -> str:
         """Return what Valkey does when its memory is full, or raise one of VALKEY_ERRORS."""
@@ -137,10 +138,9 @@ class SharedLimits:
             batch, self._queue = self._queue[:MAX_BATCH], self._queue[MAX_BATCH:]
             results: Sequence[list[Count] | None] = [None] * len(batch)
             try:
-                results = await self._send(batch)
-                self._breaker.succeeded()
-            except Exception as error:  # whatever it is, the local limits stand in
-                self._breaker.failed(error)
+                # Whatever the error is, the local limits stand in.
+                with suppress(Exception), self._breaker.call():
+                    results = await self._send(batch)
             finally:
                 for waiting, counts in zip(batch, results, strict=True):
                     if not waiting.counts.done():
@@ -163,3 +163,16 @@ def _counts(charges: Sequence[Charge], replies: Any) -> list[Count]:
         count(charge.rule, charge.rule.shared, ahead, accepted=accepted)
         for charge, ahead in zip(charges, islice(replies, len(charges)), strict=True)
     ]
+
+
+def _log_failure(error: Exception) -> None:
+    logger.warning(
+        "Valkey does not count the rate limits (%s: %s). Until it does, each worker counts for "
+        "itself. If Valkey is running, correct RATE_LIMITS_URL.",
+        type(error).__name__,
+        str(error).partition("\n")[0],
+    )
+
+
+def _log_recovery() -> None:
+    logger.warning("Valkey counts the rate limits again.")

@@ -27,3 +27,5 @@ class Comment(Base):
 
 # For the list of comments. It also serves the foreign key to the post.
 Index(None, Comment.post_id, Comment.created_at, Comment.id)
+# For the stream of comments: those after the last one that a client has.
+Index(None, Comment.post_id, Comment.id)

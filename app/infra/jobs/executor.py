@@ -45,6 +45,12 @@ def retry_delay(first: timedelta, delivery: int) -> timedelta:
     return min(doubled, LONGEST_DELAY) * random.uniform(0.75, 1.25)  # noqa: S311 - jitter
 
 
+def is_suspect(queued: QueuedJob) -> bool:
+    """Return whether the last worker of this job died, so that the job may have killed it."""
+    headers: dict[str, Any] = queued.headers or {}
+    return bool(queued.attempts > headers.get("failed", 0))
+
+
 class JobExecutor:
     def __init__(self, resources: ProcessResources, queue: JobQueue) -> None:
         self._resources = resources
@@ -55,19 +61,18 @@ class JobExecutor:
     async def execute(self, queued: QueuedJob) -> None:
         """Run a job that this worker has taken. Call this in a task of its own.
 
-        If the last worker of a job died, the job may have killed it. Such jobs run one at a time,
-        so that one of them does not use up the deliveries of the others.
+        Suspects run one at a time, so that one of them does not use up the deliveries of others.
         """
         headers: dict[str, Any] = dict(queued.headers or {})
         current = RequestContext(headers.get("request_id", f"job-{queued.id}"), "JOB", "")
         current.path = current.route = queued.entrypoint
         request_context.set(current)
         job = find_job(queued.entrypoint)
-        is_suspect = queued.attempts > headers.get("failed", 0)
+        suspected = is_suspect(queued)
         try:
-            async with self._suspects if is_suspect else nullcontext():
+            async with self._suspects if suspected else nullcontext():
                 claim = await self._queue.start(queued)
-                if is_suspect and claim.delivery > self._most_deliveries(job):
+                if suspected and claim.delivery > self._most_deliveries(job):
                     await self._hold(job, claim, WORKER_DIED)
                 else:
                     await self._run(job, claim, queued.payload, current)

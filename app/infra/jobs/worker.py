@@ -12,7 +12,7 @@ from sqlalchemy.exc import DBAPIError
 from app.errors import Unavailable
 from app.infra.database.engine import open_engine
 from app.infra.database.settings import DatabaseSettings
-from app.infra.jobs.executor import JobExecutor
+from app.infra.jobs.executor import JobExecutor, is_suspect
 from app.infra.jobs.gauges import measure_queue
 from app.infra.jobs.queue import JobQueue
 from app.infra.jobs.registry import all_jobs
@@ -42,6 +42,7 @@ class JobWorker:
         self._queue = queue
         self._is_ready = is_ready
         self._running: dict[int, asyncio.Task[None]] = {}
+        self._suspects: set[int] = set()  # those of the running ones that wait for each other
         self._taking = asyncio.Lock()
         self._is_stopping = False
 
@@ -59,7 +60,7 @@ class JobWorker:
                 continue
             if found_all:
                 await asyncio.sleep(self._settings.poll_seconds)
-            else:
+            elif not self._free_slots():
                 await asyncio.wait(self._running.values(), return_when=asyncio.FIRST_COMPLETED)
 
     async def beat(self) -> None:
@@ -86,7 +87,7 @@ class JobWorker:
 
     async def _take(self) -> bool:
         """Start as many jobs as may run now. Return whether these were all that are due."""
-        free = self._settings.concurrency - len(self._running)
+        free = self._free_slots()
         if not free:
             return False
         async with self._taking:
@@ -96,13 +97,21 @@ class JobWorker:
             for job in jobs:
                 task = detached(self._executor.execute(job), f"job {job.id}")
                 self._running[job.id] = task
+                if is_suspect(job):
+                    self._suspects.add(job.id)
                 task.add_done_callback(partial(self._forget, job.id))
         return len(jobs) < free
+
+    def _free_slots(self) -> int:
+        """All suspects together take one slot, because only one of them runs at a time."""
+        others = len(self._running) - len(self._suspects)
+        return self._settings.concurrency - others - bool(self._suspects)
 
     def _forget(self, job_id: int, task: asyncio.Task[None]) -> None:
         # After a pause of this process, the same job may have been delivered to it again.
         if self._running.get(job_id) is task:
             del self._running[job_id]
+            self._suspects.discard(job_id)
 
 
 @asynccontextmanager

@@ -23,6 +23,12 @@ TERMINATE = text(
     "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE application_name = :name"
 )
 
+# As if a worker had died while it ran all jobs that are in the queue.
+DIED = text(
+    "UPDATE pgqueuer SET status = 'picked', attempts = 1, queue_manager_id = gen_random_uuid(), "
+    "heartbeat = now() - interval '1 hour'"
+)
+
 
 @asynccontextmanager
 async def worker(resources: ProcessResources, **settings: object) -> AsyncIterator[JobWorker]:
@@ -118,6 +124,37 @@ async def test_worker_runs_no_more_jobs_at_once_than_it_may(resources: ProcessRe
         await asyncio.sleep(0.3)  # it polls meanwhile
         await becomes(resources, some)
     assert await jobs(resources) == [("queued", 0)] * 5
+
+
+async def test_jobs_whose_worker_died_let_other_jobs_run(
+    resources: ProcessResources, note: Note, body: Body
+) -> None:
+    """They run one at a time, and the first of them takes for ever."""
+    async with resources.database.transaction() as session:
+        for _ in range(20):
+            await enqueue(session, "notes.sleep")
+        await session.execute(DIED)
+    async with worker(resources, concurrency=2, stop_seconds=0.05):
+        for _ in range(3):
+            await add(resources, "notes.edit", note)
+        await becomes(resources, [("picked", 1)] * 19 + [("picked", 2)])
+    assert await body.read() == "Body!!!"
+
+
+async def test_jobs_whose_worker_died_run_no_more_at_once_than_others(
+    resources: ProcessResources,
+) -> None:
+    async with resources.database.transaction() as session:
+        for _ in range(6):
+            await enqueue(session, "notes.sleep")
+        await session.execute(DIED)
+        for _ in range(4):
+            await enqueue(session, "notes.sleep")
+    some = [("picked", 1)] * 7 + [("picked", 2)] + [("queued", 0)] * 2
+    async with worker(resources, concurrency=3, stop_seconds=0.05):
+        await becomes(resources, some)
+        await asyncio.sleep(0.3)  # it polls meanwhile
+        await becomes(resources, some)
 
 
 async def test_gauges_show_the_queue(resources: ProcessResources, note: Note) -> None:

@@ -50,9 +50,13 @@ class Arguments:
         )
 
     def to_json(self, arguments: dict[str, object]) -> bytes:
-        """Return the arguments as JSON. Raises `InvalidJob`, which names no values."""
+        """Return the arguments as JSON. Raises `InvalidJob`, which names no values.
+
+        Defaults are left out. So a worker of the last release, which does not know a new argument,
+        accepts the job as long as nobody uses the argument.
+        """
         try:
-            return self._model(**arguments).model_dump_json().encode()
+            return self._model(**arguments).model_dump_json(exclude_defaults=True).encode()
         except ValidationError as error:
             raise InvalidJob(self._sentence(error)) from None
 

@@ -11,7 +11,7 @@ from uuid import UUID
 import pytest
 
 from app.infra.jobs import registry
-from app.infra.jobs.arguments import InvalidJob
+from app.infra.jobs.arguments import Arguments, InvalidJob
 from app.infra.jobs.registry import JobContext, find_job, job, load_jobs
 from app.infra.validation.fields import Email
 
@@ -120,6 +120,30 @@ def test_types_that_identify_something_are_accepted_and_returned_unchanged() -> 
     }
     arguments = find_job("types.all").arguments
     assert arguments.from_json(arguments.to_json(values)) == values | {"nothing": None}
+
+
+async def old_dust(context: JobContext, *, shelf_id: int) -> None: ...
+
+
+async def new_dust(context: JobContext, *, shelf_id: int, often: bool = False) -> None: ...
+
+
+def test_job_of_new_code_that_does_not_use_a_new_argument_runs_in_old_code() -> None:
+    old, new = Arguments("shelves.dust", old_dust), Arguments("shelves.dust", new_dust)
+    for given in ({"shelf_id": 7}, {"shelf_id": 7, "often": False}):
+        assert old.from_json(new.to_json(given)) == {"shelf_id": 7}
+
+
+def test_job_of_old_code_runs_in_new_code_with_the_default_of_a_new_argument() -> None:
+    old, new = Arguments("shelves.dust", old_dust), Arguments("shelves.dust", new_dust)
+    assert new.from_json(old.to_json({"shelf_id": 7})) == {"shelf_id": 7, "often": False}
+
+
+def test_job_that_uses_a_new_argument_is_refused_by_old_code() -> None:
+    """It would do something else than it was asked for."""
+    old, new = Arguments("shelves.dust", old_dust), Arguments("shelves.dust", new_dust)
+    with pytest.raises(InvalidJob, match="often: Extra inputs are not permitted"):
+        old.from_json(new.to_json({"shelf_id": 7, "often": True}))
 
 
 def text_argument() -> None:

@@ -4,6 +4,14 @@ It serves /readyz, /livez and /metrics on METRICS_PORT, or on a free port if tha
 """
 
 import signal
+import sys
+
+if __name__ == "__main__":
+    # Until `serve` installs its own handlers. In a container, this is process 1, for which Linux
+    # ignores SIGTERM while there is no handler. A shell lets its background jobs ignore SIGINT.
+    for early in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(early, lambda *_: sys.exit(0))
+
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing, nullcontext
 
@@ -70,23 +78,26 @@ def load_worker() -> FastAPI:
 
 def serve(app: FastAPI, settings: Settings) -> None:
     """Run the process until SIGTERM or SIGINT."""
-    # Uvicorn stops at these signals, and sends them again afterwards. Ignore that: the exit code
-    # of an orderly stop is 0.
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: None)
-    uvicorn.run(
-        app,
-        host=settings.server.host,
-        port=settings.metrics.port,
-        loop="uvloop",
-        http="httptools",
-        ws="none",
-        lifespan="on",
-        log_config=None,
-        access_log=False,
-        timeout_graceful_shutdown=CLOSING_SECONDS,
-        workers=1,  # without this, Uvicorn reads WEB_CONCURRENCY, which is for the service
+    server = uvicorn.Server(
+        uvicorn.Config(
+            app,
+            host=settings.server.host,
+            port=settings.metrics.port,
+            loop="uvloop",
+            http="httptools",
+            ws="none",
+            lifespan="on",
+            log_config=None,
+            access_log=False,
+            timeout_graceful_shutdown=CLOSING_SECONDS,
+            workers=1,  # without this, Uvicorn reads WEB_CONCURRENCY, which is for the service
+        )
     )
+    # The server installs the same handler, but later: a signal before that would be lost. It also
+    # sends the signals again when it has stopped. They change nothing then, so the exit code is 0.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, server.handle_exit)
+    server.run()
 
 
 if __name__ == "__main__":

@@ -89,6 +89,57 @@ def test_it_ends_in_an_orderly_way(settings: Settings, service_workers: str) -> 
     assert process.returncode == 0, lines
 
 
+# Runs the job worker, and sends it SIGTERM at the first call of the function that is named.
+TERM_AT = """
+import os, runpy, signal, sys
+
+def send_at_the_call(frame, event, _):
+    name = f"{frame.f_globals.get('__name__')}.{frame.f_code.co_qualname}"
+    if event == "call" and name == sys.argv[1]:
+        sys.setprofile(None)
+        os.kill(os.getpid(), signal.SIGTERM)
+
+sys.setprofile(send_at_the_call)
+runpy.run_module("app.worker", run_name="__main__", alter_sys=True)
+"""
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "function",
+    [
+        "uvicorn.<module>",
+        "app.settings.<module>",
+        "__main__.load_worker",
+        "app.infra.observability.logs.Log.__init__",
+        "__main__.create_worker",
+        "__main__.serve",
+        "uvicorn.config.Config.__init__",
+        "uvicorn.server.Server.run",
+        "uvicorn.server.Server.serve",
+        "uvicorn.server.Server.capture_signals",
+        "uvicorn.server.Server._serve",
+        "app.infra.lifespan.open_resources",
+        "__main__.run_jobs",
+        "app.infra.jobs.worker.JobWorker.poll",
+        "uvicorn.server.Server.main_loop",
+    ],
+)
+def test_it_ends_when_it_gets_a_signal_while_it_starts(settings: Settings, function: str) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-c", TERM_AT, function],
+        cwd=PROJECT,
+        env=environment(settings, METRICS_PORT="0"),
+        capture_output=True,
+        check=False,
+        text=True,
+        encoding="utf-8",
+        timeout=60,
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert "Traceback" not in ended.stdout + ended.stderr
+
+
 async def test_command_lists_retries_and_discards_jobs(
     settings: Settings, resources: ProcessResources
 ) -> None:

@@ -31,6 +31,7 @@ from coherent_cache.relay import Relay
 from dev.servers import embedded_servers
 from tests.application import client_of, recorded_statements, running
 from tests.cached_app import patient, patient_app
+from tests.quotas import unreachable_quotas
 from tests.tables import ALL_TABLES, truncate
 
 PROJECT = Path(__file__).parents[1]
@@ -156,7 +157,7 @@ def settings(
             "rate_limits": {
                 "url": os.environ.get("TEST_RATE_LIMITS_URL", os.environ["TEST_VALKEY_URL"]),
                 "timeout_seconds": 5,
-                "quotas": "*=1000000/1",
+                "quotas": unreachable_quotas(),
             },
             "mail": {"folder": tmp_path_factory.mktemp("mails")},
             # Tests block the event loop themselves, for example when they start a process.

@@ -20,6 +20,7 @@ from tests.faults.load import free_port
 from tests.faults.postgres import Backend
 from tests.faults.troubles import TROUBLE
 from tests.faults.verdicts import GUARDED
+from tests.quotas import unreachable_quotas
 
 Section = dict[str, Any]
 
@@ -100,7 +101,7 @@ async def serving(
         # A server of its own, as in production, and more requests than a case sends.
         "rate_limits": {
             "url": os.environ["TEST_RATE_LIMITS_URL"],
-            "quotas": "*=1000000/1",
+            "quotas": unreachable_quotas(),
             **sections.get("rate_limits", {}),
         },
         "auth": CHEAP_PASSWORDS if auth is None else auth,

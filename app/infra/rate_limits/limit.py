@@ -18,7 +18,7 @@ class By(Enum):
 
     PRINCIPAL is the user of the access token, and without a valid token the address. ADDRESS is the
     address of the client; IPv6 addresses of one /64 count as one. ACCOUNT is what a service passes
-    to `RateLimiter.counting_failures`, such as the e-mail address of a login.
+    to the `RateLimiter`, such as the e-mail address of a login.
     """
 
     PRINCIPAL = auto()
@@ -31,12 +31,14 @@ class Limit:
     """At most `quota` requests at once, and as many again evenly over `seconds`.
 
     All routes that declare the same limit share its quota. RATE_LIMITS_QUOTAS changes it by `name`.
+    The default limits, those of the routes that declare none, are changed by `*` as well.
     """
 
     name: str
     quota: int
     seconds: int
     by: By = By.PRINCIPAL
+    is_default: bool = False
 
 
 class Pace(NamedTuple):

@@ -16,7 +16,8 @@ class RateLimitSettings(Section):
     """`url` is a Valkey that does not evict keys. None means VALKEY_URL.
 
     `quotas` replaces quotas that the code declares: `logins=20/60,*=1000/60` means 20 requests in
-    60 seconds for the limit `logins`, and 1,000 for each other limit.
+    60 seconds for the limit `logins`, and 1,000 for each default limit. `*` changes no other limit,
+    because those protect accounts.
     """
 
     url: SecretStr | None = None
@@ -46,8 +47,8 @@ class RateLimitSettings(Section):
 
     def quota_of(self, limit: Limit) -> tuple[int, int]:
         """Return the quota of a limit and its seconds."""
-        by_name = self.by_name
-        default = by_name.get(ALL, (limit.quota, limit.seconds))
+        by_name, declared = self.by_name, (limit.quota, limit.seconds)
+        default = by_name.get(ALL, declared) if limit.is_default else declared
         return by_name.get(limit.name, default)
 
 

@@ -10,9 +10,9 @@ Limits = tuple[Limit, ...]
 LIMITS = "__rate_limits__"  # the attribute of an endpoint that `rate_limited` sets
 
 # A route that declares no limits has ADDRESS and one of the others.
-ADDRESS = Limit("address", 6_000, 60, By.ADDRESS)
-READS = Limit("reads", 1_200, 60)
-WRITES = Limit("writes", 300, 60)
+ADDRESS = Limit("address", 6_000, 60, By.ADDRESS, is_default=True)
+READS = Limit("reads", 1_200, 60, is_default=True)
+WRITES = Limit("writes", 300, 60, is_default=True)
 SAFE_METHODS = frozenset(("GET", "HEAD", "OPTIONS"))
 
 
@@ -20,7 +20,8 @@ def rate_limited(*limits: Limit) -> Callable[[EndpointT], EndpointT]:
     """Declare the limits of an endpoint, which replace the default ones.
 
     Each request counts for all of them, and is refused if one of them is used up. Limits by ACCOUNT
-    are listed here for the reader. The service itself applies them (`counting_failures`).
+    are listed here for the reader. The service itself applies them (`RateLimiter.count` and
+    `counting_failures`).
     """
 
     def declare(endpoint: EndpointT) -> EndpointT:

@@ -49,7 +49,7 @@ async def read_me(user: FreshUser) -> User:
     responses=problems(401, 403, 409, 412, 413, 415, 422),
     max_body_size=32 * KIB,
 )
-@rate_limited(ADDRESS, WRITES, service.PASSWORD_FAILURES)
+@rate_limited(ADDRESS, WRITES, service.PASSWORD_FAILURES, service.ACCOUNT_CHANGES)
 async def update_me(
     data: UserUpdate,
     user: FreshUser,

@@ -17,6 +17,8 @@ from coherent_cache import invalidate, shows
 
 # Wrong passwords for one account, at the login and where the current password is asked for.
 PASSWORD_FAILURES = Limit("password_failures", quota=10, seconds=900, by=By.ACCOUNT)
+# New addresses and passwords of one account. A new address tells whether it is taken.
+ACCOUNT_CHANGES = Limit("account_changes", quota=30, seconds=3_600, by=By.ACCOUNT)
 
 
 async def create_user(session: AsyncSession, passwords: Passwords, data: UserCreate) -> User:
@@ -49,6 +51,7 @@ async def update_user(
         async with resources.rate_limiter.counting_failures(PASSWORD_FAILURES, user.email):
             if not await resources.passwords.verify(current, user.password_hash):
                 raise Forbidden("The current password is wrong.", code="invalid_credentials")
+        await resources.rate_limiter.count(ACCOUNT_CHANGES, f"user:{user.id}")
     if (password := changes.pop("password", None)) is not None:
         changes["password_hash"] = await resources.passwords.hash(password)
         changes["credential_version"] = user.credential_version + 1

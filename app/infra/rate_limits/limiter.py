@@ -39,6 +39,7 @@ class RateLimiter:
         self._settings = settings
         self._shared = shared
         self._stand_in = LocalLimits()
+        self._accounts = LocalLimits()  # apart, so that many addresses cannot evict them
         self._hits = LocalLimits()
         self._refused_until: LRUCache[str, int] = LRUCache(MAX_KEYS)
         self._namespace = namespace
@@ -73,6 +74,10 @@ class RateLimiter:
         """Count a response from the cache, in this process only."""
         return self._hits.take(charges)
 
+    async def count(self, limit: Limit, account: str) -> None:
+        """Count an action of an account, or raise `RateLimited` when the quota is used up."""
+        await self._take_of_account(self.charge(limit, self._hash(account)))
+
     @asynccontextmanager
     async def counting_failures(self, limit: Limit, account: str) -> AsyncIterator[None]:
         """Count the block if it raises `Unauthenticated` or `Forbidden`.
@@ -82,12 +87,7 @@ class RateLimiter:
         unused. An attempt that is cancelled stays counted.
         """
         charge = self.charge(limit, self._hash(account))
-        counts = None if self._shared is None else await self._shared.take([charge])
-        in_valkey = counts is not None
-        if refusal := refusal_of(self._stand_in.take([charge]) if counts is None else counts):
-            raise refusal
-        if in_valkey:
-            self._stand_in.note([charge])
+        in_valkey = await self._take_of_account(charge)
         try:
             yield
         except (Unauthenticated, Forbidden):
@@ -169,8 +169,17 @@ class RateLimiter:
                 return Count(charge.rule, 0, wait + pace.window - pace.interval, wait)
         return None
 
+    async def _take_of_account(self, charge: Charge) -> bool:
+        """Count an action, or raise `RateLimited`. Return whether Valkey has counted it."""
+        counts = None if self._shared is None else await self._shared.take([charge])
+        if refusal := refusal_of(self._accounts.take([charge]) if counts is None else counts):
+            raise refusal
+        if counts is not None:
+            self._accounts.note([charge])
+        return counts is not None
+
     async def _give_back(self, charge: Charge, *, in_valkey: bool) -> None:
-        self._stand_in.give_back(charge)
+        self._accounts.give_back(charge)
         if in_valkey and self._shared is not None:
             await self._shared.give_back(charge)
 

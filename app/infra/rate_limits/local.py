@@ -48,9 +48,14 @@ class LocalLimits:
             self._store(key, now + min(ahead, rule.local.window))
 
     def give_back(self, charge: Charge) -> None:
-        """Undo the count of one request."""
-        if charge.key in self._until:
-            self._until[charge.key] -= charge.rule.local.interval
+        """Undo the count of one request. A key without a count is not kept."""
+        if (until := self._until.get(charge.key)) is None:
+            return
+        until -= charge.rule.local.interval
+        if until > time.monotonic_ns() // 1_000:
+            self._until[charge.key] = until
+        else:
+            del self._until[charge.key]
 
     def _store(self, key: str, until: int) -> None:
         self._until[key] = until

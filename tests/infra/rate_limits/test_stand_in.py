@@ -11,10 +11,12 @@ import pytest
 from redis.asyncio import Redis
 
 from app.errors import RateLimited, Unauthenticated, Unavailable
+from app.infra.breaker import FAILURES_TO_OPEN
 from app.infra.observability.metrics import RATE_LIMITS_LOCAL
 from app.infra.rate_limits.limit import By, Limit
 from app.infra.rate_limits.limiter import RateLimiter
 from app.infra.rate_limits.local import MAX_KEYS
+from app.infra.rate_limits.shared import MAX_BATCH
 from tests.coherent_cache.worker import eventually
 from tests.infra.rate_limits.conftest import MakeLimiter
 
@@ -77,6 +79,27 @@ async def test_a_server_that_never_answers_costs_three_timeouts_at_most(
         limiter = make_limiter(url, workers=2, timeout_seconds=0.05)
         assert await accepted(limiter) == 5
         assert asked <= 4  # and perhaps a probe, on a busy machine
+        await limiter.aclose()
+
+
+async def test_checks_that_wait_do_not_wait_for_a_server_that_has_stopped_answering(
+    make_limiter: MakeLimiter,
+) -> None:
+    asked = 0
+
+    async def be_silent(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal asked
+        asked += 1
+        await reader.read(-1)
+        writer.close()
+
+    async with await asyncio.start_server(be_silent, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        limiter = make_limiter(f"redis://127.0.0.1:{port}/0", workers=2, timeout_seconds=0.05)
+        charge = limiter.charge(LIMIT, "a")
+        answers = await asyncio.gather(*(limiter.take([charge]) for _ in range(20 * MAX_BATCH)))
+        assert sum(not count.wait for [count] in answers) == 5
+        assert asked == FAILURES_TO_OPEN  # each command after a failure has a new connection
         await limiter.aclose()
 
 
@@ -147,6 +170,42 @@ async def test_parallel_guesses_do_not_exceed_the_quota_of_failures(
     url = NOWHERE if is_away else os.environ["TEST_RATE_LIMITS_URL"]
     limiter = make_limiter(url)
     assert sum(await asyncio.gather(*(fail(limiter) for _ in range(1_000)))) == 5
+
+
+@pytest.mark.parametrize("was_there", [False, True])
+async def test_many_addresses_do_not_reset_the_failures_of_an_account(
+    make_limiter: MakeLimiter, was_there: bool
+) -> None:
+    async with user("+@all") as (url, admin):
+        limiter = make_limiter(url if was_there else NOWHERE)
+        assert [await fail(limiter) for _ in range(6)] == [True] * 5 + [False]
+        if was_there:
+            await admin.execute_command("ACL", "SETUSER", urlsplit(url).username, "-@all")
+        for number in range(MAX_KEYS + 10):
+            await limiter.take([limiter.charge(LIMIT, str(number))])
+        assert not await fail(limiter)
+
+
+async def test_attempts_that_do_not_count_do_not_reset_the_failures_of_another_account(
+    make_limiter: MakeLimiter,
+) -> None:
+    limiter = make_limiter(NOWHERE)
+    assert [await fail(limiter) for _ in range(6)] == [True] * 5 + [False]
+    for number in range(MAX_KEYS + 10):
+        with pytest.raises(Unavailable):
+            async with limiter.counting_failures(FAILURES, f"{number}@example.com"):
+                raise Unavailable("Too many passwords wait.")
+    assert not await fail(limiter)
+
+
+async def test_actions_of_an_account_are_counted_for_it_alone(make_limiter: MakeLimiter) -> None:
+    for url in (NOWHERE, os.environ["TEST_RATE_LIMITS_URL"]):
+        limiter = make_limiter(url)
+        for _ in range(5):
+            await limiter.count(FAILURES, "ann")
+        with pytest.raises(RateLimited):
+            await limiter.count(FAILURES, "ann")
+        await limiter.count(FAILURES, "bob")
 
 
 @pytest.mark.parametrize("is_away", [False, True])

@@ -18,6 +18,7 @@ from pydantic_settings import (
 from app.features.board.settings import BoardSettings
 from app.infra.cache.settings import CacheSettings, ValkeySettings
 from app.infra.database.settings import DatabaseSettings
+from app.infra.http_client.settings import HttpClientSettings
 from app.infra.jobs.settings import JobsSettings
 from app.infra.mail.settings import MailSettings
 from app.infra.observability.settings import DiagnosticsSettings, LogSettings, MetricsSettings
@@ -55,6 +56,7 @@ class Settings(BaseSettings):
     docs: DocsSettings = DocsSettings()
     log: LogSettings = LogSettings()
     metrics: MetricsSettings = MetricsSettings()
+    http_client: HttpClientSettings = HttpClientSettings()
     jobs: JobsSettings = JobsSettings()
     mail: MailSettings = MailSettings()
     board: BoardSettings = BoardSettings()

@@ -13,6 +13,8 @@ from app.infra.database.replica import Replica, open_replica
 from app.infra.database.schema import Schema
 from app.infra.database.sessions import Database
 from app.infra.database.settings import DatabaseSettings
+from app.infra.http_client.client import open_http_client
+from app.infra.http_client.settings import HttpClientSettings
 from app.infra.mail.mailer import open_mailer
 from app.infra.mail.settings import MailSettings
 from app.infra.observability.background import in_background
@@ -62,12 +64,13 @@ async def open_resources(
         passwords = Passwords(settings[AuthSettings])
         stack.callback(passwords.close)
         rate_limiter = await stack.enter_async_context(open_rate_limiter(settings, workers))
+        http = await stack.enter_async_context(open_http_client(settings[HttpClientSettings]))
         mailer = open_mailer(settings[MailSettings])
         stack.push_async_callback(mailer.close)
         stack.enter_context(watch_tasks())
         diagnostics = settings[DiagnosticsSettings]
         await stack.enter_async_context(watch_event_loop(diagnostics.blocked_seconds))
-        measures += (rate_limiter.measure, *_measures(database, replica, cache))
+        measures += (rate_limiter.measure, http.measure, *_measures(database, replica, cache))
         sampled = partial(sample, *measures)
         await stack.enter_async_context(in_background(sampled, "sampler"))
         yield ProcessResources(
@@ -80,6 +83,7 @@ async def open_resources(
             passwords=passwords,
             access_tokens=AccessTokens(settings[AuthSettings]),
             rate_limiter=rate_limiter,
+            http=http,
             mailer=mailer,
         )
 

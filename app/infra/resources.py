@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from app.infra.database.replica import Replica
 from app.infra.database.schema import Schema
 from app.infra.database.sessions import Database
+from app.infra.http_client.client import HttpClient
 from app.infra.mail.mailer import Mailer
 from app.infra.rate_limits.limiter import RateLimiter
 from app.infra.security.access_tokens import AccessTokens
@@ -29,4 +30,5 @@ class ProcessResources:
     passwords: Passwords
     access_tokens: AccessTokens
     rate_limiter: RateLimiter
+    http: HttpClient
     mailer: Mailer

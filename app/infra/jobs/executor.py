@@ -122,9 +122,11 @@ class JobExecutor:
     async def _call(self, job: Job, claim: Claim, stored: bytes | None) -> None:
         limit = job.time_limit or timedelta(seconds=self._settings.time_limit_seconds)
         async with (
-            asyncio.timeout(limit.total_seconds()),
+            asyncio.timeout(limit.total_seconds()) as timeout,
             self._resources.database.transaction() as session,
         ):
+            if (current := request_context.get()) is not None:
+                current.deadline = timeout.when()
             context = JobContext(claim.job_id, claim.delivery, session, self._resources)
             await job.call(context, stored)
             await complete(session, claim)

@@ -72,6 +72,28 @@ CACHE_READS = Counter(
     "cache_reads", "Reads of cacheable responses by result: hit_l1, hit, miss, bypass.", ("result",)
 )
 
+UPSTREAM_SECONDS = Histogram(
+    "upstream_request_duration_seconds",
+    "Seconds that one request to another service took, by the result. A retry is a request.",
+    ("upstream", "result"),
+    buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10),
+)
+UPSTREAM_RETRIES = Counter(
+    "upstream_retries", "Requests to another service that were sent again.", ("upstream",)
+)
+UPSTREAM_RUNNING = Gauge(
+    "upstream_requests_in_flight",
+    "Requests to another service that are waiting for its response.",
+    ("upstream",),
+    multiprocess_mode="livesum",
+)
+UPSTREAM_OPEN = Gauge(
+    "upstream_breakers_open",
+    "Workers that do not call another service, because it has failed.",
+    ("upstream",),
+    multiprocess_mode="livesum",
+)
+
 JOBS = Gauge(
     "jobs",
     "Jobs in the queue: waiting, due later, running, held.",

@@ -16,6 +16,7 @@ class RequestContext:
     client: str | None = None  # the IP address, as reported by trusted proxies
     status: int = 500  # until a response starts
     has_started: bool = False  # whether the response has started
+    deadline: float | None = None  # by the clock of the event loop, until the response starts
     may_retry: bool = False  # True during the first attempt, until it commits
     headers: tuple[tuple[bytes, bytes], ...] = ()  # of rate limits, for any response
     shown_tags: set[str] | None = None  # the tags of a response that is loaded for the cache

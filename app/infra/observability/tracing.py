@@ -8,7 +8,7 @@ import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from opentelemetry import trace
+from opentelemetry import propagate, trace
 from opentelemetry.trace import SpanKind, StatusCode
 
 from app.infra.observability.request_context import RequestContext, request_context
@@ -63,6 +63,13 @@ def start_span(name: str, attributes: dict[str, str]) -> trace.Span:
     # The parent is named, because a shared load does not run in the context of the request.
     parent = trace.set_span_in_context(current.span)
     return _tracer.start_span(name, parent, kind=SpanKind.CLIENT, attributes=attributes)
+
+
+def trace_headers(started: trace.Span) -> dict[str, str]:
+    """Return the headers with which another service continues the trace."""
+    headers: dict[str, str] = {}
+    propagate.inject(headers, trace.set_span_in_context(started))
+    return headers
 
 
 def end_span(started: trace.Span, error: BaseException | None = None) -> None:

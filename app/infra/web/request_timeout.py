@@ -10,6 +10,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.errors import Unavailable
 from app.infra.observability.metrics import REFUSED
+from app.infra.observability.request_context import request_context
 from app.infra.web.problems import problem_of
 
 
@@ -24,7 +25,7 @@ class RequestTimeoutMiddleware:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        has_started = False
+        has_started, current = False, request_context.get()
 
         def send_and_stop_timer(message: Message) -> Awaitable[None]:
             nonlocal has_started
@@ -32,10 +33,14 @@ class RequestTimeoutMiddleware:
                 has_started = True
                 if not timeout.expired():
                     timeout.reschedule(None)
+                if current is not None:
+                    current.deadline = None
             return send(message)
 
         try:
             async with asyncio.timeout(self._seconds) as timeout:
+                if current is not None:
+                    current.deadline = timeout.when()
                 await self.app(scope, receive, send_and_stop_timer)
         except TimeoutError:
             if has_started or not timeout.expired():

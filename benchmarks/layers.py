@@ -75,7 +75,7 @@ class HitLimits:
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
-        self._limits = default_limits(["GET"])
+        self._limits = default_limits("GET")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if not await refuse_hit(self._limits, scope, receive, send):

@@ -112,7 +112,7 @@ class RateLimiter:
             )
             return
         try:
-            policy = await self._shared.eviction_policy()
+            found = await self._shared.read_configuration()
         except VALKEY_ERRORS as error:
             logger.warning(
                 "The Valkey of the rate limits was not reached (%s). Each worker counts for itself "
@@ -120,12 +120,18 @@ class RateLimiter:
                 type(error).__name__,
             )
             return
-        if policy != NO_EVICTION:
+        if found.is_cluster:
+            logger.warning(
+                "The Valkey of the rate limits is a node of a cluster. It cannot count the limits "
+                "of a request whose keys are on several nodes, and then each worker counts for "
+                "itself. Set RATE_LIMITS_URL to a server that is not a cluster."
+            )
+        if found.eviction_policy != NO_EVICTION:
             logger.warning(
                 "The Valkey of the rate limits evicts keys (maxmemory-policy %s). A client whose "
                 "key is evicted gets its whole quota again. Set RATE_LIMITS_URL to a server with "
                 "maxmemory-policy noeviction.",
-                policy,
+                found.eviction_policy,
             )
 
     def measure(self) -> None:

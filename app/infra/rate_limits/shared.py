@@ -71,6 +71,14 @@ return 1
 
 
 @dataclass(frozen=True, slots=True)
+class ServerConfiguration:
+    """What the limits need to know of a Valkey. A node of a cluster does not own all keys."""
+
+    eviction_policy: str
+    is_cluster: bool
+
+
+@dataclass(frozen=True, slots=True)
 class _Waiting:
     charges: Sequence[Charge]
     counts: asyncio.Future[list[Count] | None]
@@ -123,10 +131,13 @@ class SharedLimits:
         with suppress(BreakerOpen, *VALKEY_ERRORS), self._breaker.call():
             await self._give_back([charge.key], [charge.rule.shared.interval])
 
-    async def eviction_policy(self) -> str:
-        """Return what Valkey does when its memory is full, or raise one of VALKEY_ERRORS."""
-        information: dict[str, Any] = await self._valkey.info("memory")
-        return str(information.get("maxmemory_policy", NO_EVICTION))
+    async def read_configuration(self) -> ServerConfiguration:
+        """Ask Valkey for its configuration, or raise one of VALKEY_ERRORS."""
+        information: dict[str, Any] = await self._valkey.info()
+        return ServerConfiguration(
+            eviction_policy=str(information.get("maxmemory_policy", NO_EVICTION)),
+            is_cluster=bool(information.get("cluster_enabled", 0)),
+        )
 
     async def close(self) -> None:
         if self._sender is not None:

@@ -62,7 +62,7 @@ class RateLimitMiddleware:
             await self.app(scope, receive, send)
             return
         route, found = route_table_of(scope).find(scope)
-        limits = route.rate_limits if route else default_limits([scope["method"]])
+        limits = route.limits(scope["method"]) if route else default_limits(scope["method"])
         if refusal := await request_limits.count(scope, limits):
             scope.update(found)  # the problem depends on the endpoint
             await _refuse(refusal, scope, receive, send)

@@ -1,6 +1,6 @@
 """Declares how often a client may call a route."""
 
-from collections.abc import Callable, Collection
+from collections.abc import Callable
 from typing import TypeVar
 
 from app.infra.rate_limits.limit import By, Limit
@@ -31,11 +31,11 @@ def rate_limited(*limits: Limit) -> Callable[[EndpointT], EndpointT]:
     return declare
 
 
-def limits_of(endpoint: object, methods: Collection[str]) -> Limits:
-    """Return what `rate_limited` declared for an endpoint, or the default limits."""
+def declared_limits(endpoint: object) -> Limits | None:
+    """Return what `rate_limited` declared for an endpoint, or None."""
     declared: Limits | None = getattr(endpoint, LIMITS, None)
-    return default_limits(methods) if declared is None else declared
+    return declared
 
 
-def default_limits(methods: Collection[str]) -> Limits:
-    return (ADDRESS, READS if SAFE_METHODS.issuperset(methods) else WRITES)
+def default_limits(method: str) -> Limits:
+    return (ADDRESS, READS if method in SAFE_METHODS else WRITES)

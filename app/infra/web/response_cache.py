@@ -103,7 +103,7 @@ class ResponseCacheMiddleware:
 
     async def _read(self, request: _Request, key: str, route: KnownRoute, reader: Reader) -> None:
         """Answer from the cache. On a miss, the reader calls `_load`, once for all who wait."""
-        if await refuse_hit(route.rate_limits, request.scope, request.receive, request.send):
+        if await refuse_hit(route.limits("GET"), request.scope, request.receive, request.send):
             return
         began = _now()
         load = partial(self._load, key, request.scope, request_context.get())

@@ -7,6 +7,7 @@ request nothing. Without it, requests are answered in the same way, only more sl
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import chain
 
 from fastapi import APIRouter, FastAPI
 from fastapi.dependencies.models import Dependant
@@ -17,7 +18,14 @@ from starlette.types import Receive, Scope, Send
 from app.infra.rate_limits.limit import Limit
 from app.infra.web.cacheable import CachePolicy, policy_of, refuse_personal_input
 from app.infra.web.query_parameters import query_parameters, refuse_repeated
-from app.infra.web.rate_limited import Limits, limits_of
+from app.infra.web.rate_limited import (
+    ADDRESS,
+    READS,
+    WRITES,
+    Limits,
+    declared_limits,
+    default_limits,
+)
 from app.infra.web.request_retry import RequestRetryMiddleware
 
 
@@ -26,7 +34,7 @@ class KnownRoute:
     """What the layers around the routes need to know about a route.
 
     `template` is its path, such as `/v1/users/{user_id}`. `parameters` are its query parameters,
-    each with whether it takes several values.
+    each with whether it takes several values. `declared_limits` is None without `rate_limited`.
     """
 
     context: RouteContext
@@ -34,7 +42,18 @@ class KnownRoute:
     parameters: Mapping[str, bool]
     cache_policy: CachePolicy | None
     max_body_bytes: int | None
-    rate_limits: Limits
+    declared_limits: Limits | None
+
+    def limits(self, method: str) -> Limits:
+        """Return the rate limits of a request. One that gets 405 has the default ones.
+
+        Otherwise a GET of the path of the login, for example, would count as a login.
+        """
+        methods = self.context.methods
+        is_answered = methods is None or method in methods
+        if self.declared_limits is None or not is_answered:
+            return default_limits(method)
+        return self.declared_limits
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,13 +112,19 @@ class RouteTable:
         return route if route is not None and route.cache_policy else None
 
     def limits_of_cacheable(self, template: str) -> Limits:
-        """Return the rate limits of the cacheable route with this template."""
-        return self._cacheable[template].rate_limits
+        """Return the rate limits of the cacheable route with this template.
+
+        An instance with other routes may have put the response into Valkey. Then the route may not
+        exist here, and the default limits apply.
+        """
+        route = self._cacheable.get(template)
+        return default_limits("GET") if route is None else route.limits("GET")
 
     @property
     def limits(self) -> dict[str, Limit]:
-        """The rate limits that routes declare, by name."""
-        return {limit.name: limit for route in self._all.routes for limit in route.rate_limits}
+        """The default rate limits and those that routes declare, by name."""
+        declared = (route.declared_limits or () for route in self._all.routes)
+        return {limit.name: limit for limit in chain((ADDRESS, READS, WRITES), *declared)}
 
     def methods(self, scope: Scope) -> set[str]:
         """Return the methods of all routes that have the path of a request."""
@@ -185,7 +210,7 @@ def _known_route(context: RouteContext) -> KnownRoute:
         parameters=dict(query_parameters(dependant)) if dependant else {},
         cache_policy=policy,
         max_body_bytes=getattr(context, "max_body_size", None),
-        rate_limits=limits_of(context.endpoint, context.methods or ()),
+        declared_limits=declared_limits(context.endpoint),
     )
 
 

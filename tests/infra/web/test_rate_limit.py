@@ -5,6 +5,7 @@ import os
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 from uuid import uuid4
 
@@ -12,11 +13,17 @@ import httpx2
 import pytest
 from fastapi import FastAPI
 
+from app.infra.dependencies import ReadSession
 from app.infra.observability.metrics import REFUSED
 from app.infra.rate_limits.limit import By, Limit
+from app.infra.web.cacheable import cacheable
 from app.infra.web.rate_limited import rate_limited
 from app.settings import Settings
+from coherent_cache import shows
+from dev.valkey import NO_EVICTION
 from tests.application import running
+from tests.faults.load import free_port
+from tests.faults.valkey import open_own_valkey
 from tests.features.users.factory import UserFactory
 from tests.sample.factory import NoteFactory
 
@@ -144,6 +151,48 @@ async def test_a_route_may_declare_limits_of_its_own(settings: Settings) -> None
             assert await statuses(client, 2) == [401, 429]
 
 
+@pytest.mark.parametrize("method", ["GET", "HEAD", "PUT", "DELETE", "OPTIONS"])
+async def test_a_method_that_is_not_allowed_is_no_login(settings: Settings, method: str) -> None:
+    form = {"username": "ann@example.com", "password": "wrong"}
+    async with limited(settings, logins=1) as app, client_at(app) as client:
+        for _ in range(3):
+            response = await client.request(method, "/v1/auth/token")
+            assert response.status_code == 405
+            default = "reads" if method in ("GET", "HEAD", "OPTIONS") else "writes"
+            assert limit_names(response) == ["address", default]
+        assert (await client.post("/v1/auth/token", data=form)).status_code == 400
+
+
+@pytest.mark.parametrize("path", ["/v1/auth/token", "/v1/users"])
+async def test_a_malformed_login_or_registration_counts(settings: Settings, path: str) -> None:
+    """The body is not read before the request is counted, so that a refusal costs nothing."""
+    async with limited(settings, logins=2, registrations=2) as app, client_at(app) as client:
+        found = [(await client.post(path, content=b"{")).status_code for _ in range(3)]
+        assert all(400 <= status < 429 for status in found[:2])
+        assert found[2] == 429
+
+
+async def test_a_mounted_application_has_the_default_limits(settings: Settings) -> None:
+    async with limited(settings, reads=2, writes=1) as app:
+        mounted = FastAPI()
+        mounted.add_api_route("/thing", lambda: None, methods=["GET", "POST"])
+        app.mount("/mounted", mounted)
+        async with client_at(app) as client:
+            assert await statuses(client, 3, "/mounted/thing") == [200, 200, 429]
+            found = [(await client.post("/mounted/thing")).status_code for _ in range(2)]
+            assert found == [200, 429]
+
+
+async def test_a_route_with_several_methods_counts_reads_and_writes_apart(
+    settings: Settings,
+) -> None:
+    async with limited(settings, reads=2, writes=1) as app:
+        app.add_api_route("/thing", lambda: None, methods=["GET", "POST"])
+        async with client_at(app) as client:
+            assert [(await client.post("/thing")).status_code for _ in range(2)] == [200, 429]
+            assert await statuses(client, 3, "/thing") == [200, 200, 429]
+
+
 @pytest.mark.parametrize("path", ["/nowhere", "/v1/nowhere/7", "/docs-of-customers"])
 async def test_paths_without_a_route_are_limited(settings: Settings, path: str) -> None:
     async with limited(settings, reads=2) as app, client_at(app) as client:
@@ -261,6 +310,30 @@ async def test_clients_that_wait_for_one_load_are_limited_each_for_itself(
         assert {response.status_code for response in responses} == {429}
 
 
+async def test_a_response_of_an_instance_with_other_routes_has_the_default_limits(
+    settings: Settings,
+) -> None:
+    """Routes may depend on what instances do not share, such as a variable of the environment."""
+
+    @cacheable()
+    async def page(session: ReadSession) -> str:
+        shows(session, "page:a")
+        return "a"
+
+    values = settings.model_dump()
+    values["cache"]["namespace"] = uuid4().hex
+    found = []
+    for route in ("/pages/{name}", "/pages/a"):
+        async with running(Settings.model_validate(values)) as app:
+            app.get(route)(page)
+            async with client_at(app) as client:
+                for _ in range(2):
+                    response = await client.get("/pages/a")
+                    found.append((response.status_code, response.headers.get("x-cache")))
+                assert limit_names(response) == ["address", "reads"]
+    assert found == [(200, "MISS"), (200, "HIT-L1"), (200, "HIT"), (200, "HIT-L1")]
+
+
 # Without Valkey, and with a Valkey that evicts
 
 
@@ -277,6 +350,20 @@ async def test_start_up_warns_of_a_server_that_evicts_or_is_away(
     assert "RATE_LIMITS_URL" in warning
     assert ("allkeys-lru" in warning) != is_away
     assert "secret" not in warning
+
+
+async def test_start_up_warns_of_a_cluster(
+    settings: Settings, caplog: pytest.LogCaptureFixture, tmp_path: Path
+) -> None:
+    values = settings.model_dump()
+    more = f"{NO_EVICTION}cluster-enabled yes\ncluster-port {free_port()}\n"
+    with open_own_valkey(tmp_path, more=more) as valkey:
+        values["rate_limits"]["url"] = valkey.url
+        async with running(Settings.model_validate(values)):
+            pass
+    [warning] = [one for one in caplog.messages if "rate limits" in one]
+    assert "cluster" in warning
+    assert "Set RATE_LIMITS_URL" in warning
 
 
 async def test_start_up_does_not_warn_of_a_server_that_keeps_its_keys(

@@ -81,7 +81,7 @@ migration: environment ## Create a migration from the models: make migration m="
 	@$(if $(m),,$(error Describe the change: make migration m="add tags to posts"))$(python) -m dev migration -m "$$m"
 
 admin: environment-run ## Make an account an administrator: make admin email=ada@example.com
-	@$(if $(email),,$(error Name the account: make admin email=ada@example.com))$(python) -m dev admin "$$email"
+	@$(if $(email),,$(error Name the account: make admin email=ada@example.com))$(python) -m dev admin $(if $(filter 1,$(verified)),--verified) -- "$$email"
 
 flush-cache: environment-run ## Empty the cache, for example after a manual change of rows
 	@$(python) -m dev flush-cache

@@ -50,6 +50,7 @@ def _parse_arguments() -> Arguments:
             subparser.add_argument("words", nargs="*")
         if name == "admin":
             subparser.add_argument("email")
+            subparser.add_argument("--verified", action="store_true")
         if name == "migration":
             subparser.add_argument("-m", "--message", required=True)
         if name == "remove":
@@ -96,7 +97,8 @@ def _jobs(arguments: Arguments) -> None:
 
 def _admin(arguments: Arguments) -> None:
     with open_servers() as servers:
-        command = [sys.executable, "-m", "app.make_admin", arguments.email]
+        options = ["--verified"] if arguments.verified else []
+        command = [sys.executable, "-m", "app.make_admin", *options, "--", arguments.email]
         result = subprocess.run(command, cwd=ROOT, env=servers.environment, check=False)
     if result.returncode:
         raise CommandError("Nothing was changed. Correct the error above, then try again.")

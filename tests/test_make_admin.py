@@ -30,11 +30,28 @@ def make_admin(settings: Settings, *arguments: str) -> subprocess.CompletedProce
 async def test_account_becomes_an_administrator(
     client: httpx2.AsyncClient, settings: Settings, resources: ProcessResources
 ) -> None:
-    user = await UserFactory(resources).user(email="ann@example.com")
-    done = make_admin(settings, "Ann@example.com")
+    user = await UserFactory(resources).user(email="ann@bücher.example", verified=True)
+    done = make_admin(settings, "Ann@xn--bcher-kva.example")  # the same address
     assert done.returncode == 0, done.stderr
     headers = UserFactory(resources).headers(user)
     assert (await client.get("/v1/users/me", headers=headers)).json()["role"] == "admin"
+
+
+async def test_account_with_an_unverified_address_needs_a_confirmation(
+    client: httpx2.AsyncClient, settings: Settings, resources: ProcessResources
+) -> None:
+    user = await UserFactory(resources).user(email="ann@example.com")
+    headers = UserFactory(resources).headers(user)
+    refused = make_admin(settings, "ann@example.com")
+    assert refused.returncode == 1
+    assert "not verified" in refused.stderr
+    assert "verified=1" in refused.stderr
+    me = (await client.get("/v1/users/me", headers=headers)).json()
+    assert (me["role"], me["verified"]) == ("user", False)
+    done = make_admin(settings, "ann@example.com", "--verified")
+    assert done.returncode == 0, done.stderr
+    me = (await client.get("/v1/users/me", headers=headers)).json()
+    assert (me["role"], me["verified"]) == ("admin", True)
 
 
 async def test_disabled_account_does_not_become_an_administrator(

@@ -11,7 +11,7 @@ DEMO_EMAIL = "demo@example.com"
 DEMO_PASSWORD = "demo-password"
 SALT = b"demo data's salt"  # a fixed salt, so that equal loads store equal rows
 
-COLUMNS = "id email name bio avatar_url password_hash created_at updated_at"
+COLUMNS = "id email name bio avatar_url password_hash verified created_at updated_at"
 TEMPLATES = read_templates(__file__)
 
 
@@ -30,7 +30,8 @@ def _rows(blog: Blog) -> Iterator[Row]:
         [bio] = next(draws.rng.choice(bios)) if draws.chance(0.6) else [""]
         avatar = f"https://example.com/avatars/{user}.png" if draws.chance(0.5) else None
         updated = draws.after(joined) if draws.chance(0.3) else joined
-        yield user, email, name, bio, avatar, password_hash, time_of(joined), time_of(updated)
+        times = time_of(joined), time_of(updated)
+        yield user, email, name, bio, avatar, password_hash, True, *times
 
 
 def _full_name(draws: Draws) -> str:

@@ -49,8 +49,10 @@ async def send_password_reset(context: JobContext, *, email: Email) -> None:
 async def tell_old_address(context: JobContext, *, user_id: int, email: Email) -> None:
     """Tell the old address of an account that it was replaced. Its owner may not know that."""
     async with context.resources.database.transaction() as session:
-        user = await queries.lock_account(session, user_id)
-        if user is None or not await service.note_address_change(session, user, context.job_id):
+        user = await queries.lock_account_even_if_disabled(session, user_id)
+        if user is None:
+            return
+        if not await service.note_address_change(session, user, email, context.job_id):
             return
     subject = "The e-mail address of your account was changed"
     mail = TEMPLATES.render("address_changed", to=email, subject=subject)

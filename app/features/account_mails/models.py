@@ -17,7 +17,7 @@ class Purpose(Choice):
 
 
 class AccountMail(Base):
-    """A mail to the owner of an account. A token in it works once, and is stored as its SHA-256.
+    """A mail about an account to `email`. A token in it works once, and is stored as its SHA-256.
 
     The token is one for this address and, if it resets the password, for this credential version.
     So it is refused after the account got another address or another password.

@@ -52,9 +52,10 @@ async def verify_address(data: Verification, session: WriteSession) -> None:
     responses=problems(401),
 )
 @rate_limited(ADDRESS, MAILS)
-async def send_verification(user: CurrentUser, session: WriteSession) -> None:
+async def send_verification(user: CurrentUser, session: WriteSession, resources: Resources) -> None:
     """Mail a new token, unless the address is verified, or such a mail was sent a minute ago."""
-    await enqueue(session, "account_mails.send_verification", user_id=user.id)
+    if resources.mailer.can_send:
+        await enqueue(session, "account_mails.send_verification", user_id=user.id)
 
 
 @router.post(
@@ -65,9 +66,12 @@ async def send_verification(user: CurrentUser, session: WriteSession) -> None:
     max_body_size=8 * KIB,
 )
 @rate_limited(MAILS)
-async def request_password_reset(data: PasswordResetRequest, session: WriteSession) -> None:
+async def request_password_reset(
+    data: PasswordResetRequest, session: WriteSession, resources: Resources
+) -> None:
     """Mail a token if there is an account. The answer is the same if there is none."""
-    await enqueue(session, "account_mails.send_password_reset", email=data.email)
+    if resources.mailer.can_send:
+        await enqueue(session, "account_mails.send_password_reset", email=data.email)
 
 
 @router.post(

@@ -11,7 +11,6 @@ from app.features.account_mails import queries
 from app.features.account_mails.models import Purpose
 from app.features.users import tags
 from app.features.users.models import User
-from app.features.users.queries import update_user
 from app.infra.resources import ProcessResources
 from coherent_cache import invalidate
 
@@ -25,16 +24,17 @@ LIFETIMES = {
 async def issue_token(
     session: AsyncSession, user: User, purpose: Purpose, job_id: int
 ) -> str | None:
-    """Return a token to mail, or None if the account got such a mail within the last minute.
+    """Return a token to mail, or None if the address got such a mail within the last minute.
 
     The account has to be locked.
     """
-    if await queries.was_mailed(session, user, purpose, job_id):
+    if await queries.was_mailed(session, user, user.email, purpose, job_id):
         return None
     token = secrets.token_urlsafe(32)
     await queries.insert_mail(
         session,
         user,
+        user.email,
         purpose,
         job_id,
         token_hash=_hash_token(token),
@@ -43,16 +43,17 @@ async def issue_token(
     return token
 
 
-async def note_address_change(session: AsyncSession, user: User, job_id: int) -> bool:
-    """Return whether to tell the old address. An account gets one such mail in a minute.
+async def note_address_change(session: AsyncSession, user: User, email: str, job_id: int) -> bool:
+    """Return whether to tell `email` that it was replaced. It gets one such mail in a minute.
 
     The account has to be locked.
     """
     purpose = Purpose.ADDRESS_CHANGED
-    if await queries.was_mailed(session, user, purpose, job_id):
+    if await queries.was_mailed(session, user, email, purpose, job_id):
         return False
-    lifetime = LIFETIMES[purpose]
-    await queries.insert_mail(session, user, purpose, job_id, token_hash=None, lifetime=lifetime)
+    await queries.insert_mail(
+        session, user, email, purpose, job_id, token_hash=None, lifetime=LIFETIMES[purpose]
+    )
     return True
 
 
@@ -67,19 +68,17 @@ async def verify_address(session: AsyncSession, token: str) -> None:
 async def reset_password(resources: ProcessResources, token: str, password: str) -> None:
     """Replace the password of an account, and revoke all its tokens. Raises `Unauthenticated`.
 
+    The address becomes verified too, because whoever has the token has received a mail there.
     The password is hashed for a valid token only, and while no connection is held.
     """
     token_hash, purpose = _hash_token(token), Purpose.PASSWORD_RESET
     async with resources.database.read() as session:
         if not await queries.is_valid(session, token_hash, purpose):
             raise _invalid_token()
-    changes: dict[str, object] = {"password_hash": await resources.passwords.hash(password)}
+    password_hash = await resources.passwords.hash(password)
     async with resources.database.transaction() as session:
         user = await queries.use_token(session, token_hash, purpose)
-        if user is None:
-            raise _invalid_token()
-        changes["credential_version"] = user.credential_version + 1
-        if await update_user(session, user, changes) is None:
+        if user is None or not await queries.reset_password(session, user, password_hash):
             raise _invalid_token()
         invalidate(session, tags.user(user.id))
 

@@ -1,9 +1,9 @@
 """SQL for the administration of accounts."""
 
-from sqlalchemy import bindparam, func, literal, select, update
+from sqlalchemy import bindparam, func, literal, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from app.features.users.models import User
+from app.features.users.models import Role, User
 from app.infra.database.pagination import KeysetList
 
 LAST_CHARACTER = "\U0010ffff"
@@ -31,11 +31,14 @@ async def get_account(session: AsyncSession, user_id: int) -> User | None:
 async def update_account(
     session: AsyncSession, user_id: int, values: dict[str, object]
 ) -> User | None:
-    """Change an account and return it, or None if there is none or it was deleted.
+    """Change an account and return it, or None if there is none, or it may not become an admin.
 
-    Disabling it also revokes its tokens.
+    An account whose address is not verified may not. Disabling an account also revokes its tokens.
     """
     if values.get("disabled"):
         values = {**values, "credential_version": User.credential_version + 1}
     statement = update(User).where(User.id == user_id, User.deleted_at.is_(None))
+    if values.get("role") is Role.ADMIN:
+        # A condition of the statement, because the address may be changed at the same time.
+        statement = statement.where(or_(User.verified, User.role == Role.ADMIN))
     return await session.scalar(statement.values(values).returning(User))

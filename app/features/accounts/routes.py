@@ -49,6 +49,10 @@ async def update_account(
     session: WriteSession,
     precondition: Conditions,
 ) -> User:
-    """Change a role, or disable an account. 409 `last_admin` for the last administrator."""
+    """Change a role, or disable an account.
+
+    409 `last_admin` for the last administrator, and 409 `not_verified` if an account is to become
+    an administrator and its address is not verified.
+    """
     precondition.require()
     return await service.update_account(session, user_id, data)

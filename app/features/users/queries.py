@@ -37,6 +37,11 @@ async def get_user_by_email(session: AsyncSession, email: str) -> User | None:
     return await session.scalar(BY_EMAIL, {"email": email})
 
 
+async def lock_user_by_email(session: AsyncSession, email: str) -> User | None:
+    """Return the account with this address, regardless of case, and lock it."""
+    return await session.scalar(BY_EMAIL.with_for_update(key_share=True), {"email": email})
+
+
 async def insert_user(session: AsyncSession, values: dict[str, str]) -> User | None:
     """Insert a user and return it, or None when the address is taken. Safe in a race."""
     statement = insert(User).on_conflict_do_nothing(
@@ -48,19 +53,18 @@ async def insert_user(session: AsyncSession, values: dict[str, str]) -> User | N
 async def update_user(session: AsyncSession, user: User, values: dict[str, object]) -> User | None:
     """Change an account and return it, or None if its password was changed or it was deleted.
 
+    A new address also needs that the old one is still that of `user`, so that every address that is
+    replaced is known to the caller.
     Raises `IntegrityError` for UNIQUE_EMAIL if another account has the new address.
     """
-    statement = (
-        update(User)
-        .where(
-            User.id == user.id,
-            User.deleted_at.is_(None),
-            User.credential_version == user.credential_version,
-        )
-        .values(values)
-        .returning(User)
+    statement = update(User).where(
+        User.id == user.id,
+        User.deleted_at.is_(None),
+        User.credential_version == user.credential_version,
     )
-    return await session.scalar(statement)
+    if "email" in values:
+        statement = statement.where(User.email == user.email)
+    return await session.scalar(statement.values(values).returning(User))
 
 
 async def set_password_hash(session: AsyncSession, user: User, password_hash: str) -> None:
@@ -82,11 +86,14 @@ async def lock_admins(session: AsyncSession) -> list[int]:
     return list(await session.scalars(ADMINS_LOCKED))
 
 
-async def anonymise_user(session: AsyncSession, user_id: int) -> None:
-    """Remove everything personal from an account, and mark it as deleted."""
-    await session.execute(
+async def anonymise_user(session: AsyncSession, user: User) -> bool:
+    """Remove everything personal from an account, and mark it as deleted.
+
+    Return False if the account got another role since `user` was read.
+    """
+    statement = (
         update(User)
-        .where(User.id == user_id)
+        .where(User.id == user.id, User.role == user.role)
         .values(
             email="",
             name="Deleted user",
@@ -98,7 +105,9 @@ async def anonymise_user(session: AsyncSession, user_id: int) -> None:
             credential_version=User.credential_version + 1,
             deleted_at=func.now(),
         )
+        .returning(User.id)
     )
+    return await session.scalar(statement) is not None
 
 
 async def delete_owned_rows(session: AsyncSession, user_id: int) -> None:

@@ -32,7 +32,7 @@ async def create_user(
     data: UserCreate, session: WriteSession, resources: Resources, response: Response
 ) -> User:
     """Register an account. 409 `email_taken` when there is one with this address."""
-    user = await service.create_user(session, resources.passwords, data)
+    user = await service.create_user(session, resources, data)
     response.headers["Location"] = f"/v1/users/{user.id}"
     return user
 
@@ -62,9 +62,14 @@ async def update_me(
     return await service.update_user(session, resources, user, data)
 
 
-@router.delete("/me", status_code=204, response_class=Response, responses=problems(401, 412, 422))
+@router.delete(
+    "/me", status_code=204, response_class=Response, responses=problems(401, 409, 412, 422)
+)
 async def delete_me(user: FreshUser, session: WriteSession, precondition: Conditions) -> None:
-    """Delete the account of the caller. What they published stays, as that of nobody."""
+    """Delete the account of the caller. What they published stays, as that of nobody.
+
+    409 `last_admin` for the last administrator.
+    """
     precondition.require()
     await service.delete_user(session, user)
 

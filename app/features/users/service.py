@@ -12,28 +12,29 @@ from app.infra.jobs.enqueue import enqueue
 from app.infra.jobs.inspection import discard_jobs_of_account
 from app.infra.rate_limits.limit import By, Limit
 from app.infra.resources import ProcessResources
-from app.infra.security.passwords import Passwords
+from app.infra.validation.fields import normalise_email
 from coherent_cache import invalidate, shows
 
 # Wrong passwords for one account, at the login and where the current password is asked for.
 PASSWORD_FAILURES = Limit("password_failures", quota=10, seconds=900, by=By.ACCOUNT)
-# New addresses and passwords of one account. A new address tells whether it is taken.
+# New addresses and passwords of one account. A new address tells whether it is taken, and gets a
+# mail that the caller did not ask its owner about.
 ACCOUNT_CHANGES = Limit("account_changes", quota=30, seconds=3_600, by=By.ACCOUNT)
 
 
-async def create_user(session: AsyncSession, passwords: Passwords, data: UserCreate) -> User:
+async def create_user(session: AsyncSession, resources: ProcessResources, data: UserCreate) -> User:
     """Register an account. A mail asks its owner to verify the address.
 
     The password is hashed before a connection is taken.
     """
-    password_hash = await passwords.hash(data.password)
+    password_hash = await resources.passwords.hash(data.password)
     user = await queries.insert_user(
         session, {"email": data.email, "name": data.name, "password_hash": password_hash}
     )
     if user is None:
         raise _email_taken()
     invalidate(session, tags.user(user.id))  # the cache may know that this user does not exist
-    await _send_verification(session, user, is_welcome=True)
+    await _send_verification(session, resources, user, is_welcome=True)
     return user
 
 
@@ -67,11 +68,11 @@ async def update_user(
             raise
         raise _email_taken() from None
     if updated is None:
-        raise Conflict("The account has just been changed by another request. Try again.")
+        raise _just_changed()
     invalidate(session, tags.user(user.id))
     if is_new_address:
-        await _tell_old_address(session, user)
-        await _send_verification(session, updated)
+        await _tell_old_address(session, resources, user)
+        await _send_verification(session, resources, updated)
     return updated
 
 
@@ -80,10 +81,12 @@ async def delete_user(session: AsyncSession, user: User) -> None:
 
     The row of the account stays, without personal data. What references it without CASCADE, such
     as what the user published, stays under the name "Deleted user". Raises `Conflict` for the last
-    administrator.
+    administrator, and if the role was changed since `user` was read.
     """
-    await keep_an_admin(session, user.id)
-    await queries.anonymise_user(session, user.id)
+    if user.role is Role.ADMIN:
+        await keep_an_admin(session, user.id)
+    if not await queries.anonymise_user(session, user):
+        raise _just_changed()
     await queries.delete_owned_rows(session, user.id)
     await discard_jobs_of_account(session, user.id, user.email)
     invalidate(session, tags.user(user.id), tags.account(user.id))
@@ -111,15 +114,29 @@ async def keep_an_admin(session: AsyncSession, user_id: int) -> None:
         )
 
 
-async def make_admin(session: AsyncSession, email: str) -> None:
-    """Make the account with this address an administrator, or raise `NotFound` or `Conflict`."""
-    user = await queries.get_user_by_email(session, email)
+async def make_admin(session: AsyncSession, email: str, *, is_known: bool) -> None:
+    """Make the account with this address an administrator, or raise `NotFound` or `Conflict`.
+
+    `is_known` says that the operator knows the owner of the account. The address is then marked as
+    verified.
+    """
+    user = await queries.lock_user_by_email(session, normalise_email(email) or email)
     if user is None:
         raise NotFound("There is no account with this e-mail address.")
     if user.disabled:
-        raise Conflict("This account is disabled.")
-    user.role = Role.ADMIN
+        raise Conflict("This account is disabled.", code="disabled")
+    if not (user.verified or is_known):
+        raise not_verified()
+    user.role, user.verified = Role.ADMIN, True
     invalidate(session, tags.user(user.id))
+
+
+def not_verified() -> Conflict:
+    return Conflict(
+        "The e-mail address of this account is not verified, so somebody else may have registered "
+        "it. Its owner has to follow the link in the verification mail first.",
+        code="not_verified",
+    )
 
 
 async def read_user(session: AsyncSession, user_id: int) -> User:
@@ -131,16 +148,22 @@ async def read_user(session: AsyncSession, user_id: int) -> User:
 
 
 async def _send_verification(
-    session: AsyncSession, user: User, *, is_welcome: bool = False
+    session: AsyncSession, resources: ProcessResources, user: User, *, is_welcome: bool = False
 ) -> None:
-    """Send a link that verifies the address, in the transaction of the request."""
-    await enqueue(
-        session, "account_mails.send_verification", user_id=user.id, is_welcome=is_welcome
-    )
+    """Send a link that verifies the address, if mails can be sent."""
+    if resources.mailer.can_send:
+        await enqueue(
+            session, "account_mails.send_verification", user_id=user.id, is_welcome=is_welcome
+        )
 
 
-async def _tell_old_address(session: AsyncSession, user: User) -> None:
-    await enqueue(session, "account_mails.tell_old_address", user_id=user.id, email=user.email)
+async def _tell_old_address(session: AsyncSession, resources: ProcessResources, user: User) -> None:
+    if resources.mailer.can_send:
+        await enqueue(session, "account_mails.tell_old_address", user_id=user.id, email=user.email)
+
+
+def _just_changed() -> Conflict:
+    return Conflict("The account has just been changed by another request. Try again.")
 
 
 def _email_taken() -> Conflict:

@@ -49,7 +49,8 @@ DISCARD = text(
 DISCARD_OF_ACCOUNT = text(
     "DELETE FROM pgqueuer WHERE entrypoint = ANY(:names) AND ("
     "convert_from(payload, 'UTF8')::jsonb->>'user_id' = CAST(:user_id AS text) "
-    "OR lower(convert_from(payload, 'UTF8')::jsonb->>'email') = lower(:email))"
+    "OR convert_from(payload, 'UTF8')::jsonb->>'user_id' IS NULL "
+    "AND lower(convert_from(payload, 'UTF8')::jsonb->>'email') = lower(:email))"
 )
 ACCOUNT_ARGUMENTS = {"user_id", "email"}
 HELD_IDS = text("SELECT id FROM pgqueuer WHERE status = 'failed'")
@@ -81,7 +82,11 @@ async def discard_jobs(session: AsyncSession, ids: Sequence[int]) -> set[int]:
 
 
 async def discard_jobs_of_account(session: AsyncSession, user_id: int, email: str) -> None:
-    """Delete all jobs whose argument `user_id` or `email` is that of the account."""
+    """Delete all jobs whose argument `user_id` is the account, or else whose `email` is its own.
+
+    A job with the `user_id` of another account belongs to that one, whatever its `email` is. An
+    address may have been that of another account before.
+    """
     names = [job.name for job in all_jobs() if job.arguments.names & ACCOUNT_ARGUMENTS]
     parameters = {"names": names, "user_id": str(user_id), "email": email}
     await session.execute(DISCARD_OF_ACCOUNT, parameters)

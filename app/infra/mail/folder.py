@@ -22,6 +22,8 @@ MOST_FILES = 500
 class FolderMailer:
     """Writes each mail to a file that only this user can read. Old files are deleted."""
 
+    can_send = True
+
     def __init__(self, folder: Path, sender: Address) -> None:
         self._folder = folder
         self._sender = sender

@@ -11,6 +11,13 @@ from app.infra.settings_base.urls import smtp_server
 
 
 class Mailer(Protocol):
+    """`can_send` is False if the settings name neither a server nor a folder.
+
+    Ask it before you enqueue a job that sends a mail. Such a job could only fail.
+    """
+
+    can_send: bool
+
     async def send(self, mail: Mail) -> None:
         """Send a mail. Raises `PermanentError` if the server refuses this mail for good.
 
@@ -21,6 +28,8 @@ class Mailer(Protocol):
 
 
 class _NoMailer:
+    can_send = False
+
     async def send(self, mail: Mail) -> None:  # noqa: ARG002 - the signature of the protocol
         raise Unavailable("MAIL_URL is not set, so mails cannot be sent.")
 

@@ -30,6 +30,8 @@ class SmtpMailer:
     `timeout_seconds`, in which the mails before it have to be sent too.
     """
 
+    can_send = True
+
     def __init__(self, server: SmtpServer, sender: Address, timeout_seconds: float) -> None:
         self._server = server
         self._sender = sender

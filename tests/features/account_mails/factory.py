@@ -24,5 +24,5 @@ class MailFactory(Factory):
         token_hash = sha256(token.encode()).digest()
         async with self.resources.database.transaction() as session:
             await queries.insert_mail(
-                session, user, purpose, 1, token_hash=token_hash, lifetime=lifetime
+                session, user, user.email, purpose, 1, token_hash=token_hash, lifetime=lifetime
             )

@@ -2,12 +2,16 @@
 
 import asyncio
 from datetime import timedelta
+from typing import Any
 
 import httpx2
 import pytest
 from fastapi import FastAPI
+from sqlalchemy import update
 
+from app.features.account_mails import queries
 from app.features.account_mails.models import Purpose
+from app.features.users.models import User
 from tests.application import client_of
 from tests.features.account_mails.factory import MailFactory
 from tests.features.account_mails.inbox import Inbox
@@ -115,6 +119,47 @@ async def test_token_is_refused_after_the_address_or_the_password_was_changed(
     changed = await client.patch("/v1/users/me", json=sent, headers=make.headers(user))
     assert changed.status_code == 200
     assert (await confirm(client, "older")).status_code == 401
+
+
+async def test_reset_verifies_the_address(client: Client, inbox: Inbox, make: UserFactory) -> None:
+    user = await make.user()
+    await ask(client, user.email)
+    token = await inbox.token(user.email, "reset-password")
+    assert (await confirm(client, token)).status_code == 204
+    access = (await log_in(client, user.email, NEW)).json()["access_token"]
+    headers = {"Authorization": f"Bearer {access}"}
+    assert (await client.get("/v1/users/me", headers=headers)).json()["verified"] is True
+
+
+async def test_reset_does_not_verify_an_address_that_replaces_the_old_one_meanwhile(
+    client: Client, make: UserFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    user = await make.user()
+    await MailFactory(make.resources).mail(user, Purpose.PASSWORD_RESET, token="mailed")
+    use_token = queries.use_token
+
+    async def use_and_change(*arguments: Any) -> User | None:
+        found = await use_token(*arguments)
+        async with make.resources.database.transaction() as session:
+            new = update(User).where(User.id == user.id).values(email="new@example.com")
+            await session.execute(new)
+        return found
+
+    monkeypatch.setattr(queries, "use_token", use_and_change)
+    assert (await confirm(client, "mailed")).status_code == 401
+    me = (await client.get("/v1/users/me", headers=make.headers(user))).json()
+    assert (me["email"], me["verified"]) == ("new@example.com", False)
+
+
+async def test_used_token_does_not_delay_the_next_mail(
+    client: Client, inbox: Inbox, make: UserFactory
+) -> None:
+    user = await make.user()
+    for number in (1, 2):
+        await ask(client, user.email)
+        assert len(await inbox.receive()) == number
+        token = await inbox.token(user.email, "reset-password")
+        assert (await confirm(client, token)).status_code == 204
 
 
 async def test_disabled_account_gets_no_mail_and_its_token_is_refused(

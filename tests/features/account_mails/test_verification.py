@@ -68,7 +68,7 @@ async def test_registration_that_is_rolled_back_mails_nothing(
 ) -> None:
     with pytest.raises(RuntimeError, match="undo"):
         async with resources.database.transaction() as session:
-            await users.create_user(session, resources.passwords, UserCreate.model_validate(ANN))
+            await users.create_user(session, resources, UserCreate.model_validate(ANN))
             raise RuntimeError("undo")
     assert await queued(resources) == []
     assert await inbox.receive() == []

@@ -6,10 +6,12 @@ from typing import Any
 import httpx2
 import pytest
 from fastapi import FastAPI
+from sqlalchemy import select, update
 
 from app.features.users.models import Role, User
 from tests.application import client_of
 from tests.features.users.factory import PASSWORD, UserFactory
+from tests.locks import waits_for_a_lock
 
 Client = httpx2.AsyncClient
 Headers = dict[str, str]
@@ -95,7 +97,7 @@ async def test_list_can_be_filtered_by_role_and_has_no_deleted_account(
 async def test_new_admin_may_do_it_at_once_and_no_longer_after_losing_the_role(
     client: Client, make: UserFactory, headers: Headers
 ) -> None:
-    user = await make.user()
+    user = await make.user(verified=True)
     mine = make.headers(user)
     assert (await client.get("/v1/admin/users", headers=mine)).status_code == 403
     promoted = await patch(client, headers, user, role="admin")
@@ -103,6 +105,25 @@ async def test_new_admin_may_do_it_at_once_and_no_longer_after_losing_the_role(
     assert (await client.get("/v1/admin/users", headers=mine)).status_code == 200
     assert (await patch(client, headers, user, role="user")).json()["role"] == "user"
     assert (await client.get("/v1/admin/users", headers=mine)).status_code == 403
+
+
+async def test_account_with_an_unverified_address_cannot_become_an_admin(
+    client: Client, make: UserFactory, headers: Headers
+) -> None:
+    user = await make.user()
+    refused = await patch(client, headers, user, role="admin", disabled=True)
+    assert (refused.status_code, refused.json()["code"]) == (409, "not_verified")
+    assert "verification mail" in refused.json()["detail"]
+    me = (await client.get("/v1/users/me", headers=make.headers(user))).json()
+    assert me["role"] == "user"
+    assert (await patch(client, headers, user, role="user")).status_code == 200
+
+
+async def test_admin_whose_new_address_is_not_verified_stays_one(
+    client: Client, headers: Headers, admin: User
+) -> None:
+    """`admin` is not verified."""
+    assert (await patch(client, headers, admin, role="admin")).status_code == 200
 
 
 async def test_disabled_account_is_refused_everywhere_at_once(
@@ -185,6 +206,33 @@ async def test_one_admin_is_left_when_all_leave_at_the_same_time(
     assert [(response.status_code, response.json()["code"]) for response in refused] == [
         (409, "last_admin")
     ]
+
+
+async def test_deletion_of_another_account_does_not_wait_for_the_admins(
+    client: Client, make: UserFactory, admin: User
+) -> None:
+    user = await make.user()
+    async with make.resources.database.transaction() as session:
+        locked = select(User.id).where(User.id == admin.id).with_for_update()
+        assert await session.scalar(locked) == admin.id
+        deleted = await client.delete("/v1/users/me", headers=make.headers(user))
+        assert deleted.status_code == 204
+
+
+async def test_account_that_became_the_last_admin_meanwhile_is_not_deleted(
+    client: Client, make: UserFactory, admin: User
+) -> None:
+    user = await make.user(verified=True)
+    async with make.resources.database.transaction() as session:
+        changed = update(User).where(User.id == user.id).values(role=Role.ADMIN)
+        await session.execute(changed)
+        changed = update(User).where(User.id == admin.id).values(role=Role.USER)
+        await session.execute(changed)
+        headers = make.headers(user)
+        deletion = asyncio.create_task(client.delete("/v1/users/me", headers=headers))
+        await waits_for_a_lock(make.resources)
+    refused = await deletion
+    assert (refused.status_code, refused.json()["code"]) == (409, "conflict")
 
 
 async def test_missing_and_deleted_accounts_are_404(

@@ -10,6 +10,7 @@ from pathlib import Path
 from app.features.account_mails import queries, service
 from app.features.account_mails.models import Purpose
 from app.features.users.models import User
+from app.infra.jobs.mail_job import mail_job
 from app.infra.jobs.registry import JobContext, job
 from app.infra.mail.message import MailTemplates
 from app.infra.mail.settings import MailSettings
@@ -18,7 +19,7 @@ from app.infra.validation.fields import Email
 TEMPLATES = MailTemplates(Path(__file__).with_name("mails"))
 
 
-@job("account_mails.send_verification")
+@mail_job("account_mails.send_verification")
 async def send_verification(context: JobContext, *, user_id: int, is_welcome: bool = False) -> None:
     """Mail a link that verifies the address of an account, unless it is verified."""
     async with context.resources.database.transaction() as session:
@@ -30,7 +31,7 @@ async def send_verification(context: JobContext, *, user_id: int, is_welcome: bo
     await _send(context, user, "verification", subject, "verify-email", token)
 
 
-@job("account_mails.send_password_reset")
+@mail_job("account_mails.send_password_reset")
 async def send_password_reset(context: JobContext, *, email: Email) -> None:
     """Mail a link that resets the password, if there is an account with this address.
 
@@ -45,7 +46,7 @@ async def send_password_reset(context: JobContext, *, email: Email) -> None:
     await _send(context, user, "password_reset", subject, "reset-password", token)
 
 
-@job("account_mails.tell_old_address")
+@mail_job("account_mails.tell_old_address")
 async def tell_old_address(context: JobContext, *, user_id: int, email: Email) -> None:
     """Tell the old address of an account that it was replaced. Its owner may not know that."""
     async with context.resources.database.transaction() as session:

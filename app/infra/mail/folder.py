@@ -14,6 +14,7 @@ from tempfile import NamedTemporaryFile
 from anyio.to_thread import run_sync
 
 from app.infra.mail.message import Mail, compose
+from app.infra.observability.metrics import MAILS
 
 FILE_NAME = re.compile(r"[0-9]{16,19}\.eml")
 MOST_FILES = 500
@@ -29,7 +30,9 @@ class FolderMailer:
         self._sender = sender
 
     async def send(self, mail: Mail) -> None:
-        await run_sync(self._write, compose(mail, self._sender).as_bytes(policy=policy.SMTP))
+        content = compose(mail, self._sender).as_bytes(policy=policy.SMTPUTF8)
+        await run_sync(self._write, content)
+        MAILS.labels("sent").inc()
 
     async def close(self) -> None:
         """There is nothing to close."""

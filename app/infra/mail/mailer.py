@@ -21,6 +21,10 @@ class Mailer(Protocol):
     async def send(self, mail: Mail) -> None:
         """Send a mail. Raises `PermanentError` if the server refuses this mail for good.
 
+        If it refuses the recipient for good, such as a mailbox that does not exist, this is logged
+        and counted in the metric `mails`, and the call returns. Nobody could repair that, and
+        anybody can register with such an address.
+
         A job whose worker dies while the server answers runs again, so a mail may arrive twice.
         """
 

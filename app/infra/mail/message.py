@@ -53,7 +53,7 @@ def compose(mail: Mail, sender: Address) -> EmailMessage:
     """Return the message. Raises ValueError for a line break in a header."""
     message = EmailMessage()
     message["From"] = sender
-    message["To"] = Address(addr_spec=_ascii_domain(mail.to))
+    message["To"] = recipient_of(mail)
     message["Subject"] = mail.subject
     message["Date"] = localtime()
     message["Message-ID"] = make_msgid(domain=sender.domain)
@@ -63,10 +63,12 @@ def compose(mail: Mail, sender: Address) -> EmailMessage:
     return message
 
 
-def _ascii_domain(address: str) -> str:
+def recipient_of(mail: Mail) -> Address:
     """Return the address with its domain in ASCII, which every mail server takes."""
     try:
-        parts = validate_email(address, check_deliverability=False)
+        parts = validate_email(mail.to, check_deliverability=False)
     except EmailNotValidError:
-        return address
-    return f"{parts.local_part}@{parts.ascii_domain}"
+        name, _, domain = mail.to.rpartition("@")
+    else:
+        name, domain = parts.local_part, parts.ascii_domain or parts.domain
+    return Address(username=name, domain=domain)

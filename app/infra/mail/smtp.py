@@ -1,6 +1,7 @@
 """Sends mails to a mail server."""
 
 import asyncio
+import logging
 import time
 from contextlib import suppress
 from email.headerregistry import Address
@@ -14,11 +15,14 @@ from aiosmtplib import (
     SMTPSenderRefused,
 )
 
-from app.errors import PermanentError
-from app.infra.mail.message import Mail, compose
+from app.errors import PermanentError, Unavailable
+from app.infra.mail.message import Mail, compose, recipient_of
+from app.infra.mail.refusals import PERMANENT, is_recipient_refused
+from app.infra.observability.metrics import MAILS
 from app.infra.settings_base.urls import SmtpServer
 
-PERMANENT = 500  # replies from here on mean that the same mail would be refused again (RFC 5321)
+logger = logging.getLogger(__name__)
+
 CHECK_AFTER_SECONDS = 1.0  # servers close idle connections, some of them after seconds
 CLOSE_SECONDS = 1.0
 
@@ -26,8 +30,9 @@ CLOSE_SECONDS = 1.0
 class SmtpMailer:
     """Sends over one connection, one mail after the other. It opens at the first mail.
 
-    A connection saves the TLS handshake and the login of each further mail. A mail gets
-    `timeout_seconds`, in which the mails before it have to be sent too.
+    A connection saves the TLS handshake and the login of each further mail. The server has
+    `timeout_seconds` for all its answers to one mail. The time in which a mail waits for the mails
+    before it does not count.
     """
 
     can_send = True
@@ -39,24 +44,20 @@ class SmtpMailer:
         self._turn = asyncio.Lock()
         self._connection: SMTP | None = None
         self._used_at = 0.0
+        self._not_reached_at = 0.0
 
     async def send(self, mail: Mail) -> None:
-        message = compose(mail, self._sender)
-        async with asyncio.timeout(self._timeout_seconds), self._turn:
-            connection = await self._open()
-            try:
-                await connection.send_message(message)
-            except SMTPNotSupported:  # the connection is still usable
-                raise PermanentError("The mail server takes ASCII addresses only.") from None
-            except (SMTPDataError, SMTPRecipientsRefused, SMTPSenderRefused) as error:
-                code = _code_of(error)
-                if code < PERMANENT:
-                    raise
-                raise PermanentError(f"The mail server refused the mail with {code}.") from None
-            except BaseException:  # the state of the connection is unknown: also after a timeout
-                self._drop()
-                raise
-            self._used_at = time.monotonic()
+        came_at = time.monotonic()
+        try:
+            async with self._turn:
+                if self._not_reached_at > came_at:  # otherwise each waits for the whole timeout
+                    raise Unavailable("The mail server was not reached for the mail before this.")
+                async with asyncio.timeout(self._timeout_seconds):
+                    result = await self._send(mail)
+        except Exception:
+            MAILS.labels("failed").inc()
+            raise
+        MAILS.labels(result).inc()
 
     async def close(self) -> None:
         connection, self._connection = self._connection, None
@@ -64,6 +65,33 @@ class SmtpMailer:
             with suppress(SMTPException, OSError, TimeoutError):
                 await connection.quit(timeout=CLOSE_SECONDS)
             connection.close()
+
+    async def _send(self, mail: Mail) -> str:
+        """Return whether the mail was sent, or its recipient was refused."""
+        recipient = recipient_of(mail).addr_spec
+        message = compose(mail, self._sender)
+        connection = await self._open()
+        try:
+            # The recipient is not read from the header, where `=?utf-8?q?a?=@b.example` means `a`.
+            await connection.send_message(
+                message, sender=self._sender.addr_spec, recipients=[recipient]
+            )
+        except SMTPNotSupported:  # the connection is still usable
+            return _refused("it takes ASCII addresses only")
+        except (SMTPDataError, SMTPRecipientsRefused, SMTPSenderRefused) as error:
+            code, text = _reply_of(error)
+            to_rcpt = isinstance(error, SMTPRecipientsRefused)
+            is_sender = isinstance(error, SMTPSenderRefused)
+            if not is_sender and is_recipient_refused(code, text, recipient, to_rcpt=to_rcpt):
+                return _refused(f"its reply is {code}")
+            if code < PERMANENT:
+                raise
+            raise PermanentError(f"The mail server refused the mail with {code}.") from None
+        except BaseException:  # the state of the connection is unknown: also after a timeout
+            self._drop()
+            raise
+        self._used_at = time.monotonic()
+        return "sent"
 
     async def _open(self) -> SMTP:
         """Return the connection, or a new one if there is none or the server has closed it."""
@@ -86,6 +114,7 @@ class SmtpMailer:
             try:
                 await connection.connect()
             except BaseException:
+                self._not_reached_at = time.monotonic()
                 self._drop()
                 raise
         return self._connection
@@ -96,7 +125,17 @@ class SmtpMailer:
             connection.close()
 
 
-def _code_of(error: SMTPDataError | SMTPRecipientsRefused | SMTPSenderRefused) -> int:
+def _refused(reason: str) -> str:
+    """Log this without the address. Another delivery would be refused too."""
+    logger.warning(
+        "A mail is not sent, because the mail server refuses its recipient for good: %s", reason
+    )
+    return "refused"
+
+
+def _reply_of(
+    error: SMTPDataError | SMTPRecipientsRefused | SMTPSenderRefused,
+) -> tuple[int, str]:
     if isinstance(error, SMTPRecipientsRefused):
-        return min(one.code for one in error.recipients)
-    return error.code
+        [error] = error.recipients  # each mail has one
+    return error.code, error.message

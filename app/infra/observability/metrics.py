@@ -115,6 +115,14 @@ JOB_SECONDS = Histogram(
     buckets=(0.01, 0.05, 0.1, 0.5, 1, 5, 10, 30, 60, 300),
 )
 
+MAILS = Counter(
+    "mails",
+    "Attempts to send a mail by result: sent, refused (the server refuses the recipient), failed.",
+    ("result",),
+)
+for result in ("sent", "refused", "failed"):
+    MAILS.labels(result)  # starts at 0, so that an alert can compare them
+
 LOOP_LAG = Gauge(
     "event_loop_lag_seconds",
     "Largest delay of an event loop within the last second.",

@@ -18,6 +18,9 @@ class Inbox:
 
     mails: list[EmailMessage] = field(default_factory=list)
     logins: list[tuple[str, str, bool]] = field(default_factory=list)  # and whether over TLS
+    recipients: list[str] = field(default_factory=list)
+    seconds: float = 0  # before each reply to a mail
+    to_sender: str = "250 OK"
     to_recipient: str = "250 OK"
     to_data: str = "250 OK"
     port: int = 0
@@ -34,14 +37,23 @@ class Inbox:
             assert connection.transport is not None
             connection.transport.close()
 
+    async def handle_MAIL(  # noqa: N802 - the name of a hook
+        self, server: Any, session: Any, envelope: Any, address: str, options: list[str]
+    ) -> str:
+        envelope.mail_from = address
+        envelope.mail_options.extend(options)
+        return self.to_sender
+
     async def handle_RCPT(  # noqa: N802 - the name of a hook
         self, server: Any, session: Any, envelope: Any, address: str, options: list[str]
     ) -> str:
+        self.recipients.append(address)
         if self.to_recipient.startswith("2"):
             envelope.rcpt_tos.append(address)
         return self.to_recipient
 
     async def handle_DATA(self, server: Any, session: Any, envelope: Any) -> str:  # noqa: N802
+        await asyncio.sleep(self.seconds)
         if self.to_data.startswith("2"):
             self.mails.append(message_from_bytes(envelope.content, policy=policy.default))
         return self.to_data
@@ -56,11 +68,12 @@ class Inbox:
 
 @asynccontextmanager
 async def mail_server(
-    tls: ssl.SSLContext | None = None, *, starts_with_tls: bool = False
+    tls: ssl.SSLContext | None = None, *, starts_with_tls: bool = False, takes_utf8: bool = False
 ) -> AsyncIterator[Inbox]:
     """Run a server on a free port of the loopback. It offers STARTTLS if there is a certificate."""
     inbox = Inbox()
     options: dict[str, Any] = {"authenticator": inbox.authenticate, "auth_require_tls": False}
+    options["enable_SMTPUTF8"] = takes_utf8
     if not starts_with_tls:
         options["tls_context"] = tls
     loop = asyncio.get_running_loop()

@@ -9,6 +9,7 @@ from gunicorn.arbiter import Arbiter
 from gunicorn.workers.base import Worker
 
 from app.infra.database.connection_budget import is_schema_behind, read_connection_budget
+from app.infra.mail.settings import NO_MAIL, MailSettings
 from app.infra.server.wiring import server_config
 from app.infra.shutdown import server_shutdown
 from app.settings import load_settings, misspelt_variables
@@ -55,6 +56,8 @@ def on_starting(_server: Arbiter) -> None:
             )
     for sentence in misspelt_variables():
         _logger.warning("In the environment: %s", sentence)
+    if not _settings.sections()[MailSettings].can_send:
+        _logger.warning(NO_MAIL)
     _check_database()
 
 

@@ -3,6 +3,7 @@
 It serves /readyz, /livez and /metrics on METRICS_PORT, or on a free port if that is 0.
 """
 
+import logging
 import signal
 import sys
 
@@ -24,11 +25,14 @@ from app.infra.database.connection_budget import JOBS_APPLICATION_NAME
 from app.infra.jobs.registry import load_jobs
 from app.infra.jobs.worker import running_jobs
 from app.infra.lifespan import open_resources
+from app.infra.mail.settings import NO_MAIL, MailSettings
 from app.infra.observability.logs import Log, open_log
 from app.infra.web import metrics_endpoint
 from app.infra.web.problems import add_problem_handlers
 from app.infra.web.telemetry import telemetry
 from app.settings import Settings, load_settings
+
+logger = logging.getLogger(__name__)
 
 CLOSING_SECONDS = 2  # for requests to the pages above
 
@@ -73,7 +77,10 @@ def create_worker(settings: Settings, log: Log | None = None) -> FastAPI:
 
 def load_worker() -> FastAPI:
     settings = load_settings()
-    return create_worker(settings, open_log(settings.log, is_production=settings.is_production))
+    log = open_log(settings.log, is_production=settings.is_production)
+    if not settings.sections()[MailSettings].can_send:
+        logger.warning(NO_MAIL)
+    return create_worker(settings, log)
 
 
 def serve(app: FastAPI, settings: Settings) -> None:

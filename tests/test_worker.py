@@ -65,6 +65,31 @@ async def test_it_starts_without_the_database_and_is_not_ready(settings: Setting
         assert (response.status_code, response.json()["code"]) == (503, "unavailable")
 
 
+def test_it_warns_that_no_mail_can_be_sent(settings: Settings) -> None:
+    secret = "a secret of production, which is long enough"
+    changes = {"ENVIRONMENT": "production", "AUTH_SECRET": secret, "MAIL_URL": ""}
+    with subprocess.Popen(
+        [sys.executable, "-m", "app.worker"],
+        cwd=PROJECT,
+        env=environment(settings, METRICS_PORT="0", **changes),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        encoding="utf-8",
+    ) as process:
+        assert process.stdout is not None
+        lines = []
+        for line in process.stdout:
+            lines.append(line)
+            if "takes jobs" in line:
+                break
+        process.send_signal(signal.SIGTERM)
+        lines += process.communicate(timeout=60)[0]
+    said = "".join(lines)
+    assert said.count("MAIL_URL is not set, so no mail is sent") == 1
+    assert "Set MAIL_URL and MAIL_LINKS_URL" in said
+
+
 @pytest.mark.parametrize("service_workers", ["2", "auto"])
 def test_it_ends_in_an_orderly_way(settings: Settings, service_workers: str) -> None:
     port = free_port()

@@ -18,7 +18,7 @@ from coherent_cache import invalidate, shows
 # Wrong passwords for one account, at the login and where the current password is asked for.
 PASSWORD_FAILURES = Limit("password_failures", quota=10, seconds=900, by=By.ACCOUNT)
 # New addresses and passwords of one account. A new address tells whether it is taken, and gets a
-# mail that the caller did not ask its owner about.
+# mail.
 ACCOUNT_CHANGES = Limit("account_changes", quota=30, seconds=3_600, by=By.ACCOUNT)
 
 

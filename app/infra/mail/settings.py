@@ -11,6 +11,11 @@ from app.infra.settings_base.section import Seconds, Section
 from app.infra.settings_base.urls import smtp_server
 from app.infra.validation.fields import Url, normalise_email
 
+NO_MAIL = (
+    "MAIL_URL is not set, so no mail is sent: new addresses cannot be verified, and forgotten "
+    "passwords cannot be reset. Set MAIL_URL and MAIL_LINKS_URL, for the service and the job "
+    "worker: .env.example shows how."
+)
 DEVELOPMENT_FOLDER = Path(".data/mails")
 DEVELOPMENT_LINKS_URL = "http://127.0.0.1:8000/mailbox"
 
@@ -37,6 +42,11 @@ class MailSettings(Section):
         folder = None if self.url else self.folder or DEVELOPMENT_FOLDER
         links_url = self.links_url or DEVELOPMENT_LINKS_URL
         return self.model_copy(update={"folder": folder, "links_url": links_url})
+
+    @property
+    def can_send(self) -> bool:
+        """Whether there is a server or a folder for mails. Ask the section with its switches."""
+        return self.url is not None or self.folder is not None
 
     @property
     def from_address(self) -> Address:

@@ -72,7 +72,7 @@ class SmtpMailer:
         message = compose(mail, self._sender)
         connection = await self._open()
         try:
-            # The recipient is not read from the header, where `=?utf-8?q?a?=@b.example` means `a`.
+            # The recipient is not read from the header, which is for people.
             await connection.send_message(
                 message, sender=self._sender.addr_spec, recipients=[recipient]
             )

@@ -59,12 +59,19 @@ MAX_EMAIL_LENGTH = 254  # RFC 5321, §4.5.3.1.3: 256 octets with the angle brack
 MIN_PASSWORD_LENGTH, MAX_PASSWORD_LENGTH = 8, 128
 # Before normalisation a letter with two diacritics may be three code points.
 MAX_TYPED_PASSWORD_LENGTH = 3 * MAX_PASSWORD_LENGTH
+ENCODED_WORD = "=?"  # its beginning (RFC 2047)
 CONTROLS = re.compile(r"[\x00-\x1f\x7f-\x9f]")  # Unicode category Cc
 SPACES = re.compile("[\u00a0\u1680\u2000-\u200a\u202f\u205f\u3000]")  # category Zs without U+0020
 
 
 def normalise_email(text: str) -> str | None:
-    """Return the form in which an address is stored, or None if it is not an address."""
+    """Return the form in which an address is stored, or None if it is not an address.
+
+    Encoded words are refused: `=?utf-8?q?ann?=@example.com` is another mailbox than
+    `ann@example.com`, but some mail servers and the headers of mails do not tell them apart.
+    """
+    if ENCODED_WORD in text:
+        return None
     try:
         return validate_email(text, check_deliverability=False).normalized
     except EmailNotValidError:

@@ -251,7 +251,7 @@ async def test_mails_that_wait_while_the_server_is_not_reached_fail_with_the_fir
 
 
 @pytest.mark.parametrize(
-    "address", ["o'brien@example.com", "a+b@example.com", "=?utf-8?q?ann?=@example.com"]
+    "address", ["o'brien@example.com", "a+b@example.com", "a!#$%&*/?^_`{|}~-b@example.com"]
 )
 async def test_mail_goes_to_exactly_the_address(mailer: Mailer, inbox: Inbox, address: str) -> None:
     await mailer.send(Mail(address, "Hello", "Text", "HTML"))
@@ -277,15 +277,14 @@ async def test_address_that_the_server_cannot_take_counts_as_refused(
     assert inbox.recipients == ["ann@example.com"]
 
 
-@pytest.mark.parametrize("address", ["jürgen@example.com", "=?utf-8?q?ann?=@example.com"])
-async def test_mail_to_an_unusual_address_is_written_to_the_folder(
-    tmp_path: Path, address: str
+async def test_mail_to_an_address_that_is_not_ascii_is_written_to_the_folder(
+    tmp_path: Path,
 ) -> None:
     mailer = open_mailer(MailSettings(folder=tmp_path).with_switches(is_development=True))
-    await mailer.send(Mail(address, "Hello", "Text", "HTML"))
+    await mailer.send(Mail("jürgen@example.com", "Hello", "Text", "HTML"))
     mail = read_mail(tmp_path, *list_mails(tmp_path))
     assert mail is not None
-    assert mail.get_content_type() == "multipart/alternative"
+    assert mail["To"] == "jürgen@example.com"
 
 
 async def test_domain_of_an_address_is_sent_in_ascii(mailer: Mailer, inbox: Inbox) -> None:

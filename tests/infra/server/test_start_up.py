@@ -122,6 +122,16 @@ def test_unreachable_database_is_a_warning_at_start_up(tmp_path: Path) -> None:
     assert "hunter2" not in said
 
 
+def test_missing_mail_server_is_one_warning_at_start_up(tmp_path: Path) -> None:
+    away = {"DATABASE_URL": "postgresql://a:b@127.0.0.1:1/x"}
+    production = {"ENVIRONMENT": "production", "AUTH_SECRET": "s" * 40, "WEB_CONCURRENCY": "2"}
+    said = first_lines(tmp_path, **away, **production)
+    assert said.count("MAIL_URL is not set, so no mail is sent") == 1
+    assert "Set MAIL_URL and MAIL_LINKS_URL" in said
+    said = first_lines(tmp_path, **away, **production | {"ENVIRONMENT": "development"})
+    assert "MAIL_URL" not in said
+
+
 def first_lines(folder: Path, **changes: str) -> str:
     """Start the service, and return its messages before the first worker boots."""
     process = subprocess.Popen(

@@ -137,5 +137,6 @@ def _reply_of(
     error: SMTPDataError | SMTPRecipientsRefused | SMTPSenderRefused,
 ) -> tuple[int, str]:
     if isinstance(error, SMTPRecipientsRefused):
-        [error] = error.recipients  # each mail has one
+        [refused] = error.recipients  # each mail has one
+        return refused.code, refused.message
     return error.code, error.message

@@ -1,4 +1,7 @@
-"""Names the client of a request for the rate limits: a user, or an address."""
+"""Names the client of a request for the rate limits: a user, or an address.
+
+The names are keys of counters, and prove nothing else.
+"""
 
 from functools import lru_cache
 from ipaddress import IPv6Address, IPv6Network, ip_address
@@ -22,9 +25,13 @@ def address_of(scope: Scope) -> str:
 
 
 def user_of(scope: Scope, tokens: AccessTokens) -> str | None:
-    """Return the user of the access token, or None without a valid one.
+    """Return `user:` and the id in the access token, or None without a valid token.
 
-    The signature is verified, because otherwise a client could use up the quota of another user.
+    The signature and the expiry are verified, because otherwise a client could use up the quota of
+    another user. The database is not asked, so this is no authentication: the token may have been
+    revoked, and its account disabled or deleted. Such a request counts for that user too, and the
+    route then refuses it. All tokens of a user share one key, whenever and wherever they were
+    issued.
     """
     for name, value in scope["headers"]:
         if name == b"authorization":

@@ -61,6 +61,7 @@ def test_address_is_verified_and_password_is_reset_through_the_mailbox(
         assert client.post("/v1/users", json=ACCOUNT).status_code == 201
         mail = open_newest_mail(browser, served)
         page = mail.click_link("Confirm the address")  # in the frame with the HTML
+        page.wait_for("document.body.textContent.includes('You need not be logged in.')")
         assert submit(page) == "Your e-mail address is confirmed."
 
         reset = client.post("/v1/auth/password-reset", json={"email": ACCOUNT["email"]})
@@ -76,7 +77,11 @@ def test_address_is_verified_and_password_is_reset_through_the_mailbox(
         me = client.get("/v1/users/me", headers={"Authorization": f"Bearer {token}"}).json()
         assert me["verified"] is True
 
+        assert page.evaluate("document.querySelector('form')") is None, "it could be sent again"
         page = mail.click_link("/mailbox/reset-password#token=")  # once more
         page.wait_for("!!document.querySelector('input')")
         page.evaluate(f"document.querySelector('input').value = '{NEW_PASSWORD}'")
         assert "The token is not valid" in submit(page)
+
+        page = browser.open_page(f"{served.url}/mailbox/verify-email")
+        page.wait_for("document.body.textContent.includes('the link in the mail')")

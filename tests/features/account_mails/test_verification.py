@@ -52,6 +52,8 @@ async def test_registration_mails_a_link_that_verifies_the_address(
     [mail] = await inbox.receive()
     assert mail["Subject"] == "Welcome! Please confirm your e-mail address"
     assert "spam" not in text_of(mail)
+    assert "you need not be logged in" in text_of(mail)
+    assert "If it was not you, do not confirm it" in text_of(mail)
     assert f"http://127.0.0.1:8000/mailbox/verify-email#token={token}" in text_of(mail)
     assert (await verify(client, token)).status_code == 204
     assert await is_verified(client, headers)

@@ -6,11 +6,13 @@ the time further ahead of the clock than one window. A client may therefore use 
 once, and gets it back evenly over the window.
 """
 
+import re
 from dataclasses import dataclass
 from enum import Enum, auto
 from typing import NamedTuple
 
 MICROSECONDS = 1_000_000
+NAME = re.compile(r"[a-z][a-z0-9_]*")
 
 
 class By(Enum):
@@ -39,6 +41,18 @@ class Limit:
     seconds: int
     by: By = By.PRINCIPAL
     is_default: bool = False
+
+    def __post_init__(self) -> None:
+        if not NAME.fullmatch(self.name):
+            raise ValueError(
+                f"The name of a rate limit is in the headers of responses and in "
+                f"RATE_LIMITS_QUOTAS. {self.name!r} has to be lower-case letters, digits and _."
+            )
+        if min(self.quota, self.seconds) < 1 or self.quota > MICROSECONDS * self.seconds:
+            raise ValueError(
+                f"The rate limit {self.name!r} has to allow at least one request, in at least one "
+                "second, and at most a million requests in a second."
+            )
 
 
 class Pace(NamedTuple):

@@ -4,12 +4,12 @@ import re
 
 from pydantic import SecretStr, field_validator
 
-from app.infra.rate_limits.limit import MICROSECONDS, Limit
+from app.infra.rate_limits.limit import MICROSECONDS, NAME, Limit
 from app.infra.settings_base.section import Seconds, Section
 from app.infra.settings_base.urls import valkey_url
 
 ALL = "*"
-QUOTA = re.compile(r"(\*|[a-z][a-z0-9_]*)=([1-9][0-9]{0,8})/([1-9][0-9]{0,6})")
+QUOTA = re.compile(rf"(\*|{NAME.pattern})=([1-9][0-9]{{0,8}})/([1-9][0-9]{{0,6}})")
 
 
 class RateLimitSettings(Section):

@@ -13,6 +13,7 @@ from app.infra.security.access_tokens import AccessTokens
 
 PREFIX_BITS = 64  # what a provider gives to one customer at least
 UNKNOWN = "unknown"
+LONGEST = 100  # characters of an address with a zone and a port
 
 
 def address_of(scope: Scope) -> str:
@@ -21,7 +22,15 @@ def address_of(scope: Scope) -> str:
     Servers that listen on a Unix socket do not know the address. All their clients count as one.
     """
     client = scope.get("client")
-    return _network_of(client[0]) if client else UNKNOWN
+    # A proxy that is trusted may report any text. A long one is not kept in the cache.
+    return _network_of(client[0]) if client and len(client[0]) <= LONGEST else UNKNOWN
+
+
+def without_port(address: str) -> str:
+    """Remove the port that some proxies report: `192.0.2.1:443`, `[2001:db8::1]:443`."""
+    if address.startswith("["):
+        return address[1:].partition("]")[0]
+    return address.partition(":")[0] if address.count(":") == 1 else address
 
 
 def user_of(scope: Scope, tokens: AccessTokens) -> str | None:
@@ -48,8 +57,8 @@ def user_of(scope: Scope, tokens: AccessTokens) -> str | None:
 @lru_cache(maxsize=10_000)
 def _network_of(text: str) -> str:
     try:
-        address = ip_address(text)
-    except ValueError:  # a proxy that is trusted may report any text
+        address = ip_address(without_port(text))
+    except ValueError:
         return UNKNOWN
     if not isinstance(address, IPv6Address):
         return str(address)

@@ -1,6 +1,7 @@
 """Declares how often a client may call a route."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from itertools import chain
 from typing import TypeVar
 
 from app.infra.rate_limits.limit import By, Limit
@@ -35,6 +36,22 @@ def declared_limits(endpoint: object) -> Limits | None:
     """Return what `rate_limited` declared for an endpoint, or None."""
     declared: Limits | None = getattr(endpoint, LIMITS, None)
     return declared
+
+
+def limits_by_name(declared: Iterable[Limits]) -> dict[str, Limit]:
+    """Return the default limits and the declared ones.
+
+    Raise `TypeError` for two that differ and have one name: they would share their counts, and
+    the quota of the one that is used first.
+    """
+    found: dict[str, Limit] = {}
+    for limit in chain((ADDRESS, READS, WRITES), *declared):
+        if found.setdefault(limit.name, limit) != limit:
+            raise TypeError(
+                f"Two rate limits have the name {limit.name!r}. Declare it once and import it for "
+                "the other routes, or give one of them another name."
+            )
+    return found
 
 
 def default_limits(method: str) -> Limits:

@@ -7,7 +7,6 @@ request nothing. Without it, requests are answered in the same way, only more sl
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import chain
 
 from fastapi import APIRouter, FastAPI
 from fastapi.dependencies.models import Dependant
@@ -19,12 +18,10 @@ from app.infra.rate_limits.limit import Limit
 from app.infra.web.cacheable import CachePolicy, policy_of, refuse_personal_input
 from app.infra.web.query_parameters import query_parameters, refuse_repeated
 from app.infra.web.rate_limited import (
-    ADDRESS,
-    READS,
-    WRITES,
     Limits,
     declared_limits,
     default_limits,
+    limits_by_name,
 )
 from app.infra.web.request_retry import RequestRetryMiddleware
 
@@ -72,6 +69,7 @@ class RouteTable:
         self._by_key: dict[str, Candidates] = {}
         self._all = self._others = Candidates([], router)
         self._cacheable: dict[str | None, KnownRoute] = {}
+        self._limits: dict[str, Limit] = {}
         self._indexed = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -123,8 +121,7 @@ class RouteTable:
     @property
     def limits(self) -> dict[str, Limit]:
         """The default rate limits and those that routes declare, by name."""
-        declared = (route.declared_limits or () for route in self._all.routes)
-        return {limit.name: limit for limit in chain((ADDRESS, READS, WRITES), *declared)}
+        return self._limits
 
     def methods(self, scope: Scope) -> set[str]:
         """Return the methods of all routes that have the path of a request."""
@@ -157,7 +154,8 @@ class RouteTable:
     def index(self) -> None:
         """Group the routes by two segments. An included router may be in several groups.
 
-        It raises `TypeError` for a route that is declared cacheable and depends on the client.
+        It raises `TypeError` for a route that is declared cacheable and depends on the client, and
+        for two rate limits with one name.
         """
         entries = [(entry, _known_routes(entry)) for entry in self._router.routes]
         keys = {_key_of(route) for _, routes in entries for route in routes}
@@ -166,6 +164,7 @@ class RouteTable:
         self._all = Candidates([route for _, some in entries for route in some], self._router)
         cacheable = [route for route in self._all.routes if route.cache_policy]
         self._cacheable = {route.template: route for route in cacheable}
+        self._limits = limits_by_name(route.declared_limits or () for route in self._all.routes)
         self._indexed = len(entries)
 
     def _group(

@@ -10,6 +10,8 @@ from ipaddress import ip_address
 from starlette.datastructures import Headers
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from app.infra.web.client_address import without_port
+
 
 class TrustedHopsMiddleware:
     """Pure ASGI. It stands outside everything that reads the address of the client."""
@@ -40,11 +42,7 @@ def _entries(headers: Headers, name: str) -> list[str]:
 
 def _address(entry: str) -> str | None:
     """Return the IP address in an entry, which may have a port, or None if there is none."""
-    if entry.startswith("["):
-        entry = entry[1:].partition("]")[0]
-    elif entry.count(":") == 1:
-        entry = entry.partition(":")[0]
     try:
-        return str(ip_address(entry))
+        return str(ip_address(without_port(entry)))
     except ValueError:
         return None

@@ -21,7 +21,7 @@ from app.infra.web.rate_limited import rate_limited
 from app.settings import Settings
 from coherent_cache import shows
 from dev.valkey import NO_EVICTION
-from tests.application import running
+from tests.application import build, running
 from tests.faults.load import free_port
 from tests.faults.valkey import open_own_valkey
 from tests.features.users.factory import UserFactory
@@ -149,6 +149,16 @@ async def test_a_route_may_declare_limits_of_its_own(settings: Settings) -> None
         async with client_at(app) as client:
             assert await statuses(client, 3, "/search") == [200, 200, 429]
             assert await statuses(client, 2) == [401, 429]
+
+
+async def test_two_limits_with_one_name_are_refused_at_start_up(settings: Settings) -> None:
+    app = build(settings)
+    for number in (1, 2):
+        limit = Limit("searches", quota=number, seconds=60)
+        app.get(f"/search/{number}")(rate_limited(limit)(lambda: None))
+    with pytest.raises(TypeError, match="Two rate limits have the name 'searches'"):
+        async with app.router.lifespan_context(app):
+            pass
 
 
 @pytest.mark.parametrize("method", ["GET", "HEAD", "PUT", "DELETE", "OPTIONS"])

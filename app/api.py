@@ -7,6 +7,7 @@ from app.features.accounts import routes as accounts
 from app.features.auth import routes as auth
 from app.features.board import routes as board
 from app.features.comments import routes as comments
+from app.features.dashboard import routes as dashboard
 from app.features.drafts import routes as drafts
 from app.features.mailbox import routes as mailbox
 from app.features.posts import routes as posts
@@ -20,6 +21,7 @@ def include_routers(app: FastAPI) -> None:
     app.include_router(posts.router)
     app.include_router(comments.router)
     app.include_router(drafts.router)
+    app.include_router(dashboard.router)
     app.include_router(users.router)
     app.include_router(auth.router)
     app.include_router(account_mails.router)

@@ -16,6 +16,7 @@ from pydantic_settings import (
 )
 
 from app.features.board.settings import BoardSettings
+from app.features.dashboard.settings import DashboardSettings
 from app.infra.cache.settings import CacheSettings, ValkeySettings
 from app.infra.database.settings import DatabaseSettings
 from app.infra.http_client.settings import HttpClientSettings
@@ -60,6 +61,7 @@ class Settings(BaseSettings):
     jobs: JobsSettings = JobsSettings()
     mail: MailSettings = MailSettings()
     board: BoardSettings = BoardSettings()
+    dashboard: DashboardSettings = DashboardSettings()
     guards: DiagnosticsSettings = DiagnosticsSettings()
 
     @property

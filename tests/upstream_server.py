@@ -17,13 +17,13 @@ class Received:
     body: bytes
 
 
-Answer = Callable[[asyncio.StreamWriter], Awaitable[None]]
+Answer = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]
 
 
 def sends(content: bytes) -> Answer:
     """Send these bytes."""
 
-    async def answer(writer: asyncio.StreamWriter) -> None:
+    async def answer(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         writer.write(content)
         await writer.drain()
 
@@ -38,17 +38,17 @@ def replies(body: object = None, status: int = 200, **headers: str) -> Answer:
     return sends("\r\n".join([*lines, "", ""]).encode() + content)
 
 
-async def hangs_up(writer: asyncio.StreamWriter) -> None:
+async def hangs_up(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     """Close the connection without a response."""
     writer.transport.abort()
 
 
-async def hangs(_writer: asyncio.StreamWriter) -> None:
-    """Never answer."""
-    await asyncio.Event().wait()
+async def hangs(reader: asyncio.StreamReader, _writer: asyncio.StreamWriter) -> None:
+    """Never answer. This ends when the client closes the connection."""
+    await reader.read()
 
 
-async def never_ends(writer: asyncio.StreamWriter) -> None:
+async def never_ends(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
     """Send a body that has no end."""
     writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n")
     while not writer.is_closing():
@@ -76,7 +76,7 @@ class UpstreamServer:
             with suppress(ConnectionError, asyncio.IncompleteReadError):
                 while True:
                     self.received.append(await read_request(reader))
-                    await (self.answers.pop(0) if self.answers else self.answer)(writer)
+                    await (self.answers.pop(0) if self.answers else self.answer)(reader, writer)
         finally:
             self.open_connections -= 1
             writer.close()

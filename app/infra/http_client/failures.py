@@ -39,6 +39,11 @@ class UpstreamFailed(Unavailable):
         self.upstream_status = upstream_status
         self.wait_seconds = wait_seconds
 
+    def __str__(self) -> str:
+        """Return a sentence for the log. Clients get `detail`."""
+        status = f" with status {self.upstream_status}" if self.upstream_status else ""
+        return f"the upstream {self.name} failed ({self.reason}{status})"
+
 
 class UrlRefused(InvalidRequest):
     """The URL of a user does not lead to a public server."""

@@ -94,6 +94,12 @@ UPSTREAM_OPEN = Gauge(
     multiprocess_mode="livesum",
 )
 
+PARTS_FAILED = Counter(
+    "response_parts_failed",
+    "Parts that are missing in a response, because what they need failed.",
+    ("part",),
+)
+
 JOBS = Gauge(
     "jobs",
     "Jobs in the queue: waiting, due later, running, held.",
@@ -142,7 +148,7 @@ BACKGROUND_RESTARTS = Counter(
     ("task",),
 )
 DIAGNOSTICS = Counter("guard_findings", "Programming mistakes that were reported.", ("guard",))
-for name in ("blocked_loop", "statement_budget", "leaked_connection", "lost_task"):
+for name in ("blocked_loop", "statement_budget", "leaked_connection", "lost_task", "failed_part"):
     DIAGNOSTICS.labels(name)  # starts at 0, so that the first report is an increase
 
 

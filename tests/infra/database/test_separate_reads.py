@@ -1,0 +1,105 @@
+"""Queries that run beside each other, each in a session of its own."""
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncSession
+
+from app.infra.database import replica as replica_module
+from app.infra.database.replica import Replica
+from app.infra.database.separate_reads import read_alone, read_lagging_alone
+from app.infra.resources import ProcessResources
+from app.settings import Settings
+from tests.application import running
+from tests.standby import Standby, open_standby, until
+
+WHERE = text("SELECT pg_is_in_recovery()")
+END = text("SELECT pg_terminate_backend(pg_backend_pid())")
+
+
+@pytest.fixture
+def standby(settings: Settings, tmp_path: Path) -> Iterator[Standby]:
+    url = settings.database.url.get_secret_value().replace("postgresql+asyncpg", "postgresql")
+    with open_standby(url, tmp_path) as standby:
+        yield standby
+
+
+@pytest.fixture
+async def replicated(
+    settings: Settings, standby: Standby, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[ProcessResources]:
+    """The resources of an application whose replica is up to date, however busy the machine is."""
+    monkeypatch.setattr(replica_module, "CHECK_SECONDS", 0.1)
+    monkeypatch.setattr(replica_module, "UNANSWERED_SECONDS", 60)
+    url = settings.database.url.get_secret_value()
+    database = {"url": url, "replica_url": standby.url(url), "replica_lag_seconds": 60}
+    async with running(
+        Settings.model_validate({**settings.model_dump(), "database": database})
+    ) as app:
+        await until(lambda: replica_of(app.state.resources).is_up_to_date)
+        yield app.state.resources
+
+
+def replica_of(resources: ProcessResources) -> Replica:
+    assert resources.replica is not None
+    return resources.replica
+
+
+async def where(session: AsyncSession) -> bool:
+    return bool(await session.scalar(WHERE))
+
+
+async def fail_on_replica(session: AsyncSession) -> bool:
+    if await where(session):
+        await session.execute(END)
+    return False
+
+
+async def fail(session: AsyncSession) -> None:
+    await session.execute(END)
+
+
+async def test_query_that_may_lag_runs_on_the_replica(replicated: ProcessResources) -> None:
+    database, replica = replicated.database, replicated.replica
+    assert await read_lagging_alone(database, replica, where)
+    assert not await read_alone(database, where)
+    replica_of(replicated).distrust()
+    assert not await read_lagging_alone(database, replica, where)
+    assert not await read_lagging_alone(database, None, where)
+
+
+async def test_query_that_fails_on_the_replica_runs_on_the_primary(
+    replicated: ProcessResources,
+) -> None:
+    assert not await read_lagging_alone(replicated.database, replicated.replica, fail_on_replica)
+
+
+async def test_query_whose_connection_is_lost_runs_once_more(resources: ProcessResources) -> None:
+    attempts = []
+
+    async def fail_once(session: AsyncSession) -> int:
+        attempts.append(session)
+        if len(attempts) == 1:
+            await session.execute(END)
+        return 7
+
+    assert await read_alone(resources.database, fail_once) == 7
+    assert len(attempts) == 2
+    with pytest.raises(DBAPIError):
+        await read_alone(resources.database, fail)
+
+
+async def test_queries_run_beside_each_other(resources: ProcessResources) -> None:
+    """Each query waits for the other one, so that none ends if they run one after the other."""
+    both = asyncio.Barrier(2)
+
+    async def meet(session: AsyncSession) -> None:
+        await session.execute(text("SELECT 1"))
+        await both.wait()
+
+    async with asyncio.timeout(60):
+        await asyncio.gather(*(read_alone(resources.database, meet) for _ in range(2)))

@@ -35,6 +35,7 @@ PLACES = {
     "deploy/kubernetes/base/kustomization.yaml": ["/part-of: NAME}"],
     "deploy/kubernetes/base/network-policy.yaml": ["/part-of: NAME}"],
     "deploy/kubernetes/components/ingress/ingress.yaml": ["middlewares: NAME-no-upgrade"],
+    "deploy/kubernetes/components/valkey/kustomization.yaml": ["/part-of: NAME}"],
     "deploy/kubernetes/overlays/production/kustomization.yaml": [
         "^namespace: NAME$",
         "newName: .*/NAME(?=$| )",

@@ -12,15 +12,20 @@ import yaml
 from tests.contract.deployment import (
     BASE,
     DEPLOY,
+    KINDS,
     PRODUCTION,
     PROJECT,
     Yaml,
     documents,
+    environment,
     kustomization,
     manifests,
+    service,
 )
 
-COMPONENTS = sorted((DEPLOY / "kubernetes" / "components").iterdir())
+COMPONENTS = DEPLOY / "kubernetes" / "components"
+WAYS_IN = [COMPONENTS / "gateway", COMPONENTS / "ingress"]
+VALKEYS = COMPONENTS / "valkey"
 PAGE = PROJECT / "docs" / "deployment" / "kubernetes.md"
 EVERY_POD = {"app.kubernetes.io/part-of": kustomization(BASE)["labels"][0]["pairs"].popitem()[1]}
 SERVICE_POD = {"app.kubernetes.io/name": "app"}
@@ -66,7 +71,7 @@ def test_everything_is_forbidden_and_each_other_policy_allows_one_thing() -> Non
     }
 
 
-@pytest.mark.parametrize("component", COMPONENTS, ids=lambda path: path.name)
+@pytest.mark.parametrize("component", WAYS_IN, ids=lambda path: path.name)
 def test_only_the_controller_reaches_the_service(component: Path) -> None:
     """SERVER_TRUSTED_PROXIES is a number, so anybody else could choose their address."""
     [(name, spec)] = policies(component).items()
@@ -115,8 +120,11 @@ def test_the_ingress_removes_upgrade_and_sends_requests_to_the_service() -> None
     assert path["backend"]["service"] == {"name": "app", "port": {"name": port["name"]}}
 
 
-@pytest.mark.parametrize("component", COMPONENTS, ids=lambda path: path.name)
-def test_kustomize_builds_the_overlay_with_each_way_in(component: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("component", WAYS_IN, ids=lambda path: path.name)
+@pytest.mark.parametrize("more", [[], [VALKEYS]], ids=["", "valkey"])
+def test_kustomize_builds_the_overlay_with_each_way_in(
+    component: Path, more: list[Path], tmp_path: Path
+) -> None:
     if shutil.which("kubectl") is None:
         pytest.skip("kubectl is not installed")
     copy = tmp_path / "kubernetes"
@@ -124,7 +132,7 @@ def test_kustomize_builds_the_overlay_with_each_way_in(component: Path, tmp_path
     overlay = copy / "overlays" / "production"
     file = overlay / "kustomization.yaml"
     content = yaml.safe_load(file.read_text(encoding="utf-8"))
-    content["components"] = [f"../../components/{component.name}"]
+    content["components"] = [f"../../components/{one.name}" for one in (component, *more)]
     # The example of the page is one more policy.
     [example] = [block for block in yaml_blocks() if block.get("kind") == "NetworkPolicy"]
     (overlay / "allow-traces.yaml").write_text(yaml.safe_dump(example), encoding="utf-8")
@@ -142,13 +150,41 @@ def test_kustomize_builds_the_overlay_with_each_way_in(component: Path, tmp_path
     namespaces = {entry["metadata"]["namespace"] for entry in found}
     assert namespaces == {kustomization(PRODUCTION)["namespace"]}
     names = {entry["metadata"]["name"] for entry in found if entry["kind"] == "NetworkPolicy"}
-    expected = policies(BASE).keys() | policies(component).keys() | {"allow-traces"}
-    assert names == expected
+    expected = [policies(folder).keys() for folder in (BASE, component, *more)]
+    assert names == {"allow-traces"}.union(*expected)
     pods = [entry["spec"]["template"] for entry in found if entry["kind"] in ("Deployment", "Job")]
-    assert len(pods) == 3
+    assert len(pods) == 3 + 2 * len(more)
     for pod in pods:
         assert EVERY_POD.items() <= pod["metadata"]["labels"].items()
         assert pod["spec"]["containers"][0]["image"] != "app"
+
+
+@pytest.mark.parametrize("name", ["valkey", "valkey-limits"])
+def test_a_valkey_is_configured_as_in_compose(name: str) -> None:
+    pod = of_kind(VALKEYS, "Deployment")[name]["spec"]["template"]
+    [container] = pod["spec"]["containers"]
+    assert container["args"] == service(name)["command"]
+    assert container["image"] == service(name)["image"]
+    [most] = re.findall(r"(\d+)mb", " ".join(container["args"]))
+    assert int(container["resources"]["limits"]["memory"].removesuffix("Mi")) >= 2 * int(most)
+    [port] = of_kind(VALKEYS, "Service")[name]["spec"]["ports"]
+    assert of_kind(VALKEYS, "Service")[name]["spec"]["selector"] == pod["metadata"]["labels"]
+    setting = {"valkey": "VALKEY_URL", "valkey-limits": "RATE_LIMITS_URL"}[name]
+    url = environment("compose")[setting]
+    assert url == f"redis://{name}:{port['port']}/0"
+    assert f"| `{setting.lower()}` | `{url}` |" in PAGE.read_text(encoding="utf-8")
+
+
+def test_only_the_pods_of_the_service_reach_its_valkeys() -> None:
+    [(name, spec)] = policies(VALKEYS).items()
+    assert name == "allow-valkey-clients"
+    [chosen] = spec["podSelector"]["matchExpressions"]
+    assert set(chosen["values"]) == of_kind(VALKEYS, "Deployment").keys()
+    [rule] = spec["ingress"]
+    [source] = rule["from"]
+    [clients] = source["podSelector"]["matchExpressions"]
+    service_pods = [manifests()[kind]["spec"]["template"]["metadata"]["labels"] for kind in KINDS]
+    assert {labels["app.kubernetes.io/name"] for labels in service_pods} == set(clients["values"])
 
 
 def yaml_blocks() -> Iterator[Yaml]:
@@ -160,7 +196,7 @@ def yaml_blocks() -> Iterator[Yaml]:
 
 def test_the_page_names_every_policy() -> None:
     text = PAGE.read_text(encoding="utf-8")
-    for folder in (BASE, *COMPONENTS):
+    for folder in (BASE, *WAYS_IN, VALKEYS):
         for name in policies(folder):
             assert name == "deny-all" or f"`{name}`" in text
 

@@ -61,6 +61,7 @@ def names_of(folder: Path) -> set[str]:
     kubernetes = folder / "deploy" / "kubernetes"
     base = yaml.safe_load(read(kubernetes, "base/kustomization.yaml"))
     *_, policy = yaml.safe_load_all(read(kubernetes, "base/network-policy.yaml"))
+    valkey = yaml.safe_load(read(kubernetes, "components/valkey/kustomization.yaml"))
     production = yaml.safe_load(read(kubernetes, "overlays/production/kustomization.yaml"))
     label = "app.kubernetes.io/part-of"
     settings = read(folder, "app/infra/security/settings.py")
@@ -69,6 +70,7 @@ def names_of(folder: Path) -> set[str]:
         compose["services"]["app"]["image"],
         compose["services"]["migrate"]["image"],
         base["labels"][0]["pairs"][label],
+        valkey["labels"][0]["pairs"][label],
         policy["spec"]["podSelector"]["matchLabels"][label],
         production["namespace"],
         production["images"][0]["newName"].rpartition("/")[2],

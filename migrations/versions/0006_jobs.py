@@ -1,7 +1,12 @@
 """The queue of the jobs.
 
-This is the schema of pgqueuer 1.6 without its trigger, which sends a NOTIFY for each change. NOTIFY
-lets only one transaction commit at a time, in the whole server. The workers poll instead.
+This is the part of the schema of pgqueuer 1.6 that the service uses, and an index for jobs that are
+held. Left out are:
+
+- the trigger, which sends a NOTIFY for each change. NOTIFY lets only one transaction commit at a
+  time, in the whole server. The workers poll instead.
+- the tables of its scheduler and of its statistics
+- the indexes for its limits on concurrency, for its statistics, and for its own list of jobs
 
 Revision: 0006, after 0005
 """
@@ -51,30 +56,6 @@ STATEMENTS = (
     )
     """,
     """
-    CREATE TABLE pgqueuer_schedules (
-        id bigserial NOT NULL PRIMARY KEY,
-        expression text NOT NULL,
-        entrypoint text NOT NULL,
-        heartbeat timestamp with time zone NOT NULL DEFAULT now(),
-        created timestamp with time zone NOT NULL DEFAULT now(),
-        updated timestamp with time zone NOT NULL DEFAULT now(),
-        next_run timestamp with time zone NOT NULL DEFAULT now(),
-        last_run timestamp with time zone,
-        status pgqueuer_status DEFAULT 'queued',
-        UNIQUE (expression, entrypoint)
-    )
-    """,
-    """
-    CREATE TABLE pgqueuer_statistics (
-        id bigserial NOT NULL PRIMARY KEY,
-        created timestamp with time zone NOT NULL DEFAULT date_trunc('sec'::text, now()),
-        count bigint NOT NULL,
-        priority integer NOT NULL,
-        status pgqueuer_status NOT NULL,
-        entrypoint text NOT NULL
-    )
-    """,
-    """
     CREATE INDEX pgqueuer_ep_ea_idx
         ON pgqueuer (entrypoint, execute_after)
         WHERE (status = 'queued')
@@ -85,21 +66,13 @@ STATEMENTS = (
         WHERE (status = 'queued')
     """,
     """
+    CREATE INDEX pgqueuer_held_idx
+        ON pgqueuer (dedupe_key)
+        WHERE (status = 'failed')
+    """,
+    """
     CREATE INDEX pgqueuer_log_created
         ON pgqueuer_log (created)
-    """,
-    """
-    CREATE INDEX pgqueuer_log_job_id_status
-        ON pgqueuer_log (job_id, created DESC)
-    """,
-    """
-    CREATE INDEX pgqueuer_log_not_aggregated
-        ON pgqueuer_log ((1))
-        WHERE (NOT aggregated)
-    """,
-    """
-    CREATE INDEX pgqueuer_log_status
-        ON pgqueuer_log (status)
     """,
     """
     CREATE INDEX pgqueuer_picked_heartbeat_idx
@@ -107,38 +80,12 @@ STATEMENTS = (
         WHERE (status = 'picked')
     """,
     """
-    CREATE UNIQUE INDEX pgqueuer_picked_slot_idx
-        ON pgqueuer (entrypoint, slot)
-        WHERE ((status = 'picked') AND (slot IS NOT NULL))
-    """,
-    """
-    CREATE INDEX pgqueuer_priority_id_id1_idx
-        ON pgqueuer (priority, id DESC) INCLUDE (id)
-        WHERE (status = 'queued')
-    """,
-    """
-    CREATE INDEX pgqueuer_queue_manager_id_idx
-        ON pgqueuer (queue_manager_id)
-        WHERE (queue_manager_id IS NOT NULL)
-    """,
-    """
-    CREATE UNIQUE INDEX pgqueuer_statistics_unique_count
-        ON pgqueuer_statistics (
-            priority, date_trunc('sec', timezone('UTC', created)), status, entrypoint
-        )
-    """,
-    """
     CREATE UNIQUE INDEX pgqueuer_unique_dedupe_key
         ON pgqueuer (dedupe_key)
         WHERE status IN ('queued', 'picked') AND dedupe_key IS NOT NULL
     """,
-    """
-    CREATE INDEX pgqueuer_updated_id_id1_idx
-        ON pgqueuer (updated, id DESC) INCLUDE (id)
-        WHERE (status = 'picked')
-    """,
 )
-TABLES = ("pgqueuer", "pgqueuer_log", "pgqueuer_schedules", "pgqueuer_statistics")
+TABLES = ("pgqueuer", "pgqueuer_log")
 
 
 def upgrade() -> None:

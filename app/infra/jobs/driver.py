@@ -17,16 +17,16 @@ from sqlalchemy import RowMapping
 from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine, AsyncSession
 
 # The names of the migration. Without these arguments pgqueuer reads them from environment variables
-# with common names, such as QUEUE_TABLE and DURABILITY.
+# with common names, such as QUEUE_TABLE and DURABILITY. The last five do not exist in the database.
 NAMES = DBSettings(
-    channel="ch_pgqueuer",
-    function="fn_pgqueuer_changed",
     queue_status_type="pgqueuer_status",
     queue_table="pgqueuer",
     queue_table_log="pgqueuer_log",
+    channel="ch_pgqueuer",
+    function="fn_pgqueuer_changed",
+    trigger="tg_pgqueuer_changed",
     schedules_table="pgqueuer_schedules",
     statistics_table="pgqueuer_statistics",
-    trigger="tg_pgqueuer_changed",
 )
 
 OpenConnection = Callable[[], AbstractAsyncContextManager[AsyncConnection]]

@@ -102,7 +102,7 @@ PARTS_FAILED = Counter(
 
 JOBS = Gauge(
     "jobs",
-    "Jobs in the queue: waiting, due later, running, held.",
+    "Jobs in the queue: waiting, due later, running, held. 10,000 means 10,000 or more.",
     ("state",),
     multiprocess_mode="livemax",
 )

@@ -9,6 +9,7 @@ import pytest
 from sqlalchemy import text
 
 from app.infra.database.connection_budget import JOBS_APPLICATION_NAME
+from app.infra.jobs import gauges
 from app.infra.jobs.enqueue import enqueue
 from app.infra.jobs.gauges import measure_queue
 from app.infra.jobs.settings import JobsSettings
@@ -27,6 +28,15 @@ TERMINATE = text(
 DIED = text(
     "UPDATE pgqueuer SET status = 'picked', attempts = 1, queue_manager_id = gen_random_uuid(), "
     "heartbeat = now() - interval '1 hour'"
+)
+
+MANY = text(
+    "INSERT INTO pgqueuer (priority, status, entrypoint) "
+    "SELECT -1, 'queued', 'notes.refuse' FROM generate_series(1, 100000)"
+)
+MANY_LATER = text(
+    "INSERT INTO pgqueuer (priority, status, entrypoint, execute_after) "
+    "SELECT 0, 'queued', 'notes.fail', now() + interval '1 day' FROM generate_series(1, 100000)"
 )
 
 
@@ -174,3 +184,34 @@ async def test_gauges_show_the_queue(resources: ProcessResources, note: Note) ->
                 await asyncio.sleep(0.02)
     assert [JOBS.labels(state)._value.get() for state in ("waiting", "held")] == [2, 1]
     assert JOBS_OLDEST._value.get() >= 90
+
+
+def rows_read(plan: dict[str, Any]) -> int:
+    """Return the most rows that one step of a plan has read."""
+    removed = plan.get("Rows Removed by Filter", 0)
+    own = (plan["Actual Rows"] + removed) * plan["Actual Loops"]
+    return max(int(own), *(rows_read(one) for one in plan.get("Plans", ())), 0)
+
+
+@pytest.mark.slow
+async def test_worker_goes_on_while_hundreds_of_thousands_of_jobs_are_counted(
+    resources: ProcessResources, note: Note, body: Body, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gauges, "MEASURE_SECONDS", 0.01)
+    async with resources.database.transaction() as session:
+        await session.execute(MANY)
+        await session.execute(MANY_LATER)
+    JOBS.labels("waiting").set(0)
+    async with worker(resources, concurrency=2):
+        await add(resources, "notes.edit", note)
+        async with asyncio.timeout(60):
+            while JOBS.labels("waiting")._value.get() == 0:
+                await asyncio.sleep(0.02)
+            while await body.read() != "Body!":
+                await asyncio.sleep(0.02)
+    assert JOBS.labels("waiting")._value.get() == gauges.MOST
+    assert JOBS.labels("later")._value.get() == gauges.MOST
+    async with resources.database.read() as session:
+        explain = text(f"EXPLAIN (ANALYZE, FORMAT JSON) {gauges.MEASURE.text}")
+        [plan] = await session.scalar(explain, {"most": gauges.MOST})
+    assert rows_read(plan["Plan"]) < 2 * gauges.MOST

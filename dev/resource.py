@@ -49,8 +49,9 @@ KINDS = {
             {
                 *("app.features.posts", "publish_draft", "post_id", "PUBLISHED"),
                 *("_require_unpublished", "POST /v1/drafts/{draft_id}/publish", "/publish"),
-                *("DUE", "DUE_IDS", "DUE_LOCKED", "DUE_INDEX", "MOST_DUE", "_today"),
-                *("list_due_drafts", "lock_due_draft", "publish_due_draft", "_publish"),
+                *("DUE", "DUE_PAGE", "DUE_LOCKED", "DUE_INDEX", "DUE_PAGE_SIZE", "_today"),
+                *("due_drafts", "list_due_drafts", "lock_due_draft"),
+                *("publish_due_draft", "_publish"),
                 "are run by jobs",
             }
         ),

@@ -15,9 +15,9 @@ depends_on = None
 def upgrade() -> None:
     """Create it."""
     op.create_index(
-        op.f("ix_drafts_publish_on"),
+        op.f("ix_drafts_publish_on_id"),
         "drafts",
-        ["publish_on"],
+        ["publish_on", "id"],
         unique=False,
         postgresql_where=sa.text("status = 'scheduled'"),
     )
@@ -26,7 +26,7 @@ def upgrade() -> None:
 def downgrade() -> None:
     """Drop it."""
     op.drop_index(
-        op.f("ix_drafts_publish_on"),
+        op.f("ix_drafts_publish_on_id"),
         table_name="drafts",
         postgresql_where=sa.text("status = 'scheduled'"),
     )

@@ -43,4 +43,6 @@ class Draft(Base):
 Index(None, Draft.owner_id, Draft.created_at, Draft.id)
 Index(None, Draft.owner_id, Draft.status, Draft.created_at, Draft.id)
 # The drafts that a job publishes.
-DUE_INDEX = Index(None, Draft.publish_on, postgresql_where=Draft.status == DraftStatus.SCHEDULED)
+DUE_INDEX = Index(
+    None, Draft.publish_on, Draft.id, postgresql_where=Draft.status == DraftStatus.SCHEDULED
+)

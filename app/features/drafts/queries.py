@@ -7,7 +7,7 @@ are due are run by jobs.
 from collections.abc import Sequence
 from datetime import date
 
-from sqlalchemy import bindparam, delete, select
+from sqlalchemy import bindparam, delete, select, tuple_
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.features.drafts.models import Draft, DraftStatus
@@ -26,7 +26,16 @@ DRAFTS_BY_STATUS = KeysetList(
 DUE = select(Draft).where(
     Draft.status == DraftStatus.SCHEDULED, Draft.publish_on <= bindparam("today")
 )
-DUE_IDS = DUE.with_only_columns(Draft.id).order_by(Draft.publish_on).limit(bindparam("most"))
+DUE_PAGE = (
+    DUE.with_only_columns(Draft.publish_on, Draft.id)
+    .join(User, User.id == Draft.owner_id)
+    .where(~User.disabled)
+    .where(
+        tuple_(Draft.publish_on, Draft.id) > tuple_(bindparam("after_date"), bindparam("after_id"))
+    )
+    .order_by(Draft.publish_on, Draft.id)
+    .limit(bindparam("most"))
+)
 DUE_LOCKED = DUE.where(Draft.id == bindparam("draft_id")).with_for_update()
 
 
@@ -49,9 +58,13 @@ async def delete_draft(session: AsyncSession, owner: User, draft_id: int) -> Non
     await session.execute(delete(Draft).where(Draft.owner_id == owner.id, Draft.id == draft_id))
 
 
-async def list_due_drafts(session: AsyncSession, today: date, most: int) -> Sequence[int]:
-    """Return the ids of due drafts, ordered by `publish_on`."""
-    return (await session.scalars(DUE_IDS, {"today": today, "most": most})).all()
+async def list_due_drafts(
+    session: AsyncSession, today: date, after: tuple[date, int], most: int
+) -> Sequence[tuple[date, int]]:
+    """Return the dates and ids of the next due drafts whose owner is not disabled, in order."""
+    after_date, after_id = after
+    values = {"today": today, "after_date": after_date, "after_id": after_id, "most": most}
+    return [(due, draft_id) for due, draft_id in await session.execute(DUE_PAGE, values)]
 
 
 async def lock_due_draft(session: AsyncSession, draft_id: int, today: date) -> Draft | None:

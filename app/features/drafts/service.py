@@ -1,6 +1,6 @@
 """Operations on drafts. Nothing is cached, so nothing is invalidated."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, date, datetime
 
@@ -21,7 +21,7 @@ from app.infra.database.error_mapping import violated_constraint
 from app.infra.database.pagination import Page, PageRequest
 from app.infra.validation.preconditions import Precondition
 
-MOST_DUE = 1_000
+DUE_PAGE_SIZE = 1_000
 
 
 async def list_drafts(
@@ -83,9 +83,12 @@ async def publish_draft(session: AsyncSession, owner: User, draft_id: int) -> Po
     return await _publish(session, owner, draft)
 
 
-async def list_due_drafts(session: AsyncSession) -> Sequence[int]:
-    """Return the ids of drafts whose date has come, a thousand at most."""
-    return await queries.list_due_drafts(session, _today(), MOST_DUE)
+async def due_drafts(session: AsyncSession) -> AsyncIterator[Sequence[int]]:
+    """Yield the ids of drafts whose date has come, page by page. Those of disabled owners wait."""
+    today, after = _today(), (date.min, 0)
+    while page := await queries.list_due_drafts(session, today, after, DUE_PAGE_SIZE):
+        yield [draft_id for _, draft_id in page]
+        after = page[-1]
 
 
 async def publish_due_draft(session: AsyncSession, draft_id: int) -> None:

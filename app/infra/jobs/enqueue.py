@@ -47,8 +47,8 @@ async def enqueue(
 
 async def enqueue_missing(
     session: AsyncSession, name: str, argument: str, values: Iterable[int]
-) -> None:
-    """Add a job for each value of its only argument, in two statements.
+) -> int:
+    """Add a job for each value of its only argument, in two statements. Return how many.
 
         await enqueue_missing(session, "drafts.publish", "draft_id", due)
 
@@ -60,8 +60,9 @@ async def enqueue_missing(
     keys = {f"{name}:{value}": value for value in values}
     held = set(await session.scalars(HELD, {"keys": list(keys)}))
     missing = [key for key in keys if key not in held]
+    added: list[int | None] = []
     if missing:
-        await queries_in(session).enqueue(
+        added = await queries_in(session).enqueue(
             [name] * len(missing),
             [arguments.to_json({argument: keys[key]}) for key in missing],
             [0] * len(missing),
@@ -69,3 +70,4 @@ async def enqueue_missing(
             headers=[{} for _ in missing],
             on_conflict="skip",
         )
+    return sum(job_id is not None for job_id in added)

@@ -29,7 +29,7 @@ class ListedJob:
     error: str | None
 
 
-COUNT = text("SELECT status::text, count(*) FROM pgqueuer GROUP BY status")
+COUNT = text("SELECT status::text, count(*) AS number FROM pgqueuer GROUP BY status")
 LIST = text(
     "SELECT id, entrypoint, attempts, extract(epoch FROM now() - CASE status "
     "WHEN 'failed' THEN updated WHEN 'picked' THEN updated ELSE execute_after END)::float, "
@@ -57,7 +57,8 @@ HELD_IDS = text("SELECT id FROM pgqueuer WHERE status = 'failed'")
 
 
 async def count_jobs(session: AsyncSession) -> dict[State, int]:
-    counted: dict[str, int] = dict((await session.execute(COUNT)).tuples().all())
+    rows = (await session.execute(COUNT)).all()
+    counted: dict[str, int] = {row.status: row.number for row in rows}
     return {state: counted.get(state.value, 0) for state in State}
 
 

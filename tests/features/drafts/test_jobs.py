@@ -7,9 +7,10 @@ import httpx2
 import pytest
 from sqlalchemy import text
 
+from app.features.drafts import service
 from app.features.drafts.models import Draft, DraftStatus
 from app.features.users.models import User
-from app.infra.jobs.enqueue import enqueue
+from app.infra.jobs.enqueue import enqueue, enqueue_missing
 from app.infra.resources import ProcessResources
 from tests.features.drafts.factory import DraftFactory
 from tests.jobs import queued, run_jobs
@@ -21,7 +22,7 @@ TODAY = datetime.now(UTC).date()
 TOMORROW = TODAY + timedelta(days=1)
 DUE_PLAN = (
     "EXPLAIN SELECT id FROM drafts WHERE status = 'scheduled' AND publish_on <= '2026-01-01' "
-    "ORDER BY publish_on LIMIT 1000"
+    "AND (publish_on, id) > ('2025-01-01', 7) ORDER BY publish_on, id LIMIT 1000"
 )
 
 
@@ -38,6 +39,14 @@ async def publish_due(resources: ProcessResources) -> list[str]:
     async with resources.database.transaction() as session:  # the next run, in a minute
         await session.execute(text("DELETE FROM pgqueuer WHERE entrypoint = 'drafts.publish_due'"))
     return done
+
+
+async def hold_due(resources: ProcessResources) -> None:
+    """Add the jobs of all due drafts, and hold them as if they had failed too often."""
+    async with resources.database.transaction() as session:
+        async for due in service.due_drafts(session):
+            await enqueue_missing(session, "drafts.publish", "draft_id", due)
+        await session.execute(text("UPDATE pgqueuer SET status = 'failed'"))
 
 
 async def disable(resources: ProcessResources, user: User, disabled: bool) -> None:
@@ -128,8 +137,30 @@ async def test_held_job_of_a_draft_gets_no_second_one(
     assert await queued(resources) == [("drafts.publish", "failed")]
 
 
+async def test_drafts_that_cannot_be_published_do_not_hide_later_ones(
+    client: Client,
+    make: DraftFactory,
+    owner: User,
+    resources: ProcessResources,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(service, "DUE_PAGE_SIZE", 2)
+    for number in range(5):
+        await schedule(make, owner, title=f"Held {number}", publish_on=TODAY - timedelta(days=1))
+    await hold_due(resources)
+    disabled = await make.user()
+    for number in range(5):
+        await schedule(make, disabled, title=f"Disabled {number}")
+    await disable(resources, disabled, True)
+    for number in range(5):
+        await schedule(make, owner, title=f"Due {number}")
+    done = await publish_due(resources)
+    assert done == ["drafts.publish_due", *["drafts.publish"] * 5]
+    assert sorted(await titles(client)) == [f"Due {number}" for number in range(5)]
+
+
 async def test_due_drafts_are_found_by_an_index(resources: ProcessResources) -> None:
     async with resources.database.transaction() as session:
         await session.execute(text("SET LOCAL enable_seqscan = off"))
         plan = "\n".join(await session.scalars(text(DUE_PLAN)))
-    assert "ix_drafts_publish_on" in plan
+    assert "ix_drafts_publish_on_id" in plan

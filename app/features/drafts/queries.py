@@ -4,7 +4,6 @@ Each statement names the owner, so nobody can reach the draft of another user. T
 are due are run by jobs.
 """
 
-from collections.abc import Sequence
 from datetime import date
 
 from sqlalchemy import bindparam, delete, select, tuple_
@@ -60,11 +59,11 @@ async def delete_draft(session: AsyncSession, owner: User, draft_id: int) -> Non
 
 async def list_due_drafts(
     session: AsyncSession, today: date, after: tuple[date, int], most: int
-) -> Sequence[tuple[date, int]]:
+) -> list[tuple[date, int]]:
     """Return the dates and ids of the next due drafts whose owner is not disabled, in order."""
     after_date, after_id = after
     values = {"today": today, "after_date": after_date, "after_id": after_id, "most": most}
-    return [(due, draft_id) for due, draft_id in await session.execute(DUE_PAGE, values)]
+    return [(row.publish_on, row.id) for row in await session.execute(DUE_PAGE, values)]
 
 
 async def lock_due_draft(session: AsyncSession, draft_id: int, today: date) -> Draft | None:

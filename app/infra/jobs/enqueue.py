@@ -60,14 +60,14 @@ async def enqueue_missing(
     keys = {f"{name}:{value}": value for value in values}
     held = set(await session.scalars(HELD, {"keys": list(keys)}))
     missing = [key for key in keys if key not in held]
-    added: list[int | None] = []
-    if missing:
-        added = await queries_in(session).enqueue(
-            [name] * len(missing),
-            [arguments.to_json({argument: keys[key]}) for key in missing],
-            [0] * len(missing),
-            dedupe_key=list(missing),
-            headers=[{} for _ in missing],
-            on_conflict="skip",
-        )
+    if not missing:
+        return 0
+    added = await queries_in(session).enqueue(
+        [name] * len(missing),
+        [arguments.to_json({argument: keys[key]}) for key in missing],
+        [0] * len(missing),
+        dedupe_key=list(missing),
+        headers=[{} for _ in missing],
+        on_conflict="skip",
+    )
     return sum(job_id is not None for job_id in added)

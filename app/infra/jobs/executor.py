@@ -100,7 +100,7 @@ class JobExecutor:
             await self._queue.release(claim)
             logger.warning("Interrupted job %s %s, which runs again", job.name, claim.job_id)
             raise
-        except Exception as error:
+        except BaseException as error:  # also SystemExit, which would end the worker
             await self._fail(job, claim, error)
         else:
             _count(job, "done")
@@ -129,6 +129,8 @@ class JobExecutor:
                 current.deadline = timeout.when()
             context = JobContext(claim.job_id, claim.delivery, session, self._resources)
             await job.call(context, stored)
+            if timeout.expired():  # the job has caught its own cancellation
+                raise TimeoutError
             await complete(session, claim)
             if job.every is not None:
                 await enqueue(session, job.name, delay=job.every, unique=SCHEDULE)

@@ -5,6 +5,8 @@ import json
 import logging
 import random
 from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import replace
 from datetime import timedelta
 from typing import Any
 
@@ -13,9 +15,11 @@ from fastapi import FastAPI
 from pgqueuer.models import Job as QueuedJob
 from sqlalchemy import text
 
+from app.infra.jobs import registry
 from app.infra.jobs.enqueue import enqueue
 from app.infra.jobs.executor import JobExecutor, retry_delay
 from app.infra.jobs.queue import Claim, JobQueue
+from app.infra.jobs.registry import JobContext, JobFunction, find_job
 from app.infra.jobs.settings import JobsSettings
 from app.infra.observability.background import detached
 from app.infra.observability.logs import open_log
@@ -27,6 +31,7 @@ from tests.application import client_of
 from tests.cached_app import settled
 from tests.infra.jobs.conftest import Body
 from tests.jobs import queue_of, queued, run_jobs
+from tests.sample import jobs as sample
 from tests.sample.notes import Note
 
 
@@ -35,6 +40,14 @@ async def add(resources: ProcessResources, name: str, **arguments: int) -> int:
         job_id = await enqueue(session, name, **arguments)  # type: ignore[arg-type]
     assert job_id is not None
     return job_id
+
+
+def behave(
+    monkeypatch: pytest.MonkeyPatch, function: JobFunction, time_limit: timedelta | None = None
+) -> None:
+    """Let the job notes.edit do something else."""
+    changed = replace(find_job("notes.edit"), function=function, time_limit=time_limit)
+    monkeypatch.setitem(registry._jobs, "notes.edit", changed)
 
 
 async def row(resources: ProcessResources) -> Any:
@@ -155,6 +168,44 @@ async def test_job_that_takes_too_long_fails(resources: ProcessResources, note: 
     await run_jobs(resources)
     found = await row(resources)
     assert (found.status, found.error) == ("queued", "TimeoutError")
+
+
+async def edit_and_catch_the_cancellation(context: JobContext, *, note_id: int) -> None:
+    await sample.edit(context, note_id=note_id)
+    with suppress(asyncio.CancelledError):
+        await asyncio.sleep(3_600)
+
+
+async def test_job_that_catches_its_cancellation_fails_when_it_takes_too_long(
+    resources: ProcessResources, note: Note, body: Body, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    behave(monkeypatch, edit_and_catch_the_cancellation, timedelta(milliseconds=50))
+    await add(resources, "notes.edit", note_id=note.id)
+    await run_jobs(resources)
+    found = await row(resources)
+    assert (found.status, found.error) == ("queued", "TimeoutError")
+    assert await body.read() == "Body"
+
+
+@pytest.mark.parametrize("error", [SystemExit, KeyboardInterrupt, GeneratorExit])
+async def test_job_that_tries_to_end_the_process_has_failed(
+    resources: ProcessResources,
+    note: Note,
+    body: Body,
+    monkeypatch: pytest.MonkeyPatch,
+    error: type[BaseException],
+) -> None:
+    async def edit_and_leave(context: JobContext, *, note_id: int) -> None:
+        await sample.edit(context, note_id=note_id)
+        await context.session.flush()
+        raise error
+
+    behave(monkeypatch, edit_and_leave)
+    await add(resources, "notes.edit", note_id=note.id)
+    await run_jobs(resources)
+    found = await row(resources)
+    assert (found.status, found.attempts, found.error) == ("queued", 1, error.__name__)
+    assert await body.read() == "Body"
 
 
 async def test_job_of_a_dead_worker_runs_again_and_its_first_effect_is_undone(

@@ -12,6 +12,7 @@ from starlette.responses import HTMLResponse
 
 from app.features.account_mails import service
 from app.features.account_mails.schemas import PasswordReset, PasswordResetRequest, Verification
+from app.features.idempotency.dependencies import IdempotentRoute, IdempotentSession
 from app.features.users.dependencies import CurrentUser
 from app.infra.dependencies import Resources, WriteSession
 from app.infra.jobs.enqueue import enqueue
@@ -29,7 +30,7 @@ PAGES = {
     for name in ("verify-email", "reset-password")
 }
 
-router = APIRouter(tags=["auth"])
+router = APIRouter(tags=["auth"], route_class=IdempotentRoute)
 
 
 @router.post(
@@ -49,10 +50,12 @@ async def verify_address(data: Verification, session: WriteSession) -> None:
     "/v1/users/me/verification",
     status_code=202,
     response_class=Response,
-    responses=problems(401),
+    responses=problems(401, 409, 422),
 )
 @rate_limited(ADDRESS, MAILS)
-async def send_verification(user: CurrentUser, session: WriteSession, resources: Resources) -> None:
+async def send_verification(
+    user: CurrentUser, session: IdempotentSession, resources: Resources
+) -> None:
     """Mail a new token, unless the address is verified, or such a mail was sent a minute ago."""
     if resources.mailer.can_send:
         await enqueue(session, "account_mails.send_verification", user_id=user.id)

@@ -7,6 +7,7 @@ from fastapi import APIRouter, Path, Request, Response
 from app.features.comments import service
 from app.features.comments.models import Comment
 from app.features.comments.schemas import CommentCreate, CommentPage, CommentRead
+from app.features.idempotency.dependencies import IdempotentRoute, IdempotentSession
 from app.features.users.dependencies import CurrentUser
 from app.infra.database.pagination import Page
 from app.infra.dependencies import Conditions, PageQuery, ReadSession, WriteSession
@@ -15,7 +16,7 @@ from app.infra.web.cacheable import cacheable
 from app.infra.web.link_header import link_neighbours
 from app.infra.web.openapi import NOT_MODIFIED, problems
 
-router = APIRouter(prefix="/v1", tags=["comments"])
+router = APIRouter(prefix="/v1", tags=["comments"], route_class=IdempotentRoute)
 
 PostId = Annotated[Id, Path()]
 
@@ -43,11 +44,11 @@ async def list_comments(
     "/posts/{post_id}/comments",
     status_code=201,
     response_model=CommentRead,
-    responses=problems(401, 404, 413, 415, 422),
+    responses=problems(401, 404, 409, 413, 415, 422),
     max_body_size=64 * KIB,
 )
 async def create_comment(
-    post_id: PostId, data: CommentCreate, user: CurrentUser, session: WriteSession
+    post_id: PostId, data: CommentCreate, user: CurrentUser, session: IdempotentSession
 ) -> Comment:
     """Comment on a post."""
     return await service.create_comment(session, user, post_id, data)

@@ -9,6 +9,7 @@ from pydantic import TypeAdapter
 from app.features.drafts import service
 from app.features.drafts.models import Draft, DraftStatus
 from app.features.drafts.schemas import DraftCreate, DraftPage, DraftRead, DraftUpdate
+from app.features.idempotency.dependencies import IdempotentRoute, IdempotentSession
 from app.features.posts.routes import POST_READ
 from app.features.posts.schemas import PostRead
 from app.features.users.dependencies import CurrentUser
@@ -19,7 +20,7 @@ from app.infra.web.etags import tagged_response
 from app.infra.web.link_header import link_neighbours
 from app.infra.web.openapi import problems
 
-router = APIRouter(prefix="/v1/drafts", tags=["drafts"])
+router = APIRouter(prefix="/v1/drafts", tags=["drafts"], route_class=IdempotentRoute)
 
 LARGEST_DRAFT = 256 * KIB  # 20,200 characters, each escaped as \ud83d\ude00
 DraftId = Annotated[Id, Path()]
@@ -48,7 +49,9 @@ async def list_drafts(
     responses=problems(401, 409, 413, 415, 422),
     max_body_size=LARGEST_DRAFT,
 )
-async def create_draft(data: DraftCreate, user: CurrentUser, session: WriteSession) -> Response:
+async def create_draft(
+    data: DraftCreate, user: CurrentUser, session: IdempotentSession
+) -> Response:
     """Write a draft. 409 `title_taken` when one of one's own drafts has this title."""
     draft = await service.create_draft(session, user, data)
     return _to_response(draft, 201, {"Location": f"/v1/drafts/{draft.id}"})
@@ -96,7 +99,9 @@ async def delete_draft(
     response_model=PostRead,
     responses=problems(401, 404, 409, 422),
 )
-async def publish_draft(draft_id: DraftId, user: CurrentUser, session: WriteSession) -> Response:
+async def publish_draft(
+    draft_id: DraftId, user: CurrentUser, session: IdempotentSession
+) -> Response:
     """Publish one's own draft as a post. 409 `already_published` the second time."""
     post = await service.publish_draft(session, user, draft_id)
     headers = {"Location": f"/v1/posts/{post.id}"}

@@ -6,6 +6,7 @@ from typing import Annotated
 from fastapi import APIRouter, Path, Query, Request, Response
 from pydantic import TypeAdapter
 
+from app.features.idempotency.dependencies import IdempotentRoute, IdempotentSession
 from app.features.posts import service
 from app.features.posts.models import Post
 from app.features.posts.schemas import PostCreate, PostPage, PostRead, PostUpdate
@@ -18,7 +19,7 @@ from app.infra.web.etags import tagged_response
 from app.infra.web.link_header import link_neighbours
 from app.infra.web.openapi import NOT_MODIFIED, problems
 
-router = APIRouter(prefix="/v1/posts", tags=["posts"])
+router = APIRouter(prefix="/v1/posts", tags=["posts"], route_class=IdempotentRoute)
 
 LARGEST_POST = 256 * KIB  # 20,200 characters, each escaped as \ud83d\ude00
 PostId = Annotated[Id, Path()]
@@ -44,10 +45,10 @@ async def list_posts(
     "",
     status_code=201,
     response_model=PostRead,
-    responses=problems(401, 413, 415, 422),
+    responses=problems(401, 409, 413, 415, 422),
     max_body_size=LARGEST_POST,
 )
-async def create_post(data: PostCreate, user: CurrentUser, session: WriteSession) -> Response:
+async def create_post(data: PostCreate, user: CurrentUser, session: IdempotentSession) -> Response:
     """Publish a post."""
     post = await service.create_post(session, user, data)
     return _to_response(post, 201, {"Location": f"/v1/posts/{post.id}"})

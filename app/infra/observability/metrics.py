@@ -32,6 +32,12 @@ IN_FLIGHT = Gauge(
     multiprocess_mode="livesum",
 )
 
+IDEMPOTENT_REQUESTS = Counter(
+    "idempotent_requests",
+    "Requests with an Idempotency-Key by result: kept, replayed, in_use, reused.",
+    ("result",),
+)
+
 RATE_LIMITS_LOCAL = Gauge(
     "rate_limits_local",
     "Workers that count rate limits for themselves, because Valkey does not.",

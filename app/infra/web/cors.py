@@ -14,14 +14,14 @@ from app.infra.web.settings import CorsSettings
 
 METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE")
 REQUEST_HEADERS = (
-    *("Authorization", "Cache-Control", "If-Match", "If-None-Match", "Last-Event-ID"),
-    "X-Request-ID",
+    *("Authorization", "Cache-Control", "Idempotency-Key", "If-Match", "If-None-Match"),
+    *("Last-Event-ID", "X-Request-ID"),
     # Tracing libraries in browsers add these to every request.
     *("traceparent", "tracestate", "baggage", "sentry-trace"),
 )
 RESPONSE_HEADERS = (
-    *("Age", "ETag", "Link", "Location", "RateLimit", "RateLimit-Policy", "Retry-After"),
-    *("X-Cache", "X-Request-ID"),
+    *("Age", "ETag", "Idempotent-Replayed", "Link", "Location", "RateLimit", "RateLimit-Policy"),
+    *("Retry-After", "X-Cache", "X-Request-ID"),
 )
 
 

@@ -40,10 +40,10 @@ AUTHENTICATED = sorted(route for route, needed in POSTS.items() if access_token 
 
 async def rows(resources: ProcessResources) -> dict[str, int]:
     """Return how many rows each table has."""
-    counts = (f"SELECT '{table}', count(*) FROM {table}" for table in ALL_TABLES)
+    counts = (f"SELECT '{table}' AS name, count(*) AS number FROM {table}" for table in ALL_TABLES)
     async with resources.database.read() as session:
         found = await session.execute(text(" UNION ALL ".join(counts)))
-        return dict(found.tuples().all())
+        return {row.name: row.number for row in found}
 
 
 def lasting_headers(response: httpx2.Response) -> list[tuple[str, str]]:

@@ -26,13 +26,15 @@ from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from app import api
 from app.errors import RateLimited, Unauthenticated
 from app.features.account_mails import routes as account_mails
+from app.features.idempotency import queries as keys
+from app.features.idempotency import service as idempotency
 from app.features.users.queries import get_user_by_email
 from app.infra import lifespan as resources
 from app.infra.database import error_mapping as failures
 from app.infra.database.engine import open_engine
 from app.infra.database.pagination import Page
 from app.infra.database.replica import Replica
-from app.infra.database.sessions import Database
+from app.infra.database.sessions import Database, after_commit
 from app.infra.database.settings import DatabaseSettings
 from app.infra.jobs import enqueue
 from app.infra.jobs.driver import queries_in
@@ -64,7 +66,7 @@ from tests.faults.naive import NAIVE_CACHE, plain_client
 
 # How the test tells the workers which guard to remove, and their settings as JSON.
 CONTROL, SETTINGS = "FAULTS_CONTROL", "FAULTS_SETTINGS"
-_verify = Passwords.verify
+_verify, _keep = Passwords.verify, idempotency.keep
 _abandoned: list[AsyncSession] = []
 _engines: list[AsyncEngine] = []
 _failures: Counter[str] = Counter()
@@ -212,6 +214,21 @@ def _queries_beside(session: AsyncSession) -> Queries:
     return queries
 
 
+async def _keep_after_commit(session: AsyncSession, *arguments: Any) -> None:
+    """Store the answer in a transaction of its own, after that of the request."""
+
+    async def keep() -> None:
+        async with AsyncSession(session.bind) as own:
+            await _keep(own, *arguments)
+            await own.commit()
+
+    after_commit(session, keep)
+
+
+async def _lock_nothing(_session: AsyncSession, _user_id: int, _key: str) -> bool:
+    return True
+
+
 _ALWAYS_TRUSTED = (Trust, "holds", property(lambda _self: True))
 PATCHES: dict[str, tuple[tuple[Any, str, Any], ...]] = {
     "with SQLAlchemy's default pool and timeouts": ((resources, "open_engine", _plain_engine),),
@@ -286,6 +303,8 @@ PATCHES: dict[str, tuple[tuple[Any, str, Any], ...]] = {
     "with jobs removed after their effects": ((JobExecutor, "_call", _call_then_complete),),
     "with deliveries that are not counted": ((JobQueue, "start", _start_uncounted),),
     "with jobs enqueued beside the transaction": ((enqueue, "queries_in", _queries_beside),),
+    "without the lock on the key": ((keys, "try_lock", _lock_nothing),),
+    "with answers stored after the commit": ((idempotency, "keep", _keep_after_commit),),
     "with blocking log writes": ((LogWriter, "write", _write_at_once),),
 }
 

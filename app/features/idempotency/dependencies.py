@@ -15,6 +15,7 @@ from fastapi import Depends, Header, Request, Response
 from fastapi.routing import APIRoute
 from pydantic import Field
 from sqlalchemy.ext.asyncio import AsyncSession
+from starlette.types import Receive, Scope, Send
 
 from app.errors import InvalidRequest
 from app.features.idempotency import service
@@ -44,6 +45,8 @@ class Attempt:
 
 
 class Replay(Exception):
+    """There is an answer already. What other dependencies have changed is rolled back."""
+
     def __init__(self, answer: service.Answer) -> None:
         super().__init__()
         self.answer = answer
@@ -65,8 +68,6 @@ class IdempotentRoute(APIRoute):
             token = _attempt.set(attempt)
             try:
                 response = await handle(request)
-            except Replay as replay:
-                return _to_response(replay.answer)
             finally:
                 _attempt.reset(token)
             if attempt.claim is not None and 200 <= response.status_code < 300:
@@ -76,6 +77,12 @@ class IdempotentRoute(APIRoute):
             return response
 
         return handle_once
+
+    async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().handle(scope, receive, send)
+        except Replay as replay:  # the transaction has been rolled back
+            await _to_response(replay.answer)(scope, receive, send)
 
 
 async def idempotent_session(

@@ -4,7 +4,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from typing import Annotated
 
-from fastapi import APIRouter, BackgroundTasks, Form, Response
+from fastapi import APIRouter, BackgroundTasks, Depends, Form, Response
 from fastapi.responses import JSONResponse, StreamingResponse
 from pydantic import BaseModel
 from sqlalchemy import text
@@ -103,6 +103,7 @@ async def background(
 @router.post("/wait")
 async def wait(user: CurrentUser, session: IdempotentSession) -> None:
     await add(session, user)
+    RAN.append("waits")
     await GATE.wait()
 
 
@@ -136,6 +137,21 @@ async def undone(user: CurrentUser, session: IdempotentSession) -> None:
 
 @router.post("/fresh")
 async def fresh(user: FreshUser, session: IdempotentSession) -> None:
+    await add(session, user)
+
+
+async def audit(user: CurrentUser, session: WriteSession) -> None:
+    """Change something before the key is looked at."""
+    await add(session, user, "audit")
+    after_commit(session, _note_audit)
+
+
+async def _note_audit() -> None:
+    RAN.append("audit")
+
+
+@router.post("/audited", dependencies=[Depends(audit)])
+async def audited(user: CurrentUser, session: IdempotentSession) -> None:
     await add(session, user)
 
 

@@ -13,7 +13,9 @@ from app.infra.resources import ProcessResources
 from tests.features.idempotency.factory import KeyFactory
 from tests.jobs import run_jobs
 
-AGE = text("UPDATE idempotency_keys SET created_at = now() - :age WHERE key = :key")
+AGE = text(
+    "UPDATE idempotency_keys SET created_at = now() - CAST(:age AS interval) WHERE key = :key"
+)
 
 
 async def test_expired_keys_are_deleted_in_batches(

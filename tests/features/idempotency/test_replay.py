@@ -17,7 +17,7 @@ from tests.sample.notes import Note
 Client = httpx2.AsyncClient
 Headers = dict[str, str]
 
-AGE = text("UPDATE idempotency_keys SET created_at = created_at - :age")
+AGE = text("UPDATE idempotency_keys SET created_at = created_at - CAST(:age AS interval)")
 
 
 async def count(resources: ProcessResources, model: type = Note) -> int:
@@ -70,6 +70,15 @@ async def test_background_tasks_and_callbacks_run_once(client: Client, headers: 
     for _ in range(2):
         assert (await client.post("/once/background", headers=headers)).status_code == 202
     assert RAN == ["after_commit", "task"]
+
+
+async def test_changes_of_other_dependencies_are_made_once(
+    client: Client, held: ProcessResources, headers: Headers
+) -> None:
+    for _ in range(2):
+        assert (await client.post("/once/audited", headers=headers)).status_code == 200
+    assert await count(held) == 2
+    assert RAN == ["audit"]
 
 
 async def test_without_a_key_every_request_runs(

@@ -17,6 +17,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, closing, nullcontext
 
 import uvicorn
+from anyio.to_thread import current_default_thread_limiter
 from fastapi import APIRouter, FastAPI
 
 from app import features
@@ -56,6 +57,7 @@ def create_worker(settings: Settings, log: Log | None = None) -> FastAPI:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        current_default_thread_limiter().total_tokens = settings.server.threads
         with closing(log.writer) if log else nullcontext():
             async with open_resources(sections, JOBS_APPLICATION_NAME) as resources:
                 app.state.resources = resources

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import httpx2
 import pytest
+from anyio.to_thread import current_default_thread_limiter
 from sqlalchemy import text
 
 from app.infra.jobs.enqueue import enqueue
@@ -53,6 +54,13 @@ async def test_it_has_the_pages_that_probes_and_prometheus_need(settings: Settin
         assert (await client.get("/readyz")).json()["checks"]["database"] == "ok"
         assert "job_duration_seconds" in (await client.get("/metrics")).text
         assert (await client.get("/v1/posts")).status_code == 404
+
+
+async def test_the_number_of_its_threads_is_a_setting(settings: Settings) -> None:
+    server = settings.server.model_copy(update={"threads": 3})
+    app = create_worker(settings.model_copy(update={"server": server}))
+    async with app.router.lifespan_context(app):
+        assert current_default_thread_limiter().total_tokens == 3
 
 
 async def test_it_starts_without_the_database_and_is_not_ready(settings: Settings) -> None:

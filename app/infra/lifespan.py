@@ -3,6 +3,7 @@
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
+from typing import Protocol
 
 from app.errors import Unavailable
 from app.infra.cache.settings import CacheSettings, ValkeySettings
@@ -28,9 +29,15 @@ from app.infra.security.access_tokens import AccessTokens
 from app.infra.security.passwords import Passwords
 from app.infra.security.settings import AuthSettings
 from app.infra.settings_base.section import Sections
+from app.infra.threads import measure_default_threads
 from coherent_cache import Cache, NoCache
 
 Measure = Callable[[], None]
+
+
+class Measured(Protocol):
+    def measure(self) -> None:
+        """Set the gauges of this layer."""
 
 
 @asynccontextmanager
@@ -70,7 +77,8 @@ async def open_resources(
         stack.enter_context(watch_tasks())
         diagnostics = settings[DiagnosticsSettings]
         await stack.enter_async_context(watch_event_loop(diagnostics.blocked_seconds))
-        measures += (rate_limiter.measure, http.measure, *_measures(database, replica, cache))
+        held: list[Measured] = [rate_limiter, http, passwords, *_measured(database, replica, cache)]
+        measures += (measure_default_threads, *(one.measure for one in held))
         sampled = partial(sample, *measures)
         await stack.enter_async_context(in_background(sampled, "sampler"))
         yield ProcessResources(
@@ -96,8 +104,8 @@ def _make_cache(settings: Sections) -> Cache | None:
     return Cache(config, open_span=span if traces() else None)
 
 
-def _measures(database: Database, replica: Replica | None, cache: Cache | None) -> list[Measure]:
-    """Return the functions that set gauges. The pool of the replica has no gauges."""
+def _measured(database: Database, replica: Replica | None, cache: Cache | None) -> list[Measured]:
+    """Return what sets gauges, if it exists. The pool of the replica has no gauges."""
     pool = database.engine.pool
-    measured = [pool.measure] if isinstance(pool, FifoPool) else []
-    return measured + [held.measure for held in (replica, cache) if held is not None]
+    pools = [pool] if isinstance(pool, FifoPool) else []
+    return [*pools, *(held for held in (replica, cache) if held is not None)]

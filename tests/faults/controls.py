@@ -48,6 +48,7 @@ from app.infra.rate_limits.limiter import RateLimiter
 from app.infra.rate_limits.local import LocalLimits
 from app.infra.security.passwords import PasswordMatch, Passwords
 from app.infra.shutdown import ServerShutdown
+from app.infra.threads import BoundedThreads
 from app.infra.web import body_limit, client_address, problems
 from app.infra.web.body_limit import BodyLimitMiddleware
 from app.infra.web.concurrency_limit import ConcurrencyLimiter
@@ -99,13 +100,13 @@ async def _verify_if_known(self: Passwords, password: str, encoded: str | None) 
 
 
 async def _run_when_it_is_its_turn(
-    self: Passwords, function: Callable[..., Any], *arguments: str
+    self: BoundedThreads, function: Callable[..., Any], *arguments: str
 ) -> Any:
-    return await asyncio.wrap_future(self._threads.submit(function, *arguments))
+    return await asyncio.wrap_future(self._executor.submit(function, *arguments))
 
 
 async def _run_in_default_threads(
-    _self: Passwords, function: Callable[..., Any], *arguments: str
+    _self: BoundedThreads, function: Callable[..., Any], *arguments: str
 ) -> Any:
     return await asyncio.to_thread(function, *arguments)
 
@@ -244,7 +245,7 @@ PATCHES: dict[str, tuple[tuple[Any, str, Any], ...]] = {
     ),
     "with a job for known addresses only": ((account_mails, "enqueue", _enqueue_if_known),),
     "without a hash for unknown accounts": ((Passwords, "verify", _verify_if_known),),
-    "without the limit on password threads": ((Passwords, "_run", _run_in_default_threads),),
+    "without the limit on password threads": ((BoundedThreads, "run", _run_in_default_threads),),
     "with an ordinary cache": (*NAIVE_CACHE, (assembly, "open_valkey", plain_client)),
     "without the relay of lost invalidations": ((Relay, "_relay", _relay_nothing), _ALWAYS_TRUSTED),
     "with a cache that is always trusted": (_ALWAYS_TRUSTED,),
@@ -293,7 +294,7 @@ PATCHES: dict[str, tuple[tuple[Any, str, Any], ...]] = {
         (failures, "PRIMARY_KEY", re.compile("(?!)")),
         (failures, "INVALID_VALUES", (*failures.INVALID_VALUES, "2200H")),
     ),
-    "without the limit on waiting passwords": ((Passwords, "_run", _run_when_it_is_its_turn),),
+    "without the limit on waiting passwords": ((BoundedThreads, "run", _run_when_it_is_its_turn),),
     "with a whole quota in each worker": ((RateLimiter, "take", _count_alone),),
     "with a quota for each IPv6 address": ((client_address, "_network_of", str),),
     "with failed logins counted after the check": (

@@ -135,6 +135,12 @@ MAILS = Counter(
 for result in ("sent", "refused", "failed"):
     MAILS.labels(result)  # starts at 0, so that an alert can compare them
 
+THREADS = Gauge(
+    "threads",
+    "Threads for blocking functions that are busy, and calls that wait for one.",
+    ("pool", "state"),
+    multiprocess_mode="livesum",
+)
 LOOP_LAG = Gauge(
     "event_loop_lag_seconds",
     "Largest delay of an event loop within the last second.",

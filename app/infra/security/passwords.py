@@ -1,15 +1,11 @@
 """Passwords, hashed with Argon2id in threads of their own."""
 
-import asyncio
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from enum import IntEnum
-from threading import BoundedSemaphore
-from typing import ParamSpec, TypeVar
 
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
@@ -17,10 +13,8 @@ from argon2.exceptions import InvalidHashError, VerificationError
 from app.errors import Unavailable
 from app.infra.observability.metrics import REFUSED
 from app.infra.security.settings import AuthSettings
+from app.infra.threads import BoundedThreads
 from app.infra.validation.fields import normalise_password
-
-P = ParamSpec("P")
-T = TypeVar("T")
 
 HASHING_NICENESS = 5  # added to that of the process: a third of the CPU time of other threads
 TOO_MANY = "Too many passwords are being checked. Try again in a moment."
@@ -48,9 +42,14 @@ class Passwords:
             memory_cost=settings.argon2_memory_kib,
             parallelism=1,  # more threads for one hash would compete with the event loop
         )
-        self._threads = ThreadPoolExecutor(settings.hashing_threads, "argon2", _lower_priority)
-        self._slots = BoundedSemaphore(settings.hashing_threads + settings.hashing_queue)
-        self._queue_seconds = settings.hashing_queue_seconds
+        self._threads = BoundedThreads(
+            "passwords",
+            threads=settings.hashing_threads,
+            queue=settings.hashing_queue,
+            queue_seconds=settings.hashing_queue_seconds,
+            busy=TOO_MANY,
+            initializer=_lower_priority,
+        )
         self._dummy = self._hasher.hash("a password for unknown accounts")
 
     async def hash(self, password: str) -> str:
@@ -75,7 +74,7 @@ class Passwords:
         forms = {normalise_password(password) or password: PasswordMatch.NORMALISED}
         forms.setdefault(password, PasswordMatch.AS_TYPED)
         with _counted_refusals():
-            match = await self._run(self._match, forms, encoded or self._dummy)
+            match = await self._threads.run(self._match, forms, encoded or self._dummy)
         return match if encoded else PasswordMatch.NONE
 
     def is_outdated(self, encoded: str) -> bool:
@@ -84,10 +83,13 @@ class Passwords:
 
     def close(self) -> None:
         """Cancel the hashes that wait. Those that run end by themselves."""
-        self._threads.shutdown(wait=False, cancel_futures=True)
+        self._threads.close()
+
+    def measure(self) -> None:
+        self._threads.measure()
 
     async def _hash(self, password: str) -> str:
-        return await self._run(self._hasher.hash, normalise_password(password) or password)
+        return await self._threads.run(self._hasher.hash, normalise_password(password) or password)
 
     def _match(self, forms: Mapping[str, PasswordMatch], encoded: str) -> PasswordMatch:
         for form, match in forms.items():
@@ -95,22 +97,6 @@ class Passwords:
                 self._hasher.verify(encoded, form)
                 return match
         return PasswordMatch.NONE
-
-    async def _run(self, function: Callable[P, T], *arguments: P.args, **options: P.kwargs) -> T:
-        if not self._slots.acquire(blocking=False):
-            raise Unavailable(TOO_MANY)
-        future = self._threads.submit(function, *arguments, **options)
-        # The slot stays taken while the thread runs, even if the caller is cancelled.
-        future.add_done_callback(lambda _: self._slots.release())
-        outcome = asyncio.wrap_future(future)
-        try:
-            await asyncio.wait((outcome,), timeout=self._queue_seconds)
-        except asyncio.CancelledError:
-            future.cancel()
-            raise
-        if future.cancel():  # no thread has started it
-            raise Unavailable(TOO_MANY)
-        return await outcome
 
 
 @contextmanager

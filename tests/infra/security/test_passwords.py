@@ -66,7 +66,7 @@ async def test_new_hash_of_a_login_that_succeeds_is_not_counted_as_refused() -> 
     limits = {**CHEAP, "hashing_threads": 1, "hashing_queue": 1}
     passwords = Passwords(AuthSettings.model_validate(limits))
     ends = threading.Event()
-    running = asyncio.gather(passwords._run(ends.wait), passwords._run(ends.wait))
+    running = asyncio.gather(passwords._threads.run(ends.wait), passwords._threads.run(ends.wait))
     await asyncio.sleep(0)
     before = refused()
     try:
@@ -86,7 +86,7 @@ async def test_hash_that_waits_too_long_for_a_thread_is_refused() -> None:
     limits = {**CHEAP, "hashing_threads": 1, "hashing_queue": 1, "hashing_queue_seconds": 0.01}
     passwords = Passwords(AuthSettings.model_validate(limits))
     ends = threading.Event()
-    running = asyncio.create_task(passwords._run(ends.wait))
+    running = asyncio.create_task(passwords._threads.run(ends.wait))
     await asyncio.sleep(0)
     for _ in range(3):  # the slot of the refused call is free again
         async with asyncio.timeout(60):
@@ -99,7 +99,7 @@ async def test_hash_that_waits_too_long_for_a_thread_is_refused() -> None:
 
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux has a priority for each thread")
 async def test_hashing_threads_have_a_lower_priority(passwords: Passwords) -> None:
-    hashing = await passwords._run(
+    hashing = await passwords._threads.run(
         lambda: os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
     )
     assert hashing > os.getpriority(os.PRIO_PROCESS, threading.get_native_id())

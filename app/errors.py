@@ -68,8 +68,8 @@ class RateLimited(AppError):
     status = 429
     code = "rate_limited"
 
-    def __init__(self, seconds: int) -> None:
-        super().__init__(f"Too many requests. Try again in {seconds} s.")
+    def __init__(self, seconds: int, reason: str = "Too many requests.") -> None:
+        super().__init__(f"{reason} Try again in {seconds} s.")
         self.retry_after_seconds = seconds
 
 

@@ -13,6 +13,7 @@ from app import features
 from app.api import include_routers
 from app.infra.cache.settings import CacheSettings
 from app.infra.database.connection_budget import APPLICATION_NAME
+from app.infra.events.hub import open_event_hub
 from app.infra.jobs.registry import load_jobs
 from app.infra.lifespan import open_resources
 from app.infra.observability.diagnostics import check_database_use
@@ -160,7 +161,8 @@ def create_app(
                 app.state.request_limits = RequestLimits(
                     resources.rate_limiter, resources.access_tokens
                 )
-                yield
+                async with open_event_hub(resources) as app.state.event_hub:
+                    yield
 
     app = Service(
         title="FastAPI reference service",

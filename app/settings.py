@@ -19,6 +19,7 @@ from app.features.board.settings import BoardSettings
 from app.features.dashboard.settings import DashboardSettings
 from app.infra.cache.settings import CacheSettings, ValkeySettings
 from app.infra.database.settings import DatabaseSettings
+from app.infra.events.settings import EventsSettings
 from app.infra.http_client.settings import HttpClientSettings
 from app.infra.jobs.settings import JobsSettings
 from app.infra.mail.settings import MailSettings
@@ -52,6 +53,7 @@ class Settings(BaseSettings):
     auth: AuthSettings = AuthSettings()
     server: ServerSettings = ServerSettings()
     limits: LimitsSettings = LimitsSettings()
+    events: EventsSettings = EventsSettings()
     rate_limits: RateLimitSettings = RateLimitSettings()
     cors: CorsSettings = CorsSettings()
     docs: DocsSettings = DocsSettings()

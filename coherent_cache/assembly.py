@@ -10,7 +10,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from coherent_cache._tasks import InBackground, in_background
 from coherent_cache.cache_metrics import BREAKER_OPEN, MEMORY_BYTES
 from coherent_cache.cache_tracing import OpenSpan, trace
-from coherent_cache.channel import Channel
+from coherent_cache.channel import Channel, OnInvalidated
 from coherent_cache.client import open_valkey
 from coherent_cache.cluster import ClusterChannel, ClusterStore, ValkeyCluster
 from coherent_cache.config import CacheConfig
@@ -63,6 +63,19 @@ class Cache:
         """
         await self.invalidation.after_commit(session)
 
+    def on_invalidated(self, callback: OnInvalidated) -> None:
+        """Call `callback` with the tags that any process, also this one, invalidates from now on.
+
+        It is called with None if messages may have been lost. It runs on the event loop, and must
+        neither block nor raise. While `hears_invalidations` is false, it may not be called at all.
+        """
+        self.channel.callbacks.append(callback)
+
+    @property
+    def hears_invalidations(self) -> bool:
+        """Whether the messages of all processes arrive, as far as this process can know."""
+        return self.channel.is_live and self.trust.holds
+
     async def ping(self) -> None:
         """Send PING to Valkey. Raises one of CACHE_ERRORS if Valkey does not answer."""
         await self._valkey.ping()
@@ -97,8 +110,7 @@ class Cache:
         """
         async with AsyncExitStack() as stack:
             stack.push_async_callback(self._valkey.aclose)
-            if self._config.memory_ttl_seconds > 0:
-                await stack.enter_async_context(in_background(self.channel.run, "cache channel"))
+            await stack.enter_async_context(in_background(self.channel.run, "cache channel"))
             outbox = Outbox(outbox_engine, self._config.namespace)
             relay = Relay(
                 outbox, self.store, self.invalidation, self.trust, self._config, unavailable

@@ -7,6 +7,7 @@ have been missed. A half-open connection is detected by its missing pongs.
 
 import asyncio
 import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from redis.exceptions import RedisError
@@ -18,6 +19,9 @@ PING_SECONDS = 0.5
 LIVE_SECONDS = 1.5
 RECONNECT_SECONDS = 0.1
 
+# Is called with the tags that were invalidated, or with None if some may have been missed.
+OnInvalidated = Callable[[Sequence[str] | None], None]
+
 
 class Channel:
     """Passes invalidations on to the memory of one process."""
@@ -26,6 +30,7 @@ class Channel:
         self._valkey = valkey
         self._name = name
         self._memory = memory
+        self.callbacks: list[OnInvalidated] = []
         self._last_pong = float("-inf")
         self._pubsub: Any = None
 
@@ -76,6 +81,7 @@ class Channel:
         """Act on one message of the connection."""
         if message["type"] == "subscribe":
             self._memory.clear()
+            self._call_back(None)
         elif message["type"] == "pong":
             self._last_pong = time.monotonic()
         elif message["type"] == "message":
@@ -84,5 +90,12 @@ class Channel:
     def _handle_invalidation(self, tags: str) -> None:
         if tags == EVERYTHING:
             self._memory.clear()
+            self._call_back(None)
         else:
-            self._memory.invalidate(tags.split("\n"))
+            names = tags.split("\n")
+            self._memory.invalidate(names)
+            self._call_back(names)
+
+    def _call_back(self, tags: Sequence[str] | None) -> None:
+        for callback in self.callbacks:
+            callback(tags)

@@ -6,6 +6,7 @@ import httpx2
 import pytest
 
 from app.features.users.models import Role, User
+from app.infra.events.hub import EventHub
 from app.infra.resources import ProcessResources
 from app.settings import Settings
 from tests.contract.callers import Caller, log_in
@@ -13,6 +14,12 @@ from tests.contract.declaration import Ids
 from tests.contract.features import make_rows
 from tests.contract.serving import Served, serve
 from tests.features.users.factory import UserFactory
+
+
+@pytest.fixture(autouse=True)
+def streams_that_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let each event stream end at once, so that these tests can call its route like any other."""
+    monkeypatch.setattr(EventHub, "has_ended", lambda _hub, _listener: True)
 
 
 @pytest.fixture

@@ -5,15 +5,15 @@ service. It has one table, a cached list with pages, a cached read, a cached chi
 three writes. A note may be a reply to another note.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Annotated
 
 from fastapi import APIRouter, Path, Query, Request, Response
 from pydantic import MISSING, BaseModel, Field, TypeAdapter
-from sqlalchemy import ForeignKey, Index, String, bindparam, select
+from sqlalchemy import ForeignKey, Index, String, bindparam, func, select
 from sqlalchemy import Text as TextColumn
 from sqlalchemy.ext.asyncio import AsyncSession
-from sqlalchemy.orm import Mapped, joinedload, mapped_column, relationship
+from sqlalchemy.orm import Mapped, aliased, joinedload, mapped_column, relationship
 from sqlalchemy.orm.attributes import set_committed_value
 
 from app.errors import Forbidden, NotFound
@@ -24,10 +24,12 @@ from app.features.users.schemas import Author
 from app.infra.database.base import Base
 from app.infra.database.pagination import KeysetList, Page
 from app.infra.dependencies import Conditions, PageQuery, ReadSession, WriteSession
+from app.infra.events.feed import Event, Feed
 from app.infra.validation.fields import KIB, Id, Input, Text
 from app.infra.validation.page_schema import PageRead
 from app.infra.web.cacheable import cacheable
 from app.infra.web.etags import tagged_response
+from app.infra.web.event_stream import EventStream, LastEventId
 from app.infra.web.link_header import link_neighbours
 from coherent_cache import invalidate, shows
 
@@ -111,6 +113,37 @@ def page_tags(page: Page[Note], author_id: int | None) -> Iterator[str]:
         yield users.user(row.author_id)
     if not page.is_settled:
         yield NEW_NOTES if author_id is None else new_notes_by(author_id)
+
+
+Reply = aliased(Note)
+NEWEST_REPLIES = (
+    select(Note.id, func.coalesce(func.max(Reply.id), 0).label("newest"))
+    .outerjoin(Reply, Reply.parent_id == Note.id)
+    .group_by(Note.id)
+)
+
+
+async def newest_replies(session: AsyncSession, note_ids: Sequence[int]) -> dict[int, int]:
+    rows = await session.execute(NEWEST_REPLIES.where(Note.id.in_(note_ids)))
+    return {row.id: row.newest for row in rows}
+
+
+async def next_replies(
+    session: AsyncSession, note_id: int, after: int, most: int
+) -> Sequence[Event]:
+    replies = NOTES.where(Note.parent_id == note_id, Note.id > after).order_by(Note.id).limit(most)
+    return [
+        Event(one.id, NOTE_READ.dump_json(NOTE_READ.validate_python(one, from_attributes=True)))
+        for one in await session.scalars(replies)
+    ]
+
+
+NEW_REPLIES = Feed("reply", "There is no such note.", note_tag, newest_replies, next_replies)
+
+
+@router.get("/{note_id}/replies/stream", response_class=EventStream)
+async def stream_replies(note_id: NoteId, session: ReadSession, last: LastEventId) -> EventStream:
+    return await EventStream.open(session, NEW_REPLIES, note_id, last)
 
 
 @router.get("", response_model=NotePage)

@@ -1,6 +1,9 @@
 """SQL for comments, and for `comment_count` of posts."""
 
-from sqlalchemy import bindparam, delete, select, update
+from collections.abc import Sequence
+
+from sqlalchemy import BigInteger, Integer, any_, bindparam, delete, func, select, update
+from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import joinedload
 
@@ -22,6 +25,21 @@ COUNT_CHANGE = (
     .returning(Post.id)
 )
 
+# LIMIT is a literal: as a parameter, PostgreSQL would plan the statement again each time.
+NEXT_COMMENTS = (
+    select(Comment)
+    .options(WITH_AUTHOR)
+    .where(Comment.post_id == bindparam("post_id"), Comment.id > bindparam("after"))
+    .order_by(Comment.id)
+    .limit(bindparam("most", type_=Integer, literal_execute=True))
+)
+NEWEST_ID = (
+    select(func.max(Comment.id)).where(Comment.post_id == Post.id).correlate(Post).scalar_subquery()
+)
+NEWEST_IDS = select(Post.id, func.coalesce(NEWEST_ID, 0).label("newest")).where(
+    Post.id == any_(bindparam("post_ids", type_=ARRAY(BigInteger)))
+)
+
 COMMENTS_OF_POST = KeysetList(
     "comments",
     select(Comment).options(WITH_AUTHOR).where(Comment.post_id == bindparam("post_id")),
@@ -40,12 +58,27 @@ async def change_count(session: AsyncSession, post_id: int, change: int) -> bool
     return await session.scalar(COUNT_CHANGE, parameters) is not None
 
 
+async def next_comments(
+    session: AsyncSession, post_id: int, after: int, most: int
+) -> Sequence[Comment]:
+    """Return the first comments of a post after the one with an id."""
+    parameters = {"post_id": post_id, "after": after, "most": most}
+    return (await session.scalars(NEXT_COMMENTS, parameters)).all()
+
+
+async def newest_ids(session: AsyncSession, post_ids: Sequence[int]) -> dict[int, int]:
+    """Return the id of the newest comment of each post that exists, 0 if it has none."""
+    rows = await session.execute(NEWEST_IDS, {"post_ids": list(post_ids)})
+    return {row.id: row.newest for row in rows}
+
+
 async def get_comment(session: AsyncSession, comment_id: int) -> Comment | None:
     """Return the comment, without its author."""
     return await session.scalar(BY_ID, {"comment_id": comment_id})
 
 
 async def insert_comment(session: AsyncSession, post_id: int, author: User, body: str) -> Comment:
+    """Insert a comment. The caller holds the lock of `change_count`."""
     comment = Comment(post_id=post_id, author_id=author.id, body=body)
     session.add(comment)
     await session.flush()

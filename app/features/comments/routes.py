@@ -13,8 +13,9 @@ from app.infra.database.pagination import Page
 from app.infra.dependencies import Conditions, PageQuery, ReadSession, WriteSession
 from app.infra.validation.fields import KIB, Id
 from app.infra.web.cacheable import cacheable
+from app.infra.web.event_stream import EventStream, LastEventId
 from app.infra.web.link_header import link_neighbours
-from app.infra.web.openapi import NOT_MODIFIED, problems
+from app.infra.web.openapi import NOT_MODIFIED, events, problems
 
 router = APIRouter(prefix="/v1", tags=["comments"], route_class=IdempotentRoute)
 
@@ -38,6 +39,19 @@ async def list_comments(
     page = await service.list_comments(session, post_id, query)
     link_neighbours(request, response, page, limit=query.limit)
     return page
+
+
+@router.get(
+    "/posts/{post_id}/comments/stream",
+    response_class=EventStream,
+    responses=events("comment", CommentRead) | problems(404, 422),
+)
+async def stream_comments(post_id: PostId, session: ReadSession, last: LastEventId) -> EventStream:
+    """Send new comments of a post as they arrive, as server-sent events `comment`.
+
+    To miss none, pass the id of the last comment that you have as `after`, or 0 without one.
+    """
+    return await EventStream.open(session, service.NEW_COMMENTS, post_id, last)
 
 
 @router.post(

@@ -1,18 +1,38 @@
 """Operations on comments. They maintain `comment_count` of the post."""
 
+from collections.abc import Sequence
+
+from pydantic import TypeAdapter
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm.attributes import set_committed_value
 
 from app.errors import Forbidden, NotFound
 from app.features.comments import queries
 from app.features.comments.models import Comment
-from app.features.comments.schemas import CommentCreate
+from app.features.comments.schemas import CommentCreate, CommentRead
 from app.features.posts import tags as posts
 from app.features.users import tags as users
 from app.features.users.models import User
 from app.infra.database.pagination import Page, PageRequest
+from app.infra.events.feed import Event, Feed
 from app.infra.validation.preconditions import Precondition
 from coherent_cache import invalidate, shows
+
+NO_POST = "There is no such post."
+COMMENT = TypeAdapter(CommentRead)
+
+
+async def _next_events(
+    session: AsyncSession, post_id: int, after: int, most: int
+) -> Sequence[Event]:
+    return [
+        Event(one.id, COMMENT.dump_json(COMMENT.validate_python(one, from_attributes=True)))
+        for one in await queries.next_comments(session, post_id, after, most)
+    ]
+
+
+# New comments of a post, for `EventStream`. A deleted comment is no event.
+NEW_COMMENTS = Feed("comment", NO_POST, posts.post, queries.newest_ids, _next_events)
 
 
 async def list_comments(session: AsyncSession, post_id: int, query: PageRequest) -> Page[Comment]:
@@ -20,7 +40,7 @@ async def list_comments(session: AsyncSession, post_id: int, query: PageRequest)
     shows(session, posts.post(post_id))
     page = await queries.COMMENTS_OF_POST.page(session, query, post_id=post_id)
     if not page.items and not await queries.post_exists(session, post_id):
-        raise NotFound("There is no such post.")
+        raise NotFound(NO_POST)
     shows(session, *(users.user(comment.author_id) for comment in page.items))
     return page
 
@@ -28,8 +48,10 @@ async def list_comments(session: AsyncSession, post_id: int, query: PageRequest)
 async def create_comment(
     session: AsyncSession, author: User, post_id: int, data: CommentCreate
 ) -> Comment:
+    # This locks the post until the commit, before the comment draws its id. So the comments of a
+    # post become visible in the order of their ids, and a stream never has to look back.
     if not await queries.change_count(session, post_id, +1):
-        raise NotFound("There is no such post.")
+        raise NotFound(NO_POST)
     comment = await queries.insert_comment(session, post_id, author, data.body)
     set_committed_value(comment, "author", author)
     invalidate(session, posts.post(post_id))

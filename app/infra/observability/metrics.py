@@ -99,6 +99,13 @@ UPSTREAM_OPEN = Gauge(
     ("upstream",),
     multiprocess_mode="livesum",
 )
+EVENT_LISTENERS = Gauge(
+    "event_stream_listeners", "Clients that listen to event streams.", multiprocess_mode="livesum"
+)
+EVENTS_SENT = Counter("event_stream_events", "Events that were sent, counted for each client.")
+EVENT_LISTENERS_CUT = Counter(
+    "event_stream_listeners_cut", "Clients that were disconnected because they did not read."
+)
 
 PARTS_FAILED = Counter(
     "response_parts_failed",

@@ -18,6 +18,7 @@ class RequestContext:
     has_started: bool = False  # whether the response has started
     deadline: float | None = None  # by the clock of the event loop, until the response starts
     may_retry: bool = False  # True during the first attempt, until it commits
+    has_place: bool = False  # whether it is a stream that another limit than LIMITS_STREAMS counts
     headers: tuple[tuple[bytes, bytes], ...] = ()  # of rate limits, for any response
     shown_tags: set[str] | None = None  # the tags of a response that is loaded for the cache
     route: str | None = None  # the path template

@@ -127,4 +127,5 @@ NewPassword = Annotated[
     AfterValidator(_password),
 ]
 Id = Annotated[int, Field(ge=1, le=MAX_ID), WHOLE]
+Position = Annotated[int, Field(ge=0, le=MAX_ID), WHOLE]  # the id of the last that one has, or 0
 Limit = Annotated[int, Field(ge=1, le=100), WHOLE]

@@ -11,6 +11,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.errors import Unavailable
 from app.infra.observability.metrics import IN_FLIGHT, REFUSED
+from app.infra.observability.request_context import request_context
 from app.infra.web.exempt_paths import EXEMPT_PATHS
 from app.infra.web.problems import problem_of
 from app.infra.web.settings import LimitsSettings
@@ -77,6 +78,7 @@ class ConcurrencyLimitMiddleware:
     """Stands inside the response cache: cache hits take no slot; loads do.
 
     A request holds its slot until its response starts. A response without a length is a stream.
+    Event streams are counted by `app/infra/events/places.py` instead.
     """
 
     def __init__(self, app: ASGIApp, limiter: ConcurrencyLimiter) -> None:
@@ -100,7 +102,7 @@ class ConcurrencyLimitMiddleware:
             if has_slot:
                 has_slot = False
                 limiter.release()
-                if is_stream(message):
+                if is_stream(message) and not _has_place():
                     limiter.begin_stream()
                     is_open_stream = True
             return send(message)
@@ -115,6 +117,11 @@ class ConcurrencyLimitMiddleware:
                 limiter.release()
             if is_open_stream:
                 limiter.end_stream()
+
+
+def _has_place() -> bool:
+    current = request_context.get()
+    return current is not None and current.has_place
 
 
 def is_stream(start: Message) -> bool:

@@ -26,6 +26,11 @@ LIMITS: dict[str, tuple[str, Callable[..., float]]] = {
     "lt": ("exclusiveMaximum", min),
     "multiple_of": ("multipleOf", max),
 }
+END_SCHEMA = {
+    "type": "object",
+    "properties": {"reason": {"enum": ["shutdown", "deleted"]}},
+    "required": ["reason"],
+}
 EXAMPLES = {"default", "example", "examples"}
 
 
@@ -66,6 +71,18 @@ def problems(*statuses: int, schema: str = "Problem") -> Responses:
         **{status: _problem(status, schema) for status in (*statuses, 429)},
         503: _problem(503),
     }
+
+
+def events(name: str, schema: type[BaseModel]) -> Responses:
+    """Document a stream of events. Their data is JSON with a schema that other routes use too."""
+    kinds = [_event(name, {"$ref": f"{SCHEMA_PATH}{schema.__name__}"}), _event("end", END_SCHEMA)]
+    return {200: {"content": {"text/event-stream": {"itemSchema": {"oneOf": kinds}}}}}
+
+
+def _event(name: str, schema: dict[str, Any]) -> dict[str, Any]:
+    data = {"type": "string", "contentMediaType": "application/json", "contentSchema": schema}
+    properties = {"event": {"const": name}, "id": {"type": "string"}, "data": data}
+    return {"type": "object", "properties": properties, "required": ["event", "data"]}
 
 
 def _problem(status: int, schema: str = "Problem") -> dict[str, Any]:

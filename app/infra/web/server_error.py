@@ -21,13 +21,18 @@ logger = logging.getLogger(__name__)
 CLIENT_CLOSED_REQUEST = 499  # for logs and metrics; no response has this status
 
 
-def _is_not_cancelled(record: logging.LogRecord) -> bool:
+class ClientTooSlow(Exception):
+    """A client does not read its response, which has started. Its connection has to be closed."""
+
+
+def _is_fault(record: logging.LogRecord) -> bool:
     error = record.exc_info[1] if record.exc_info else None
-    return not isinstance(error, asyncio.CancelledError)
+    return not isinstance(error, asyncio.CancelledError | ClientTooSlow)
 
 
 # Uvicorn logs a traceback for each request that it cancels at shutdown. They are answered below.
-logging.getLogger("uvicorn.error").addFilter(_is_not_cancelled)
+# It logs one for each client that is too slow as well.
+logging.getLogger("uvicorn.error").addFilter(_is_fault)
 
 
 class UnhandledErrorMiddleware:
@@ -50,6 +55,9 @@ class UnhandledErrorMiddleware:
 
         try:
             await self.app(scope, receive, send_and_watch)
+        except ClientTooSlow:
+            _set_status(CLIENT_CLOSED_REQUEST)
+            raise
         except ClientDisconnect:
             _set_status(CLIENT_CLOSED_REQUEST)  # while its body was read: there is no one to answer
         except asyncio.CancelledError:  # the graceful timeout of the server is over

@@ -4,7 +4,7 @@ from app.features.comments.queries import COMMENTS_OF_POST
 from app.features.posts.models import Post
 from app.features.users.models import User
 from app.infra.resources import ProcessResources
-from tests.contract.declaration import Contract, Ids, ListPlan, Route, World
+from tests.contract.declaration import Contract, Ids, ListPlan, Lookup, Route, World
 from tests.features.comments.factory import CommentFactory
 
 THIS_POST = ("post:{post_id}",)
@@ -29,6 +29,7 @@ CONTRACT = Contract(
         "GET /v1/posts/{post_id}/comments": Route(
             200, 200, 200, 200, shows=("post:{post_id}", "user:{user_id}")
         ),
+        "GET /v1/posts/{post_id}/comments/stream": Route(200, 200, 200, 200),
         "POST /v1/posts/{post_id}/comments": Route(201, 201, 401, 401, drops=THIS_POST),
         "DELETE /v1/comments/{comment_id}": Route(204, 403, 401, 401, drops=THIS_POST),
     },
@@ -42,6 +43,19 @@ CONTRACT = Contract(
                 timestamptz '2026-01-01' + i * interval '1 minute'
             FROM generate_series(1, 20000) i
     """,
+    lookups=(
+        Lookup(
+            "SELECT * FROM comments WHERE post_id = $1 AND id > $2 ORDER BY id LIMIT 100",
+            [5, 19_000],
+            "ix_comments_post_id_id",
+        ),
+        Lookup(
+            "SELECT id, (SELECT max(comments.id) FROM comments WHERE post_id = posts.id) "
+            "FROM posts WHERE id = ANY($1)",
+            [[5, 6]],
+            "ix_comments_post_id_id",
+        ),
+    ),
     lists=(
         ListPlan(
             COMMENTS_OF_POST, {"post_id": 5}, "ix_comments_post_id_created_at_id", deep_row=4_900

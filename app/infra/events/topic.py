@@ -1,0 +1,128 @@
+"""The latest events of one key, encoded once for all clients of this process."""
+
+import asyncio
+from collections import deque
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import NamedTuple
+
+from app.infra.events.feed import Event, Feed
+
+MAX_FRAMES, MAX_BYTES = 200, 256 * 1024
+
+
+class Frame(NamedTuple):
+    """An event as it is sent."""
+
+    id: int
+    content: bytes
+
+
+def frames_of(feed: Feed, events: Sequence[Event]) -> list[Frame]:
+    name = feed.event.encode()
+    return [
+        Frame(found.id, b"event: %b\nid: %d\ndata: %b\n\n" % (name, found.id, found.data))
+        for found in events
+    ]
+
+
+class Topic:
+    """All events after `floor` and up to `position`, and the clients that listen.
+
+    There is no queue for each client: what a slow client has not read yet is kept here for all of
+    them together. If it is more than that, the client reads the database.
+    """
+
+    def __init__(self, feed: Feed, key: int, position: int) -> None:
+        self.feed = feed
+        self.key = key
+        self.tag = feed.tag(key)
+        self.floor = self.position = position
+        self.exists = True
+        self.listeners: set[Listener] = set()
+        self._frames: deque[Frame] = deque()
+        self._bytes = 0
+
+    def add(self, frames: Sequence[Frame]) -> None:
+        """Add the events that follow, and wake the clients."""
+        if frames:
+            self._frames.extend(frames)
+            self._bytes += sum(len(frame.content) for frame in frames)
+            self.position = frames[-1].id
+            self._forget_oldest()
+            self.wake()
+
+    def add_earlier(self, after: int, frames: Sequence[Frame], known: int) -> None:
+        """Add what a client has read from before the floor, because others may need it too.
+
+        `frames` are all events after `after` and up to `known`.
+        """
+        earlier = [frame for frame in frames if frame.id <= self.floor]
+        size = sum(len(frame.content) for frame in earlier)
+        has_room = (
+            len(earlier) + len(self._frames) <= MAX_FRAMES and size + self._bytes <= MAX_BYTES
+        )
+        if after < self.floor <= known and has_room:
+            self._frames.extendleft(reversed(earlier))
+            self._bytes += size
+            self.floor = after
+
+    def after(self, position: int) -> list[bytes] | None:
+        """Return the events after an id, or None if some of them are in the database alone."""
+        if position < self.floor:
+            return None
+        found = []
+        for frame in reversed(self._frames):
+            if frame.id <= position:
+                break
+            found.append(frame.content)
+        found.reverse()
+        return found
+
+    def end(self) -> None:
+        """Note that the key has been deleted."""
+        self.exists = False
+        self.wake()
+
+    def wake(self) -> None:
+        for listener in self.listeners:
+            listener.wake()
+
+    def _forget_oldest(self) -> None:
+        while len(self._frames) > MAX_FRAMES or self._bytes > MAX_BYTES:
+            oldest = self._frames.popleft()
+            self._bytes -= len(oldest.content)
+            self.floor = oldest.id
+
+
+class Listener:
+    """A client. `position` is the id of the last event that it was given."""
+
+    def __init__(self, topic: Topic, position: int) -> None:
+        self.topic = topic
+        self.position = position
+        self.has_left = False
+        self._woken = asyncio.Event()
+
+    def wake(self) -> None:
+        self._woken.set()
+
+    def leave(self) -> None:
+        """Note that the client has disconnected."""
+        self.has_left = True
+        self.wake()
+
+    def take(self) -> list[bytes] | None:
+        """Return the events that the client does not have, or None if the topic lacks some."""
+        self._woken.clear()
+        found = self.topic.after(self.position)
+        if found:
+            self.position = self.topic.position
+        return found
+
+    async def wait(self, until: float) -> bool:
+        """Wait until it is woken. Return False if the time comes first."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout_at(until):
+                await self._woken.wait()
+        return self._woken.is_set()

@@ -32,13 +32,18 @@ def may_see_metrics(request: Request, settings: MetricsSettings) -> bool:
     if settings.port:
         server = request.scope.get("server")
         return server is not None and server[1] == settings.port
+    return is_in_networks(request, settings.networks)
+
+
+def is_in_networks(request: Request, networks: str) -> bool:
+    """Return whether the client has an address in METRICS_NETWORKS."""
     try:
         address = ip_address(request.client.host if request.client else "")
     except ValueError:  # an address that comes from a proxy's header can be any text
         return False
     # On a socket for both protocols, 127.0.0.1 appears as ::ffff:127.0.0.1.
     address = getattr(address, "ipv4_mapped", None) or address
-    return any(address in ip_network(network) for network in settings.networks.split(","))
+    return any(address in ip_network(network) for network in networks.split(","))
 
 
 def _exposition() -> bytes:

@@ -1,4 +1,4 @@
-"""The mailbox shows the mails of development, to those who may see the metrics."""
+"""The mailbox shows the mails of development, to clients in METRICS_NETWORKS."""
 
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -101,19 +101,26 @@ async def test_files_are_for_this_user_only(resources: ProcessResources, folder:
     assert modes == [0o700, 0o600]
 
 
-async def test_others_than_those_who_see_the_metrics_get_404(
-    settings: Settings, folder: Path
+@pytest.mark.parametrize(
+    ("metrics", "port", "status"),
+    [
+        ({"networks": "10.0.0.0/8"}, 80, 404),
+        ({"networks": "10.0.0.0/8", "port": 9100}, 9100, 404),
+        ({"port": 9100}, 80, 200),
+        ({"enabled": False}, 80, 200),
+    ],
+    ids=["another network", "another network on the port of the metrics", "a port", "no metrics"],
+)
+async def test_networks_of_the_metrics_alone_decide_who_sees_the_mailbox(
+    settings: Settings, folder: Path, metrics: dict[str, object], port: int, status: int
 ) -> None:
-    values = {
-        **settings.model_dump(),
-        "mail": {"folder": folder},
-        "metrics": {"networks": "10.0.0.0/8"},
-    }
+    values = {**settings.model_dump(), "mail": {"folder": folder}, "metrics": metrics}
     async with running(Settings.model_validate(values)) as app, client_of(app) as client:
         await app.state.resources.mailer.send(MAIL)
         [mail_id] = list_mails(folder)
         for path in ("", f"/mails/{mail_id}", f"/mails/{mail_id}/html"):
-            assert (await client.get(f"/mailbox{path}")).status_code == 404
+            url = f"http://test:{port}/mailbox{path}"
+            assert (await client.get(url)).status_code == status
 
 
 async def test_production_has_no_mailbox(settings: Settings) -> None:

@@ -5,6 +5,7 @@ from fastapi import FastAPI
 from app.features.account_mails import routes as account_mails
 from app.features.accounts import routes as accounts
 from app.features.auth import routes as auth
+from app.features.avatars import routes as avatars
 from app.features.board import routes as board
 from app.features.comments import routes as comments
 from app.features.dashboard import routes as dashboard
@@ -23,6 +24,7 @@ def include_routers(app: FastAPI) -> None:
     app.include_router(drafts.router)
     app.include_router(dashboard.router)
     app.include_router(users.router)
+    app.include_router(avatars.router)
     app.include_router(auth.router)
     app.include_router(account_mails.router)
     app.include_router(accounts.router)

@@ -55,6 +55,13 @@ class Stale(AppError):
     code = "stale"
 
 
+class UnsupportedMediaType(AppError):
+    """The content of the request is of no type that this call takes."""
+
+    status = 415
+    code = "unsupported_media_type"
+
+
 class InvalidRequest(AppError):
     """The request is well-formed, but its values are not acceptable."""
 

@@ -96,7 +96,10 @@ def inner_middleware(settings: Sections, limiter: ConcurrencyLimiter) -> list[Mi
         Middleware(ResponseCacheMiddleware, settings=settings[CacheSettings]),
         Middleware(RateLimitMiddleware),
         Middleware(
-            BodyLimitMiddleware, limit_bytes=limits.body_bytes, most_values=limits.body_values
+            BodyLimitMiddleware,
+            limit_bytes=limits.body_bytes,
+            most_values=limits.body_values,
+            upload_bytes=limits.upload_bytes,
         ),
         Middleware(ConcurrencyLimitMiddleware, limiter=limiter),
         Middleware(RequestTimeoutMiddleware, seconds=limits.request_seconds),

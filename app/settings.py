@@ -15,6 +15,7 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
+from app.features.avatars.settings import AvatarSettings
 from app.features.board.settings import BoardSettings
 from app.features.dashboard.settings import DashboardSettings
 from app.infra.cache.settings import CacheSettings, ValkeySettings
@@ -30,6 +31,7 @@ from app.infra.server.settings import CLOSING_SECONDS, ServerSettings, Workers
 from app.infra.settings_base import sources
 from app.infra.settings_base.names import SettingNames
 from app.infra.settings_base.section import Section, Sections, SmallCount
+from app.infra.storage.settings import StorageSettings
 from app.infra.web.settings import CorsSettings, DocsSettings, LimitsSettings
 
 
@@ -62,6 +64,8 @@ class Settings(BaseSettings):
     http_client: HttpClientSettings = HttpClientSettings()
     jobs: JobsSettings = JobsSettings()
     mail: MailSettings = MailSettings()
+    storage: StorageSettings = StorageSettings()
+    avatars: AvatarSettings = AvatarSettings()
     board: BoardSettings = BoardSettings()
     dashboard: DashboardSettings = DashboardSettings()
     guards: DiagnosticsSettings = DiagnosticsSettings()
@@ -102,6 +106,17 @@ class Settings(BaseSettings):
             raise ValueError(
                 "MAIL_LINKS_URL is missing, and links in mails need it: set it to the address of "
                 "the pages of your frontend, such as https://app.example.com"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _check_storage(self) -> Self:
+        is_local = self.storage.folder is not None and not self.storage.folder_shared
+        if self.is_production and is_local and self.replicas > 1:
+            raise ValueError(
+                "STORAGE_FOLDER is a folder of one machine, but REPLICAS says that there are "
+                "several instances: set STORAGE_BUCKET instead, or STORAGE_FOLDER_SHARED=true if "
+                "all instances and job workers see the same folder"
             )
         return self
 

@@ -160,6 +160,8 @@ def settings(
                 "quotas": unreachable_quotas(),
             },
             "mail": {"folder": tmp_path_factory.mktemp("mails")},
+            "storage": {"folder": tmp_path_factory.mktemp("objects"), "timeout_seconds": 30},
+            "avatars": {"queue": 100, "queue_seconds": 60, "seconds": 60},
             # Tests block the event loop themselves, for example when they start a process.
             "guards": {"blocked_seconds": 3_600},
             "metrics": {"server_timing": False},

@@ -7,7 +7,7 @@ instance does not repair a database. During draining it returns 503 again.
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from typing import Annotated
 
@@ -21,6 +21,7 @@ from app.infra.observability.background import detached, failing
 from app.infra.observability.repeat_filter import RepeatFilter
 from app.infra.resources import ProcessResources
 from app.infra.shutdown import server_shutdown
+from app.infra.storage.store import ObjectStore
 from coherent_cache import CACHE_ERRORS, Cache
 
 logger = logging.getLogger(__name__)
@@ -41,11 +42,12 @@ class Readiness:
     result.
     """
 
-    def __init__(self, schema: Schema, cache: Cache | None) -> None:
+    def __init__(self, schema: Schema, cache: Cache | None, objects: ObjectStore) -> None:
         self._schema = schema
         self._cache = cache
+        self._objects = objects
         self._ready = False
-        self._checks = {"database": "unknown", "valkey": "unknown"}
+        self._checks = dict.fromkeys(("database", "valkey", "storage"), "unknown")
         self._running: asyncio.Task[None] | None = None
 
     async def report(self) -> tuple[bool, dict[str, str]]:
@@ -69,9 +71,15 @@ class Readiness:
             self._running.cancel()
 
     async def _check(self) -> None:
-        database, valkey = await asyncio.gather(self._check_database(), self._check_valkey())
-        self._checks = {"database": database, "valkey": valkey}
-        self._ready = self._ready or database == "ok"
+        await asyncio.gather(
+            self._record("database", self._check_database()),
+            self._record("valkey", self._check_valkey()),
+            self._record("storage", self._objects.check()),
+        )
+
+    async def _record(self, name: str, check: Awaitable[str]) -> None:
+        self._checks[name] = await check
+        self._ready = self._ready or (name == "database" and self._checks[name] == "ok")
 
     async def _check_database(self) -> str:
         try:
@@ -104,7 +112,7 @@ class Readiness:
 async def lifespan(app: FastAPI) -> AsyncIterator[None]:
     """Make the readiness of this process. A check that still runs at the end is cancelled."""
     resources: ProcessResources = app.state.resources
-    app.state.readiness = Readiness(resources.schema, resources.cache)
+    app.state.readiness = Readiness(resources.schema, resources.cache, resources.objects)
     try:
         yield
     finally:

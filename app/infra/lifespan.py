@@ -29,6 +29,8 @@ from app.infra.security.access_tokens import AccessTokens
 from app.infra.security.passwords import Passwords
 from app.infra.security.settings import AuthSettings
 from app.infra.settings_base.section import Sections
+from app.infra.storage.opening import open_store
+from app.infra.storage.settings import StorageSettings
 from app.infra.threads import measure_default_threads
 from coherent_cache import Cache, NoCache
 
@@ -93,6 +95,7 @@ async def open_resources(
             rate_limiter=rate_limiter,
             http=http,
             mailer=mailer,
+            objects=open_store(settings[StorageSettings]),
         )
 
 

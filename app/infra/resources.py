@@ -11,6 +11,7 @@ from app.infra.rate_limits.limiter import RateLimiter
 from app.infra.security.access_tokens import AccessTokens
 from app.infra.security.passwords import Passwords
 from app.infra.settings_base.section import Sections
+from app.infra.storage.store import ObjectStore
 from coherent_cache import Cache, NoCache, Reader
 
 
@@ -32,3 +33,4 @@ class ProcessResources:
     rate_limiter: RateLimiter
     http: HttpClient
     mailer: Mailer
+    objects: ObjectStore

@@ -13,7 +13,7 @@ from app.infra.database.pagination import KeysetList
 from app.infra.resources import ProcessResources
 from tests.contract.callers import Caller
 
-Ids = dict[str, int]
+Ids = dict[str, Any]  # what the paths of the routes name
 
 
 @dataclass(frozen=True)

@@ -49,7 +49,7 @@ class Served:
         options: dict[str, Any] = {"http": self._protocol, "log_level": "error", "lifespan": "on"}
         server = uvicorn.Server(uvicorn.Config(self.app, **options))
         serve = server.serve(sockets=[self._listener])
-        thread = threading.Thread(target=self._loop.run_until_complete, args=(serve,))
+        thread = threading.Thread(target=self._run_until_stopped, args=(serve,))
         thread.start()
         try:
             while thread.is_alive() and not server.started:
@@ -58,7 +58,11 @@ class Served:
         finally:
             server.should_exit = True
             thread.join()
-            self._loop.close()
+
+    def _run_until_stopped(self, serve: Coroutine[Any, Any, None]) -> None:
+        """Run the server, and cancel what is left at the end, as its worker does."""
+        with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
+            runner.run(serve)
 
 
 @contextmanager

@@ -74,12 +74,14 @@ def test_every_error_is_documented_as_a_problem(operation: Operation) -> None:
 
 @pytest.mark.parametrize("operation", OPERATIONS, ids=str)
 def test_a_success_is_documented_with_a_schema_unless_it_is_empty(operation: Operation) -> None:
-    [(status, answer)] = [item for item in operation.answers.items() if item[0] < "3"]
-    contents = answer.get("content", {}).items()
-    schemas = {kind: found.get("schema") or found["itemSchema"] for kind, found in contents}
-    # An answer that something will happen later may be empty too.
-    assert len(schemas) == (status != "204") or (status == "202" and not schemas)
-    assert all("$ref" in schema for kind, schema in schemas.items() if kind == JSON)
+    answers = {status: answer for status, answer in operation.answers.items() if status < "3"}
+    assert len(answers.keys() - {"206"}) == 1  # a part of a file
+    for status, answer in answers.items():
+        contents = answer.get("content", {}).items()
+        schemas = {kind: found.get("schema") or found["itemSchema"] for kind, found in contents}
+        # An answer that something will happen later may be empty too.
+        assert len(schemas) == (status != "204") or (status == "202" and not schemas)
+        assert all("$ref" in schema for kind, schema in schemas.items() if kind == JSON)
 
 
 WITH_EXAMPLES = [

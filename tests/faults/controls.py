@@ -43,6 +43,7 @@ from app.infra.jobs.queue import Claim, JobQueue, complete
 from app.infra.jobs.registry import Job, JobContext
 from app.infra.observability import background
 from app.infra.observability.log_writer import LogWriter
+from app.infra.process_pool import ProcessPool
 from app.infra.rate_limits.limit import Charge, Count, Limit
 from app.infra.rate_limits.limiter import RateLimiter
 from app.infra.rate_limits.local import LocalLimits
@@ -78,6 +79,11 @@ def _plain_engine(settings: DatabaseSettings, _application_name: str) -> AsyncEn
     """Create an engine with SQLAlchemy's default pool and without timeouts."""
     url = settings.url.get_secret_value()
     return create_async_engine(url, pool_size=settings.pool_size, max_overflow=0)
+
+
+async def _run_here(_pool: ProcessPool, function: Callable[..., Any], *arguments: Any) -> Any:
+    """Decode a picture as an ordinary application does: where the request runs."""
+    return function(*arguments)
 
 
 async def _enqueue_if_known(session: AsyncSession, name: str, *, email: str) -> None:
@@ -306,6 +312,7 @@ PATCHES: dict[str, tuple[tuple[Any, str, Any], ...]] = {
     "with jobs enqueued beside the transaction": ((enqueue, "queries_in", _queries_beside),),
     "without the lock on the key": ((keys, "try_lock", _lock_nothing),),
     "with answers stored after the commit": ((idempotency, "keep", _keep_after_commit),),
+    "with pictures decoded on the event loop": ((ProcessPool, "run", _run_here),),
     "with blocking log writes": ((LogWriter, "write", _write_at_once),),
 }
 

@@ -42,7 +42,7 @@ async def test_a_process_is_ready_once_it_reached_its_database(
     assert response.status_code == 200
     assert response.json() == {
         "status": "ready",
-        "checks": {"database": "ok", "valkey": "ok", "cache": "trusted"},
+        "checks": {"database": "ok", "valkey": "ok", "storage": "ok", "cache": "trusted"},
     }
 
 
@@ -137,6 +137,7 @@ async def test_a_check_that_fails_in_an_unknown_way_is_reported(
 
     monkeypatch.setattr("app.infra.database.schema.REVISION", object())
     monkeypatch.setattr("redis.asyncio.Redis.ping", fail)
+    monkeypatch.setattr("app.infra.health.LATER_ANSWER_SECONDS", 60)
     response = await fresh.get("/readyz")
     assert response.status_code == 200
     checks = response.json()["checks"]

@@ -6,6 +6,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.features.users.models import Role, User
 from app.infra.database.base import Base
+from app.infra.storage.stored_objects import StoredObject, release
 
 BY_ID = select(User).where(User.id == bindparam("user_id"))
 BY_EMAIL = select(User).where(
@@ -113,9 +114,16 @@ async def anonymise_user(session: AsyncSession, user: User) -> bool:
 async def delete_owned_rows(session: AsyncSession, user_id: int) -> None:
     """Delete what references the user with ON DELETE CASCADE, in the tables of all features.
 
-    The database does not do it, because the row of the user stays.
+    The database does not do it, because the row of the user stays. Files of these rows are deleted
+    by a job soon.
     """
     for table in reversed(Base.metadata.sorted_tables):
+        files = [
+            key.parent for key in table.foreign_keys if key.column.table is StoredObject.__table__
+        ]
         for key in table.foreign_keys:
             if key.column.table is User.__table__ and key.ondelete == "CASCADE":
-                await session.execute(delete(table).where(key.parent == user_id))
+                owned = delete(table).where(key.parent == user_id)
+                deleted = await session.execute(owned.returning(key.parent, *files))
+                released = {one for _, *ids in deleted for one in ids if one is not None}
+                await release(session, *released)

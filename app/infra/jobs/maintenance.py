@@ -6,6 +6,7 @@ from sqlalchemy import text
 
 from app.infra.jobs.registry import JobContext, job
 from app.infra.jobs.settings import JobsSettings
+from app.infra.storage import stored_objects
 
 PRUNE_BATCH, MOST_BATCHES = 20_000, 8
 PRUNE_LOG = text(
@@ -32,3 +33,9 @@ async def prune_log(context: JobContext) -> None:
 async def prune_outbox(context: JobContext) -> None:
     """Delete rows of the cache's outbox that no process has read."""
     await context.session.execute(PRUNE_OUTBOX)
+
+
+@job("storage.delete_unreferenced", every=timedelta(minutes=1))
+async def delete_unreferenced(context: JobContext) -> None:
+    """Delete files that no row needs any more."""
+    await stored_objects.delete_unreferenced(context.resources.database, context.resources.objects)

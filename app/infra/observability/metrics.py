@@ -148,6 +148,20 @@ THREADS = Gauge(
     ("pool", "state"),
     multiprocess_mode="livesum",
 )
+
+STORAGE_SECONDS = Histogram(
+    "storage_operation_seconds",
+    "Seconds that a call of the store for files took, by result: ok, missing, error.",
+    ("operation", "result"),
+    buckets=(0.001, 0.005, 0.01, 0.05, 0.1, 0.5, 1, 3, 10),
+)
+
+PROCESS_POOL_CALLS = Gauge(
+    "process_pool_calls",
+    "Calls that run in processes of their own, or wait for one.",
+    multiprocess_mode="livesum",
+)
+
 LOOP_LAG = Gauge(
     "event_loop_lag_seconds",
     "Largest delay of an event loop within the last second.",

@@ -2,17 +2,24 @@
 
 A client that sends slowly therefore holds only its connection: no slot of the concurrency limit and
 no database connection. The server limits how long it may take.
+
+A route that declares more than a MiB takes uploads. What their bodies have beyond that comes out of
+a budget of the process, so that uploads cannot use up its memory.
 """
+
+from dataclasses import dataclass
 
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.errors import InvalidRequest
+from app.errors import InvalidRequest, Unavailable
 from app.infra.observability.metrics import REFUSED
 from app.infra.web.body_shape import check_body_shape
 from app.infra.web.problems import code_of, problem, problem_of
 from app.infra.web.response_headers import headers_before_body
 from app.infra.web.routing import KnownRoute, route_table_of
+
+UPLOAD_BYTES = 1024 * 1024
 
 
 class TooLarge(Exception):
@@ -24,14 +31,16 @@ class TooLarge(Exception):
 class BodyLimitMiddleware:
     """Pure ASGI. A declared length above the limit is refused before the body is read.
 
-    The limit is the `max_body_size` of the route, and at most `limit_bytes`. No body may contain
-    more than `most_values` values.
+    The limit is the `max_body_size` of the route. If that is a MiB or less, it is also at most
+    `limit_bytes`. All uploads together may have `upload_bytes` beyond that, or they get 503. No
+    body may contain more than `most_values` values.
     """
 
-    def __init__(self, app: ASGIApp, limit_bytes: int, most_values: int) -> None:
+    def __init__(self, app: ASGIApp, limit_bytes: int, most_values: int, upload_bytes: int) -> None:
         self.app = app
         self._limit_bytes = limit_bytes
         self._most_values = most_values
+        self._budget = _Budget(upload_bytes)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         length = _declared_length(scope) if scope["type"] == "http" else 0
@@ -40,36 +49,45 @@ class BodyLimitMiddleware:
             return
         route, found = route_table_of(scope).find(scope)
         limit_bytes = self._limit_of(route)
+        upload = _Upload(self._budget)
         try:
             if length is not None and length > limit_bytes:
                 raise TooLarge(limit_bytes)
-            body = await self._read(receive, limit_bytes)
+            body = await self._read(receive, limit_bytes, upload)
             check_body_shape(scope, body, self._most_values)
         except TooLarge as too_large:
             scope.update(found)  # the problem depends on the endpoint
             await self._refuse(too_large, scope, receive, send)
-        except InvalidRequest as invalid:
-            REFUSED.labels("body_shape").inc()
+        except (InvalidRequest, Unavailable) as error:
+            REFUSED.labels("uploads" if error.status == 503 else "body_shape").inc()
             scope.update(found)
-            await problem_of(scope, invalid)(scope, receive, send)
+            await problem_of(scope, error)(scope, receive, send)
         else:
             await self.app(scope, _replay(body, receive), send)
+        finally:
+            upload.end()
 
     def _limit_of(self, route: KnownRoute | None) -> int:
-        declared = None if route is None else route.max_body_bytes
-        return self._limit_bytes if declared is None else min(declared, self._limit_bytes)
+        if route is None or route.max_body_bytes is None:
+            return self._limit_bytes
+        takes_uploads = route.max_body_bytes > UPLOAD_BYTES
+        return (
+            route.max_body_bytes if takes_uploads else min(route.max_body_bytes, self._limit_bytes)
+        )
 
-    async def _read(self, receive: Receive, limit_bytes: int) -> bytes:
-        body, more = b"", True
+    async def _read(self, receive: Receive, limit_bytes: int, upload: "_Upload") -> bytes:
+        parts, size, more = [], 0, True
         while more:
             message = await receive()
             if message["type"] == "http.disconnect":
                 raise ClientDisconnect
-            body += message.get("body", b"")
-            if len(body) > limit_bytes:
+            parts.append(message.get("body", b""))
+            size += len(parts[-1])
+            if size > limit_bytes:
                 raise TooLarge(limit_bytes)
+            upload.grow_to(size)
             more = message.get("more_body", False)
-        return body
+        return b"".join(parts)
 
     async def _refuse(
         self, too_large: TooLarge, scope: Scope, receive: Receive, send: Send
@@ -78,6 +96,34 @@ class BodyLimitMiddleware:
         headers = headers_before_body(scope)
         detail = f"A body may have {too_large.limit_bytes} bytes."
         await problem(scope, 413, code_of(413), detail, headers=headers)(scope, receive, send)
+
+
+@dataclass(slots=True)
+class _Budget:
+    """The bytes that the uploads of this process may still take."""
+
+    spare_bytes: int
+
+
+class _Upload:
+    """What one body has taken from the budget, until its request has ended."""
+
+    def __init__(self, budget: _Budget) -> None:
+        self._budget = budget
+        self._taken = 0
+
+    def grow_to(self, size: int) -> None:
+        """Take what the body has beyond the size of an ordinary one, or raise `Unavailable`."""
+        more = size - UPLOAD_BYTES - self._taken
+        if more <= 0:
+            return
+        if more > self._budget.spare_bytes:
+            raise Unavailable("Too many files are being uploaded. Try again in a moment.")
+        self._taken += more
+        self._budget.spare_bytes -= more
+
+    def end(self) -> None:
+        self._budget.spare_bytes += self._taken
 
 
 def _declared_length(scope: Scope) -> int | None:

@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 
 import httpx2
 import pytest
+from fastapi import Request
 
 from app.settings import Settings
 from tests.application import client_of, running
@@ -126,3 +127,51 @@ async def test_slow_client_takes_no_slot(limited: Settings) -> None:
         assert (places.running, places.queued) == (0, 0)
         forever.set()
         assert isinstance(await slow, httpx2.Response)
+
+
+MIB = 1024 * 1024
+
+
+@pytest.fixture
+async def uploads(settings: Settings) -> AsyncIterator[httpx2.AsyncClient]:
+    """A client of a service with a route for uploads of 4 MiB, and a budget of 5 MiB."""
+    limits = settings.limits.model_copy(update={"body_bytes": LIMIT, "upload_bytes": 5 * MIB})
+    async with running(settings.model_copy(update={"limits": limits})) as app:
+
+        @app.post("/uploads", max_body_size=4 * MIB)
+        async def upload(request: Request) -> int:
+            await asyncio.sleep(0.1)
+            return len(await request.body())
+
+        async with client_of(app) as client:
+            yield client
+
+
+async def test_upload_may_be_larger_than_other_bodies(uploads: httpx2.AsyncClient) -> None:
+    for size, status in ((1, 200), (4 * MIB, 200), (4 * MIB + 1, 413)):
+        response = await uploads.post("/uploads", content=b" " * size)
+        assert response.status_code == status
+
+
+async def test_uploads_share_a_budget(uploads: httpx2.AsyncClient) -> None:
+    """Each upload of 4 MiB takes 3 MiB of it, until its response has ended."""
+    for _ in range(2):
+        answers = await asyncio.gather(
+            *(uploads.post("/uploads", content=b" " * 4 * MIB) for _ in range(3)),
+            *(uploads.post("/uploads", content=b" " * MIB) for _ in range(3)),
+        )
+        large, small = answers[:3], answers[3:]
+        assert sorted(answer.status_code for answer in large) == [200, 503, 503]
+        assert {answer.status_code for answer in small} == {200}
+        refused = next(answer for answer in large if answer.status_code == 503)
+        assert refused.headers["retry-after"] == "1"
+
+
+async def test_upload_that_breaks_off_gives_its_bytes_back(uploads: httpx2.AsyncClient) -> None:
+    async def broken() -> AsyncIterator[bytes]:
+        yield b" " * 4 * MIB
+        raise OSError("This was raised on purpose.")
+
+    for _ in range(5):
+        assert (await uploads.post("/uploads", content=broken())).is_error
+    assert (await uploads.post("/uploads", content=b" " * 4 * MIB)).status_code == 200

@@ -116,7 +116,8 @@ async def test_many_unknown_keys_are_refused_before_they_are_reported(
 # The most characters of a value whose schema has no maxLength, by its format or its type.
 LENGTHS = {"date": 10, "date-time": 35, "uuid": 36, "integer": 20, "boolean": 5, "null": 4}
 
-WITH_BODY = [operation for operation in OPERATIONS if operation.media_type]
+# A file is as large as its route says.
+WITH_BODY = [operation for operation in OPERATIONS if "properties" in operation.body]
 
 
 @pytest.mark.parametrize("operation", WITH_BODY, ids=str)

@@ -1,0 +1,222 @@
+"""Uploads of pictures: bombs, damaged files, many at once, and processes that are killed."""
+
+import asyncio
+import multiprocessing
+import os
+import signal
+import struct
+import zlib
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
+from functools import cache, partial
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from dev.address import Address
+from tests.faults.conftest import Judge, Serve
+from tests.faults.counters import Counters
+from tests.faults.load import late, outcome, register
+from tests.faults.service import resident_mib
+from tests.faults.test_bodies import request_bytes, send
+from tests.faults.test_limits import Load, not_served, share
+from tests.faults.verdicts import GUARDED
+from tests.faults.wire import Reply
+
+pytestmark = pytest.mark.faults
+
+ROUTE = "PUT /v1/users/me/avatar"
+UPLOADS, GOOD_RATE, CONNECTIONS, WATCHED_SECONDS = 200, 50, 40, 15
+# The limit on waiting, that on decoding, and the time in which a busy machine answers.
+ANSWERED_WITHIN_SECONDS = 4 + 4 + 2
+NO_TROUBLE_SECONDS = 0.05
+BLOCKED = "event_loop_blocked_total"
+# The body of each upload beyond a MiB comes out of a budget of 32 MiB.
+LIMIT_MIB = 160
+
+
+def written(image: Image.Image, file_format: str, **options: Any) -> bytes:
+    target = BytesIO()
+    image.save(target, file_format, **options)
+    return target.getvalue()
+
+
+def claiming_png(width: int, height: int) -> bytes:
+    """Return a PNG of this size that compresses to next to nothing."""
+
+    def chunk(kind: bytes, content: bytes) -> bytes:
+        checksum = struct.pack(">I", zlib.crc32(kind + content))
+        return struct.pack(">I", len(content)) + kind + content + checksum
+
+    packer = zlib.compressobj(9)
+    rows = b"".join(packer.compress(bytes(1 + width // 8)) for _ in range(height))
+    header = struct.pack(">IIBBBBB", width, height, 1, 0, 0, 0, 0)
+    chunks = chunk(b"IHDR", header) + chunk(b"IDAT", rows + packer.flush()) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + chunks
+
+
+def text_bomb() -> bytes:
+    """Return a PNG whose texts are 64 MB when they are decompressed."""
+    plain = written(Image.new("1", (8, 8)), "PNG")
+    content = b"Comment\0\0" + zlib.compress(bytes(64_000_000), 9)
+    chunk = struct.pack(">I", len(content)) + b"zTXt" + content
+    chunk += struct.pack(">I", zlib.crc32(chunk[4:]))
+    return plain[:33] + chunk + plain[33:]
+
+
+def animation(file_format: str, frames: int, side: int) -> bytes:
+    images = [Image.new("RGB", (side, side), (n % 256, n // 256, 0)) for n in range(frames)]
+    return written(images[0], file_format, save_all=True, append_images=images[1:])
+
+
+@cache
+def files() -> dict[str, bytes]:
+    """Return what is uploaded, by name."""
+    photo = Image.effect_noise((1_000, 750), 60).convert("RGB").resize((4_000, 3_000))
+    large = Image.new("RGB", (4_100, 4_100), "red")
+    photo_file = written(photo, "JPEG", quality=60)
+    return {
+        "photo": photo_file,
+        "PNG of 17 megapixels": written(large, "PNG"),
+        "WebP of 17 megapixels": written(large, "WEBP", method=0),
+        "AVIF of 17 megapixels": written(large, "AVIF", speed=10),
+        "PNG bomb of 900 megapixels": claiming_png(30_000, 30_000),
+        "WebP bomb": written(Image.new("RGB", (16_383, 8_000), "red"), "WEBP", method=0),
+        "AVIF bomb": written(Image.new("L", (12_000, 12_000)), "AVIF", speed=10),
+        "GIF of 65,535 × 65,535": b"GIF89a" + b"\xff" * 4 + b"\0\0\0" + bytes(100),
+        "text bomb": text_bomb(),
+        "animated GIF": animation("GIF", 900, 64),
+        "animated WebP": animation("WEBP", 1_100, 16),
+        "truncated": photo_file[: len(photo_file) // 2],
+        "polyglot": written(Image.new("RGB", (9, 9)), "GIF") + b"<script>alert(1)</script>",
+        "SVG": b"<svg xmlns='http://www.w3.org/2000/svg' onload='alert(1)'/>",
+    }
+
+
+TAKEN = ("photo", "polyglot", "animated GIF")
+MAY_BE_TAKEN = ("PNG of 17 megapixels", "WebP of 17 megapixels", "AVIF of 17 megapixels")
+
+
+def at_once(address: Address, requests: Sequence[bytes]) -> list[Reply]:
+    """Send all requests at once, each on a new connection."""
+
+    async def flood() -> list[Reply]:
+        return await asyncio.gather(*(send(address, request) for request in requests))
+
+    return asyncio.run(flood())
+
+
+def children(process_id: int) -> list[int]:
+    tasks = Path(f"/proc/{process_id}/task").glob("*/children")
+    return [int(one) for task in tasks for one in task.read_text(encoding="utf-8").split()]
+
+
+async def kill_children(workers: Sequence[int], times: int) -> int:
+    """Kill a process that decodes pictures, again and again. Return how many were killed."""
+    killed = 0
+    for _ in range(times):
+        await asyncio.sleep(0.5)
+        for worker in workers:
+            for child in children(worker):
+                with suppress(ProcessLookupError):
+                    os.kill(child, signal.SIGKILL)
+                    killed += 1
+    return killed
+
+
+def requests_with(content: Sequence[bytes], headers: dict[str, str]) -> list[bytes]:
+    return [request_bytes(ROUTE, "image/jpeg", one, headers) for one in content]
+
+
+@pytest.mark.parametrize("control", [GUARDED, "with pictures decoded on the event loop"])
+async def test_bombs_and_damaged_pictures_are_refused_in_time(
+    serve: Serve, judge: Judge, tmp_path: Path, control: str
+) -> None:
+    async with serve(control, storage={"folder": str(tmp_path)}) as service:
+        _, headers = await register(service.client)
+        counters = Counters(service.client)
+        before = (await counters.scrape()).get(BLOCKED, 0)
+        replies = {
+            name: await send(service.address, *requests_with([content], headers))
+            for name, content in files().items()
+        }
+        blocked = (await counters.scrape()).get(BLOCKED, 0) - before
+        alive = await send(service.address, *requests_with([files()["photo"]], headers))
+    slowest = max(reply.seconds for reply in replies.values())
+    wrong = [
+        f"{name}: {outcome(reply.status)}"
+        for name, reply in replies.items()
+        if reply.status not in ((200,) if name in TAKEN else (200, 415, 422))
+        or (reply.status == 200 and name not in (*TAKEN, *MAY_BE_TAKEN))
+    ]
+    broken = [
+        *wrong,
+        *late("the last answer came", slowest, ANSWERED_WITHIN_SECONDS),
+        *[f"the event loop was blocked {blocked:.0f} times"] * (blocked > 0),
+        *[f"a photo afterwards: {outcome(alive.status)}"] * (alive.status != 200),
+    ]
+    refused = sum(reply.status in (415, 422) for reply in replies.values())
+    figure = f"{refused} of {len(replies)} refused, within {slowest:.2f} s; loop blocked 0 times"
+    judge(
+        "Decompression bombs, truncated files and polyglots are uploaded", control, figure, broken
+    )
+
+
+@pytest.mark.parametrize("control", [GUARDED, "with pictures decoded on the event loop"])
+async def test_many_uploads_at_once_do_not_delay_other_requests(
+    serve: Serve, judge: Judge, tmp_path: Path, control: str
+) -> None:
+    async with serve(control, storage={"folder": str(tmp_path)}) as service:
+        _, headers = await register(service.client)
+        post = {"title": "T", "body": "B"}
+        (await service.client.post("/v1/posts", json=post, headers=headers)).raise_for_status()
+        workers = [worker["process_id"] for worker in await service.each_worker("/faults/vitals")]
+        content = [file for name, file in files().items() if "bomb" not in name]
+        requests = requests_with([content[n % len(content)] for n in range(UPLOADS)], headers)
+        load = Load(service.address, "/v1/users/me", headers)
+        await load.connect(CONNECTIONS)
+        counters = Counters(service.client)
+        before = (await counters.scrape()).get(BLOCKED, 0)
+        resident = [resident_mib(worker, "VmRSS") for worker in workers]
+        # In another process, so that sending the uploads does not delay the other requests.
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as other_process:
+            ask = partial(asyncio.get_running_loop().run_in_executor, other_process)
+            await ask(partial(at_once, service.address, []))
+            calm = await load.run(GOOD_RATE, WATCHED_SECONDS)
+            flood = ask(partial(at_once, service.address, requests))
+            killing = asyncio.create_task(kill_children(workers, 4))
+            meanwhile = await load.run(GOOD_RATE, WATCHED_SECONDS)
+            replies, killed = await flood, await killing
+        load.close()
+        blocked = (await counters.scrape()).get(BLOCKED, 0) - before
+        grown = max(
+            resident_mib(worker, "VmHWM") - rss
+            for worker, rss in zip(workers, resident, strict=True)
+        )
+        alive = await send(service.address, *requests_with([files()["photo"]], headers))
+    last = max(reply.seconds for reply in replies)
+    p99_before, p99 = share(calm, 0.99), share(meanwhile, 0.99)
+    statuses = Counter(reply.status for reply in replies)
+    wrong = sorted(statuses.keys() - {200, 415, 422, 503})
+    broken = [
+        *late("the last answer came", last, ANSWERED_WITHIN_SECONDS),
+        *[f"unexpected statuses {wrong}"] * bool(wrong),
+        *[f"the event loop was blocked {blocked:.0f} times"] * (blocked > 0),
+        *[f"p99 of other requests {p99 * 1000:.0f} ms, {p99_before * 1000:.0f} ms before"]
+        * (p99 > max(2 * p99_before, NO_TROUBLE_SECONDS)),
+        *[f"the memory of a worker grew by {grown:.0f} MiB"] * (grown > LIMIT_MIB),
+        *[f"a photo afterwards: {outcome(alive.status)}"] * (alive.status != 200),
+        *not_served(meanwhile),
+    ]
+    figure = (
+        f"{statuses[200]} pictures taken, {statuses[415] + statuses[422]} refused, "
+        f"{statuses[503]} × 503, within {last:.1f} s, {killed} processes killed meanwhile; "
+        f"p99 of other requests {p99_before * 1000:.0f} ms before, {p99 * 1000:.0f} ms meanwhile; "
+        f"loop blocked 0 times; the memory of a worker grew by at most {grown:.0f} MiB"
+    )
+    judge("200 uploads of pictures at once", control, figure, broken)

@@ -1,0 +1,153 @@
+"""Files that nobody needs are deleted, and no other ones."""
+
+import asyncio
+
+import httpx2
+import pytest
+from sqlalchemy import text
+
+from app.errors import Unavailable
+from app.features.avatars import service
+from app.features.avatars.service import object_key
+from app.features.users.models import User
+from app.infra.resources import ProcessResources
+from app.infra.storage.stored_objects import delete_unreferenced, refer, reserve
+from tests.features.avatars.factory import AvatarFactory
+from tests.features.avatars.pictures import quarters, written
+
+Client = httpx2.AsyncClient
+Headers = dict[str, str]
+
+ME = "/v1/users/me/avatar"
+
+
+async def clean_up(resources: ProcessResources) -> None:
+    """Run the job that deletes files, as if all requests had ended long ago."""
+    async with resources.database.transaction() as session:
+        await session.execute(text("UPDATE stored_objects SET check_at = least(check_at, now())"))
+    await delete_unreferenced(resources.database, resources.objects)
+
+
+async def exists(resources: ProcessResources, digest: str) -> bool:
+    return await resources.objects.size(object_key(digest)) is not None
+
+
+async def test_replaced_picture_is_deleted(
+    client: Client, make: AvatarFactory, owner: User, headers: Headers, resources: ProcessResources
+) -> None:
+    digest = await make.avatar(owner)
+    response = await client.put(ME, content=written(quarters()), headers=headers)
+    await clean_up(resources)
+    assert not await exists(resources, digest)
+    assert (await client.get(f"/v1/avatars/{digest}.webp")).status_code == 404
+    assert (await client.get(response.json()["url"])).status_code == 200
+
+
+@pytest.mark.parametrize("method", ["DELETE /v1/users/me/avatar", "DELETE /v1/users/me"])
+async def test_shared_picture_stays_while_somebody_has_it(
+    client: Client, make: AvatarFactory, resources: ProcessResources, method: str
+) -> None:
+    content = b"a picture of all that end by " + method.encode()
+    users = [await make.user() for _ in range(3)]
+    [digest] = {await make.avatar(user, content) for user in users}
+    for user in users:
+        await clean_up(resources)
+        assert await exists(resources, digest)
+        response = await client.request(*method.split(), headers=make.headers(user))
+        assert response.status_code == 204
+    await clean_up(resources)
+    assert not await exists(resources, digest)
+    async with resources.database.read() as session:
+        assert await session.scalar(text("SELECT count(*) FROM stored_objects")) == 0
+
+
+async def test_deleted_account_shows_no_picture(
+    client: Client, make: AvatarFactory, owner: User, headers: Headers
+) -> None:
+    await make.avatar(owner)
+    await client.delete("/v1/users/me", headers=headers)
+    assert (await client.get(f"/v1/users/{owner.id}")).json()["avatar_url"] is None
+
+
+async def test_file_whose_request_fails_is_deleted_later(
+    make: AvatarFactory, resources: ProcessResources
+) -> None:
+    async with resources.database.transaction() as session:
+        await reserve(session, object_key("failed"), 3_600)
+    await resources.objects.put(object_key("failed"), b"x")
+    await delete_unreferenced(resources.database, resources.objects)
+    assert await exists(resources, "failed")  # the request could still commit
+    await clean_up(resources)
+    assert not await exists(resources, "failed")
+
+
+async def test_file_is_not_deleted_while_a_request_begins_to_refer_to_it(
+    make: AvatarFactory, owner: User, resources: ProcessResources
+) -> None:
+    digest = await make.avatar(owner)
+    async with resources.database.transaction() as session:
+        await service.delete_avatar(session, owner)
+    async with resources.database.transaction() as session:
+        object_id = await reserve(session, object_key(digest), -1)
+        await refer(session, object_id)
+        await delete_unreferenced(resources.database, resources.objects)
+        assert await exists(resources, digest)
+
+
+async def test_request_that_is_too_late_is_refused(
+    make: AvatarFactory, owner: User, resources: ProcessResources
+) -> None:
+    async with resources.database.transaction() as session:
+        object_id = await reserve(session, object_key("late"), -1)
+    await delete_unreferenced(resources.database, resources.objects)
+    with pytest.raises(Unavailable):
+        async with resources.database.transaction() as session:
+            await refer(session, object_id)
+
+
+@pytest.mark.slow
+async def test_upload_of_a_picture_that_is_being_deleted_is_kept(
+    client: Client, make: AvatarFactory, resources: ProcessResources
+) -> None:
+    """Users upload and remove one picture again and again, while the job deletes."""
+    content, stopped = written(quarters()), asyncio.Event()
+
+    async def delete() -> None:
+        while not stopped.is_set():
+            await delete_unreferenced(resources.database, resources.objects)
+            await asyncio.sleep(0)
+
+    async def change() -> None:
+        headers = make.headers(await make.user())
+        for _ in range(15):
+            response = await client.put(ME, content=content, headers=headers)
+            assert response.status_code == 200, response.text
+            assert (await client.get(response.json()["url"])).status_code == 200
+            async with resources.database.transaction() as session:
+                await session.execute(text("UPDATE stored_objects SET check_at = now()"))
+            await client.delete(ME, headers=headers)
+
+    deleting = asyncio.create_task(delete())
+    await asyncio.gather(*(change() for _ in range(4)))
+    stopped.set()
+    await deleting
+
+
+async def test_store_that_fails_keeps_the_row_for_the_next_run(
+    make: AvatarFactory,
+    owner: User,
+    resources: ProcessResources,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    digest = await make.avatar(owner)
+    async with resources.database.transaction() as session:
+        await service.delete_avatar(session, owner)
+
+    async def fail(_key: str) -> None:
+        raise Unavailable("The store is away.")
+
+    with monkeypatch.context() as patch, pytest.raises(Unavailable):
+        patch.setattr(resources.objects, "delete", fail)
+        await clean_up(resources)
+    await clean_up(resources)
+    assert not await exists(resources, digest)

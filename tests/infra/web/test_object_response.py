@@ -1,0 +1,120 @@
+"""An object of the store is sent whole, in ranges, or not at all (RFC 9110, §13 and §14)."""
+
+from collections.abc import AsyncIterator
+
+import httpx2
+import pytest
+from fastapi import APIRouter, Request, Response
+
+from app.infra.dependencies import Resources
+from app.infra.resources import ProcessResources
+from app.infra.web.object_response import ObjectFile, object_response
+from app.settings import Settings
+from tests.application import client_of, running
+
+Client = httpx2.AsyncClient
+
+FILE = ObjectFile("test/file", '"one"', "text/plain", "private, max-age=9")
+CONTENT = bytes(range(256)) * 2_500  # several pieces
+SIZE = len(CONTENT)
+router = APIRouter()
+
+
+@router.get("/file")
+async def file(request: Request, resources: Resources) -> Response:
+    return await object_response(request, resources.objects, FILE, {"Content-Disposition": "x"})
+
+
+@pytest.fixture(scope="module")
+async def served(settings: Settings) -> AsyncIterator[Client]:
+    async with running(settings) as app:
+        app.include_router(router)
+        async with client_of(app) as client:
+            yield client
+
+
+@pytest.fixture
+async def stored(resources: ProcessResources) -> AsyncIterator[None]:
+    await resources.objects.put(FILE.key, CONTENT)
+    yield
+    await resources.objects.delete(FILE.key)
+
+
+async def test_whole_object_is_sent(served: Client, stored: None) -> None:
+    response = await served.get("/file")
+    assert (response.status_code, response.content) == (200, CONTENT)
+    assert response.headers["content-length"] == str(SIZE)
+    assert response.headers["accept-ranges"] == "bytes"
+    assert response.headers["etag"] == FILE.etag
+    assert response.headers["cache-control"] == FILE.cache_control
+    assert response.headers["content-disposition"] == "x"
+
+
+@pytest.mark.parametrize(
+    ("asked", "first", "last"),
+    [
+        ("bytes=0-0", 0, 0),
+        ("bytes=5-9", 5, 9),
+        ("bytes=0-", 0, SIZE - 1),
+        ("bytes=100000-600000", 100_000, 600_000),
+        ("bytes=-1", SIZE - 1, SIZE - 1),
+        (f"bytes=-{10 * SIZE}", 0, SIZE - 1),
+        (f"bytes={SIZE - 1}-{10 * SIZE}", SIZE - 1, SIZE - 1),
+        ("BYTES=5-9", 5, 9),
+    ],
+)
+async def test_range_is_sent(
+    served: Client, stored: None, asked: str, first: int, last: int
+) -> None:
+    response = await served.get("/file", headers={"Range": asked})
+    assert (response.status_code, response.content) == (206, CONTENT[first : last + 1])
+    assert response.headers["content-range"] == f"bytes {first}-{last}/{SIZE}"
+    assert response.headers["content-length"] == str(last + 1 - first)
+
+
+@pytest.mark.parametrize("asked", [f"bytes={SIZE}-", f"bytes={SIZE}-{2 * SIZE}", "bytes=-0"])
+async def test_range_outside_of_the_object_is_416(served: Client, stored: None, asked: str) -> None:
+    response = await served.get("/file", headers={"Range": asked})
+    assert (response.status_code, response.json()["code"]) == (416, "range_not_satisfiable")
+    assert response.headers["content-range"] == f"bytes */{SIZE}"
+    assert response.headers["cache-control"] == "private, no-store"
+
+
+@pytest.mark.parametrize(
+    "asked", ["bytes=9-5", "bytes=-", "bytes=0-1,4-5", "lines=1-2", "bytes", "bytes=a-b", "x" * 99]
+)
+async def test_other_ranges_are_ignored(served: Client, stored: None, asked: str) -> None:
+    response = await served.get("/file", headers={"Range": asked})
+    assert (response.status_code, response.content) == (200, CONTENT)
+
+
+@pytest.mark.parametrize(
+    ("condition", "status"),
+    [('"one"', 206), ('"two"', 200), ('W/"one"', 200), ("Sat, 28 Nov 2026 18:00:00 GMT", 200)],
+)
+async def test_range_belongs_to_a_version(
+    served: Client, stored: None, condition: str, status: int
+) -> None:
+    headers = {"Range": "bytes=5-9", "If-Range": condition}
+    assert (await served.get("/file", headers=headers)).status_code == status
+
+
+@pytest.mark.parametrize("seen", ['"one"', 'W/"one"', "*", '"two", "one"'])
+async def test_client_that_has_the_object_gets_304(served: Client, stored: None, seen: str) -> None:
+    response = await served.get("/file", headers={"If-None-Match": seen, "Range": "bytes=5-9"})
+    assert (response.status_code, response.content) == (304, b"")
+    assert response.headers["etag"] == FILE.etag
+    assert response.headers["cache-control"] == FILE.cache_control
+
+
+async def test_head_has_the_headers_of_the_whole_object(served: Client, stored: None) -> None:
+    response = await served.head("/file", headers={"Range": "bytes=5-9"})
+    assert (response.status_code, response.content) == (200, b"")
+    assert response.headers["content-length"] == str(SIZE)
+
+
+async def test_missing_object_is_404_whatever_the_client_has(served: Client) -> None:
+    for headers in ({}, {"If-None-Match": "*"}, {"Range": "bytes=0-1"}):
+        response = await served.get("/file", headers=headers)
+        assert (response.status_code, response.json()["code"]) == (404, "not_found")
+        assert response.headers["cache-control"] == "private, no-store"

@@ -11,7 +11,8 @@ from cachetools import LRUCache
 
 from app.errors import Forbidden, RateLimited, Unauthenticated
 from app.infra.observability.metrics import RATE_LIMITS_LOCAL, REFUSED
-from app.infra.rate_limits.limit import MICROSECONDS, Charge, Count, Limit, Pace, Rule
+from app.infra.rate_limits.headers import announce, to_seconds
+from app.infra.rate_limits.limit import Charge, Count, Limit, Pace, Rule
 from app.infra.rate_limits.local import MAX_KEYS, LocalLimits
 from app.infra.rate_limits.settings import ALL, RateLimitSettings
 from app.infra.rate_limits.shared import NO_EVICTION, VALKEY_ERRORS, SharedLimits
@@ -178,7 +179,9 @@ class RateLimiter:
     async def _take_of_account(self, charge: Charge) -> bool:
         """Count an action, or raise `RateLimited`. Return whether Valkey has counted it."""
         counts = None if self._shared is None else await self._shared.take([charge])
-        if refusal := refusal_of(self._accounts.take([charge]) if counts is None else counts):
+        answered = self._accounts.take([charge]) if counts is None else counts
+        if refusal := refusal_of(answered):
+            announce(answered)
             raise refusal
         if counts is not None:
             self._accounts.note([charge])
@@ -198,8 +201,3 @@ def refusal_of(counts: Sequence[Count]) -> RateLimited | None:
     longest = max(refusing, key=lambda count: count.wait)
     REFUSED.labels(longest.rule.name).inc()
     return RateLimited(to_seconds(longest.wait))
-
-
-def to_seconds(microseconds: int) -> int:
-    """Round up, so that a client that waits so long is not refused again."""
-    return -(-microseconds // MICROSECONDS)

@@ -1,7 +1,4 @@
-"""Answers 429 to clients that send more requests than the limits of a route allow.
-
-The headers RateLimit and RateLimit-Policy follow draft-ietf-httpapi-ratelimit-headers-11.
-"""
+"""Answers 429 to clients that send more requests than the limits of a route allow."""
 
 from collections.abc import Sequence
 
@@ -9,8 +6,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.errors import RateLimited
 from app.infra.observability.request_context import request_context
+from app.infra.rate_limits.headers import announce
 from app.infra.rate_limits.limit import By, Charge, Count
-from app.infra.rate_limits.limiter import RateLimiter, refusal_of, to_seconds
+from app.infra.rate_limits.limiter import RateLimiter, refusal_of
 from app.infra.security.access_tokens import AccessTokens
 from app.infra.web.client_address import address_of, user_of
 from app.infra.web.exempt_paths import is_exempt_from_rate_limits
@@ -95,17 +93,7 @@ def _is_exempt(scope: Scope) -> bool:
 
 def _report(counts: Sequence[Count]) -> RateLimited | None:
     """Set the headers of the response. Return the error if a limit refuses the request."""
-    current = request_context.get()
-    if current is not None and counts:
-        policies, states = [], []
-        for rule, remaining, reset, wait in counts:
-            until = to_seconds(wait or reset)  # with Retry-After, both mean the same time
-            policies.append(rule.policy)
-            states.append(f'"{rule.name}";r={remaining};t={until}')
-        current.headers = (
-            (b"ratelimit-policy", ", ".join(policies).encode()),
-            (b"ratelimit", ", ".join(states).encode()),
-        )
+    announce(counts)
     return refusal_of(counts)
 
 

@@ -39,7 +39,10 @@ async def test_an_unknown_account_has_the_same_limit(settings: Settings) -> None
             form = {"username": email, "password": "a wrong password"}
             responses = [await client.post("/v1/auth/token", data=form) for _ in range(3)]
             assert [one.status_code for one in responses] == [400, 400, 429], email
-            assert responses[-1].json()["detail"] == "Too many requests. Try again in 43200 s."
+            refused = responses[-1]
+            assert refused.json()["detail"] == "Too many requests. Try again in 43200 s."
+            assert refused.headers["ratelimit-policy"] == '"password_failures";q=2;w=86400'
+            assert refused.headers["ratelimit"] == '"password_failures";r=0;t=43200'
 
 
 async def test_a_success_does_not_count(settings: Settings) -> None:

@@ -61,6 +61,7 @@ bench: environment ## Run the benchmarks (needs wrk)
 	@$(python) -m benchmarks.layers
 	@$(python) -m benchmarks.cached
 	@$(python) -m benchmarks.jobs
+	@$(python) -m benchmarks.dashboard
 
 fmt: environment ## Format, and correct lint errors where that is safe
 	@$(python) -m ruff format

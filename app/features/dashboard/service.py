@@ -107,39 +107,39 @@ async def read_dashboard(resources: ProcessResources, user: User) -> Dashboard:
             part = partial(read, resources, user)
             return group.create_task(parts.read(name, part, seconds))
 
-        profile = start("profile", _profile)
-        recent = start("recent_posts", _posts)
-        stats = start("stats", _stats)
+        profile = start("profile", read_profile)
+        recent = start("recent_posts", read_recent_posts)
+        stats = start("stats", read_stats)
         # A call limits its time itself, and reports to its breaker that it is over.
-        upstream = start("upstream", _upstream, None)
+        upstream = start("upstream", read_upstream, None)
     found = (profile.result(), recent.result(), stats.result(), upstream.result())
     if parts.failures and not any(part is not None for part in found):
         raise next(iter(parts.failures.values()))
     return Dashboard(*found, degraded=sorted(parts.failures))
 
 
-async def _profile(resources: ProcessResources, user: User) -> User | None:
+async def read_profile(resources: ProcessResources, user: User) -> User | None:
     def read(session: AsyncSession) -> Awaitable[User | None]:
         return users.get_user(session, user.id)
 
     return await read_alone(resources.database, read)
 
 
-async def _posts(resources: ProcessResources, user: User) -> Sequence[Post]:
+async def read_recent_posts(resources: ProcessResources, user: User) -> Sequence[Post]:
     async def read(session: AsyncSession) -> Sequence[Post]:
         return (await posts.list_posts(session, PageRequest(RECENT_POSTS), user.id)).items
 
     return await read_alone(resources.database, read)
 
 
-async def _stats(resources: ProcessResources, user: User) -> Stats:
+async def read_stats(resources: ProcessResources, user: User) -> Stats:
     def read(session: AsyncSession) -> Awaitable[Stats]:
         return queries.get_stats(session, user.id)
 
     return await read_lagging_alone(resources.database, resources.replica, read)
 
 
-async def _upstream(resources: ProcessResources, user: User) -> UpstreamProfile | None:
+async def read_upstream(resources: ProcessResources, user: User) -> UpstreamProfile | None:
     """Return the profile of another service, or None if it has none or there is no such service."""
     settings = resources.settings[DashboardSettings]
     if settings.upstream_url is None:

@@ -41,6 +41,13 @@ class NotFound(AppError):
     code = "not_found"
 
 
+class NotAcceptable(AppError):
+    """The client accepts no format in which the response can be sent."""
+
+    status = 406
+    code = "not_acceptable"
+
+
 class Conflict(AppError):
     """The request contradicts stored data."""
 

@@ -23,9 +23,11 @@ from app.infra.observability.settings import DiagnosticsSettings, LogSettings, M
 from app.infra.observability.tracing import traces
 from app.infra.server.settings import ServerSettings
 from app.infra.settings_base.section import Sections
+from app.infra.shutdown import shutdown_event
 from app.infra.web.body_limit import BodyLimitMiddleware
 from app.infra.web.concurrency_limit import ConcurrencyLimiter, ConcurrencyLimitMiddleware
 from app.infra.web.cors import CorsMiddleware
+from app.infra.web.exports import Exports
 from app.infra.web.head_requests import HeadRequestMiddleware
 from app.infra.web.observe_requests import ObservationMiddleware, Observer
 from app.infra.web.openapi import add_documentation
@@ -153,10 +155,12 @@ def create_app(
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         current_default_thread_limiter().total_tokens = sections[ServerSettings].threads
-        with closing(log.writer) if log else nullcontext():
+        closing_log = closing(log.writer) if log else nullcontext()
+        with closing_log, shutdown_event() as shutdown:
             workers = settings.web_concurrency or available_cores()
             measures = limiter.measure, partial(WORKERS.set, 1)
             opened = open_resources(sections, APPLICATION_NAME, *measures, workers=workers)
+            app.state.exports = Exports(sections[LimitsSettings].exports, shutdown)
             async with opened as resources:
                 app.state.resources, app.state.cache_reader = resources, resources.reader
                 app.state.route_table.index()

@@ -16,6 +16,8 @@ from app.infra.observability.request_context import request_context
 from app.infra.resources import ProcessResources
 from app.infra.validation.fields import Limit
 from app.infra.validation.preconditions import Precondition, join_header_lines
+from app.infra.web.client_address import address_of, user_of
+from app.infra.web.exports import Exporter, Exports
 from app.infra.web.request_retry import RetryRequest, may_retry
 from app.infra.web.settings import LimitsSettings
 from coherent_cache import collect_shown_tags
@@ -88,6 +90,21 @@ async def page_query(
     return PageRequest(limit, cursor, max_transaction)
 
 
+async def exporter(
+    request: Request,
+    resources: Resources,
+    cursor: Annotated[
+        str | None, Query(description="The `cursor` of the last complete line.")
+    ] = None,
+) -> AsyncIterator[Exporter]:
+    """Hold a place for an export until the response has ended."""
+    exports: Exports = request.app.state.exports
+    scope = request.scope
+    client = user_of(scope, resources.access_tokens) or address_of(scope)
+    async with exports.place(client):
+        yield Exporter(request, resources, exports, cursor)
+
+
 async def precondition(
     request: Request,
     _if_match: Annotated[
@@ -111,4 +128,6 @@ ReadSession = Annotated[AsyncSession, Depends(read_session, scope="function")]
 LaggingSession = Annotated[AsyncSession, Depends(lagging_session, scope="function")]
 WriteSession = Annotated[AsyncSession, Depends(write_session, scope="function")]
 PageQuery = Annotated[PageRequest, Depends(page_query)]
+# With the default scope: the place is held while the response is being sent.
+ExportPlace = Annotated[Exporter, Depends(exporter)]
 Conditions = Annotated[Precondition, Depends(precondition)]

@@ -41,6 +41,7 @@ BOUNDS = {
     "age": 10,
     "allow": 60,
     "cache-control": 60,
+    "content-disposition": 60,
     "content-encoding": 10,
     "content-length": 10,
     "content-range": 60,
@@ -176,7 +177,7 @@ async def test_no_header_of_a_success_repeats_the_request(
 LISTS = [
     operation
     for operation in OPERATIONS
-    if "cursor" in [parameter["name"] for parameter in operation.parameters]
+    if "limit" in [parameter["name"] for parameter in operation.parameters]
 ]
 
 

@@ -1,8 +1,8 @@
 """`/test/notes`: a small feature on which the tests of app/infra run.
 
 It exists in the tests alone, so that a user of this project may delete every feature of the
-service. It has one table, a cached list with pages, a cached read, a cached child list, and the
-three writes. A note may be a reply to another note.
+service. It has one table, a cached list with pages, a cached read, a cached child list, an export,
+and the three writes. A note may be a reply to another note.
 """
 
 from collections.abc import Iterator, Sequence
@@ -22,8 +22,10 @@ from app.features.users.dependencies import CurrentUser
 from app.features.users.models import User
 from app.features.users.schemas import Author
 from app.infra.database.base import Base
+from app.infra.database.export import Export
+from app.infra.database.export_columns import Fields
 from app.infra.database.pagination import KeysetList, Page
-from app.infra.dependencies import Conditions, PageQuery, ReadSession, WriteSession
+from app.infra.dependencies import Conditions, ExportPlace, PageQuery, ReadSession, WriteSession
 from app.infra.events.feed import Event, Feed
 from app.infra.validation.fields import KIB, Id, Input, Text
 from app.infra.validation.page_schema import PageRead
@@ -87,6 +89,22 @@ NOTES_BY_AUTHOR = KeysetList(
 )
 REPLIES = KeysetList(
     "replies", NOTES.where(Note.parent_id == bindparam("note_id")), Note, newest_first=False
+)
+EXPORTED_FIELDS: Fields = {
+    "id": Note.id,
+    "author": {"id": User.id, "name": User.name, "avatar_url": User.avatar_url},
+    "parent_id": Note.parent_id,
+    "title": Note.title,
+    "body": Note.body,
+    "created_at": Note.created_at,
+}
+NOTES_AND_AUTHORS = select(Note).join(Note.author)
+EXPORTED_NOTES = Export("notes", NOTES_AND_AUTHORS, Note, EXPORTED_FIELDS)
+EXPORTED_BY_AUTHOR = Export(
+    "notes",
+    NOTES_AND_AUTHORS.where(Note.author_id == bindparam("author_id")),
+    Note,
+    EXPORTED_FIELDS,
 )
 
 NEW_NOTES = "notes:new"
@@ -173,6 +191,15 @@ async def create_note(data: NoteCreate, user: CurrentUser, session: WriteSession
     invalidate(session, note_tag(note.id), NEW_NOTES, new_notes_by(user.id))
     headers = {"Location": f"/test/notes/{note.id}"}
     return tagged_response(NOTE_READ, note, note.version, 201, headers)
+
+
+@router.get("/export")
+async def export_notes(
+    _user: CurrentUser, place: ExportPlace, author_id: Annotated[Id | None, Query()] = None
+) -> Response:
+    if author_id is None:
+        return await place.respond(EXPORTED_NOTES)
+    return await place.respond(EXPORTED_BY_AUTHOR, author_id=author_id)
 
 
 @router.get("/{note_id}", response_model=NoteRead)

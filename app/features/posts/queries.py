@@ -6,6 +6,7 @@ from sqlalchemy.orm import joinedload
 
 from app.features.posts.models import Post
 from app.features.users.models import User
+from app.infra.database.export import Export
 from app.infra.database.pagination import KeysetList
 
 # Load the author with a join, and only the columns that are shown.
@@ -19,6 +20,23 @@ BY_ID_LOCKED = BY_ID.with_for_update(of=Post)
 ALL_POSTS = KeysetList("posts", POSTS, Post, newest_first=True)
 POSTS_BY_AUTHOR = KeysetList(
     "posts", POSTS.where(Post.author_id == bindparam("author_id")), Post, newest_first=True
+)
+
+# The fields of `PostRead`.
+EXPORTED_POSTS = Export(
+    "posts",
+    select(Post).join(Post.author),
+    Post,
+    {
+        "id": Post.id,
+        "author": {"id": User.id, "name": User.name, "avatar_url": User.avatar_url},
+        "title": Post.title,
+        "body": Post.body,
+        "comment_count": Post.comment_count,
+        "version": Post.version,
+        "created_at": Post.created_at,
+        "updated_at": Post.updated_at,
+    },
 )
 
 

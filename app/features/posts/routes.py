@@ -7,23 +7,32 @@ from fastapi import APIRouter, Path, Query, Request, Response
 from pydantic import TypeAdapter
 
 from app.features.idempotency.dependencies import IdempotentRoute, IdempotentSession
-from app.features.posts import service
+from app.features.posts import queries, service
 from app.features.posts.models import Post
 from app.features.posts.schemas import PostCreate, PostPage, PostRead, PostUpdate
 from app.features.users.dependencies import CurrentUser
 from app.infra.database.pagination import Page
-from app.infra.dependencies import Conditions, PageQuery, ReadSession, WriteSession
+from app.infra.dependencies import (
+    Conditions,
+    ExportPlace,
+    PageQuery,
+    ReadSession,
+    WriteSession,
+)
+from app.infra.rate_limits.limit import Limit
 from app.infra.validation.fields import KIB, Id
 from app.infra.web.cacheable import cacheable
 from app.infra.web.etags import tagged_response
 from app.infra.web.link_header import link_neighbours
-from app.infra.web.openapi import NOT_MODIFIED, problems
+from app.infra.web.openapi import EXPORTED, NOT_MODIFIED, problems
+from app.infra.web.rate_limited import ADDRESS, rate_limited
 
 router = APIRouter(prefix="/v1/posts", tags=["posts"], route_class=IdempotentRoute)
 
 LARGEST_POST = 256 * KIB  # 20,200 characters, each escaped as \ud83d\ude00
 PostId = Annotated[Id, Path()]
 POST_READ = TypeAdapter(PostRead)
+POST_EXPORTS = Limit("post_exports", quota=20, seconds=3_600)
 
 
 @router.get("", response_model=PostPage, responses=NOT_MODIFIED | problems(422))
@@ -52,6 +61,17 @@ async def create_post(data: PostCreate, user: CurrentUser, session: IdempotentSe
     """Publish a post."""
     post = await service.create_post(session, user, data)
     return _to_response(post, 201, {"Location": f"/v1/posts/{post.id}"})
+
+
+@router.get("/export", response_class=Response, responses=EXPORTED | problems(401, 406, 422))
+@rate_limited(ADDRESS, POST_EXPORTS)
+async def export_posts(_user: CurrentUser, place: ExportPlace) -> Response:
+    """Send all posts, oldest first, as JSON Lines or CSV. Each line has the fields of a post.
+
+    Each line ends with its own `cursor`. If the connection ends early, drop the incomplete line at
+    the end, and send the cursor of the last line to receive the others.
+    """
+    return await place.respond(queries.EXPORTED_POSTS)
 
 
 @router.get("/{post_id}", response_model=PostRead, responses=NOT_MODIFIED | problems(404, 422))

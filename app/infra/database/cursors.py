@@ -8,12 +8,14 @@ import binascii
 import re
 import struct
 from base64 import urlsafe_b64decode, urlsafe_b64encode
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from enum import Enum
+from hashlib import blake2b
 from typing import Any
+from uuid import UUID
 
 from sqlalchemy import CHAR, BigInteger, Date, DateTime, Float, Integer, Numeric, String
 from sqlalchemy import Enum as EnumColumn
@@ -79,6 +81,33 @@ class CursorFormat:
                 code="invalid_cursor",
             ) from None
         return cursor
+
+
+def list_identity(name: str, filters: Mapping[str, object], order: str = "") -> bytes:
+    """Return what cursors say about their list: they are valid for the same filters and order."""
+    try:
+        values = sorted((key, _plain(one)) for key, one in filters.items())
+    except TypeError as error:
+        raise TypeError(f"The list {name}: {error}") from None
+    return blake2b(f"{name}?{values}{order}".encode(), digest_size=4).digest()
+
+
+def _plain(value: object) -> object:
+    """Return a value whose `repr` is the same in every process, for equal filters the same one."""
+    match value:
+        case Enum():
+            return _plain(value.value)
+        case list() | tuple():
+            return [_plain(one) for one in value]
+        case Decimal():
+            return plain_decimal(value)
+        case datetime(tzinfo=None):
+            return value
+        case datetime():
+            return value.astimezone(UTC)
+        case str() | int() | date() | UUID():
+            return value
+    raise TypeError(f"a filter cannot be {type(value).__name__}")
 
 
 def cursor_format(kind: TypeEngine[Any]) -> CursorFormat:

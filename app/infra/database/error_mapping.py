@@ -92,15 +92,20 @@ def describe(error: SQLAlchemyError) -> str:
     constraint = violated_constraint(error) if isinstance(error, DBAPIError) else None
     named = f", constraint {constraint}" if constraint else ""
     if isinstance(error, DBAPIError) and error.orig and (sqlstate or "").startswith("42"):
-        named = f", {str(error.orig.__cause__).splitlines()[0]}"
+        named = f", {str(_driver_error(error)).splitlines()[0]}"
     return f"{type(error).__name__}, SQLSTATE {sqlstate}{named}"
 
 
 def violated_constraint(error: DBAPIError) -> str | None:
     """Return the name of the violated constraint, if the error has one."""
-    return getattr(error.orig and error.orig.__cause__, "constraint_name", None)
+    return getattr(_driver_error(error), "constraint_name", None)
 
 
 def _is_schema_change(error: DBAPIError) -> bool:
     """Return whether a migration has invalidated a prepared statement."""
-    return isinstance(error.orig and error.orig.__cause__, InvalidCachedStatementError)
+    return isinstance(_driver_error(error), InvalidCachedStatementError)
+
+
+def _driver_error(error: DBAPIError) -> BaseException | None:
+    """Return the error of asyncpg: the cause of SQLAlchemy's own, or the error of a COPY itself."""
+    return error.orig and (error.orig.__cause__ or error.orig)

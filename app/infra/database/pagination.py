@@ -7,12 +7,8 @@ while rows are inserted and deleted. Source: Winand, *SQL Performance Explained*
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import UTC, date, datetime, timedelta
-from decimal import Decimal
-from enum import Enum
-from hashlib import blake2b
+from datetime import datetime, timedelta
 from typing import Any, Generic, TypeVar
-from uuid import UUID
 
 from sqlalchemy import (
     BigInteger,
@@ -30,10 +26,10 @@ from sqlalchemy.orm import InstrumentedAttribute
 from sqlalchemy.sql.visitors import iterate
 
 from app.infra.database.base import Base
-from app.infra.database.cursors import Cursor, CursorFormat, cursor_format, plain_decimal
+from app.infra.database.cursors import Cursor, CursorFormat, cursor_format, list_identity
 from app.infra.validation.fields import MAX_ID
 
-RESERVED = frozenset({"keyset_value", "keyset_id", "keyset_limit"})
+RESERVED = frozenset({"keyset_value", "keyset_id", "keyset_limit", "keyset_head"})
 
 RowT = TypeVar("RowT", bound=Base)
 
@@ -102,7 +98,7 @@ class KeysetList(Generic[RowT]):
         self._descending = descending
         start = () if within is None else (order_by >= within[0],)
         end = () if within is None else (order_by < within[1],)
-        self._filters = _filters(name, statement.where(*start, *end))
+        self._filters = required_filters(name, statement.where(*start, *end))
         timed = statement.add_columns(func.now())
         key = tuple_(order_by, row.id)
         place = tuple_(
@@ -141,13 +137,9 @@ class KeysetList(Generic[RowT]):
         return Page(items, next_page, prev_page, rows, is_settled)
 
     def _id(self, filters: Mapping[str, object]) -> bytes:
-        try:
-            identity = f"{self._name}?{sorted((key, _plain(one)) for key, one in filters.items())}"
-        except TypeError as error:
-            raise TypeError(f"The list {self._name}: {error}") from None
-        if self._order != "created_at":
-            identity += f"&order={self._order}&descending={self._descending}"
-        return blake2b(identity.encode(), digest_size=4).digest()
+        is_default = self._order == "created_at"
+        order = "" if is_default else f"&order={self._order}&descending={self._descending}"
+        return list_identity(self._name, filters, order)
 
     def _newest_possible(
         self, rows: Sequence[RowT], limit: int, cursor: Cursor | None
@@ -209,27 +201,9 @@ def _order(
         raise TypeError(f"The list {name} cannot be ordered by {column}: {error}") from None
 
 
-def _filters(name: str, statement: Select[Any]) -> frozenset[str]:
+def required_filters(name: str, statement: Select[Any]) -> frozenset[str]:
     """Return the names of the parameters of the statement that have no value yet."""
     parameters = [part for part in iterate(statement) if isinstance(part, BindParameter)]
     if taken := RESERVED & {parameter.key for parameter in parameters}:
         raise TypeError(f"The list {name} cannot have the parameters {sorted(taken)}. Rename them.")
     return frozenset(parameter.key for parameter in parameters if parameter.required)
-
-
-def _plain(value: object) -> object:
-    """Return a value whose `repr` is the same in every process, for equal filters the same one."""
-    match value:
-        case Enum():
-            return _plain(value.value)
-        case list() | tuple():
-            return [_plain(one) for one in value]
-        case Decimal():
-            return plain_decimal(value)
-        case datetime(tzinfo=None):
-            return value
-        case datetime():
-            return value.astimezone(UTC)
-        case str() | int() | date() | UUID():
-            return value
-    raise TypeError(f"a filter cannot be {type(value).__name__}")

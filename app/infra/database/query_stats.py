@@ -1,5 +1,7 @@
 """Records the statements of each request in its context, with their times and spans."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from time import perf_counter
 from typing import Any
 
@@ -16,9 +18,26 @@ def record_statements(engine: Engine) -> None:
     event.listen(engine, "handle_error", _on_error)
 
 
+@contextmanager
+def recorded(statement: str) -> Iterator[None]:
+    """Record a statement that is sent without SQLAlchemy, which has no event for it."""
+    execution = object()
+    _record_start(execution, statement)
+    try:
+        yield
+    except BaseException as error:
+        _record_end(execution, statement, error)
+        raise
+    _record_end(execution, statement)
+
+
 def _on_start(
     _connection: Any, _cursor: Any, statement: str, _parameters: Any, execution: Any, _many: bool
 ) -> None:
+    _record_start(execution, statement)
+
+
+def _record_start(execution: object, statement: str) -> None:
     if (current := request_context.get()) is not None:
         if current.has_started:
             current.streamed_statements += 1
@@ -31,14 +50,14 @@ def _on_start(
 def _on_success(
     _connection: Any, _cursor: Any, statement: str, _parameters: Any, execution: Any, _many: bool
 ) -> None:
-    _on_end(execution, statement)
+    _record_end(execution, statement)
 
 
 def _on_error(context: Any) -> None:
-    _on_end(context.execution_context, context.statement, context.original_exception)
+    _record_end(context.execution_context, context.statement, context.original_exception)
 
 
-def _on_end(execution: object, statement: str, error: BaseException | None = None) -> None:
+def _record_end(execution: object, statement: str, error: BaseException | None = None) -> None:
     """Record the time. An error before the statement was sent, or at COMMIT, has no start time."""
     current = request_context.get()
     if current is None or execution not in current.running_statements:

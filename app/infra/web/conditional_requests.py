@@ -6,8 +6,9 @@ from typing import NamedTuple
 
 from starlette.types import Scope
 
+from app.infra.web.negotiation import encoding_weight, weights
+
 ENTITY_TAG = re.compile(rb'(W/)?("[\x21\x23-\x7e\x80-\xff]*")')
-WEIGHT = re.compile(rb"\s*q=([01](?:\.\d{0,3})?)\s*")
 LONGEST_ENCODING = 1_000  # a longer Accept-Encoding is ignored
 ANY = b"*"
 
@@ -50,10 +51,5 @@ def read_cache_headers(scope: Scope) -> CacheRequestHeaders:
 
 @lru_cache(maxsize=256)
 def accepts_gzip(header: bytes) -> bool:
-    """Whether Accept-Encoding allows gzip (RFC 9110, §12.5.3). Linear in the header's length."""
-    weights: dict[bytes, bool] = {}
-    for element in header.lower().split(b","):
-        name, _, parameter = element.partition(b";")
-        weight = WEIGHT.fullmatch(parameter)
-        weights[name.strip()] = weight is None or weight[1].strip(b"0.") != b""
-    return weights.get(b"gzip", weights.get(b"x-gzip", weights.get(ANY, False)))
+    """Whether Accept-Encoding allows gzip (RFC 9110, §12.5.3)."""
+    return encoding_weight(weights(header.decode("latin-1")), "gzip") > 0

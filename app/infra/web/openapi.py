@@ -12,6 +12,7 @@ from pydantic import BaseModel
 from starlette.responses import HTMLResponse
 
 from app.infra.validation.fields import MAX_WHOLE
+from app.infra.web.exports import FORMATS
 from app.infra.web.problems import MEDIA_TYPE, title
 from app.infra.web.response_headers import PAGE_HEADERS, PAGE_POLICY
 from app.infra.web.static_files import RangeStaticFiles
@@ -63,6 +64,14 @@ class TokenProblem(Problem):
 
 # What every `cacheable` route may answer beside its own responses.
 NOT_MODIFIED: Responses = {304: {"description": "The client has it: see If-None-Match and ETag"}}
+
+# What a route that exports rows answers.
+EXPORTED: Responses = {
+    200: {
+        "description": "All rows. A response that ends early is not terminated (RFC 9112, §8)",
+        "content": {name: {"schema": {"type": "string"}} for name in FORMATS},
+    }
+}
 
 
 def problems(*statuses: int, schema: str = "Problem") -> Responses:

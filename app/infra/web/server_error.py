@@ -18,20 +18,32 @@ from app.infra.web.problems import problem_of, unexpected_error
 
 logger = logging.getLogger(__name__)
 
+SERVICE_UNAVAILABLE = 503
 CLIENT_CLOSED_REQUEST = 499  # for logs and metrics; no response has this status
 
 
-class ClientTooSlow(Exception):
-    """A client does not read its response, which has started. Its connection has to be closed."""
+class ResponseCutOff(Exception):
+    """A response that has started cannot be completed. Its connection has to be closed.
+
+    Logs and metrics show `status`, whatever status was sent.
+    """
+
+    status = SERVICE_UNAVAILABLE
+
+
+class ClientTooSlow(ResponseCutOff):
+    """The client does not read its response."""
+
+    status = CLIENT_CLOSED_REQUEST
 
 
 def _is_fault(record: logging.LogRecord) -> bool:
     error = record.exc_info[1] if record.exc_info else None
-    return not isinstance(error, asyncio.CancelledError | ClientTooSlow)
+    return not isinstance(error, asyncio.CancelledError | ResponseCutOff)
 
 
 # Uvicorn logs a traceback for each request that it cancels at shutdown. They are answered below.
-# It logs one for each client that is too slow as well.
+# It logs one for each response that is cut off as well.
 logging.getLogger("uvicorn.error").addFilter(_is_fault)
 
 
@@ -55,11 +67,11 @@ class UnhandledErrorMiddleware:
 
         try:
             await self.app(scope, receive, send_and_watch)
-        except ClientTooSlow:
-            _set_status(CLIENT_CLOSED_REQUEST)
-            raise
         except ClientDisconnect:
             _set_status(CLIENT_CLOSED_REQUEST)  # while its body was read: there is no one to answer
+        except ResponseCutOff as cut:
+            _record_cut(cut)
+            raise
         except asyncio.CancelledError:  # the graceful timeout of the server is over
             if not has_started:
                 error = Unavailable("The server is shutting down.")
@@ -73,6 +85,12 @@ class UnhandledErrorMiddleware:
                 _set_status(500)  # for logs and metrics, whatever status was sent
                 raise
             await unexpected_error(scope)(scope, receive, send)
+
+
+def _record_cut(cut: ResponseCutOff) -> None:
+    if cut.args:
+        logger.warning("A response was cut off: %s", cut)
+    _set_status(cut.status)
 
 
 def _set_status(status: int) -> None:

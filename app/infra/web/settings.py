@@ -22,6 +22,7 @@ class LimitsSettings(Section):
     queued: Count = 64
     queue_seconds: Seconds = 0.1
     streams: Positive = 256
+    exports: Positive = 2
     request_seconds: Seconds = 10
     hosts: str = ""
 

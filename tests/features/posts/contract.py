@@ -36,6 +36,7 @@ CONTRACT = Contract(
         "POST /v1/posts": Route(
             201, 201, 401, 401, drops=("post:{id}", "posts:new", "posts:new:{user_id}")
         ),
+        "GET /v1/posts/export": Route(200, 200, 401, 401),
         "GET /v1/posts/{post_id}": Route(
             200, 200, 200, 200, shows=("post:{post_id}", "user:{user_id}")
         ),

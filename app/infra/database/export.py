@@ -1,0 +1,196 @@
+"""Exports of whole tables, oldest rows first, as JSON Lines or CSV that PostgreSQL itself writes.
+
+An export is read in batches. Each is one COPY, which begins after the last row of the batch before
+it, like a page of a list (see pagination.py). Between two batches an export holds no connection and
+no snapshot, so a slow reader costs the database nothing. A batch is limited in rows and in bytes.
+
+Every line ends with its own cursor. A client that was cut off goes on after the last line that it
+has received completely.
+"""
+
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from enum import Enum
+from typing import Any
+
+from sqlalchemy import BigInteger, Dialect, Integer, Select, bindparam, func, select, tuple_
+from sqlalchemy.exc import DBAPIError
+
+from app.errors import Unavailable
+from app.infra.database.base import Base
+from app.infra.database.copy import Copied, copy_out
+from app.infra.database.cursors import EPOCH, HEAD, VERSION, Cursor, list_identity
+from app.infra.database.export_columns import (
+    CURSORS,
+    Fields,
+    csv_columns,
+    cursor_of,
+    flatten,
+    json_line,
+    size_of,
+)
+from app.infra.database.pagination import required_filters
+from app.infra.database.replica import Replica
+from app.infra.database.sessions import Database
+from app.infra.observability.metrics import REPLICA_READS
+
+MAX_ROWS, FIRST_ROWS = 10_000, 1_000
+# The text of the rows of a batch, before it is escaped. One row may exceed it.
+MAX_BYTES = 2 * 1024 * 1024
+CURSOR_LENGTH = len(CURSORS.encode(Cursor(b"list", EPOCH, 0)))
+START = datetime(1, 1, 1, tzinfo=UTC)  # before all rows
+# JSON may contain these as they are, but many programs take them for the end of a line.
+LINE_ENDS = {character.encode(): rb"\u%04x" % ord(character) for character in "\x85\u2028\u2029"}
+
+
+class ExportFormat(Enum):
+    """How the lines of an export are written. The values are the options of COPY."""
+
+    # JSON contains no control characters, so with these COPY changes nothing in a line.
+    JSON_LINES = {"format": "csv", "delimiter": "\x02", "quote": "\x01"}  # noqa: RUF012 - an enum
+    CSV = {"format": "csv"}  # noqa: RUF012
+
+
+class Export:
+    """An export of the rows that `statement` selects. Its SQL is built once, at import.
+
+    `row` is the model of the rows. `fields` are their columns, by the names that clients see. The
+    fields of a nested mapping are an object in JSON, and columns `name_field` in CSV. The bind
+    parameters of `statement` are filters, as those of a `KeysetList`.
+    """
+
+    def __init__(self, name: str, statement: Select[Any], row: type[Base], fields: Fields) -> None:
+        self.name = name
+        self.filters = required_filters(name, statement)
+        self._identity = f"{name}/export"
+        columns = dict(flatten(fields))
+        size = size_of(columns.values())
+        before = func.sum(size).over(order_by=(row.created_at, row.id), rows=(None, 0)) - size
+        key = tuple_(row.created_at, row.id)
+        place = tuple_(
+            bindparam("keyset_value", type_=CURSORS.bind_type),
+            bindparam("keyset_id", type_=BigInteger),
+        )
+        batch = (
+            statement.with_only_columns(
+                *(column.label(name) for name, column in columns.items()),
+                row.created_at.label("keyset_value"),
+                row.id.label("keyset_id"),
+                before.label("keyset_bytes"),
+                maintain_column_froms=True,
+            )
+            .where(key > place)
+            .order_by(row.created_at, row.id)
+            .limit(bindparam("keyset_limit", type_=Integer))
+            .subquery()
+        )
+        cursor = cursor_of(batch.c.keyset_value, batch.c.keyset_id)
+        lines = {
+            ExportFormat.JSON_LINES: [json_line(fields, batch.c, cursor)],
+            ExportFormat.CSV: [*csv_columns(columns, batch.c), cursor.label("cursor")],
+        }
+        self._statements = {
+            form: select(*line)
+            .where(batch.c.keyset_bytes < MAX_BYTES)
+            .order_by(batch.c.keyset_value, batch.c.keyset_id)
+            for form, line in lines.items()
+        }
+
+    def after(self, cursor: str | None, filters: Mapping[str, object]) -> Cursor:
+        """Return the position that a client goes on from, or raise `InvalidRequest`."""
+        if filters.keys() != self.filters:
+            raise TypeError(f"The export {self.name} has the filters {sorted(self.filters)}")
+        list_id = list_identity(self._identity, filters)
+        return Cursor(list_id, START, 0) if cursor is None else CURSORS.decode(cursor, list_id)
+
+    async def read(
+        self,
+        database: Database,
+        form: ExportFormat,
+        after: Cursor,
+        limit: int,
+        filters: Mapping[str, object],
+        *,
+        header: bool = False,
+    ) -> Copied:
+        """Read at most `limit` rows. Raises `Unavailable` and `DBAPIError`."""
+        sql = self.sql(database.engine.dialect, form, after, limit, filters)
+        options = {**form.value, "header": True} if header else form.value
+        convert = _escape_line_ends if form is ExportFormat.JSON_LINES else bytes
+        return await copy_out(database.engine, f"COPY {self.name}", sql, convert, **options)
+
+    def sql(
+        self,
+        dialect: Dialect,
+        form: ExportFormat,
+        after: Cursor,
+        limit: int,
+        filters: Mapping[str, object],
+    ) -> str:
+        """Return the query of a batch, with the values in it: COPY has no parameters."""
+        values = {
+            **filters,
+            "keyset_value": after.value,
+            "keyset_id": after.row_id,
+            "keyset_limit": limit,
+            "keyset_head": HEAD.pack(VERSION, False, after.list_id).hex(),
+        }
+        query = self._statements[form].params(values)
+        return str(query.compile(dialect=dialect, compile_kwargs={"literal_binds": True}))
+
+
+class ExportReader:
+    """Reads one export to its end, from the replica while there is one that is up to date."""
+
+    def __init__(
+        self,
+        export: Export,
+        form: ExportFormat,
+        cursor: str | None,
+        filters: Mapping[str, object],
+        database: Database,
+        replica: Replica | None,
+    ) -> None:
+        self._export, self._form, self._filters = export, form, filters
+        self._after = export.after(cursor, filters)
+        self._database, self._replica = database, replica
+        self._limit = FIRST_ROWS
+        self._header = form is ExportFormat.CSV and cursor is None
+
+    async def read(self) -> bytearray | None:
+        """Return the next lines, or None after the last one. Raises as `Export.read` does."""
+        copied = await self._read_batch()
+        self._header = False
+        if not copied.text:
+            return None
+        if copied.rows:
+            # A batch that was limited by its bytes is followed by a smaller one, which reads fewer
+            # rows in vain.
+            self._limit = min(MAX_ROWS, 2 * copied.rows)
+            end = bytes(copied.text[-CURSOR_LENGTH - 3 :]).rstrip(b'"}\n')
+            cursor = end[-CURSOR_LENGTH:].decode()
+            self._after = CURSORS.decode(cursor, self._after.list_id)
+        return copied.text
+
+    async def _read_batch(self) -> Copied:
+        replica = self._replica
+        if replica is not None and replica.is_up_to_date:
+            REPLICA_READS.labels("replica").inc()
+            try:
+                return await self._read_from(replica.database)
+            except (Unavailable, DBAPIError) as error:
+                if not replica.should_retry_on_primary(error):
+                    raise
+        REPLICA_READS.labels("primary").inc()
+        return await self._read_from(self._database)
+
+    async def _read_from(self, database: Database) -> Copied:
+        return await self._export.read(
+            database, self._form, self._after, self._limit, self._filters, header=self._header
+        )
+
+
+def _escape_line_ends(lines: bytes) -> bytes:
+    for character, escape in LINE_ENDS.items():
+        lines = lines.replace(character, escape)
+    return lines

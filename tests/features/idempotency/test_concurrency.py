@@ -9,6 +9,7 @@ from fastapi import FastAPI
 from sqlalchemy import func, select
 
 from app.features.idempotency.models import IdempotencyKey
+from app.features.idempotency.queries import insert_key
 from app.features.users.models import User
 from app.infra.resources import ProcessResources
 from app.settings import Settings
@@ -116,3 +117,15 @@ async def test_deletion_of_the_account_leaves_no_key(
     assert (await running).status_code == 409
     assert await stored(held) == (0, 0)
     assert (await client.post("/once/wait", headers=headers)).status_code == 401
+
+
+async def test_deletion_of_the_account_waits_for_a_request_that_stores_its_answer(
+    client: Client, held: ProcessResources, make: KeyFactory, owner: User
+) -> None:
+    async with held.database.transaction() as session:
+        values = {"user_id": owner.id, "key": "one", "fingerprint": b"", "status": 204}
+        assert await insert_key(session, {**values, "headers": [], "body": b""})
+        deletion = asyncio.create_task(client.delete("/v1/users/me", headers=make.headers(owner)))
+        await asyncio.wait({deletion}, timeout=1)
+    assert (await deletion).status_code == 204
+    assert await stored(held) == (0, 0)

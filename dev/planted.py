@@ -50,6 +50,9 @@ PLANTED["mailbox"] = Planted(
     files=("tests/features/account_mails/test_browser.py", "tests/browser.py")
 )
 PLANTED["posts"] = Planted(files=("benchmarks/cached.md", "tests/dev/test_cached_benchmark.py"))
+PLANTED["dashboard"] = Planted(
+    files=("benchmarks/dashboard.py", "tests/dev/test_dashboard_benchmark.py")
+)
 PLANTED["board"] = Planted(sections={"docs/observability.md": "The live board"})
 
 # Features that stay, and why.

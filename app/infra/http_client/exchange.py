@@ -23,6 +23,7 @@ from app.infra.http_client.failures import Reason, UpstreamFailed
 from app.infra.http_client.public_network import NotPublic
 from app.infra.observability.metrics import UPSTREAM_RUNNING, UPSTREAM_SECONDS, exact
 from app.infra.observability.repeat_filter import RepeatFilter
+from app.infra.observability.request_context import request_context
 
 logger = logging.getLogger(__name__)
 logger.addFilter(RepeatFilter())  # while a service is down, every call of it fails
@@ -104,6 +105,8 @@ def measured(name: str) -> Iterator[None]:
         running.dec()
         seconds = exact(perf_counter() - started)
         UPSTREAM_SECONDS.labels(name, result).observe(seconds)
+        if (current := request_context.get()) is not None:
+            current.add_upstream_time(name, seconds)
 
 
 async def _read(response: ClientResponse, most_bytes: int) -> Reply:

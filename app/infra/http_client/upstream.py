@@ -22,7 +22,7 @@ from app.infra.http_client.exchange import Call, Reply, exchange, measured
 from app.infra.http_client.failures import UpstreamFailed
 from app.infra.http_client.settings import HttpClientSettings
 from app.infra.observability.metrics import UPSTREAM_RETRIES
-from app.infra.observability.request_context import request_id
+from app.infra.observability.request_context import request_context
 from app.infra.observability.tracing import span, trace_headers
 
 logger = logging.getLogger(__name__)
@@ -106,7 +106,7 @@ class Upstream:
 
     async def _attempt(self, call: Call, into: type[T], until: float) -> T:
         with measured(self.name), span("upstream", upstream=self.name) as current:
-            headers = {**call.headers, "X-Request-ID": request_id(), **trace_headers(current)}
+            headers = {**call.headers, **_request_id(), **trace_headers(current)}
             reply = await self._exchange(replace(call, headers=headers), until)
             if (reason := reply.failure) is not None:
                 raise UpstreamFailed(self.name, reason, reply.status)
@@ -162,6 +162,11 @@ class Upstream:
 
     def _log_recovery(self) -> None:
         logger.warning("The upstream %s answers again.", self.name)
+
+
+def _request_id() -> dict[str, str]:
+    current = request_context.get()
+    return {} if current is None else {"X-Request-ID": current.request_id}
 
 
 def _pause(number: int) -> float:

@@ -97,13 +97,17 @@ def _request_line(current: RequestContext, slow_seconds: float) -> Line:
 def _cause(current: RequestContext) -> str:
     """Return what took most of the time."""
     database, waiting = current.database_seconds, current.pool_wait_seconds
-    rest = current.seconds - database - waiting
-    if waiting > max(database, rest):
+    upstream = current.upstream_seconds
+    most = max(database, waiting, upstream)
+    if most <= current.seconds - database - waiting - upstream:
+        return "application code or other I/O"
+    if most == waiting:
         return f"waiting {waiting:.3f} s for a database connection"
-    if database > rest:
-        statement = " ".join(current.slowest_statement.split())
-        return f"the database, {current.slowest_seconds:.3f} s of it: {statement[:MAX_STATEMENT]}"
-    return "application code or other I/O"
+    if most == upstream:
+        seconds = current.slowest_upstream_seconds
+        return f"other services, {seconds:.3f} s of it: {current.slowest_upstream}"
+    statement = " ".join(current.slowest_statement.split())
+    return f"the database, {current.slowest_seconds:.3f} s of it: {statement[:MAX_STATEMENT]}"
 
 
 def _record_line(record: logging.LogRecord) -> Line:

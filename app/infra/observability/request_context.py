@@ -33,6 +33,9 @@ class RequestContext:
     slowest_statement: str = ""
     connections: int = 0  # how many it holds at this moment
     pool_wait_seconds: float = 0.0
+    upstream_seconds: float = 0.0  # of requests to other services
+    slowest_upstream_seconds: float = 0.0
+    slowest_upstream: str = ""  # its name
     span: Any = None  # None while traces are off
     trace_id: str | None = None
     _started: float = field(default_factory=perf_counter)
@@ -46,6 +49,11 @@ class RequestContext:
         if seconds > self.slowest_seconds:
             self.slowest_statement, self.slowest_seconds = statement, seconds
 
+    def add_upstream_time(self, name: str, seconds: float) -> None:
+        self.upstream_seconds += seconds
+        if seconds > self.slowest_upstream_seconds:
+            self.slowest_upstream, self.slowest_upstream_seconds = name, seconds
+
     def child(self) -> "RequestContext":
         """Return a context for a part of the work that may outlive this request."""
         child = RequestContext(self.request_id, "GET", self.path)
@@ -57,6 +65,8 @@ class RequestContext:
         self.statements += child.statements
         self.connections += child.connections
         self.pool_wait_seconds += child.pool_wait_seconds
+        self.add_upstream_time(child.slowest_upstream, child.slowest_upstream_seconds)
+        self.upstream_seconds += child.upstream_seconds - child.slowest_upstream_seconds
         self.add_database_time(child.slowest_statement, child.slowest_seconds)
         self.database_seconds += child.database_seconds - child.slowest_seconds
 

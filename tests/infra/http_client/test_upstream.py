@@ -8,6 +8,8 @@ from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
 import pytest
+from opentelemetry.sdk.trace import TracerProvider
+from opentelemetry.trace import format_trace_id
 from prometheus_client import REGISTRY
 from pydantic import BaseModel, Field
 
@@ -17,6 +19,7 @@ from app.infra.http_client.client import HttpClient, open_http_client
 from app.infra.http_client.failures import UpstreamFailed
 from app.infra.http_client.settings import HttpClientSettings
 from app.infra.http_client.upstream import Upstream
+from app.infra.observability import tracing
 from app.infra.observability.repeat_filter import RepeatFilter
 from app.infra.observability.request_context import RequestContext, request_context
 from tests.upstream_server import (
@@ -302,6 +305,31 @@ async def test_cookies_are_not_kept_and_the_id_of_the_request_is_passed_on(
     assert "cookie" not in headers
     assert headers["x-request-id"] == "id-of-the-request"
     assert headers["accept-encoding"] == "identity"
+
+
+async def test_trace_is_continued_by_the_upstream(
+    server: UpstreamServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tracer = TracerProvider().get_tracer("test")
+    monkeypatch.setattr(tracing, "_tracer", tracer)
+    async with calling(server.url) as upstream:
+        with request(seconds=60) as current:
+            await upstream.get_json("/profiles/1", Profile)
+            current.span = tracer.start_span("request")
+            await upstream.get_json("/profiles/1", Profile)
+    untraced, traced = (received.headers for received in server.received)
+    assert "traceparent" not in untraced
+    trace_id = format_trace_id(current.span.get_span_context().trace_id)
+    assert traced["traceparent"].split("-")[1] == trace_id
+
+
+async def test_time_of_an_upstream_is_known_to_the_request(server: UpstreamServer) -> None:
+    async with calling(server.url) as upstream:
+        with request(seconds=60) as current:
+            await upstream.get_json("/profiles/1", Profile)
+            await upstream.get_json("/profiles/1", Profile)
+    assert current.slowest_upstream == "profiles"
+    assert 0 < current.slowest_upstream_seconds < current.upstream_seconds
 
 
 async def test_proxies_and_passwords_of_the_environment_are_ignored(

@@ -165,20 +165,23 @@ async def test_waiting_for_a_connection_is_measured(
 
 
 @pytest.mark.parametrize(
-    ("database", "waited", "cause"),
+    ("database", "waited", "upstream", "cause"),
     [
-        (0.1, 0.1, "application code or other I/O"),
-        (0.6, 0.1, "the database, 0.500 s of it: SELECT pg_sleep($1)"),
-        (0.1, 0.6, "waiting 0.600 s for a database connection"),
+        (0.1, 0.1, 0.1, "application code or other I/O"),
+        (0.6, 0.1, 0.1, "the database, 0.500 s of it: SELECT pg_sleep($1)"),
+        (0.1, 0.6, 0.1, "waiting 0.600 s for a database connection"),
+        (0.1, 0.1, 0.6, "other services, 0.550 s of it: profiles"),
     ],
 )
 async def test_slow_request_is_logged_with_the_cause(
-    log: Log, lines: Lines, database: float, waited: float, cause: str
+    log: Log, lines: Lines, database: float, waited: float, upstream: float, cause: str
 ) -> None:
     current = RequestContext("id", "GET", "/")
     current.seconds, current.pool_wait_seconds = 1, waited
     current.add_database_time("SELECT\n pg_sleep($1)", database - 0.1)
     current.add_database_time("SELECT 1", 0.1)
+    current.add_upstream_time("profiles", upstream - 0.05)
+    current.add_upstream_time("others", 0.05)
     log._slow_seconds = 0.9
     log.request(current)
     [line] = lines()

@@ -12,6 +12,7 @@ from app.infra.database.engine import open_engine, open_outbox_engine
 from app.infra.database.pool import FifoPool
 from app.infra.database.replica import Replica, open_replica
 from app.infra.database.schema import Schema
+from app.infra.database.separate_reads import SeparateReads
 from app.infra.database.sessions import Database
 from app.infra.database.settings import DatabaseSettings
 from app.infra.http_client.client import open_http_client
@@ -88,6 +89,7 @@ async def open_resources(
             database=database,
             schema=Schema(database),
             replica=replica,
+            separate_reads=SeparateReads(database, replica, database_settings.pool_size),
             cache=cache,
             reader=NoCache() if cache is None else cache.reader,
             passwords=passwords,

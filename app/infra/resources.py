@@ -4,6 +4,7 @@ from dataclasses import dataclass
 
 from app.infra.database.replica import Replica
 from app.infra.database.schema import Schema
+from app.infra.database.separate_reads import SeparateReads
 from app.infra.database.sessions import Database
 from app.infra.http_client.client import HttpClient
 from app.infra.mail.mailer import Mailer
@@ -26,6 +27,7 @@ class ProcessResources:
     database: Database
     schema: Schema
     replica: Replica | None
+    separate_reads: SeparateReads
     cache: Cache | None
     reader: Reader | NoCache
     passwords: Passwords

@@ -25,7 +25,6 @@ from app.features.users import queries as users
 from app.features.users.models import User
 from app.infra.database.error_mapping import describe, to_app_error
 from app.infra.database.pagination import PageRequest
-from app.infra.database.separate_reads import read_alone, read_lagging_alone
 from app.infra.http_client.failures import UpstreamFailed
 from app.infra.observability.diagnostics.report import report
 from app.infra.observability.metrics import PARTS_FAILED
@@ -122,21 +121,21 @@ async def read_profile(resources: ProcessResources, user: User) -> User | None:
     def read(session: AsyncSession) -> Awaitable[User | None]:
         return users.get_user(session, user.id)
 
-    return await read_alone(resources.database, read)
+    return await resources.separate_reads.read(read)
 
 
 async def read_recent_posts(resources: ProcessResources, user: User) -> Sequence[Post]:
     async def read(session: AsyncSession) -> Sequence[Post]:
         return (await posts.list_posts(session, PageRequest(RECENT_POSTS), user.id)).items
 
-    return await read_alone(resources.database, read)
+    return await resources.separate_reads.read(read)
 
 
 async def read_stats(resources: ProcessResources, user: User) -> Stats:
     def read(session: AsyncSession) -> Awaitable[Stats]:
         return queries.get_stats(session, user.id)
 
-    return await read_lagging_alone(resources.database, resources.replica, read)
+    return await resources.separate_reads.read_lagging(read)
 
 
 async def read_upstream(resources: ProcessResources, user: User) -> UpstreamProfile | None:

@@ -1,9 +1,10 @@
-"""Single queries that run beside each other, each in a session of its own.
+"""Single queries of one request that run beside each other, each in a session of its own.
 
-A session belongs to one task, because it runs one statement at a time. A query that the server has
+A session belongs to one task, because it runs one statement at a time. A query that the server did
 not run to its end runs once more.
 """
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
@@ -20,33 +21,47 @@ T = TypeVar("T")
 Query = Callable[[AsyncSession], Awaitable[T]]
 
 
-async def read_alone(database: Database, query: Query[T]) -> T:
-    """Run `query` in a session of its own, whose connection is returned when it ends."""
-    try:
-        return await _run(database, query)
-    except SQLAlchemyError as error:
-        if not is_safe_to_retry(error):
-            raise
-    return await _run(database, query)
+class SeparateReads:
+    """Runs queries in sessions of their own. All of them together use half of a pool.
 
-
-async def read_lagging_alone(database: Database, replica: Replica | None, query: Query[T]) -> T:
-    """Run `query` where it may read what is DATABASE_REPLICA_LAG_SECONDS old.
-
-    It uses the replica while its lag is small, and the primary if the query fails there.
+    A request that runs three queries at once would otherwise push other requests aside, which need
+    one connection each. Nothing waits for a second connection while it holds one, so queries cannot
+    wait for each other.
     """
-    if replica is not None and replica.is_up_to_date:
+
+    def __init__(self, database: Database, replica: Replica | None, pool_size: int) -> None:
+        self._database = database
+        self._replica = replica
+        half = max(1, pool_size // 2)
+        self._places, self._replica_places = asyncio.Semaphore(half), asyncio.Semaphore(half)
+
+    async def read(self, query: Query[T]) -> T:
+        """Run `query` in a session, whose connection is returned when it ends."""
+        try:
+            return await self._run(query)
+        except SQLAlchemyError as error:
+            if not is_safe_to_retry(error):
+                raise
+        return await self._run(query)
+
+    async def read_lagging(self, query: Query[T]) -> T:
+        """Run `query` where it may read what is DATABASE_REPLICA_LAG_SECONDS old.
+
+        It uses the replica while its lag is small, and the primary if the query fails there.
+        """
+        replica = self._replica
+        if replica is None or not replica.is_up_to_date:
+            REPLICA_READS.labels("primary").inc()
+            return await self.read(query)
         REPLICA_READS.labels("replica").inc()
         try:
-            return await _run(replica.database, query)
+            async with self._replica_places, replica.database.read() as session:
+                return await query(session)
         except (Unavailable, DBAPIError) as error:
             if not replica.should_retry_on_primary(error):
                 raise
-    else:
-        REPLICA_READS.labels("primary").inc()
-    return await read_alone(database, query)
+        return await self.read(query)
 
-
-async def _run(database: Database, query: Query[T]) -> T:
-    async with database.read() as session:
-        return await query(session)
+    async def _run(self, query: Query[T]) -> T:
+        async with self._places, self._database.read() as session:
+            return await query(session)

@@ -15,6 +15,7 @@ from sqlalchemy import text
 from app.errors import Unavailable
 from app.features.dashboard import queries, service
 from app.features.users.models import User
+from app.infra.database.separate_reads import SeparateReads
 from app.infra.resources import ProcessResources
 from tests.application import client_of
 from tests.features.dashboard.conftest import Open
@@ -231,8 +232,8 @@ async def test_bug_in_all_parts_is_a_500(
     monkeypatch: pytest.MonkeyPatch,
     reports: list[tuple[str, str]],
 ) -> None:
-    monkeypatch.setattr(service, "read_alone", raise_bug)
-    monkeypatch.setattr(service, "read_lagging_alone", raise_bug)
+    for name in ("read", "read_lagging"):
+        monkeypatch.setattr(SeparateReads, name, raise_bug)
     response = await client.get(URL, headers=headers)
     assert response.status_code == 500
     reports.clear()
@@ -270,4 +271,21 @@ async def test_many_dashboards_share_a_small_pool(open_app: Open, headers: Heade
         responses = await asyncio.gather(*(client.get(URL, headers=headers) for _ in range(64)))
         assert app.state.resources.database.engine.pool.checkedout() == 0
     assert {response.status_code for response in responses} == {200}
+    assert all(response.json()["degraded"] == [] for response in responses)
+
+
+async def test_dashboards_that_hang_leave_connections_to_other_requests(
+    open_app: Open, database_url: str, headers: Headers
+) -> None:
+    async with open_app(database=PATIENT) as app, client_of(app) as client:
+        pool = app.state.resources.database.engine.pool
+        async with locked_posts(database_url):
+            hanging = [asyncio.create_task(client.get(URL, headers=headers)) for _ in range(20)]
+            async with asyncio.timeout(60):
+                while pool.checkedout() < 2:
+                    await asyncio.sleep(0.02)
+                response = await client.get("/v1/users/me", headers=headers)
+            assert response.status_code == 200
+            assert not any(task.done() for task in hanging)
+        responses = await asyncio.gather(*hanging)
     assert all(response.json()["degraded"] == [] for response in responses)

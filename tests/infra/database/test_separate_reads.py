@@ -11,7 +11,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.infra.database import replica as replica_module
 from app.infra.database.replica import Replica
-from app.infra.database.separate_reads import read_alone, read_lagging_alone
+from app.infra.database.separate_reads import SeparateReads
 from app.infra.resources import ProcessResources
 from app.settings import Settings
 from tests.application import running
@@ -64,18 +64,23 @@ async def fail(session: AsyncSession) -> None:
 
 
 async def test_query_that_may_lag_runs_on_the_replica(replicated: ProcessResources) -> None:
-    database, replica = replicated.database, replicated.replica
-    assert await read_lagging_alone(database, replica, where)
-    assert not await read_alone(database, where)
+    reads = replicated.separate_reads
+    assert await reads.read_lagging(where)
+    assert not await reads.read(where)
     replica_of(replicated).distrust()
-    assert not await read_lagging_alone(database, replica, where)
-    assert not await read_lagging_alone(database, None, where)
+    assert not await reads.read_lagging(where)
+
+
+async def test_without_a_replica_everything_runs_on_the_primary(
+    resources: ProcessResources,
+) -> None:
+    assert not await resources.separate_reads.read_lagging(where)
 
 
 async def test_query_that_fails_on_the_replica_runs_on_the_primary(
     replicated: ProcessResources,
 ) -> None:
-    assert not await read_lagging_alone(replicated.database, replicated.replica, fail_on_replica)
+    assert not await replicated.separate_reads.read_lagging(fail_on_replica)
 
 
 async def test_query_whose_connection_is_lost_runs_once_more(resources: ProcessResources) -> None:
@@ -87,10 +92,10 @@ async def test_query_whose_connection_is_lost_runs_once_more(resources: ProcessR
             await session.execute(END)
         return 7
 
-    assert await read_alone(resources.database, fail_once) == 7
+    assert await resources.separate_reads.read(fail_once) == 7
     assert len(attempts) == 2
     with pytest.raises(DBAPIError):
-        await read_alone(resources.database, fail)
+        await resources.separate_reads.read(fail)
 
 
 async def test_queries_run_beside_each_other(resources: ProcessResources) -> None:
@@ -102,4 +107,22 @@ async def test_queries_run_beside_each_other(resources: ProcessResources) -> Non
         await both.wait()
 
     async with asyncio.timeout(60):
-        await asyncio.gather(*(read_alone(resources.database, meet) for _ in range(2)))
+        await asyncio.gather(*(resources.separate_reads.read(meet) for _ in range(2)))
+
+
+@pytest.mark.parametrize(("pool_size", "most"), [(1, 1), (4, 2), (5, 2)])
+async def test_queries_use_half_of_the_pool(
+    resources: ProcessResources, pool_size: int, most: int
+) -> None:
+    reads = SeparateReads(resources.database, None, pool_size)
+    running = peak = 0
+
+    async def count(session: AsyncSession) -> None:
+        nonlocal running, peak
+        running += 1
+        peak = max(peak, running)
+        await session.execute(text("SELECT 1"))
+        running -= 1
+
+    await asyncio.gather(*(reads.read(count) for _ in range(20)))
+    assert peak == most

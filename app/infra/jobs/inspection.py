@@ -38,8 +38,8 @@ LIST = text(
 )
 # Also a job that waits for its next delivery runs at once.
 RETRY = text(
-    "UPDATE pgqueuer SET status = 'queued', attempts = 0, execute_after = now(), updated = now(), "
-    "headers = headers - 'failed' - 'error' "
+    "UPDATE pgqueuer SET status = 'queued', attempts = 0, priority = 0, execute_after = now(), "
+    "updated = now(), headers = headers - 'failed' - 'error' "
     "WHERE id = ANY(:ids) AND status IN ('failed', 'queued') RETURNING id"
 )
 DISCARD = text(

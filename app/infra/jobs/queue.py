@@ -33,8 +33,10 @@ START = text(
     "WHERE id = :job_id AND queue_manager_id = :worker_id AND status = 'picked' RETURNING attempts"
 )
 COMPLETE = text(f"DELETE FROM pgqueuer {CLAIMED}")
+# The lower priority lets jobs run first that have failed less often. Otherwise jobs that fail
+# slowly, such as mails to a server that does not answer, would take all places of a worker.
 RETRY = text(
-    f"UPDATE pgqueuer SET status = 'queued', {FAILED}, "
+    f"UPDATE pgqueuer SET status = 'queued', {FAILED}, priority = priority - 1, "
     f"execute_after = now() + CAST(:delay AS interval) {CLAIMED}"
 )
 HOLD = text(f"UPDATE pgqueuer SET status = 'failed', {FAILED} {CLAIMED}")

@@ -44,16 +44,20 @@ class SmtpMailer:
         self._turn = asyncio.Lock()
         self._connection: SMTP | None = None
         self._used_at = 0.0
-        self._not_reached_at = 0.0
+        self._away_at = 0.0  # when the server was last not reached, or did not answer in time
 
     async def send(self, mail: Mail) -> None:
         came_at = time.monotonic()
         try:
             async with self._turn:
-                if self._not_reached_at > came_at:  # otherwise each waits for the whole timeout
-                    raise Unavailable("The mail server was not reached for the mail before this.")
-                async with asyncio.timeout(self._timeout_seconds):
-                    result = await self._send(mail)
+                if self._away_at > came_at:  # otherwise each waits for the whole timeout
+                    raise Unavailable("The mail server did not answer for the mail before this.")
+                try:
+                    async with asyncio.timeout(self._timeout_seconds):
+                        result = await self._send(mail)
+                except TimeoutError:
+                    self._away_at = time.monotonic()
+                    raise
         except Exception:
             MAILS.labels("failed").inc()
             raise
@@ -114,7 +118,7 @@ class SmtpMailer:
             try:
                 await connection.connect()
             except BaseException:
-                self._not_reached_at = time.monotonic()
+                self._away_at = time.monotonic()
                 self._drop()
                 raise
         return self._connection

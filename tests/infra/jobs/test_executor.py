@@ -84,6 +84,16 @@ async def test_failed_job_changes_nothing_and_is_tried_again_later(
     assert (waiting.status, waiting.attempts, waiting.later) == ("queued", 1, True)
 
 
+async def test_job_that_failed_lets_jobs_run_first_that_have_not(
+    resources: ProcessResources, note: Note
+) -> None:
+    await add(resources, "notes.fail", note_id=note.id)
+    await run_jobs(resources)
+    await add(resources, "notes.edit", note_id=note.id)
+    await let_time_pass(resources)
+    assert await run_jobs(resources) == ["notes.edit", "notes.fail"]
+
+
 async def test_job_whose_error_is_permanent_is_held_at_once(
     resources: ProcessResources, caplog: pytest.LogCaptureFixture
 ) -> None:

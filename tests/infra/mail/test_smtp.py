@@ -250,6 +250,21 @@ async def test_mails_that_wait_while_the_server_is_not_reached_fail_with_the_fir
                 await mailer.send(MAIL)
 
 
+async def test_mails_that_wait_while_the_server_does_not_answer_fail_with_the_first_one(
+    inbox: Inbox,
+) -> None:
+    async with mailer_of(f"smtp://127.0.0.1:{inbox.port}", seconds=2) as mailer:
+        await mailer.send(MAIL)
+        inbox.seconds = 60
+        failed = await asyncio.gather(
+            *(mailer.send(MAIL) for _ in range(5)), return_exceptions=True
+        )
+        assert [type(error) is Unavailable for error in failed] == [False] + [True] * 4
+        inbox.seconds = 0
+        await mailer.send(MAIL)
+    assert len(inbox.mails) == 2
+
+
 @pytest.mark.parametrize(
     "address", ["o'brien@example.com", "a+b@example.com", "a!#$%&*/?^_`{|}~-b@example.com"]
 )

@@ -3,13 +3,14 @@
 import asyncio
 import shutil
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import httpx2
 import pytest
 
 from app.infra.database.settings import DatabaseSettings
@@ -27,6 +28,7 @@ pytestmark = pytest.mark.faults
 BOUND_SECONDS = 2.0
 BEFORE, REFUSING, REFUSING_CONTROL, AFTER = 3.0, 12.0, 6.0, 5.0
 SAVES = "saves"
+MAKE_ADMIN = "UPDATE users SET role = 'admin', verified = true WHERE email = '{}'"
 
 Step = Callable[[Valkey], Coroutine[Any, Any, None]]
 
@@ -92,8 +94,8 @@ REFUSALS: dict[str, tuple[Step, Step]] = {
 
 
 @dataclass
-class Deletion:
-    """An account that is deleted while Valkey refuses writes."""
+class Ending:
+    """An account that ends while Valkey refuses writes. This one is deleted by its owner."""
 
     service: Service
     accepted_for: float = 0.0
@@ -111,17 +113,20 @@ class Deletion:
         for _ in range(20):
             await self._use()
 
-    async def delete_and_use(self) -> None:
-        """Delete the account, and continue to use it."""
-        gone = await self.service.client.delete("/v1/users/me", headers=self.headers)
-        assert gone.status_code == 204
-        deleted_at = time.monotonic()
+    async def end_and_use(self) -> None:
+        """End the account, and continue to use it."""
+        ended = await self._end()
+        assert ended.is_success, ended.text
+        ended_at = time.monotonic()
         while True:
-            asked_after = time.monotonic() - deleted_at
+            asked_after = time.monotonic() - ended_at
             accepted, shown = await self._use()
             self.accepted_for = max(self.accepted_for, asked_after * accepted)
             self.shown_for = max(self.shown_for, asked_after * shown)
             await asyncio.sleep(0.02)
+
+    async def _end(self) -> httpx2.Response:
+        return await self.service.client.delete("/v1/users/me", headers=self.headers)
 
     async def _use(self) -> tuple[bool, bool]:
         """Edit a post that does not exist: 404 if the caller is accepted, 401 if not."""
@@ -136,12 +141,27 @@ class Deletion:
 
 
 @dataclass
+class Disabling(Ending):
+    """An administrator disables this account. Its profile is still shown."""
+
+    admin: dict[str, str] = field(default_factory=dict)
+
+    async def appoint_admin(self, backend: Backend) -> None:
+        email, self.admin = await register(self.service.client)
+        await backend.rows(MAKE_ADMIN.format(email))  # no worker has cached the account yet
+
+    async def _end(self) -> httpx2.Response:
+        path = self.profile.replace("/v1/", "/v1/admin/")
+        return await self.service.client.patch(path, json={"disabled": True}, headers=self.admin)
+
+
+@dataclass
 class Refusal:
     """Valkey refuses writes for a while. After that, every worker must trust the cache again."""
 
     service: Service
     valkey: Valkey
-    deletion: Deletion
+    endings: Sequence[Ending]
     seconds: float
     trusted_after: float = float("inf")
 
@@ -157,13 +177,13 @@ class Refusal:
     async def _run(self, refuse: Step, cure: Step) -> None:
         await asyncio.sleep(BEFORE)
         await refuse(self.valkey)
-        deletion = asyncio.create_task(self.deletion.delete_and_use())
+        using = [asyncio.create_task(ending.end_and_use()) for ending in self.endings]
         try:
             await asyncio.sleep(self.seconds)
         finally:
             await cure(self.valkey)
             cured_at = time.monotonic()
-            await end([deletion])
+            await end(using)
         while await distrusting(self.service):
             await asyncio.sleep(0.05)
         self.trusted_after = time.monotonic() - cured_at
@@ -189,9 +209,11 @@ async def test_valkey_answers_reads_and_refuses_writes(
 ) -> None:
     refusing = REFUSING if control == GUARDED else REFUSING_CONTROL
     async with serve_cached(control) as service:
-        deletion = Deletion(service)
+        deletion, disabling = Ending(service), Disabling(service)
         await deletion.sign_up()
-        refusal = Refusal(service, valkey, deletion, refusing)
+        await disabling.sign_up()
+        await disabling.appoint_admin(backend)
+        refusal = Refusal(service, valkey, (deletion, disabling), refusing)
         fault = refusal.meanwhile(*REFUSALS[error])
         history = await run_history(service, backend, BEFORE + refusing + AFTER, fault)
     stale = [*history.stale(in_memory=True), *history.stale(in_memory=False)]
@@ -200,13 +222,15 @@ async def test_valkey_answers_reads_and_refuses_writes(
     broken = [
         *late("a read was stale", oldest, BOUND_SECONDS),
         *late("a deleted account was accepted or shown", gone, BOUND_SECONDS),
+        *late("a disabled account was accepted", disabling.accepted_for, BOUND_SECONDS),
         *late("the cache was trusted again", refusal.trusted_after, BOUND_SECONDS),
     ]
     figure = (
         f"{history.acknowledged} writes; {len(stale)} of {history.seen.total} reads stale, by at "
         f"most {oldest:.2f} s; a deleted account was accepted for {deletion.accepted_for:.2f} s "
-        f"and shown for {deletion.shown_for:.2f} s; cache trusted {refusal.trusted_after:.2f} s "
-        "after the repair"
+        f"and shown for {deletion.shown_for:.2f} s, a disabled one was accepted for "
+        f"{disabling.accepted_for:.2f} s; cache trusted {refusal.trusted_after:.2f} s after the "
+        "repair"
     )
     judge(f"Valkey answers reads and refuses writes: {error}", control, figure, broken)
 

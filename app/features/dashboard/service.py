@@ -9,7 +9,7 @@ import logging
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TypeVar
+from typing import TypeVar, get_args
 
 from sqlalchemy.exc import SQLAlchemyError
 from sqlalchemy.ext.asyncio import AsyncSession
@@ -34,6 +34,7 @@ from app.infra.resources import ProcessResources
 logger = logging.getLogger(__name__)
 logger.addFilter(RepeatFilter())  # while a dependency is away, each dashboard misses its part
 
+PARTS: tuple[PartName, ...] = get_args(PartName)
 RECENT_POSTS = 5
 NO_PROFILE = 404
 
@@ -93,8 +94,9 @@ class _Parts:
 async def read_dashboard(resources: ProcessResources, user: User) -> Dashboard:
     """Return the parts that can be read.
 
-    Raises the first failure if there is no part at all, as when the database is away. The parts
-    are cancelled together with the request.
+    If there is no part at all, as when the database is away, this raises the failure of one. The
+    parts are cancelled together with the request. A client that closes its connection cancels
+    nothing, because the server notices that only when it sends: the limits end the parts.
     """
     settings, parts = resources.settings[DashboardSettings], _Parts(resources)
     limit = settings.part_seconds
@@ -113,7 +115,7 @@ async def read_dashboard(resources: ProcessResources, user: User) -> Dashboard:
         upstream = start("upstream", read_upstream, None)
     found = (profile.result(), recent.result(), stats.result(), upstream.result())
     if parts.failures and not any(part is not None for part in found):
-        raise next(iter(parts.failures.values()))
+        raise next(parts.failures[name] for name in PARTS if name in parts.failures)
     return Dashboard(*found, degraded=sorted(parts.failures))
 
 

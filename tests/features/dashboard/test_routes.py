@@ -177,14 +177,15 @@ async def test_part_runs_again_on_a_new_connection_if_its_own_was_lost(
 
 
 async def test_without_any_part_the_answer_is_503(
-    open_app: Open, make: PostFactory, owner: User
+    open_app: Open, profiles: UpstreamServer, make: PostFactory, owner: User
 ) -> None:
+    profiles.answer = hangs_up
     pool = {"pool_size": 1, "pool_timeout_seconds": 0.05}
-    async with open_app(database=pool) as app:
+    async with open_app(database=pool, upstream_url=profiles.url) as app:
         held: ProcessResources = app.state.resources
         async with held.database.read() as session:
             await session.execute(text("SELECT 1"))
-            with pytest.raises(Unavailable):
+            with pytest.raises(Unavailable, match="All database connections are busy"):
                 await service.read_dashboard(held, owner)
             async with client_of(app) as client:
                 response = await client.get(URL, headers=make.headers(owner))

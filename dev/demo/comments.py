@@ -1,4 +1,7 @@
-"""The demo comments: three times as many as posts, most of them on a few popular posts."""
+"""The demo comments: three times as many as posts, most of them on a few popular posts.
+
+The page shows new ones as they arrive.
+"""
 
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -30,4 +33,4 @@ def _rows(blog: Blog, draws: Draws, comments: Iterable[tuple[int, int]]) -> Iter
         yield comment, post + 1, blog.author(draws, moment), body, time_of(moment)
 
 
-DEMO = Demo(tables)
+DEMO = Demo(tables, pages={"Live comments": "/live"})

@@ -1,7 +1,7 @@
 """The memory is used only while its process receives the invalidations of others."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import suppress
 
 import pytest
@@ -48,6 +48,21 @@ async def test_reconnect_after_a_killed_connection_clears_the_memory(
     await valkey.client_kill_filter(_id=own["id"])
     await eventually(lambda: listener.memory.get("key") is None)
     await eventually(lambda: listener.channel.is_live)
+
+
+async def test_callback_hears_the_tags_of_others_and_when_some_may_be_missing(
+    listener: Worker, valkey: Redis
+) -> None:
+    heard: list[Sequence[str] | None] = []
+    listener.channel.callbacks.append(heard.append)
+    await make_worker(valkey).store.invalidate(["one", "two"])
+    await eventually(lambda: heard == [["one", "two"]])
+    clients = await valkey.client_list(_type="pubsub")
+    [own] = [client for client in clients if client["name"] == NAME]
+    await valkey.client_kill_filter(_id=own["id"])
+    await eventually(lambda: heard[1:] == [None])
+    await make_worker(valkey).store.invalidate(["three"])
+    await eventually(lambda: heard[2:] == [["three"]])
 
 
 async def test_silent_connection_is_replaced(listener: Worker, proxy: Proxy) -> None:

@@ -7,6 +7,7 @@ from fastapi.sse import _PING_INTERVAL
 
 from app.infra.database.connection_budget import ConnectionBudget
 from app.infra.database.settings import DatabaseSettings
+from app.infra.events.settings import EventsSettings
 from app.infra.jobs.settings import JobsSettings
 from app.infra.jobs.worker import CANCELLING_SECONDS
 from app.infra.server.settings import CLOSING_SECONDS, ServerSettings
@@ -78,7 +79,7 @@ def test_timeout_of_the_balancer_is_longer_than_those_of_the_service() -> None:
     patience = min(
         haproxy("timeout server"), haproxy("timeout client"), nginx("proxy_read_timeout")
     )
-    assert patience > _PING_INTERVAL
+    assert patience > max(_PING_INTERVAL, EventsSettings().heartbeat_seconds)
     assert patience > DatabaseSettings().command_timeout_seconds
 
 

@@ -37,6 +37,7 @@ from app.infra.database.pagination import Page
 from app.infra.database.replica import Replica
 from app.infra.database.sessions import Database, after_commit
 from app.infra.database.settings import DatabaseSettings
+from app.infra.events.hub import EventHub
 from app.infra.jobs import enqueue
 from app.infra.jobs.driver import queries_in
 from app.infra.jobs.executor import JobExecutor
@@ -242,6 +243,14 @@ async def _lock_nothing(_session: AsyncSession, _user_id: int, _key: str) -> boo
     return True
 
 
+_on_invalidated = EventHub._on_invalidated
+
+
+def _read_what_is_named(self: EventHub, tags: Sequence[str] | None) -> None:
+    if tags is not None:
+        _on_invalidated(self, tags)
+
+
 _ALWAYS_TRUSTED = (Trust, "holds", property(lambda _self: True))
 PATCHES: dict[str, tuple[tuple[Any, str, Any], ...]] = {
     "with SQLAlchemy's default pool and timeouts": ((resources, "open_engine", _plain_engine),),
@@ -275,6 +284,10 @@ PATCHES: dict[str, tuple[tuple[Any, str, Any], ...]] = {
     "without the limit on running requests": ((ConcurrencyLimiter, "acquire", _enter_always),),
     "without invalidation messages": (
         (Channel, "_handle_invalidation", lambda _self, _tags: None),
+    ),
+    "with messages from Valkey alone": (
+        (EventHub, "_is_comparison_due", lambda _self: False),
+        (EventHub, "_on_invalidated", _read_what_is_named),
     ),
     "without the shutdown event for streams": ((ServerShutdown, "begin", lambda _self: None),),
     "without the middleware for unexpected exceptions": (

@@ -15,6 +15,7 @@ from app.features.comments.schemas import CommentCreate
 from app.infra.cache.settings import ValkeySettings
 from app.infra.events import hub as hub_module
 from app.infra.resources import ProcessResources
+from coherent_cache.channel import Channel
 from tests.application import client_of, recorded_statements
 from tests.cached_app import cache_of, settled
 from tests.coherent_cache.worker import eventually
@@ -259,6 +260,22 @@ async def test_comments_of_a_post_become_visible_in_the_order_of_their_ids(
         await listener.received(first.id, created[0])
 
 
+async def test_comment_draws_its_id_only_when_it_is_its_turn(
+    client: Client, service: FastAPI, post: Post
+) -> None:
+    """Otherwise two comments that wait could draw 10 and 11, and 11 could be the first to go on."""
+    resources: ProcessResources = service.state.resources
+    drawn = text("SELECT last_value FROM comments_id_seq")
+    before = await post.comment()
+    lock = text("SELECT 1 FROM posts WHERE id = :post_id FOR UPDATE")
+    async with resources.database.transaction() as session:
+        await session.execute(lock, {"post_id": post.id})
+        waiting = asyncio.create_task(post.comment())
+        await eventually_waits_for_lock(resources)
+        assert await session.scalar(drawn) == before
+    assert await waiting == before + 1
+
+
 async def eventually_waits_for_lock(resources: ProcessResources) -> None:
     """Wait until a transaction of this database waits for a lock."""
     waiting = text(
@@ -287,7 +304,10 @@ async def test_stream_of_a_missing_post_is_404(client: Client) -> None:
     assert response.headers["content-type"] == "application/problem+json"
 
 
-async def test_stream_ends_when_its_post_is_deleted(service: FastAPI, post: Post) -> None:
+async def test_stream_ends_when_its_post_is_deleted(
+    service: FastAPI, post: Post, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hub_module, "CHECK_SECONDS", 3_600)
     async with listening(service, post.stream) as listener:
         comment_id = await post.comment()
         await listener.received(comment_id)
@@ -344,20 +364,23 @@ async def test_listener_holds_no_connection(service: FastAPI, post: Post) -> Non
 
 
 async def test_nothing_is_lost_when_the_connection_to_valkey_is_killed(
-    service: FastAPI, post: Post
+    service: FastAPI, post: Post, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(hub_module, "CHECK_SECONDS", 3_600)
     resources: ProcessResources = service.state.resources
     url = resources.settings[ValkeySettings].url.get_secret_value()
     async with listening(service, post.stream) as listener:
-        sent = []
-        for _ in range(5):
-            async with Redis.from_url(url) as valkey:
-                for connection in await valkey.client_list(_type="pubsub"):
-                    await valkey.client_kill_filter(_id=connection["id"])
-            sent += await post.comments(3)
+        sent = [await post.comment()]
         await listener.received(*sent)
-        await settled(service)
-        sent.append(await post.comment())
+        with monkeypatch.context() as patch:  # the message is lost
+            patch.setattr(Channel, "_handle_invalidation", lambda _channel, _tags: None)
+            sent.append(await post.comment())
+            await asyncio.sleep(0.2)
+        async with Redis.from_url(url) as valkey:
+            for connection in await valkey.client_list(_type="pubsub"):
+                await valkey.client_kill_filter(_id=connection["id"])
+        await listener.received(*sent)
+        sent += await post.comments(3)
         await listener.received(*sent)
 
 

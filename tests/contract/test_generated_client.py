@@ -34,3 +34,14 @@ def test_it_tells_an_error_from_an_answer(served: Served, generated: Any) -> Non
         missing = generated("api.users.read_user").sync(999, client=client)
     assert isinstance(missing, generated("models").Problem)
     assert (missing.status, missing.code) == (404, "not_found")
+
+
+def test_it_sends_a_request_again_with_its_key(served: Served, generated: Any) -> None:
+    user = served.run(served.make.user())
+    token = served.make.headers(user)["Authorization"].removeprefix("Bearer ")
+    with generated("client").AuthenticatedClient(served.url, token) as client:
+        send = generated("api.auth.send_verification").sync_detailed
+        first, again = [send(client=client, idempotency_key="one") for _ in range(2)]
+    assert (first.status_code, again.status_code) == (202, 202)
+    assert "idempotent-replayed" not in first.headers
+    assert again.headers["idempotent-replayed"] == "true"

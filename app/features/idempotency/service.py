@@ -75,7 +75,9 @@ async def keep(
         )
     values = {"user_id": user_id, "key": key, "fingerprint": fingerprint, **asdict(answer)}
     if not await queries.insert_key(session, values):
-        raise _in_use()  # or the account has just been deleted, which a retry will be told
+        if await queries.get_key(session, user_id, key) is not None:
+            raise _in_use()
+        return  # the account has been deleted, perhaps by this request: its token is refused now
     IDEMPOTENT_REQUESTS.labels("kept").inc()
 
 

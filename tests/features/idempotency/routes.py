@@ -12,6 +12,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.errors import Conflict
 from app.features.idempotency.dependencies import IdempotentRoute, IdempotentSession
+from app.features.users import service as users
 from app.features.users.dependencies import CurrentUser, FreshUser
 from app.features.users.models import User
 from app.infra.database.sessions import after_commit
@@ -153,6 +154,12 @@ async def _note_audit() -> None:
 @router.post("/audited", dependencies=[Depends(audit)])
 async def audited(user: CurrentUser, session: IdempotentSession) -> None:
     await add(session, user)
+
+
+@router.post("/leave", status_code=204)
+async def leave(user: FreshUser, session: IdempotentSession) -> None:
+    """Delete the account of the caller."""
+    await users.delete_user(session, user)
 
 
 @router.post("/refused")

@@ -224,6 +224,14 @@ async def test_router_without_the_route_class_is_a_mistake(
     assert await count(held) == 0
 
 
+async def test_request_that_deletes_its_account_keeps_nothing(
+    client: Client, held: ProcessResources, headers: Headers
+) -> None:
+    assert (await client.post("/once/leave", headers=headers)).status_code == 204
+    assert await count(held, IdempotencyKey) == 0
+    assert (await client.post("/once/leave", headers=headers)).status_code == 401
+
+
 async def test_route_for_everybody_ignores_the_key(client: Client) -> None:
     for _ in range(2):
         answer = await client.post("/once/anonymous", headers={"Idempotency-Key": "one"})

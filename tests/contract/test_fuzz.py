@@ -85,7 +85,7 @@ def judge(case: Case, response: Response, arguments: dict[str, Any]) -> None:
 
 def is_beyond_a_schema(response: Response) -> bool:
     """Whether the refusal is of a stale version, an invented cursor, a domain without mail, wrong
-    credentials, or a file that is no picture.
+    credentials, a key of another request, or a file that is no picture.
     """
     if response.status_code in (412, 415):
         return True
@@ -95,7 +95,8 @@ def is_beyond_a_schema(response: Response) -> bool:
         return False
     problem = response.json()
     kinds = [error["type"] for error in problem.get("errors", [])]
-    return problem["code"] == "invalid_cursor" or kinds == ["email"]
+    codes = ("invalid_cursor", "idempotency_key_reused")
+    return problem["code"] in codes or kinds == ["email"]
 
 
 @pytest.mark.parametrize("signed_in", [False, True], ids=["a stranger", "an account"])

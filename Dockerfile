@@ -22,6 +22,8 @@ RUN /opt/venv/bin/python -m compileall -q app coherent_cache graceful_gunicorn m
 FROM python:3.13-slim
 # Kubernetes can only check `runAsNonRoot` if USER below is a number.
 RUN useradd --system --uid 10001 --user-group --no-create-home --home-dir /nonexistent app
+# A new volume that is mounted here belongs to the service's user.
+RUN install --directory --owner=app --group=app --mode=700 /var/lib/objects
 COPY --from=build /opt/venv /opt/venv
 COPY --from=build /srv /srv
 WORKDIR /srv

@@ -4,6 +4,7 @@ from fastapi import FastAPI
 
 from app.features.account_mails import routes as account_mails
 from app.features.accounts import routes as accounts
+from app.features.archives import routes as archives
 from app.features.auth import routes as auth
 from app.features.avatars import routes as avatars
 from app.features.board import routes as board
@@ -25,6 +26,7 @@ def include_routers(app: FastAPI) -> None:
     app.include_router(dashboard.router)
     app.include_router(users.router)
     app.include_router(avatars.router)
+    app.include_router(archives.router)
     app.include_router(auth.router)
     app.include_router(account_mails.router)
     app.include_router(accounts.router)

@@ -101,6 +101,7 @@ def inner_middleware(settings: Sections, limiter: ConcurrencyLimiter) -> list[Mi
             BodyLimitMiddleware,
             limit_bytes=limits.body_bytes,
             most_values=limits.body_values,
+            uploads=limits.uploads,
             upload_bytes=limits.upload_bytes,
         ),
         Middleware(ConcurrencyLimitMiddleware, limiter=limiter),

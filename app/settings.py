@@ -111,7 +111,8 @@ class Settings(BaseSettings):
 
     @model_validator(mode="after")
     def _check_storage(self) -> Self:
-        is_local = self.storage.folder is not None and not self.storage.folder_shared
+        storage = self.storage
+        is_local = storage.folder and not storage.bucket and not storage.folder_shared
         if self.is_production and is_local and self.replicas > 1:
             raise ValueError(
                 "STORAGE_FOLDER is a folder of one machine, but REPLICAS says that there are "

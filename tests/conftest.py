@@ -166,7 +166,12 @@ def settings(
             "guards": {"blocked_seconds": 3_600},
             "metrics": {"server_timing": False},
             # Tests send more requests at once than a worker runs at once.
-            "limits": {"queued": 10_000, "queue_seconds": 60, "request_seconds": 60},
+            "limits": {
+                "uploads": 10_000,
+                "queued": 10_000,
+                "queue_seconds": 60,
+                "request_seconds": 60,
+            },
             "server": {"graceful_timeout_seconds": 90},
             "auth": {"argon2_memory_kib": 64, "argon2_time_cost": 1, "hashing_queue_seconds": 60},
         }

@@ -20,6 +20,9 @@ from app.infra.observability.metrics import PROCESS_POOL_CALLS, REFUSED
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
+# With uvloop, anyio raises the second one for a process that has died before it is killed.
+DIED = (BrokenWorkerProcess, ProcessLookupError)
+WARM_AFTER_SECONDS = 3.0
 NICENESS = 10  # a tenth of the CPU time of the process that answers requests
 TOO_MANY = "Too many files are being processed. Try again in a moment."
 TOO_SLOW = "Processing the file took too long."
@@ -55,7 +58,11 @@ class ProcessPool:
             self._count(-1)
 
     async def warm(self, function: Callable[[], object]) -> None:
-        """Start one process, so that the first call does not have to. It imports the module."""
+        """Start one process soon, so that the first call does not have to. It imports the module.
+
+        This waits, because it would compete with the start of the service itself.
+        """
+        await asyncio.sleep(WARM_AFTER_SECONDS)
         with suppress(Unavailable):
             await self.run(function)
 
@@ -69,11 +76,9 @@ class ProcessPool:
             async with asyncio.timeout(self._seconds):
                 try:
                     return await self._call(function, *arguments)
-                except BrokenWorkerProcess:  # perhaps it was killed while it was idle
+                except DIED:  # perhaps it was killed while it was idle
                     return await self._call(function, *arguments)
-        except TimeoutError:
-            raise self._refused(TOO_SLOW) from None
-        except BrokenWorkerProcess:
+        except (TimeoutError, *DIED):
             raise self._refused(TOO_SLOW) from None
         finally:
             self._slots.release()

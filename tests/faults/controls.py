@@ -51,6 +51,7 @@ from app.infra.rate_limits.limiter import RateLimiter
 from app.infra.rate_limits.local import LocalLimits
 from app.infra.security.passwords import PasswordMatch, Passwords
 from app.infra.shutdown import ServerShutdown
+from app.infra.storage.store import ObjectStore, Write
 from app.infra.threads import BoundedThreads
 from app.infra.web import body_limit, client_address, problems
 from app.infra.web.body_limit import BodyLimitMiddleware
@@ -81,6 +82,18 @@ def _plain_engine(settings: DatabaseSettings, _application_name: str) -> AsyncEn
     """Create an engine with SQLAlchemy's default pool and without timeouts."""
     url = settings.url.get_secret_value()
     return create_async_engine(url, pool_size=settings.pool_size, max_overflow=0)
+
+
+@asynccontextmanager
+async def _write_in_memory(store: ObjectStore, key: str) -> AsyncIterator[Write]:
+    """Collect the whole object, and store it at the end."""
+    content = bytearray()
+
+    async def write(piece: bytes) -> None:
+        content.extend(piece)
+
+    yield write
+    await store.put(key, bytes(content))
 
 
 async def _run_here(_pool: ProcessPool, function: Callable[..., Any], *arguments: Any) -> Any:
@@ -333,6 +346,7 @@ PATCHES: dict[str, tuple[tuple[Any, str, Any], ...]] = {
     "without the lock on the key": ((keys, "try_lock", _lock_nothing),),
     "with answers stored after the commit": ((idempotency, "keep", _keep_after_commit),),
     "with pictures decoded on the event loop": ((ProcessPool, "run", _run_here),),
+    "with archives made in memory": ((ObjectStore, "writer", _write_in_memory),),
     "with blocking log writes": ((LogWriter, "write", _write_at_once),),
 }
 

@@ -29,7 +29,8 @@ async def test_function_runs_in_another_process_of_low_priority() -> None:
     assert niceness == NICENESS
 
 
-async def test_process_is_kept_for_the_next_call() -> None:
+async def test_process_is_kept_for_the_next_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("app.infra.process_pool.WARM_AFTER_SECONDS", 0)
     processes = pool()
     await processes.warm(work.nothing)
     assert await processes.run(work.identity) == await processes.run(work.identity)

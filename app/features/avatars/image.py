@@ -17,7 +17,7 @@ SIDE = 256
 MAX_FRAMES = 1_000
 MEGA = 1_000_000
 # A JPEG is decoded at an eighth of its size if it is large. The others need 4 bytes for each pixel.
-MAX_PIXELS = {"JPEG": 60 * MEGA, "PNG": 17 * MEGA, "WEBP": 17 * MEGA, "AVIF": 17 * MEGA}
+MAX_PIXELS = {"JPEG": 50 * MEGA, "PNG": 17 * MEGA, "WEBP": 17 * MEGA, "AVIF": 17 * MEGA}
 MAX_PIXELS["GIF"] = MAX_PIXELS["PNG"]
 ORIENTATION = 0x0112
 TURNS = {

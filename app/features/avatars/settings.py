@@ -21,7 +21,7 @@ class AvatarSettings(Section):
     queue: Count = 16
     queue_seconds: Seconds = 4
     seconds: Seconds = 4
-    memory_bytes: Annotated[int, Field(ge=128 * MIB, le=2**40)] = 512 * MIB
+    memory_bytes: Annotated[int, Field(ge=128 * MIB, le=2**40)] = 384 * MIB
 
     @field_validator("base_url")
     @classmethod

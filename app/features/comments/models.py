@@ -19,7 +19,7 @@ class Comment(Base):
     # locked, so with the current time the comments of a post become visible in order.
     created_at: Mapped[datetime] = mapped_column(server_default=func.clock_timestamp())
     post_id: Mapped[int] = mapped_column(ForeignKey(Post.id, ondelete="CASCADE"))
-    author_id: Mapped[int] = mapped_column(ForeignKey(User.id), index=True)
+    author_id: Mapped[int] = mapped_column(ForeignKey(User.id))
     body: Mapped[str] = mapped_column(Text)
 
     author: Mapped[User] = relationship(lazy="raise")
@@ -29,3 +29,5 @@ class Comment(Base):
 Index(None, Comment.post_id, Comment.created_at, Comment.id)
 # For the stream of comments: those after the last one that a client has.
 Index(None, Comment.post_id, Comment.id)
+# For all comments of a user. It also serves the foreign key to the author.
+Index(None, Comment.author_id, Comment.id)

@@ -1,6 +1,6 @@
 """Lists the jobs in the queue, and retries or discards them."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
@@ -52,6 +52,10 @@ DISCARD_OF_ACCOUNT = text(
     "OR convert_from(payload, 'UTF8')::jsonb->>'user_id' IS NULL "
     "AND lower(convert_from(payload, 'UTF8')::jsonb->>'email') = lower(:email))"
 )
+LIVE = text(
+    "SELECT dedupe_key FROM pgqueuer WHERE dedupe_key = ANY(:keys) "
+    "AND status IN ('queued', 'picked')"
+)
 ACCOUNT_ARGUMENTS = {"user_id", "email"}
 HELD_IDS = text("SELECT id FROM pgqueuer WHERE status = 'failed'")
 
@@ -91,3 +95,10 @@ async def discard_jobs_of_account(session: AsyncSession, user_id: int, email: st
     names = [job.name for job in all_jobs() if job.arguments.names & ACCOUNT_ARGUMENTS]
     parameters = {"names": names, "user_id": str(user_id), "email": email}
     await session.execute(DISCARD_OF_ACCOUNT, parameters)
+
+
+async def find_live(session: AsyncSession, name: str, values: Iterable[int]) -> set[int]:
+    """Return which of these `unique` values of a job wait or run. Those that are held do not."""
+    keys = {f"{name}:{value}": value for value in values}
+    live = await session.scalars(LIVE, {"keys": list(keys)})
+    return {keys[key] for key in live}

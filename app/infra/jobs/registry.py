@@ -21,6 +21,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.infra.jobs.arguments import Arguments, InvalidJob
 from app.infra.jobs.call_sites import check_calls
+from app.infra.observability.request_context import request_context
 from app.infra.resources import ProcessResources
 
 MAINTENANCE = "app.infra.jobs.maintenance"
@@ -41,6 +42,11 @@ class JobContext:
     delivery: int  # 1 when the job runs for the first time
     session: AsyncSession
     resources: ProcessResources
+
+    def begin_stream(self) -> None:
+        """Count no further statements for the budget, because the job works through many rows."""
+        if (current := request_context.get()) is not None:
+            current.has_started = True
 
 
 JobFunction = Callable[..., Awaitable[None]]

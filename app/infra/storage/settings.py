@@ -14,7 +14,7 @@ BUCKET = re.compile(r"[a-z0-9][a-z0-9.-]{1,61}[a-z0-9]")
 
 
 class StorageSettings(Section):
-    """Where uploads and archives are kept: in an S3 bucket, or in a folder.
+    """Where uploads and archives are kept: in an S3 bucket, or in a folder if there is no bucket.
 
     In development without either, it is a folder. In production without either, nothing can be
     stored. `folder_shared` states that all instances and job workers see the same folder.
@@ -44,9 +44,7 @@ class StorageSettings(Section):
         return bucket
 
     @model_validator(mode="after")
-    def _check_choice(self) -> Self:
-        if self.bucket and self.folder:
-            raise ValueError("STORAGE_BUCKET and STORAGE_FOLDER are both set: remove one of them")
+    def _check_keys(self) -> Self:
         if (self.access_key_id is None) != (self.secret_access_key is None):
             raise ValueError(
                 "STORAGE_ACCESS_KEY_ID and STORAGE_SECRET_ACCESS_KEY belong together: set both, or "

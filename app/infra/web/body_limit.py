@@ -20,6 +20,7 @@ from app.infra.web.response_headers import headers_before_body
 from app.infra.web.routing import KnownRoute, route_table_of
 
 UPLOAD_BYTES = 1024 * 1024
+TOO_MANY_UPLOADS = "Too many files are being uploaded. Try again in a moment."
 
 
 class TooLarge(Exception):
@@ -32,15 +33,17 @@ class BodyLimitMiddleware:
     """Pure ASGI. A declared length above the limit is refused before the body is read.
 
     The limit is the `max_body_size` of the route. If that is a MiB or less, it is also at most
-    `limit_bytes`. All uploads together may have `upload_bytes` beyond that, or they get 503. No
-    body may contain more than `most_values` values.
+    `limit_bytes`. All uploads together may have `upload_bytes` beyond that, and `uploads` of them
+    run at the same time. Others get 503. No body may contain more than `most_values` values.
     """
 
-    def __init__(self, app: ASGIApp, limit_bytes: int, most_values: int, upload_bytes: int) -> None:
+    def __init__(
+        self, app: ASGIApp, limit_bytes: int, most_values: int, uploads: int, upload_bytes: int
+    ) -> None:
         self.app = app
         self._limit_bytes = limit_bytes
         self._most_values = most_values
-        self._budget = _Budget(upload_bytes)
+        self._budget = _Budget(uploads, upload_bytes)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         length = _declared_length(scope) if scope["type"] == "http" else 0
@@ -54,6 +57,8 @@ class BodyLimitMiddleware:
             if length is not None and length > limit_bytes:
                 raise TooLarge(limit_bytes)
             body = await self._read(receive, limit_bytes, upload)
+            if limit_bytes > UPLOAD_BYTES:
+                upload.begin()
             check_body_shape(scope, body, self._most_values)
         except TooLarge as too_large:
             scope.update(found)  # the problem depends on the endpoint
@@ -100,8 +105,9 @@ class BodyLimitMiddleware:
 
 @dataclass(slots=True)
 class _Budget:
-    """The bytes that the uploads of this process may still take."""
+    """How many more uploads of this process may run, and the bytes that they may still take."""
 
+    places: int
     spare_bytes: int
 
 
@@ -111,6 +117,7 @@ class _Upload:
     def __init__(self, budget: _Budget) -> None:
         self._budget = budget
         self._taken = 0
+        self._places = 0
 
     def grow_to(self, size: int) -> None:
         """Take what the body has beyond the size of an ordinary one, or raise `Unavailable`."""
@@ -118,12 +125,20 @@ class _Upload:
         if more <= 0:
             return
         if more > self._budget.spare_bytes:
-            raise Unavailable("Too many files are being uploaded. Try again in a moment.")
+            raise Unavailable(TOO_MANY_UPLOADS)
         self._taken += more
         self._budget.spare_bytes -= more
 
+    def begin(self) -> None:
+        """Take a place, or raise `Unavailable`. A client that sends slowly has none meanwhile."""
+        if self._budget.places <= 0:
+            raise Unavailable(TOO_MANY_UPLOADS)
+        self._budget.places -= 1
+        self._places = 1
+
     def end(self) -> None:
         self._budget.spare_bytes += self._taken
+        self._budget.places += self._places
 
 
 def _declared_length(scope: Scope) -> int | None:

@@ -17,6 +17,7 @@ class LimitsSettings(Section):
 
     body_bytes: Positive = 1_048_576
     body_values: Positive = 1_000
+    uploads: Positive = 24
     upload_bytes: Positive = 33_554_432
     running: Positive = 64
     queued: Count = 64

@@ -129,7 +129,7 @@ LARGE: dict[str, Callable[[], bytes]] = {
     "GIF": lambda: gif_of(65_535, 65_535),
     "WEBP": lambda: written(Image.new("L", (5_000, 4_000)), "WEBP", method=0),
     "AVIF": lambda: written(Image.new("L", (5_000, 4_000)), "AVIF", speed=10),
-    "JPEG": lambda: written(Image.new("L", (9_000, 9_000)), "JPEG"),
+    "JPEG": lambda: written(Image.new("L", (7_200, 7_000)), "JPEG"),
 }
 
 

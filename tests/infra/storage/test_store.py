@@ -138,7 +138,6 @@ async def test_folder_that_cannot_be_used_is_logged(
 @pytest.mark.parametrize(
     ("values", "sentence"),
     [
-        ({"bucket": "a-bucket", "folder": "/x"}, "STORAGE_BUCKET and STORAGE_FOLDER are both set"),
         ({"bucket": "No/bucket"}, "the name of an S3 bucket"),
         ({"access_key_id": "a"}, "STORAGE_SECRET_ACCESS_KEY belong together"),
         ({"secret_access_key": "a"}, "STORAGE_SECRET_ACCESS_KEY belong together"),
@@ -156,6 +155,6 @@ def test_folder_of_one_machine_is_refused_for_several_instances() -> None:
     folder = {"folder": "/objects"}
     with pytest.raises(ValueError, match="STORAGE_FOLDER is a folder of one machine"):
         Settings.model_validate({**production, "storage": folder})
-    for storage in ({**folder, "folder_shared": True}, {"bucket": "a-bucket"}, {}):
+    for storage in ({**folder, "folder_shared": True}, {**folder, "bucket": "a-bucket"}, {}):
         assert Settings.model_validate({**production, "storage": storage})
     assert Settings.model_validate({**production, "replicas": 1, "storage": folder})

@@ -167,6 +167,27 @@ async def test_uploads_share_a_budget(uploads: httpx2.AsyncClient) -> None:
         assert refused.headers["retry-after"] == "1"
 
 
+async def test_few_uploads_run_at_the_same_time(settings: Settings) -> None:
+    limits = settings.limits.model_copy(update={"uploads": 2})
+    async with running(settings.model_copy(update={"limits": limits})) as app:
+        leave = asyncio.Event()
+
+        @app.post("/uploads", max_body_size=4 * MIB)
+        async def upload(request: Request) -> None:
+            await leave.wait()
+
+        async with client_of(app) as client:
+            for _ in range(2):
+                waiting = [asyncio.create_task(client.post("/uploads", content=b"1")) for _ in "12"]
+                while app.state.concurrency_limiter.running < 2:
+                    await asyncio.sleep(0.01)
+                refused = await client.post("/uploads", content=b"1")
+                assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
+                leave.set()
+                assert {answer.status_code for answer in await asyncio.gather(*waiting)} == {200}
+                leave.clear()
+
+
 async def test_upload_that_breaks_off_gives_its_bytes_back(uploads: httpx2.AsyncClient) -> None:
     async def broken() -> AsyncIterator[bytes]:
         yield b" " * 4 * MIB

@@ -2,11 +2,12 @@
 
 import re
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 from aiohttp import ClientSession, ClientTimeout, DummyCookieJar, TCPConnector, ThreadedResolver
 
+from app.infra.http_client.public_names import PublicNames
 from app.infra.http_client.public_network import open_public_socket
 from app.infra.http_client.public_urls import PublicUrls
 from app.infra.http_client.settings import HttpClientSettings
@@ -21,11 +22,16 @@ class HttpClient:
     """Makes upstreams. They live as long as the process, because they have a breaker."""
 
     def __init__(
-        self, settings: HttpClientSettings, session: ClientSession, public: ClientSession
+        self,
+        settings: HttpClientSettings,
+        session: ClientSession,
+        public: ClientSession,
+        names: PublicNames,
     ) -> None:
         self._settings = settings
         self._session = session
         self._public = public
+        self._names = names
         self._upstreams: dict[str, tuple[tuple[Any, ...], Upstream]] = {}
 
     def upstream(
@@ -57,6 +63,7 @@ class HttpClient:
         return PublicUrls(self._public, self._settings, name)
 
     def measure(self) -> None:
+        self._names.measure()
         for name, (_, upstream) in self._upstreams.items():
             UPSTREAM_OPEN.labels(name).set(upstream.is_open)
 
@@ -68,18 +75,22 @@ async def open_http_client(settings: HttpClientSettings) -> AsyncIterator[HttpCl
     URLs of users have a session of their own. If the two shared their connections, a URL of a user
     could reach a server of our network over a connection that is open already.
     """
-    async with (
-        _open_session(settings) as session,
-        _open_session(settings, socket_factory=open_public_socket, force_close=True) as public,
-    ):
-        yield HttpClient(settings, session, public)
+    async with AsyncExitStack() as stack:
+        names = PublicNames(settings.connect_seconds)
+        stack.push_async_callback(names.close)
+        session = _open_session(settings, resolver=ThreadedResolver())
+        public = _open_session(
+            settings, resolver=names, socket_factory=open_public_socket, force_close=True
+        )
+        await stack.enter_async_context(session)
+        await stack.enter_async_context(public)
+        yield HttpClient(settings, session, public, names)
 
 
 def _open_session(settings: HttpClientSettings, **options: Any) -> ClientSession:
     connector = TCPConnector(
         limit=settings.connections,
         limit_per_host=settings.connections_per_host,
-        resolver=ThreadedResolver(),
         **options,
     )
     return ClientSession(

@@ -84,7 +84,7 @@ async def exchange(session: ClientSession, name: str, call: Call, most_bytes: in
     try:
         async with session.request(call.method, call.url, **options) as response:
             return await _read(response, most_bytes)
-    except (ClientError, OSError) as error:
+    except (ClientError, OSError, UnicodeError) as error:
         logger.warning("A call of the upstream %s failed: %s", name, _describe(error))
         raise UpstreamFailed(name, _reason(error)) from None
 
@@ -123,16 +123,16 @@ async def _read(response: ClientResponse, most_bytes: int) -> Reply:
     return Reply(status, headers, bytes(body))
 
 
-def _reason(error: ClientError | OSError) -> Reason:
+def _reason(error: Exception) -> Reason:
     if isinstance(error, ClientConnectorError) and isinstance(error.os_error, NotPublic):
         return "not_public"
-    if isinstance(error, (ClientConnectorDNSError, InvalidURL)):
+    if isinstance(error, (ClientConnectorDNSError, InvalidURL, UnicodeError)):
         return "unresolved"
     if isinstance(error, (ClientConnectorError, ConnectionTimeoutError)):
         return "unreachable"
     return "broken"
 
 
-def _describe(error: ClientError | OSError) -> str:
+def _describe(error: Exception) -> str:
     cause = error.os_error.strerror if isinstance(error, ClientConnectorError) else None
     return f"{type(error).__name__}, {cause}" if cause else type(error).__name__

@@ -3,6 +3,7 @@
 import asyncio
 import itertools
 import socket
+import threading
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from typing import Any
@@ -157,6 +158,40 @@ async def test_other_urls_are_refused_as_a_mistake_of_the_user(
         await get(url.format(host=f"{PUBLIC}:{port_of(public)}"), port_of(public))
     assert (caught.value.status, caught.value.code) == (422, "url_refused")
     assert public.connections == 0
+
+
+@pytest.mark.parametrize(
+    "name", ["a..example", f"{'a' * 64}.example", ".", "no-such-name.invalid", "xn--.example"]
+)
+async def test_name_that_no_server_can_have(name: str) -> None:
+    with pytest.raises(UrlRefused):
+        await get(f"http://{name}/", 80)
+
+
+async def test_names_that_nobody_answers_for_do_not_stop_other_look_ups(
+    private: UpstreamServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real, ends = socket.getaddrinfo, threading.Event()
+
+    def look_up(host: Any, *arguments: Any, **options: Any) -> Any:
+        if str(host).endswith(".test"):
+            ends.wait(60)
+        return real(host, *arguments, **options)
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    limits = HttpClientSettings(connect_seconds=0.2, total_seconds=60)
+    async with open_http_client(limits) as client:
+        links = client.public_urls("links")
+        hanging = [
+            asyncio.create_task(links.get(f"http://{number}.test/")) for number in range(100)
+        ]
+        done, _ = await asyncio.wait(hanging, timeout=60, return_when=asyncio.FIRST_COMPLETED)
+        upstream = client.upstream("internal", private.url.replace("127.0.0.1", "localhost"))
+        assert await upstream.get_json("/", str)
+        ends.set()
+        failures = await asyncio.gather(*hanging, return_exceptions=True)
+    assert done
+    assert all(isinstance(failure, AppError) for failure in failures)
 
 
 async def test_name_of_a_private_server(

@@ -297,7 +297,7 @@ async def test_cookies_are_not_kept_and_the_id_of_the_request_is_passed_on(
     server: UpstreamServer,
 ) -> None:
     server.answer = replies({"name": "Ada"}, Set_Cookie="a=b; Path=/")
-    async with calling(server.url) as upstream:
+    async with calling(server.url.replace("127.0.0.1", "localhost")) as upstream:
         with request(seconds=60):
             await upstream.get_json("/profiles/1", Profile)
             await upstream.get_json("/profiles/1", Profile)

@@ -71,7 +71,7 @@ class PublicUrls:
         try:
             url = URL(text) if base is None else base.join(URL(text))
             is_accepted = url.scheme in SCHEMES and bool(url.host) and url.port in self._ports
-        except ValueError:
+        except (ValueError, IndexError):  # yarl raises the second one for http://[::1]@
             raise UrlRefused from None
         if not is_accepted or url.user is not None or url.password is not None:
             raise UrlRefused

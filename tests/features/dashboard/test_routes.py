@@ -149,8 +149,8 @@ async def test_slow_service_opens_its_breaker(
 async def test_part_that_the_database_cannot_read_in_time_is_left_out(
     open_app: Open, database_url: str, headers: Headers
 ) -> None:
-    async with open_app(part_seconds=0.3) as app:
-        async with locked_posts(database_url):
+    async with open_app(database=PATIENT, part_seconds=0.3) as app:
+        async with locked_posts(database_url), asyncio.timeout(30):  # half of PostgreSQL's limit
             body = await read(app, headers)
         assert body["degraded"] == ["recent_posts", "stats"]
         assert body["recent_posts"] is body["stats"] is None

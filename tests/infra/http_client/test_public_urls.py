@@ -148,7 +148,14 @@ async def test_no_spelling_of_a_private_address_is_called(
         *("file:///etc/passwd", "ftp://{host}/", "gopher://{host}/", "{host}", "//{host}/", ""),
         *("http://", "http:///a", "http://user@{host}/", "http://:secret@{host}/"),
         *("http://127.0.0.2:22/", "https://127.0.0.2/", "http://127.0.0.2:99999/", "http://[::1/"),
-        *("http://evil\\@{host}/", "javascript:alert(1)", "http://a b/", "http://\x00/"),
+        *(
+            "http://evil\\@{host}/",
+            "http://[::1]@",
+            "http://\ud800/",
+            "javascript:alert(1)",
+            "http://a b/",
+            "http://\x00/",
+        ),
     ],
 )
 async def test_other_urls_are_refused_as_a_mistake_of_the_user(

@@ -53,6 +53,10 @@ PLANTED["posts"] = Planted(files=("benchmarks/cached.md", "tests/dev/test_cached
 PLANTED["dashboard"] = Planted(
     files=("benchmarks/dashboard.py", "tests/dev/test_dashboard_benchmark.py")
 )
+PLANTED["archives"] = Planted(sections={"docs/files.md": "Archives"})
+PLANTED["avatars"] = Planted(
+    files=("tests/faults/test_uploads.py",), sections={"docs/files.md": "Avatars"}
+)
 PLANTED["board"] = Planted(sections={"docs/observability.md": "The live board"})
 
 # Features that stay, and why.

@@ -2,11 +2,14 @@
 
 from datetime import timedelta
 
+from anyio.to_thread import run_sync
 from sqlalchemy import text
 
 from app.infra.jobs.registry import JobContext, job
 from app.infra.jobs.settings import JobsSettings
 from app.infra.storage import stored_objects
+from app.infra.storage.opening import delete_unfinished
+from app.infra.storage.settings import StorageSettings
 
 PRUNE_BATCH, MOST_BATCHES = 20_000, 8
 PRUNE_LOG = text(
@@ -39,3 +42,8 @@ async def prune_outbox(context: JobContext) -> None:
 async def delete_unreferenced(context: JobContext) -> None:
     """Delete files that no row needs any more."""
     await stored_objects.delete_unreferenced(context.resources.database, context.resources.objects)
+
+
+@job("storage.delete_unfinished", every=timedelta(days=1))
+async def delete_unfinished_objects(context: JobContext) -> None:
+    await run_sync(delete_unfinished, context.resources.settings[StorageSettings])

@@ -60,16 +60,20 @@ def _open_folder(folder: Path) -> LocalStore | None:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         if not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
             raise PermissionError(13, "Permission denied")
-        _delete_unfinished(folder)
     except OSError as error:
         logger.error(NO_FOLDER, error.strerror)  # noqa: TRY400 - no traceback for a setting
         return None
     return LocalStore(folder)
 
 
-def _delete_unfinished(folder: Path) -> None:
-    """Delete what processes left that were killed while they wrote an object."""
+def delete_unfinished(settings: StorageSettings) -> None:
+    """Delete what processes left in the folder that were killed while they wrote an object.
+
+    A bucket has lifecycle rules for this. Call it in a thread: the folder may have many files.
+    """
+    if settings.bucket is not None or settings.folder is None:
+        return
     old = time.time() - UNFINISHED_SECONDS
-    for file in folder.rglob(UNFINISHED):
+    for file in settings.folder.rglob(UNFINISHED):
         if file.stat().st_mtime < old:
             file.unlink(missing_ok=True)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from app.errors import Unavailable
-from app.infra.storage.opening import open_store
+from app.infra.storage.opening import delete_unfinished, open_store
 from app.infra.storage.settings import StorageSettings
 from app.infra.storage.store import ObjectStore
 from app.settings import Settings
@@ -65,7 +65,7 @@ def test_what_killed_processes_left_is_deleted(tmp_path: Path) -> None:
         (tmp_path / name).write_bytes(b"x")
         then = time.time() - age
         os.utime(tmp_path / name, (then, then))
-    open_store(StorageSettings(folder=tmp_path))
+    delete_unfinished(StorageSettings(folder=tmp_path))
     assert sorted(path.name for path in tmp_path.iterdir()) == ["three", "two#1"]
 
 

@@ -18,8 +18,10 @@ from urllib.parse import urlencode
 from fastapi import Request, Response
 from pgqueuer.models import Job as QueuedJob
 from pgqueuer.queries import Queries
+from sqlalchemy import text
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, create_async_engine
 from starlette.middleware.body_limit import RequestBodyLimitMiddleware
+from starlette.responses import StreamingResponse
 from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
@@ -33,6 +35,7 @@ from app.infra import breaker as calls
 from app.infra import lifespan as resources
 from app.infra.database import error_mapping as failures
 from app.infra.database.engine import open_engine
+from app.infra.database.export import Export
 from app.infra.database.pagination import Page
 from app.infra.database.replica import Replica
 from app.infra.database.sessions import Database, after_commit
@@ -54,8 +57,10 @@ from app.infra.shutdown import ServerShutdown
 from app.infra.storage.store import ObjectStore, Write
 from app.infra.threads import BoundedThreads
 from app.infra.web import body_limit, client_address, problems
+from app.infra.web.batch_response import BatchResponse
 from app.infra.web.body_limit import BodyLimitMiddleware
 from app.infra.web.concurrency_limit import ConcurrencyLimiter
+from app.infra.web.exports import Exporter
 from app.infra.web.server_error import UnhandledErrorMiddleware
 from coherent_cache import assembly, entry
 from coherent_cache.breaker import Breaker
@@ -264,6 +269,27 @@ def _read_what_is_named(self: EventHub, tags: Sequence[str] | None) -> None:
         _on_invalidated(self, tags)
 
 
+async def _export_in_one_transaction(
+    self: Exporter, export: Export, /, **_filters: object
+) -> StreamingResponse:
+    """Export as many services do: a transaction is open until the client has read everything."""
+
+    async def lines() -> AsyncIterator[bytes]:
+        async with self._resources.database.transaction() as session:
+            rows = text(f"SELECT row_to_json({export.name}.*)::text || E'\\n' FROM {export.name}")
+            async for line in await session.stream_scalars(rows):
+                yield line.encode()
+
+    return StreamingResponse(lines())
+
+
+async def _end_quietly(self: BatchResponse, send: Send) -> None:
+    """End an export that has failed as if it were complete."""
+    if await _send_export(self, send) is not None:
+        await send({"type": "http.response.body"})
+
+
+_send_export = BatchResponse._send
 _ALWAYS_TRUSTED = (Trust, "holds", property(lambda _self: True))
 PATCHES: dict[str, tuple[tuple[Any, str, Any], ...]] = {
     "with SQLAlchemy's default pool and timeouts": ((resources, "open_engine", _plain_engine),),
@@ -347,6 +373,8 @@ PATCHES: dict[str, tuple[tuple[Any, str, Any], ...]] = {
     "with answers stored after the commit": ((idempotency, "keep", _keep_after_commit),),
     "with pictures decoded on the event loop": ((ProcessPool, "run", _run_here),),
     "with archives made in memory": ((ObjectStore, "writer", _write_in_memory),),
+    "with exports in one transaction": ((Exporter, "respond", _export_in_one_transaction),),
+    "with exports that end quietly": ((BatchResponse, "_send", _end_quietly),),
     "with blocking log writes": ((LogWriter, "write", _write_at_once),),
 }
 

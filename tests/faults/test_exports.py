@@ -1,0 +1,191 @@
+"""Clients abort exports or read them slowly, PostgreSQL is killed, and the instance is stopped."""
+
+import asyncio
+import os
+import signal
+import socket
+import time
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from random import Random
+
+import httpx2
+import pytest
+
+from tests.exports import lines_of
+from tests.faults.conftest import Judge, Serve
+from tests.faults.load import late, register
+from tests.faults.postgres import Backend
+from tests.faults.service import Service, master_of
+from tests.faults.verdicts import GUARDED
+
+pytestmark = pytest.mark.faults
+POSTS, ABORTED, READERS = 60_000, 100, 4
+POLITE_SECONDS, WHOLE_SECONDS, PATIENCE_SECONDS = 1.0, 5.0, 30.0
+STALL_SECONDS, PAUSE_SECONDS = 5.0, 0.01
+LIMITS = {"exports": READERS}  # all readers may meet at one worker
+IDENTITY = {"Accept-Encoding": "identity"}
+# So little that the service notices at once that a client reads slowly.
+RECEIVE_BUFFER = [(socket.SOL_SOCKET, socket.SO_RCVBUF, 65_536)]
+FILL = f"""
+    INSERT INTO posts (author_id, title, body, created_at)
+        SELECT (SELECT min(id) FROM users), i, repeat('long ', 100), now() + i * interval '1 ms'
+        FROM generate_series(1, {POSTS}) i
+"""
+HELD = """
+    SELECT pid FROM pg_stat_activity WHERE datname = current_database()
+        AND (state LIKE 'idle in transaction%' OR (state = 'active' AND query LIKE 'COPY%'))
+"""
+
+Headers = dict[str, str]
+
+
+@dataclass
+class Download:
+    """What a client has received, and whether the response was complete."""
+
+    body: bytes = b""
+    is_complete: bool = False
+    ended_at: float = 0.0
+
+
+async def download(
+    service: Service, headers: Headers, found: Download, *, pause: float = 0.0
+) -> None:
+    """Read an export, after the last complete line of what was received before."""
+    found.body = found.body[: found.body.rfind(b"\n") + 1]
+    cursor = {"cursor": lines_of(found.body)[-1]["cursor"]} if found.body else {}
+    try:
+        async with reader(service, headers, cursor) as pieces:
+            async for piece in pieces:
+                found.body += piece
+                await asyncio.sleep(pause)
+            found.is_complete = True
+    except httpx2.HTTPError:
+        pass
+    found.ended_at = time.monotonic()
+
+
+@asynccontextmanager
+async def reader(
+    service: Service, headers: Headers, query: dict[str, str] | None = None
+) -> AsyncIterator[AsyncIterator[bytes]]:
+    """Open an export on a connection of its own."""
+    transport = httpx2.AsyncHTTPTransport(socket_options=RECEIVE_BUFFER)
+    url = f"{service.address.url}/v1/posts/export"
+    async with (
+        httpx2.AsyncClient(transport=transport, timeout=PATIENCE_SECONDS) as client,
+        client.stream("GET", url, params=query, headers=headers | IDENTITY) as response,
+    ):
+        response.raise_for_status()
+        yield response.aiter_bytes(65_536)
+
+
+async def fill(service: Service, backend: Backend) -> list[Headers]:
+    """Make posts, and an account for each reader."""
+    accounts = [(await register(service.client))[1] for _ in range(READERS)]
+    await backend.rows("TRUNCATE posts CASCADE")
+    await backend.rows(FILL)
+    return accounts
+
+
+def differs(found: Download) -> list[str]:
+    titles = [int(line["title"]) for line in lines_of(found.body)]
+    return ["posts lost or repeated"] * (titles != list(range(1, POSTS + 1)))
+
+
+@pytest.mark.parametrize("control", [GUARDED, "with exports in one transaction"])
+async def test_exports_that_are_aborted(
+    serve: Serve, backend: Backend, judge: Judge, control: str
+) -> None:
+    random = Random(5)
+    async with serve(control, limits=LIMITS) as service:
+        accounts = await fill(service, backend)
+
+        async def abort(headers: Headers, after_bytes: int, stall_seconds: float = 0.0) -> None:
+            async with reader(service, headers) as pieces:
+                async for piece in pieces:
+                    after_bytes -= len(piece)
+                    if after_bytes < 0:
+                        break
+                await asyncio.sleep(stall_seconds)
+
+        stalled = [asyncio.create_task(abort(headers, 1, STALL_SECONDS)) for headers in accounts]
+        held = READERS  # until the buffers of the sockets are full, the service reads on
+        while not all(reading.done() for reading in stalled):
+            await asyncio.sleep(0.1)
+            held = min(held, len(await backend.rows(HELD)))
+        await asyncio.gather(*stalled)
+        for _ in range(ABORTED // READERS):
+            await asyncio.gather(
+                *(abort(headers, random.randrange(5_000_000)) for headers in accounts)
+            )
+        whole = await service.until_whole(WHOLE_SECONDS + 1)
+        broken = [f"{READERS} readers that stalled held {held} connections"] * bool(held)
+        broken += late("the pools were whole", whole, WHOLE_SECONDS)
+        broken += await backend.idle_in_transaction()
+    figure = (
+        f"{READERS} readers that stalled held {held} connections; the pools were whole "
+        f"{whole:.1f} s after {ABORTED} aborted exports"
+    )
+    judge("Clients abort exports, or do not read them", control, figure, broken)
+
+
+@pytest.mark.parametrize("control", [GUARDED, "with exports that end quietly"])
+async def test_postgres_is_killed_during_exports(
+    serve: Serve, backend: Backend, judge: Judge, control: str
+) -> None:
+    found = [Download() for _ in range(READERS)]
+    async with serve(control, limits=LIMITS) as service:
+        accounts = await fill(service, backend)
+        exports = list(zip(accounts, found, strict=True))
+        running = [
+            asyncio.create_task(download(service, headers, one, pause=PAUSE_SECONDS))
+            for headers, one in exports
+        ]
+        await asyncio.sleep(0.5)
+        backend.kill()
+        await asyncio.gather(*running)
+        cut = sum(not one.is_complete for one in found)
+        backend.start_again()
+        await backend.returned()
+        for headers, one in exports:
+            if not one.is_complete:
+                await download(service, headers, one)
+    broken = [reason for one in found for reason in differs(one)]
+    broken += ["a resumed export was cut off"] * any(not one.is_complete for one in found)
+    broken += ["no export was running"] * (cut == 0 and control == GUARDED)
+    figure = f"{cut} exports visibly incomplete; resumed, each had all {POSTS:,} posts once"
+    judge("PostgreSQL is killed during exports", control, figure, broken)
+
+
+@pytest.mark.parametrize("control", [GUARDED, "without the shutdown event for streams"])
+async def test_an_instance_with_exports_is_stopped(
+    serve: Serve, backend: Backend, judge: Judge, control: str
+) -> None:
+    found = [Download() for _ in range(READERS)]
+    async with serve(control, limits=LIMITS) as service:
+        accounts = await fill(service, backend)
+        exports = list(zip(accounts, found, strict=True))
+        running = [
+            asyncio.create_task(download(service, headers, one, pause=PAUSE_SECONDS))
+            for headers, one in exports
+        ]
+        await asyncio.sleep(0.5)
+        told_at = time.monotonic()
+        os.kill(master_of(min(await service.processes())), signal.SIGTERM)
+        await asyncio.gather(*running)
+        last = max(one.ended_at for one in found) - told_at
+        cut = sum(not one.is_complete for one in found)
+    async with serve(GUARDED, limits=LIMITS) as another:
+        for headers, one in exports:
+            if not one.is_complete:
+                await download(another, headers, one)
+    broken = late("exports ended", last, POLITE_SECONDS)
+    broken += [reason for one in found for reason in differs(one)]
+    figure = (
+        f"{cut} of {READERS} exports ended visibly incomplete, {last:.2f} s after SIGTERM; resumed "
+        f"at another instance, each had all {POSTS:,} posts once"
+    )
+    judge("An instance with exports is stopped (SIGTERM)", control, figure, broken)

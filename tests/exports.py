@@ -36,7 +36,7 @@ def body_of(response: httpx2.Response) -> bytes:
     return decompressed(response.content, coding if coding == "zstd" else "identity")
 
 
-def lines_of(body: bytes) -> list[dict[str, Any]]:
+def lines_of(body: bytes | bytearray) -> list[dict[str, Any]]:
     """Parse all complete lines of JSON Lines. Only the line feed ends a line."""
     return [json.loads(line) for line in body.split(b"\n")[:-1]]
 

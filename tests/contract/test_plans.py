@@ -6,6 +6,7 @@ The lists and lookups are in tests/features/<name>/contract.py. A list without a
 import re
 import sys
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import asyncpg
@@ -14,6 +15,7 @@ from sqlalchemy import event, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.infra.database.base import Base
+from app.infra.database.export import Export, ExportFormat
 from app.infra.database.pagination import KeysetList, PageRequest
 from app.infra.resources import ProcessResources
 from tests.contract.declaration import ListPlan, Lookup
@@ -21,6 +23,13 @@ from tests.contract.features import CONTRACTS
 
 LISTS = [one for contract in CONTRACTS for one in contract.lists]
 NOT_BY_INDEX = {"Seq Scan", "Sort", "Incremental Sort"}
+EXPORTS = [
+    value
+    for name, module in sorted(sys.modules.items())
+    if re.fullmatch(r"app\.features\.\w+\.queries", name)
+    for value in vars(module).values()
+    if isinstance(value, Export) and not value.filters
+]
 LOOKUPS = [one for contract in CONTRACTS for one in contract.lookups]
 
 
@@ -112,6 +121,31 @@ async def sent(
     finally:
         event.remove(engine, "before_cursor_execute", record)
     return statements[-1]
+
+
+@pytest.mark.parametrize("export", EXPORTS, ids=lambda one: one.name)
+async def test_a_batch_of_an_export_reads_its_rows_in_the_order_of_an_index(
+    filled: AsyncSession, resources: ProcessResources, export: Export
+) -> None:
+    """An export with filters needs a plan of its own feature."""
+    dialect = resources.database.engine.dialect
+    table = f'"{export.table}"'
+    middle = (
+        await filled.execute(text(f"SELECT created_at, id FROM {table} ORDER BY 1, 2 OFFSET 9000"))
+    ).first()
+    assert middle is not None, "`fill` makes too few rows"
+    first = export.after(None, {})
+    read = []
+    for place in (first, replace(first, value=middle.created_at, row_id=middle.id)):
+        sql = export.sql(dialect, ExportFormat.CSV, place, 1_000, {})
+        plan = await explain(filled, sql, ())
+        found = list(nodes(plan))
+        assert not {node["Node Type"] for node in found} & {"Sort", "Incremental Sort"}
+        assert export.table in {
+            node["Relation Name"] for node in found if node["Node Type"] == "Index Scan"
+        }
+        read.append(plan["Shared Hit Blocks"] + plan["Shared Read Blocks"])
+    assert read[1] <= read[0] * 1.5, read
 
 
 def test_every_list_has_a_plan() -> None:

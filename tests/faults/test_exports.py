@@ -6,7 +6,7 @@ import signal
 import socket
 import time
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from random import Random
 
@@ -90,6 +90,20 @@ async def fill(service: Service, backend: Backend) -> list[Headers]:
     return accounts
 
 
+async def held_by_stalled_readers(
+    service: Service, backend: Backend, accounts: list[Headers]
+) -> int:
+    """Return how many connections are held once all buffers of the sockets are full."""
+    async with AsyncExitStack() as stack:
+        for headers in accounts:
+            await anext(await stack.enter_async_context(reader(service, headers)))
+        held, until = len(accounts), time.monotonic() + STALL_SECONDS
+        while held and time.monotonic() < until:
+            held = min(held, len(await backend.rows(HELD)))
+            await asyncio.sleep(0.1)
+    return held
+
+
 def differs(found: Download) -> list[str]:
     titles = [int(line["title"]) for line in lines_of(found.body)]
     return ["posts lost or repeated"] * (titles != list(range(1, POSTS + 1)))
@@ -103,24 +117,16 @@ async def test_exports_that_are_aborted(
     async with serve(control, limits=LIMITS) as service:
         accounts = await fill(service, backend)
 
-        async def abort(headers: Headers, after_bytes: int, stall_seconds: float = 0.0) -> None:
-            async with reader(service, headers) as pieces:
-                async for piece in pieces:
-                    after_bytes -= len(piece)
-                    if after_bytes < 0:
-                        break
-                await asyncio.sleep(stall_seconds)
+        held = await held_by_stalled_readers(service, backend, accounts)
 
-        stalled = [asyncio.create_task(abort(headers, 1, STALL_SECONDS)) for headers in accounts]
-        held = READERS  # until the buffers of the sockets are full, the service reads on
-        while not all(reading.done() for reading in stalled):
-            await asyncio.sleep(0.1)
-            held = min(held, len(await backend.rows(HELD)))
-        await asyncio.gather(*stalled)
+        async def abort(headers: Headers) -> None:
+            remaining = random.randrange(5_000_000)
+            async with reader(service, headers) as pieces:
+                while remaining > 0 and (piece := await anext(pieces, b"")):
+                    remaining -= len(piece)
+
         for _ in range(ABORTED // READERS):
-            await asyncio.gather(
-                *(abort(headers, random.randrange(5_000_000)) for headers in accounts)
-            )
+            await asyncio.gather(*map(abort, accounts))
         whole = await service.until_whole(WHOLE_SECONDS + 1)
         broken = [f"{READERS} readers that stalled held {held} connections"] * bool(held)
         broken += late("the pools were whole", whole, WHOLE_SECONDS)

@@ -9,15 +9,21 @@ from pathlib import Path
 import httpx2
 import pytest
 from fastapi import FastAPI
-from sqlalchemy import text
+from sqlalchemy import event, text
+from sqlalchemy.ext.asyncio import AsyncEngine
 
+from app.infra.database import export
 from app.infra.database import replica as replica_module
+from app.infra.database.export import ExportFormat, ExportReader
 from app.infra.database.replica import Replica
 from app.infra.dependencies import LaggingSession
 from app.infra.web.cacheable import cacheable
 from app.settings import Settings
 from coherent_cache import shows
 from tests.application import client_of, running
+from tests.exports import lines_of
+from tests.sample.factory import NoteFactory
+from tests.sample.notes import EXPORTED_NOTES
 from tests.standby import Standby, open_standby, until
 
 WHERE = text("SELECT pg_is_in_recovery()")
@@ -137,6 +143,47 @@ async def test_read_that_fails_on_the_replica_is_repeated_on_the_primary(
     assert response.headers["retry-after"] == "1"
     await until(lambda: replica_of(app).is_up_to_date)
     await comes_to_be_answered_by_replica(client)
+
+
+async def test_an_export_is_read_from_the_replica_and_goes_on_when_the_replica_is_lost(
+    app: FastAPI, client: httpx2.AsyncClient, standby: Standby, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(export, "FIRST_ROWS", 2)
+    resources, replica = app.state.resources, replica_of(app)
+    make = NoteFactory(resources)
+    notes = [note.id for note in await make.notes(5)]
+    await until_replayed(replica, len(notes))
+    await comes_to_be_answered_by_replica(client)
+    used = [count_checkouts(one.engine) for one in (replica.database, resources.database)]
+    reader = ExportReader(
+        EXPORTED_NOTES, ExportFormat.JSON_LINES, None, {}, resources.database, replica
+    )
+    async with asyncio.timeout(60):
+        while not replica.is_up_to_date:
+            await asyncio.sleep(0.01)
+    lines = await reader.read()
+    assert lines is not None
+    assert (len(used[0]), [line["id"] for line in lines_of(lines)]) == (1, notes[:2])
+    standby.kill()  # the next batch uses a connection that is dead
+    while (batch := await reader.read()) is not None:
+        lines += batch
+    assert [line["id"] for line in lines_of(lines)] == notes
+    assert used[1]
+    assert not replica.is_up_to_date
+
+
+async def until_replayed(replica: Replica, number: int) -> None:
+    """Wait until the replica has so many notes."""
+    async with asyncio.timeout(60), replica.database.read() as session:
+        while await session.scalar(text("SELECT count(*) FROM test_notes")) != number:
+            await asyncio.sleep(0.02)
+
+
+def count_checkouts(engine: AsyncEngine) -> list[object]:
+    """Return a list that grows with each connection that is taken from the pool."""
+    found: list[object] = []
+    event.listen(engine.sync_engine, "checkout", lambda *_: found.append(None))
+    return found
 
 
 async def test_promoted_replica_is_not_used(

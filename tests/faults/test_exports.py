@@ -34,8 +34,8 @@ FILL = f"""
         FROM generate_series(1, {POSTS}) i
 """
 HELD = """
-    SELECT pid FROM pg_stat_activity WHERE datname = current_database()
-        AND (state LIKE 'idle in transaction%' OR (state = 'active' AND query LIKE 'COPY%'))
+    SELECT pid FROM pg_stat_activity WHERE pid <> pg_backend_pid() AND datname = current_database()
+        AND state <> 'idle' AND query LIKE '%posts%'
 """
 
 Headers = dict[str, str]

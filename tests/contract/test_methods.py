@@ -24,7 +24,10 @@ PATHS = sorted({*METHODS_BY_PATH, ASSET})
 
 
 def offered(url: str) -> set[str]:
-    """Return the methods of an address: those of every path that it matches."""
+    """Return the methods of an address: its own, or those of every path that it matches."""
+    if url in METHODS_BY_PATH:
+        found = METHODS_BY_PATH[url]
+        return found | {"HEAD"} if "GET" in found else found
     found = {"GET"} if url == ASSET else set()
     for path, methods in METHODS_BY_PATH.items():
         if compile_path(path)[0].fullmatch(url):

@@ -30,6 +30,10 @@ def test_no_limit_by_account_is_a_default_limit() -> None:
 
 @pytest.mark.parametrize("limit", LIMITS.values(), ids=LIMITS.keys())
 def test_the_page_of_the_limits_lists_it(limit: Limit) -> None:
-    rows = [line for line in PAGE.read_text().splitlines() if line.endswith(f"| `{limit.name}` |")]
+    rows = [
+        line
+        for line in PAGE.read_text(encoding="utf-8").splitlines()
+        if line.endswith(f"| `{limit.name}` |")
+    ]
     assert len(rows) == 1, f"docs/limits.md has no row for the limit `{limit.name}`"
     assert f"| {limit.quota:,} in " in rows[0]

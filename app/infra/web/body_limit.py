@@ -15,9 +15,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from app.errors import InvalidRequest, Unavailable
 from app.infra.observability.metrics import REFUSED
 from app.infra.web.body_shape import check_body_shape
+from app.infra.web.known_route import KnownRoute
 from app.infra.web.problems import code_of, problem, problem_of
 from app.infra.web.response_headers import headers_before_body
-from app.infra.web.routing import KnownRoute, route_table_of
+from app.infra.web.routing import route_table_of
 
 UPLOAD_BYTES = 1024 * 1024
 TOO_MANY_UPLOADS = "Too many files are being uploaded. Try again in a moment."

@@ -17,9 +17,10 @@ from app.infra.cache.settings import CacheSettings
 from app.infra.observability.request_context import RequestContext, request_context
 from app.infra.web.cacheable import cache_key
 from app.infra.web.conditional_requests import CacheRequestHeaders, read_cache_headers
+from app.infra.web.known_route import KnownRoute
 from app.infra.web.problems import problem_of
 from app.infra.web.rate_limit import refuse_hit
-from app.infra.web.routing import KnownRoute, route_table_of
+from app.infra.web.routing import route_table_of
 from app.infra.web.stored_response import (
     CapturedResponse,
     decode,

@@ -16,8 +16,8 @@ from starlette.types import Message, Send
 from app.infra.observability.request_context import request_id
 from app.infra.web.conditional_requests import CacheRequestHeaders
 from app.infra.web.etags import entity_tag
+from app.infra.web.known_route import KnownRoute
 from app.infra.web.problems import MEDIA_TYPE as PROBLEM
-from app.infra.web.routing import KnownRoute
 from coherent_cache import Entry, Source
 
 Headers = list[tuple[bytes, bytes]]

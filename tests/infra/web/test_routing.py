@@ -7,7 +7,8 @@ from starlette.routing import BaseRoute, Match
 from starlette.types import Scope
 
 from app.infra.web.routing import RouteTable
-from tests.application import client_of
+from app.settings import Settings
+from tests.application import build, client_of
 
 Client = httpx2.AsyncClient
 
@@ -85,6 +86,23 @@ async def test_the_order_of_routes_keeps_its_meaning() -> None:
     app.router.middleware_stack = RouteTable(app.router)
     async with client_of(app) as client:
         assert (await client.get("/test/notes")).json() == "general"
+
+
+async def test_the_first_path_decides_about_the_method_if_it_has_no_parameters(
+    settings: Settings,
+) -> None:
+    app = build(settings)
+    app.get("/test/lists/export")(name)
+    app.post("/test/lists/export")(name)
+    app.patch("/test/lists/{list_id}")(name)
+    app.patch("/test/others/{list_id}")(name)
+    app.get("/test/others/export")(name)
+    async with client_of(app) as client:
+        refused = await client.patch("/test/lists/export")
+        assert (refused.status_code, refused.headers["allow"]) == (405, "GET, HEAD, POST")
+        assert (await client.post("/test/lists/export")).status_code == 200
+        assert (await client.patch("/test/lists/1")).status_code == 200
+        assert (await client.patch("/test/others/export")).status_code == 200  # it comes first
 
 
 async def test_a_url_can_be_made_for_a_route_of_another_router(application: FastAPI) -> None:

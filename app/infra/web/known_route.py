@@ -1,0 +1,69 @@
+"""What the layers around the routes know about a route, read from it once."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from fastapi.dependencies.models import Dependant
+from fastapi.routing import RouteContext, iter_route_contexts
+from starlette.routing import BaseRoute
+
+from app.infra.web.cacheable import CachePolicy, policy_of, refuse_personal_input
+from app.infra.web.query_parameters import query_parameters
+from app.infra.web.rate_limited import Limits, declared_limits, default_limits
+
+
+@dataclass(frozen=True, slots=True)
+class KnownRoute:
+    """A route.
+
+    `template` is its path, such as `/v1/users/{user_id}`. `parameters` are its query parameters,
+    each with whether it takes several values. `declared_limits` is None without `rate_limited`.
+    """
+
+    context: RouteContext
+    template: str | None
+    parameters: Mapping[str, bool]
+    cache_policy: CachePolicy | None
+    max_body_bytes: int | None
+    declared_limits: Limits | None
+
+    @property
+    def is_literal(self) -> bool:
+        """Whether it has methods, and a path without parameters."""
+        return bool(self.context.methods) and self.template is not None and "{" not in self.template
+
+    def takes(self, method: str) -> bool:
+        methods = self.context.methods
+        return methods is None or method in methods
+
+    def limits(self, method: str) -> Limits:
+        """Return the rate limits of a request. One that gets 405 has the default ones.
+
+        Otherwise a GET of the path of the login, for example, would count as a login.
+        """
+        if self.declared_limits is None or not self.takes(method):
+            return default_limits(method)
+        return self.declared_limits
+
+
+def known_routes(entry: BaseRoute) -> list[KnownRoute]:
+    """Return the routes of an entry of a router, which is a route or an included router.
+
+    Raises `TypeError` for a route that is declared cacheable and depends on the client.
+    """
+    return [_known_route(context) for context in iter_route_contexts([entry])]
+
+
+def _known_route(context: RouteContext) -> KnownRoute:
+    dependant: Dependant | None = getattr(context, "dependant", None)
+    policy = policy_of(context.endpoint)
+    if policy is not None and dependant is not None:
+        refuse_personal_input(f"GET {context.path_format}", dependant)
+    return KnownRoute(
+        context=context,
+        template=context.path_format,
+        parameters=dict(query_parameters(dependant)) if dependant else {},
+        cache_policy=policy,
+        max_body_bytes=getattr(context, "max_body_size", None),
+        declared_limits=declared_limits(context.endpoint),
+    )

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from dev.rename import current_name
 from dev.servers import ROOT
@@ -14,6 +15,8 @@ from dev.tools import run_module
 
 DOCUMENT = "tests/contract/openapi.json"
 CLIENT = "clients/python"
+BINARY = {"type": "string", "format": "binary"}
+OCTETS = "application/octet-stream"  # the only binary media type that the generator knows
 GENERATE = "from openapi_python_client.cli import app; app()"
 
 
@@ -41,7 +44,11 @@ def generate_client(document: Path, folder: Path, name: str) -> str:
     """Generate a package with its metadata. Return what is said about parts that are left out."""
     configuration = folder.with_suffix(".json")
     # The hooks of the generator look for ruff on the PATH.
-    options = {"project_name_override": name, "post_hooks": []}
+    options = {
+        "project_name_override": name,
+        "post_hooks": [],
+        "content_type_overrides": dict.fromkeys(_binary_media_types(document), OCTETS),
+    }
     configuration.write_text(json.dumps(options), encoding="utf-8")
     arguments = ["generate", "--meta", "uv", "--path", str(document)]
     arguments += ["--config", str(configuration), "--output-path", str(folder)]
@@ -61,3 +68,21 @@ def generate_client(document: Path, folder: Path, name: str) -> str:
     run_module("ruff", "check", "--fix-only", "--quiet", str(folder))
     run_module("ruff", "format", "--quiet", str(folder))
     return (said + done.stderr).strip()
+
+
+def _binary_media_types(document: Path) -> set[str]:
+    """Return the media types of the document whose content is bytes, such as those of pictures."""
+    found = set()
+
+    def visit(node: Any) -> None:
+        if isinstance(node, dict):
+            for name, value in node.items():
+                if isinstance(value, dict) and value.get("schema") == BINARY:
+                    found.add(name)
+                visit(value)
+        elif isinstance(node, list):
+            for one in node:
+                visit(one)
+
+    visit(json.loads(document.read_text(encoding="utf-8")))
+    return found

@@ -154,7 +154,12 @@ async def test_process_is_ready_without_valkey(client: Client) -> None:
     assert response.status_code == 200
     assert response.json() == {
         "status": "ready",
-        "checks": {"database": "ok", "valkey": "not used", "cache": "not used"},
+        "checks": {
+            "database": "ok",
+            "valkey": "not used",
+            "storage": "ok",
+            "cache": "not used",
+        },
     }
 
 

@@ -275,10 +275,10 @@ async def _export_in_one_transaction(
     """Export as many services do: a transaction is open until the client has read everything."""
 
     async def lines() -> AsyncIterator[bytes]:
-        async with self._resources.database.transaction() as session:
-            rows = text(f"SELECT row_to_json({export.name}.*)::text || E'\\n' FROM {export.name}")
-            async for line in await session.stream_scalars(rows):
-                yield line.encode()
+        async with AsyncSession(self._resources.database.engine) as session:
+            rows = await session.scalars(text(f"SELECT body FROM {export.name}"))
+            for line in rows:
+                yield line.encode() * 100
 
     return StreamingResponse(lines())
 

@@ -95,8 +95,11 @@ async def held_by_stalled_readers(
 ) -> int:
     """Return how many connections are held once all buffers of the sockets are full."""
     async with AsyncExitStack() as stack:
-        for headers in accounts:
-            await anext(await stack.enter_async_context(reader(service, headers)))
+        stalled = [
+            await stack.enter_async_context(reader(service, headers)) for headers in accounts
+        ]
+        for pieces in stalled:
+            await anext(pieces)
         held, until = len(accounts), time.monotonic() + STALL_SECONDS
         while held and time.monotonic() < until:
             held = min(held, len(await backend.rows(HELD)))

@@ -7,7 +7,10 @@ A route that declares more than a MiB takes uploads. What their bodies have beyo
 a budget of the process, so that uploads cannot use up its memory.
 """
 
-from dataclasses import dataclass
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import ExitStack, asynccontextmanager
+from dataclasses import dataclass, field
 
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -21,6 +24,7 @@ from app.infra.web.response_headers import headers_before_body
 from app.infra.web.routing import route_table_of
 
 UPLOAD_BYTES = 1024 * 1024
+READ_AT_ONCE, TURN_SECONDS = 4, 1.0
 TOO_MANY_UPLOADS = "Too many files are being uploaded. Try again in a moment."
 
 
@@ -57,17 +61,25 @@ class BodyLimitMiddleware:
         try:
             if length is not None and length > limit_bytes:
                 raise TooLarge(limit_bytes)
-            body = await self._read(receive, limit_bytes, upload)
             if limit_bytes > UPLOAD_BYTES:
+                async with upload.turn():
+                    body = await self._read(receive, limit_bytes, upload)
                 upload.begin()
+            else:
+                body = await self._read(receive, limit_bytes, upload)
             check_body_shape(scope, body, self._most_values)
         except TooLarge as too_large:
             scope.update(found)  # the problem depends on the endpoint
             await self._refuse(too_large, scope, receive, send)
-        except (InvalidRequest, Unavailable) as error:
-            REFUSED.labels("uploads" if error.status == 503 else "body_shape").inc()
+        except Unavailable as busy:
+            REFUSED.labels("uploads").inc()
+            response = problem_of(scope, busy)
+            response.headers.update(headers_before_body(scope))
+            await response(scope, receive, send)
+        except InvalidRequest as invalid:
+            REFUSED.labels("body_shape").inc()
             scope.update(found)
-            await problem_of(scope, error)(scope, receive, send)
+            await problem_of(scope, invalid)(scope, receive, send)
         else:
             await self.app(scope, _replay(body, receive), send)
         finally:
@@ -110,6 +122,7 @@ class _Budget:
 
     places: int
     spare_bytes: int
+    turns: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(READ_AT_ONCE))
 
 
 class _Upload:
@@ -119,6 +132,30 @@ class _Upload:
         self._budget = budget
         self._taken = 0
         self._places = 0
+
+    @asynccontextmanager
+    async def turn(self) -> AsyncIterator[None]:
+        """Wait for a turn to be read, or raise `Unavailable`.
+
+        Otherwise many bodies would be read only to be refused. A client that sends slowly costs
+        little, so others need not wait for it: its turn ends after `TURN_SECONDS`, and its body is
+        read on.
+        """
+        turns = self._budget.turns
+        try:
+            async with asyncio.timeout(TURN_SECONDS):
+                await turns.acquire()
+        except TimeoutError:
+            raise Unavailable(TOO_MANY_UPLOADS) from None
+        with ExitStack() as end:
+            end.callback(turns.release)
+            timer = asyncio.get_running_loop().call_later(TURN_SECONDS, end.close)
+            try:
+                if self._budget.places <= 0:
+                    raise Unavailable(TOO_MANY_UPLOADS)
+                yield
+            finally:
+                timer.cancel()
 
     def grow_to(self, size: int) -> None:
         """Take what the body has beyond the size of an ordinary one, or raise `Unavailable`."""

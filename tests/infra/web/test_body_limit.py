@@ -196,3 +196,23 @@ async def test_upload_that_breaks_off_gives_its_bytes_back(uploads: httpx2.Async
     for _ in range(5):
         assert (await uploads.post("/uploads", content=broken())).is_error
     assert (await uploads.post("/uploads", content=b" " * 4 * MIB)).status_code == 200
+
+
+async def test_clients_that_send_slowly_do_not_keep_others_from_uploading(
+    uploads: httpx2.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.infra.web.body_limit.TURN_SECONDS", 0.5)
+    forever = asyncio.Event()
+
+    async def slow() -> AsyncIterator[bytes]:
+        yield b" "
+        await forever.wait()
+
+    sending = [asyncio.create_task(uploads.post("/uploads", content=slow())) for _ in range(6)]
+    await asyncio.sleep(0.1)
+    while (await uploads.post("/uploads", content=b" ")).status_code != 200:
+        await asyncio.sleep(0.1)
+    forever.set()
+    assert 200 in {answer.status_code for answer in await asyncio.gather(*sending)}
+    answers = await asyncio.gather(*(uploads.post("/uploads", content=b" ") for _ in range(6)))
+    assert {answer.status_code for answer in answers} == {200}

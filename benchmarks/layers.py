@@ -128,6 +128,8 @@ def stacks(log: Log) -> dict[str, ASGIApp]:
                 BodyLimitMiddleware,
                 limit_bytes=settings.limits.body_bytes,
                 most_values=settings.limits.body_values,
+                uploads=settings.limits.uploads,
+                upload_bytes=settings.limits.upload_bytes,
             ),
         ),
         ("concurrency limit", limited),

@@ -24,6 +24,7 @@ from app.infra.database.base import Base
 from app.infra.observability.diagnostics import listeners
 from app.infra.resources import ProcessResources
 from app.infra.settings_base.sources import ignore_libpq_variables
+from app.infra.shutdown import server_shutdown
 from app.infra.web import response_cache
 from app.settings import Settings
 from coherent_cache import budget, trust
@@ -235,3 +236,9 @@ def statements(resources: ProcessResources) -> Iterator[list[str]]:
     """The SQL that was sent to the database since the test began, or since `.clear()`."""
     with recorded_statements(resources) as sent:
         yield sent
+
+
+@pytest.fixture
+def own_shutdown(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let the shutdown of the server reach only the applications that this test starts."""
+    monkeypatch.setattr(server_shutdown, "events", set())

@@ -156,7 +156,9 @@ async def test_head_request_ends_at_once_and_keeps_no_place(run: Run) -> None:
         assert case.places == 0
 
 
-async def test_streams_end_with_an_event_when_the_server_shuts_down(run: Run) -> None:
+async def test_streams_end_with_an_event_when_the_server_shuts_down(
+    own_shutdown: None, run: Run
+) -> None:
     async with run() as case:
         listeners = [Listening(case.app, case.url) for _ in range(3)]
         await eventually(lambda: all(len(one.messages) > 1 for one in listeners))

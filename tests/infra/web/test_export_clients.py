@@ -23,7 +23,7 @@ from app.infra.web import batch_response, exports
 from app.infra.web.server_error import ClientTooSlow
 from app.settings import Settings
 from graceful_gunicorn import protocol_class
-from tests.application import client_of
+from tests.application import client_of, running
 from tests.exports import connections_in_use, lines_of
 from tests.sample.factory import NoteFactory
 
@@ -270,13 +270,13 @@ async def abort(url: str, make: NoteFactory, user: User, after_bytes: int) -> No
 
 
 async def test_an_export_ends_visibly_when_the_server_shuts_down(
-    app: FastAPI, settings: Settings, make: NoteFactory, caplog: pytest.LogCaptureFixture
+    own_shutdown: None, settings: Settings, make: NoteFactory, caplog: pytest.LogCaptureFixture
 ) -> None:
     """The client resumes, for example at another instance."""
     await make_many(make, 20_000)
     headers = {**make.headers(await make.user()), "Accept-Encoding": "identity"}
     received = b""
-    async with served(app, settings) as url:
+    async with running(settings) as app, served(app, settings) as url:
         async with httpx2.AsyncClient(base_url=url, timeout=PATIENCE_SECONDS) as client:
             with pytest.raises(httpx2.RemoteProtocolError):
                 async with client.stream("GET", URL, headers=headers) as response:
@@ -286,10 +286,9 @@ async def test_an_export_ends_visibly_when_the_server_shuts_down(
                         received += piece
         lines = lines_of(received)
         assert 0 < len(lines) < 20_000
-    app.state.exports.shutdown.clear()
     assert "A response was cut off: the server shuts down" in caplog.text
     assert not [one for one in caplog.records if one.levelno >= logging.ERROR]
-    async with client_of(app) as client:
-        url = f"{URL}?cursor={lines[-1]['cursor']}"
+    url = f"{URL}?cursor={lines[-1]['cursor']}"
+    async with running(settings) as another, client_of(another) as client:
         lines += lines_of((await client.get(url, headers=headers)).content)
     assert [int(line["title"]) for line in lines] == list(range(1, 20_001))

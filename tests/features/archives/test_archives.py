@@ -142,7 +142,8 @@ async def clean_up(resources: ProcessResources) -> None:
     await run_jobs(resources)
     async with resources.database.transaction() as session:
         await session.execute(text("DELETE FROM pgqueuer WHERE entrypoint = 'archives.clean_up'"))
-        await session.execute(text("UPDATE stored_objects SET check_at = least(check_at, now())"))
+        soon = "UPDATE stored_objects SET check_at = now() WHERE check_at > now()"
+        await session.execute(text(soon))
     await delete_unreferenced(resources.database, resources.objects)
 
 

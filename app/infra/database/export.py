@@ -164,9 +164,11 @@ class ExportReader:
         if not copied.text:
             return None
         if copied.rows:
-            # A batch that was limited by its bytes is followed by a smaller one, which reads fewer
-            # rows in vain.
-            self._limit = min(MAX_ROWS, 2 * copied.rows)
+            # After a batch that was limited by its bytes, few more rows are tried than it had: the
+            # rows that do not fit are read in vain.
+            was_full = copied.rows < self._limit
+            more = copied.rows // 8 + 1 if was_full else copied.rows
+            self._limit = min(MAX_ROWS, copied.rows + more)
             end = bytes(copied.text[-CURSOR_LENGTH - 3 :]).rstrip(b'"}\n')
             cursor = end[-CURSOR_LENGTH:].decode()
             self._after = CURSORS.decode(cursor, self._after.list_id)

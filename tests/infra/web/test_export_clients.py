@@ -24,7 +24,7 @@ from app.infra.web.server_error import ClientTooSlow
 from app.settings import Settings
 from graceful_gunicorn import protocol_class
 from tests.application import client_of, running
-from tests.exports import connections_in_use, lines_of
+from tests.exports import CODINGS, connections_in_use, decompressed, lines_of
 from tests.sample.factory import NoteFactory
 
 URL = "/test/notes/export"
@@ -128,6 +128,16 @@ async def test_a_slow_reader_holds_no_connection_and_no_snapshot(
         assert [line["id"] for line in lines_of(reader.body)] == [note.id for note in notes]
 
 
+@pytest.mark.parametrize("coding", CODINGS)
+async def test_a_batch_can_be_decompressed_as_soon_as_it_has_arrived(
+    app: FastAPI, make: NoteFactory, small_batches: None, coding: str
+) -> None:
+    await make.notes(9)
+    headers = {**make.headers(await make.user()), "Accept-Encoding": coding}
+    async with reading(app, headers) as reader:
+        assert len(lines_of(decompressed(reader.body, coding))) == 2
+
+
 async def test_a_place_is_given_back_however_the_export_ends(
     app: FastAPI, make: NoteFactory, small_batches: None, impatient: None
 ) -> None:
@@ -183,7 +193,7 @@ async def test_a_client_that_never_reads_is_cut_off(
     await make.notes(9)
     async with reading(app, make.headers(await make.user())) as reader:
         assert reader.task is not None
-        await asyncio.wait([reader.task])
+        await asyncio.wait([reader.task], timeout=PATIENCE_SECONDS)
         assert not reader.is_complete
         with pytest.raises(ClientTooSlow):
             reader.task.result()

@@ -58,9 +58,12 @@ async def test_each_process_shows_what_the_other_wrote(urls: list[str]) -> None:
     async with httpx2.AsyncClient(timeout=PATIENCE_SECONDS) as client:
         for text in ("first", "second"):
             (await client.put(one, params={"text": text})).raise_for_status()
-            answers = [await client.get(other) for _ in range(2)]
-            assert [answer.text for answer in answers] == [text, text]
-            assert answers[1].headers["x-cache"] == "HIT"
+            is_cached = False
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                while not is_cached:  # a busy machine may take too long for a look-up
+                    answer = await client.get(other)
+                    assert answer.text == text
+                    is_cached = answer.headers["x-cache"] == "HIT"
 
 
 async def test_tests_of_the_package_run_without_the_rest_of_the_repository(

@@ -11,7 +11,7 @@ from typing import Any
 
 import asyncpg
 import pytest
-from sqlalchemy import event, text
+from sqlalchemy import UniqueConstraint, event, text
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.infra.database.base import Base
@@ -164,7 +164,9 @@ def test_every_list_has_a_plan() -> None:
 
 def test_every_foreign_key_leads_an_index() -> None:
     for table in Base.metadata.tables.values():
-        leading = {next(iter(index.columns)).name for index in table.indexes if index.columns}
+        unique = [one for one in table.constraints if isinstance(one, UniqueConstraint)]
+        groups = [*(one.columns for one in table.indexes), *(one.columns for one in unique)]
+        leading = {next(iter(columns)).name for columns in groups if columns}
         for key in table.foreign_keys:
             assert key.parent.name in leading, f"{table.name}.{key.parent.name} has no index"
 

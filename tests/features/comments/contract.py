@@ -47,7 +47,7 @@ CONTRACT = Contract(
     lookups=(
         Lookup(
             "SELECT * FROM comments WHERE post_id = $1 AND id > $2 ORDER BY id LIMIT 100",
-            [5, 19_000],
+            [6, 0],
             "ix_comments_post_id_id",
         ),
         Lookup(

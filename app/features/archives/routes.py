@@ -36,7 +36,7 @@ async def create_archive(
 
     409 `archive_in_progress` while it is being made.
     """
-    archive = await service.create_archive(session, user)
+    archive = await service.create_archive(session, resources.objects, user)
     response.headers["Location"] = f"/v1/archives/{archive.id}"
     return _to_read(archive, resources)
 

@@ -18,6 +18,7 @@ from app.infra.jobs.enqueue import enqueue
 from app.infra.jobs.inspection import find_live
 from app.infra.jobs.registry import JobContext
 from app.infra.resources import ProcessResources
+from app.infra.storage.store import ObjectStore
 from app.infra.storage.stored_objects import refer, release, reserve
 from app.infra.storage.zip_stream import ZipStream
 
@@ -34,12 +35,13 @@ FILES: dict[str, ListRows] = {
 }
 
 
-async def create_archive(session: AsyncSession, user: User) -> Archive:
+async def create_archive(session: AsyncSession, objects: ObjectStore, user: User) -> Archive:
     """Ask for an archive. Raises `Conflict` while another one is made, and `RateLimited`.
 
     One that fails does not count. An insert that succeeds keeps other requests from inserting, so
     the check after it cannot miss one.
     """
+    objects.require()
     await users.keep_account(session, user)
     archive = await queries.insert_archive(session, user.id)
     if archive is None:

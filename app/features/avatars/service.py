@@ -56,6 +56,7 @@ async def store_picture(
 
     Raises `InvalidRequest` for a file that is damaged, or too large.
     """
+    resources.objects.require()
     try:
         made = await processes.run(make_avatar, file.content, file.format)
     except RefusedImage as refused:

@@ -11,7 +11,14 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import TypeVar
 
-from obstore import delete_async, get_range_async, head_async, open_writer_async, put_async
+from obstore import (
+    delete_async,
+    get_range_async,
+    head_async,
+    list_with_delimiter_async,
+    open_writer_async,
+    put_async,
+)
 from obstore.exceptions import BaseError
 from obstore.store import LocalStore, S3Store
 
@@ -26,7 +33,8 @@ Write = Callable[[bytes], Awaitable[None]]
 
 MIB = 1024 * 1024
 PART_BYTES = 8 * MIB  # of an object that is written piece by piece. S3 takes 10,000 parts
-PROBE = "probe"  # a key that does not exist
+NEED_OBJECT = ("head", "get", "delete")
+PROBE = "probe"  # a prefix that no key has
 
 
 class ObjectStore:
@@ -60,7 +68,8 @@ class ObjectStore:
     async def delete(self, key: str) -> None:
         """Delete an object, if it exists."""
         store = self._opened
-        await self._run("delete", lambda: delete_async(store, key))
+        if await self._run("delete", lambda: _delete(store, key)) is None:
+            await self._list()  # otherwise it is the bucket that does not exist
 
     @asynccontextmanager
     async def writer(self, key: str) -> AsyncIterator[Write]:
@@ -86,10 +95,18 @@ class ObjectStore:
         if self._store is None:
             return "not used"
         try:
-            await self.size(PROBE)
+            await self._list()
         except Unavailable:
             return "unavailable"
         return "ok"
+
+    @property
+    def is_set(self) -> bool:
+        return self._store is not None
+
+    def require(self) -> None:
+        """Raise `Unavailable` if no store is set, before work that would be in vain."""
+        _ = self._opened
 
     @property
     def _opened(self) -> LocalStore | S3Store:
@@ -97,8 +114,16 @@ class ObjectStore:
             raise Unavailable("This service has no store for files.")
         return self._store
 
+    async def _list(self) -> None:
+        """Make a call that fails if there is no bucket. All others may be answered with 404."""
+        store = self._opened
+        await self._run("list", lambda: list_with_delimiter_async(store, PROBE))
+
     async def _run(self, operation: str, call: Callable[[], Awaitable[T]]) -> T | None:
-        """Return the result, or None if the object does not exist."""
+        """Return the result, or None if the object does not exist.
+
+        For a call that needs no object, a 404 is an error: the bucket does not exist.
+        """
         began, result = time.perf_counter(), "error"
         try:
             with self._breaker.call():
@@ -107,12 +132,19 @@ class ObjectStore:
                         answer = await call()
                     result = "ok"
                 except FileNotFoundError:
+                    if operation not in NEED_OBJECT:
+                        raise
                     answer, result = None, "missing"
         except (BreakerOpen, BaseError, OSError) as error:
             raise Unavailable("The store for files does not answer.") from error
         finally:
             STORAGE_SECONDS.labels(operation, result).observe(exact(time.perf_counter() - began))
         return answer
+
+
+async def _delete(store: LocalStore | S3Store, key: str) -> bool:
+    await delete_async(store, key)
+    return True
 
 
 def _log_open(error: Exception) -> None:

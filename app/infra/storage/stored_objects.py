@@ -79,6 +79,8 @@ async def release(session: AsyncSession, *object_ids: int) -> None:
 
 async def delete_unreferenced(database: Database, store: ObjectStore) -> None:
     """Delete objects that nothing refers to, each in a transaction of its own."""
+    if not store.is_set:
+        return
     for _ in range(MOST_DELETED):
         async with database.transaction() as session:
             row = (await session.execute(NEXT)).one_or_none()

@@ -39,7 +39,8 @@ class BodyLimitMiddleware:
 
     The limit is the `max_body_size` of the route. If that is a MiB or less, it is also at most
     `limit_bytes`. All uploads together may have `upload_bytes` beyond that, and `uploads` of them
-    run at the same time. Others get 503. No body may contain more than `most_values` values.
+    run at the same time. Others get 503. No body that a route parses may contain more than
+    `most_values` values. The bytes of a file may be anything, whatever its Content-Type says.
     """
 
     def __init__(
@@ -67,7 +68,8 @@ class BodyLimitMiddleware:
                 upload.begin()
             else:
                 body = await self._read(receive, limit_bytes, upload)
-            check_body_shape(scope, body, self._most_values)
+            if route is None or route.parses_body:
+                check_body_shape(scope, body, self._most_values)
         except TooLarge as too_large:
             scope.update(found)  # the problem depends on the endpoint
             await self._refuse(too_large, scope, receive, send)

@@ -17,7 +17,9 @@ class KnownRoute:
     """A route.
 
     `template` is its path, such as `/v1/users/{user_id}`. `parameters` are its query parameters,
-    each with whether it takes several values. `declared_limits` is None without `rate_limited`.
+    each with whether it takes several values. `parses_body` is false for a route of FastAPI that
+    has no parameter for the body, such as an upload that reads `request.body()`.
+    `declared_limits` is None without `rate_limited`.
     """
 
     context: RouteContext
@@ -25,6 +27,7 @@ class KnownRoute:
     parameters: Mapping[str, bool]
     cache_policy: CachePolicy | None
     max_body_bytes: int | None
+    parses_body: bool
     declared_limits: Limits | None
 
     @property
@@ -65,5 +68,10 @@ def _known_route(context: RouteContext) -> KnownRoute:
         parameters=dict(query_parameters(dependant)) if dependant else {},
         cache_policy=policy,
         max_body_bytes=getattr(context, "max_body_size", None),
+        parses_body=dependant is None or _has_body_parameter(dependant),
         declared_limits=declared_limits(context.endpoint),
     )
+
+
+def _has_body_parameter(dependant: Dependant) -> bool:
+    return bool(dependant.body_params) or any(map(_has_body_parameter, dependant.dependencies))

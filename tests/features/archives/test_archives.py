@@ -17,6 +17,7 @@ from app.features.archives import queries, service
 from app.features.users.models import User
 from app.infra.jobs.enqueue import enqueue
 from app.infra.resources import ProcessResources
+from app.infra.storage.store import ObjectStore
 from app.infra.storage.stored_objects import delete_unreferenced
 from tests.features.archives.factory import ArchiveFactory
 from tests.features.avatars.factory import AvatarFactory
@@ -114,6 +115,15 @@ async def test_one_archive_is_made_at_a_time(
     assert refused.json()["code"] == "archive_in_progress"
     assert int(refused.headers["retry-after"]) > 0
     assert await queued(resources) == [("archives.build", "queued")]
+
+
+async def test_without_a_store_no_archive_is_begun(
+    owner: User, resources: ProcessResources
+) -> None:
+    with pytest.raises(Unavailable, match="no store for files"):
+        async with resources.database.transaction() as session:
+            await service.create_archive(session, ObjectStore(None, 1), owner)
+    assert await queued(resources) == []
 
 
 async def test_one_archive_is_made_in_a_day(

@@ -17,6 +17,11 @@ def written(image: Image.Image, file_format: str = "PNG", **options: Any) -> byt
     return target.getvalue()
 
 
+def noise(side: int = 1_000) -> Image.Image:
+    """Return an image whose file is large, and has all values of a byte about equally often."""
+    return Image.merge("RGB", [Image.effect_noise((side, side), 100) for _ in "RGB"])
+
+
 def opened(content: bytes) -> Image.Image:
     image = Image.open(BytesIO(content))
     image.load()

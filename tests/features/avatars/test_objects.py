@@ -1,6 +1,7 @@
 """Files that nobody needs are deleted, and no other ones."""
 
 import asyncio
+from dataclasses import replace
 
 import httpx2
 import pytest
@@ -10,7 +11,9 @@ from app.errors import Unavailable
 from app.features.avatars import service
 from app.features.avatars.service import object_key
 from app.features.users.models import User
+from app.infra.process_pool import ProcessPool
 from app.infra.resources import ProcessResources
+from app.infra.storage.store import ObjectStore
 from app.infra.storage.stored_objects import delete_unreferenced, refer, reserve
 from tests.features.avatars.factory import AvatarFactory
 from tests.features.avatars.pictures import quarters, written
@@ -105,6 +108,27 @@ async def test_request_that_is_too_late_is_refused(
     with pytest.raises(Unavailable):
         async with resources.database.transaction() as session:
             await refer(session, object_id)
+
+
+async def test_without_a_store_an_upload_is_refused_at_once(
+    make: AvatarFactory, owner: User, resources: ProcessResources, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No picture is decoded, and the job for files waits for a store."""
+
+    async def run(*_: object) -> None:
+        raise AssertionError("A picture was decoded.")
+
+    await make.avatar(owner)
+    async with resources.database.transaction() as session:
+        await service.delete_avatar(session, owner)
+    without = replace(resources, objects=ObjectStore(None, 1))
+    monkeypatch.setattr(ProcessPool, "run", run)
+    processes = ProcessPool(1, queue=1, queue_seconds=1, seconds=1, memory_bytes=1)
+    with pytest.raises(Unavailable, match="no store for files"):
+        await service.store_picture(without, processes, service.read_file(written(quarters())))
+    await delete_unreferenced(without.database, without.objects)
+    async with resources.database.read() as session:
+        assert await session.scalar(text("SELECT count(*) FROM stored_objects")) == 1
 
 
 @pytest.mark.slow

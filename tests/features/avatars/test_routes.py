@@ -9,7 +9,7 @@ from PIL import Image
 
 from app.features.users.models import User
 from tests.features.avatars.factory import AvatarFactory
-from tests.features.avatars.pictures import colours, opened, quarters, written
+from tests.features.avatars.pictures import colours, noise, opened, quarters, written
 
 Client = httpx2.AsyncClient
 Headers = dict[str, str]
@@ -103,9 +103,18 @@ async def test_what_is_no_picture_is_refused(
     assert me.json()["avatar_url"] is NO_AVATAR
 
 
-async def test_content_decides_and_not_the_content_type(client: Client, headers: Headers) -> None:
-    sent = {**headers, "Content-Type": "text/html"}
-    assert await upload(client, sent, written(quarters(), "JPEG"))
+@pytest.mark.parametrize(
+    "content_type",
+    ["text/html", "application/json", "application/x-www-form-urlencoded", "multipart/form-data"],
+)
+async def test_content_decides_and_not_the_content_type(
+    client: Client, headers: Headers, content_type: str
+) -> None:
+    """`curl --data-binary` says that a file is a form."""
+    file = written(noise(), "JPEG", quality=95)
+    assert len(file) > 1_000_000
+    assert file.count(b"&") > 1_000
+    assert await upload(client, {**headers, "Content-Type": content_type}, file)
 
 
 async def test_file_may_be_larger_than_other_bodies_up_to_a_limit(

@@ -11,7 +11,7 @@ import pytest
 from app.errors import Unavailable
 from app.infra.storage.opening import delete_unfinished, open_store
 from app.infra.storage.settings import StorageSettings
-from app.infra.storage.store import ObjectStore
+from app.infra.storage.store import MIB, ObjectStore
 from app.settings import Settings
 
 KEY = "test/one"
@@ -37,8 +37,10 @@ async def test_object_is_stored_read_and_deleted(store: ObjectStore) -> None:
     assert await store.read(KEY, 3, 4) == b"3456"
     await store.put(KEY, b"new")
     assert await store.read(KEY, 0, 3) == b"new"
+    assert await store.check() == "ok"
     await store.delete(KEY)
     await store.delete(KEY)
+    assert await store.check() == "ok"
     assert await store.size(KEY) is None
     assert await store.read(KEY, 0, 3) is None
 
@@ -96,6 +98,34 @@ async def test_store_that_is_away_is_unavailable(caplog: pytest.LogCaptureFixtur
     assert await calls(store) == ["The store for files does not answer."] * 5
     assert await store.check() == "unavailable"
     assert "correct the settings STORAGE_" in caplog.text
+
+
+async def test_bucket_that_does_not_exist_is_unavailable() -> None:
+    """S3 answers 404 to everything then. Only a read cannot tell that from a missing object."""
+
+    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.1 404 Not Found\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+        await writer.drain()
+        writer.close()
+
+    async def write() -> None:
+        async with opened().writer(KEY) as write:
+            for _ in range(20):
+                await write(b"x" * MIB)
+
+    def opened() -> ObjectStore:
+        return open_store(AWAY.model_copy(update={"endpoint": address}))
+
+    server = await asyncio.start_server(refuse, "127.0.0.1", 0)
+    address = "http://{}:{}".format(*server.sockets[0].getsockname())
+    for call in (opened().put(KEY, b"x"), write(), opened().delete(KEY)):
+        with pytest.raises(Unavailable):
+            await call
+    assert await calls(opened()) == ["The store for files does not answer."] * 3
+    assert await opened().check() == "unavailable"
+    assert await opened().size(KEY) is None
+    server.close()
 
 
 async def test_store_that_does_not_answer_is_asked_no_more() -> None:

@@ -69,7 +69,7 @@ class Clients:
 
     async def _read(self, reader: asyncio.StreamReader) -> None:
         while data := await reader.read(65_536):
-            self.received += data.count(b"\nid: ")
+            self.received += data.count(b"\ndata: ")
 
     async def until(self, number: int) -> None:
         async with asyncio.timeout(60):

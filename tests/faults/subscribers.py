@@ -15,7 +15,7 @@ from dev.address import Address
 from tests.faults.callers import raise_first
 
 STATUS = re.compile(rb"HTTP/1\.1 (\d+)")
-EVENT = re.compile(rb"id: (\d+)\ndata: [^\n]*\n\n")
+EVENT = re.compile(rb"id: (\d+)\n(data: [^\n]*\n)?\n")
 SMALL_BUFFER = 4_096
 MOST_PAUSE_SECONDS = 0.5
 REFUSED_PAUSE_SECONDS = 1.0
@@ -28,6 +28,7 @@ class Subscriber:
     address: Address
     path: str
     ids: list[int] = field(default_factory=list)
+    last: int | None = None  # a stream names its place before the first event
     connections: int = 0
     statuses: set[int] = field(default_factory=set)
 
@@ -43,7 +44,7 @@ class Subscriber:
             await asyncio.sleep(random.uniform(0, MOST_PAUSE_SECONDS))
 
     async def _read(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        writer.write(head(self.path, self.ids[-1] if self.ids else None))
+        writer.write(head(self.path, self.last))
         answer = STATUS.match(await reader.readuntil(b"\r\n\r\n"))
         assert answer is not None
         self.statuses.add(int(answer[1]))
@@ -56,7 +57,9 @@ class Subscriber:
             rest += data
             end = 0
             for found in EVENT.finditer(rest):
-                self.ids.append(int(found[1]))
+                self.last = int(found[1])
+                if found[2]:
+                    self.ids.append(self.last)
                 end = found.end()
             rest = rest[end:]
 

@@ -6,42 +6,30 @@ while it is away, and now and then in any case, all topics are compared with the
 """
 
 import asyncio
-import logging
-import random
 import time
 from collections import defaultdict
 from collections.abc import AsyncIterator, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager, suppress
 
-from sqlalchemy.exc import SQLAlchemyError
-
-from app.errors import AppError
-from app.infra.database.error_mapping import describe
 from app.infra.database.sessions import Database
+from app.infra.events.catch_up import CatchUp
 from app.infra.events.feed import Feed
 from app.infra.events.places import Places
+from app.infra.events.reader import DATABASE_ERRORS, PAGE, Reader, pause_after
 from app.infra.events.settings import EventsSettings
-from app.infra.events.topic import Frame, Listener, Topic, frames_of
+from app.infra.events.topic import Listener, Topic
 from app.infra.observability.background import detached, in_background
 from app.infra.observability.metrics import EVENT_LISTENERS, EVENTS_SENT
-from app.infra.observability.repeat_filter import RepeatFilter
 from app.infra.resources import ProcessResources
 from app.infra.shutdown import shutdown_event
 from coherent_cache import Cache
 
-logger = logging.getLogger(__name__)
-logger.addFilter(RepeatFilter())  # while the database is down, every read fails
-
-DATABASE_ERRORS = (AppError, SQLAlchemyError)
-PAGE = 100  # events in one read
 POLL_SECONDS = 1.0  # between comparisons with the database, while Valkey is away
 CHECK_SECONDS = 15.0  # and while it is not
-MIN_PAUSE_SECONDS, MAX_PAUSE_SECONDS = 0.3, 1.0  # after a read that failed
-CATCHING_UP = 2  # how many clients read events that the topic no longer has, at the same time
 
 
 class EventHub:
-    """The topics of one process. All of them use `CATCHING_UP` + 1 connections at most."""
+    """The topics of one process. They use one connection, and `CatchUp` its own few."""
 
     def __init__(self, settings: EventsSettings, database: Database, cache: Cache | None) -> None:
         self.settings = settings
@@ -54,7 +42,8 @@ class EventHub:
         self._due: set[Topic] = set()
         self._compared_at = float("-inf")
         self._work = asyncio.Event()
-        self._catching_up = asyncio.Semaphore(CATCHING_UP)
+        self._reader = Reader(database)
+        self._catch_up = CatchUp(self._reader, self.has_ended)
 
     @asynccontextmanager
     async def running(self) -> AsyncIterator[None]:
@@ -79,6 +68,8 @@ class EventHub:
         """
         with self._places.take(client):
             topic = self._find(feed, key) or self._open(Topic(feed, key, newest))
+            if newest > topic.position:
+                self._make_due(topic)
             topic.listeners.add(listener := Listener(topic, after))
             try:
                 yield listener
@@ -95,31 +86,13 @@ class EventHub:
         while not self.has_ended(listener):
             found = listener.take()
             if found is None:
-                found = await self._catch_up(listener)
+                found = await self._catch_up.next_events(listener, until)
                 is_late = asyncio.get_running_loop().time() >= until
             else:
                 is_late = not found and not await listener.wait(until)
             if found or is_late:
                 return found
         return []
-
-    async def _catch_up(self, listener: Listener) -> list[bytes]:
-        """Read events that the topic no longer has, or wait a moment if the database is away."""
-        topic, after = listener.topic, listener.position
-        async with self._catching_up:
-            known = topic.position  # the read will show all events up to here
-            try:
-                frames = await self._read(topic, after)
-            except DATABASE_ERRORS as error:
-                _log(error)
-                await listener.wait(asyncio.get_running_loop().time() + _pause())
-                return []
-        if len(frames) == PAGE:
-            listener.position = frames[-1].id
-        else:
-            listener.position = max(known, frames[-1].id if frames else 0)
-            topic.add_earlier(after, frames, known)
-        return [frame.content for frame in frames]
 
     def _find(self, feed: Feed, key: int) -> Topic | None:
         for topic in self._topics.get(feed.tag(key), ()):
@@ -130,9 +103,12 @@ class EventHub:
     def _open(self, topic: Topic) -> Topic:
         """Add a topic, and read what was added since the caller looked."""
         self._topics.setdefault(topic.tag, []).append(topic)
-        self._due.add(topic)
-        self._work.set()
+        self._make_due(topic)
         return topic
+
+    def _make_due(self, *topics: Topic) -> None:
+        self._due.update(topics)
+        self._work.set()
 
     def _close(self, topic: Topic) -> None:
         self._work.set()
@@ -148,8 +124,7 @@ class EventHub:
             return
         for tag in tags:
             if topics := self._topics.get(tag):
-                self._due.update(topics)
-                self._work.set()
+                self._make_due(*topics)
 
     async def _end(self, shutdown: asyncio.Event) -> None:
         await shutdown.wait()
@@ -165,13 +140,11 @@ class EventHub:
             await self._wait_for_work()
             try:
                 if self._is_comparison_due():
-                    await self._compare(self._all())
-                    self._compared_at = time.monotonic()
+                    await self._compare_all()
                 for topic in tuple(self._due):
                     await self._refresh(topic)
             except DATABASE_ERRORS as error:
-                _log(error)
-                await asyncio.sleep(_pause())
+                await asyncio.sleep(pause_after(error))
 
     def _measure(self) -> None:
         EVENT_LISTENERS.set(self._places.taken)
@@ -192,18 +165,28 @@ class EventHub:
         return time.monotonic() - self._compared_at >= seconds
 
     async def _refresh(self, topic: Topic) -> None:
-        """Read the events that follow. If there are none, the key may have been deleted."""
+        """Read the events that follow. If there are none, the key or an event has been deleted."""
         self._due.discard(topic)  # first: what is added meanwhile makes it due again
+        started = time.monotonic()
         try:
-            frames = await self._read(topic, topic.position)
-        except DATABASE_ERRORS:
+            frames = await self._reader.read(topic, topic.position)
+        except BaseException:
             self._due.add(topic)
             raise
         topic.add(frames)
         if len(frames) == PAGE:
             self._due.add(topic)
         elif not frames:
+            topic.forget_read_before(started)
             await self._compare([topic])
+
+    async def _compare_all(self) -> None:
+        self._compared_at = time.monotonic()  # first: a reconnection meanwhile asks for another one
+        try:
+            await self._compare(self._all())
+        except BaseException:
+            self._compared_at = float("-inf")
+            raise
 
     async def _compare(self, topics: Iterable[Topic]) -> None:
         """Find topics that are behind the database, and those whose key does not exist any more."""
@@ -214,15 +197,11 @@ class EventHub:
             async with self._database.read() as session:
                 newest = await feed.newest(session, [topic.key for topic in some])
             for topic in some:
+                topic.forget_old()
                 if topic.key not in newest:
                     topic.end()
                 elif newest[topic.key] > topic.position:
                     self._due.add(topic)
-
-    async def _read(self, topic: Topic, after: int) -> list[Frame]:
-        async with self._database.read() as session:
-            events = await topic.feed.read(session, topic.key, after, PAGE)
-        return frames_of(topic.feed, events)
 
 
 @asynccontextmanager
@@ -232,12 +211,3 @@ async def open_event_hub(resources: ProcessResources) -> AsyncIterator[EventHub]
     hub = EventHub(settings, resources.database, resources.cache)
     async with hub.running():
         yield hub
-
-
-def _pause() -> float:
-    return random.uniform(MIN_PAUSE_SECONDS, MAX_PAUSE_SECONDS)  # noqa: S311 - jitter
-
-
-def _log(error: Exception) -> None:
-    reason = describe(error) if isinstance(error, SQLAlchemyError) else str(error)
-    logger.warning("Events could not be read, which is tried again: %s", reason)

@@ -1,6 +1,7 @@
 """The latest events of one key, encoded once for all clients of this process."""
 
 import asyncio
+import time
 from collections import deque
 from collections.abc import Sequence
 from contextlib import suppress
@@ -9,19 +10,21 @@ from typing import NamedTuple
 from app.infra.events.feed import Event, Feed
 
 MAX_FRAMES, MAX_BYTES = 200, 256 * 1024
+KEPT_SECONDS = 2.0  # as long as the cache may show what has been deleted
 
 
 class Frame(NamedTuple):
-    """An event as it is sent."""
+    """An event as it is sent. `read_at` is when its read began."""
 
     id: int
     content: bytes
+    read_at: float
 
 
-def frames_of(feed: Feed, events: Sequence[Event]) -> list[Frame]:
+def frames_of(feed: Feed, events: Sequence[Event], read_at: float) -> list[Frame]:
     name = feed.event.encode()
     return [
-        Frame(found.id, b"event: %b\nid: %d\ndata: %b\n\n" % (name, found.id, found.data))
+        Frame(found.id, b"event: %b\nid: %d\ndata: %b\n\n" % (name, found.id, found.data), read_at)
         for found in events
     ]
 
@@ -30,7 +33,8 @@ class Topic:
     """All events after `floor` and up to `position`, and the clients that listen.
 
     There is no queue for each client: what a slow client has not read yet is kept here for all of
-    them together. If it is more than that, the client reads the database.
+    them together, for two seconds. What is older may have been deleted, or its author have a new
+    name, so a client that still needs it reads the database.
     """
 
     def __init__(self, feed: Feed, key: int, position: int) -> None:
@@ -49,26 +53,32 @@ class Topic:
             self._frames.extend(frames)
             self._bytes += sum(len(frame.content) for frame in frames)
             self.position = frames[-1].id
-            self._forget_oldest()
+            while len(self._frames) > MAX_FRAMES or self._bytes > MAX_BYTES:
+                self._forget_oldest()
             self.wake()
 
     def add_earlier(self, after: int, frames: Sequence[Frame], known: int) -> None:
         """Add what a client has read from before the floor, because others may need it too.
 
-        `frames` are all events after `after` and up to `known`.
+        `frames` are all events after `after` and up to `known`, and may be newer than those here.
         """
-        earlier = [frame for frame in frames if frame.id <= self.floor]
-        size = sum(len(frame.content) for frame in earlier)
-        has_room = (
-            len(earlier) + len(self._frames) <= MAX_FRAMES and size + self._bytes <= MAX_BYTES
-        )
+        newer = [frame for frame in self._frames if frame.id > known]
+        oldest = newer[0].read_at if newer else float("inf")  # no frame is older than one before it
+        read = [
+            frame._replace(read_at=min(frame.read_at, oldest))
+            for frame in frames
+            if frame.id <= known
+        ]
+        size = sum(len(frame.content) for frame in read + newer)
+        has_room = len(read) + len(newer) <= MAX_FRAMES and size <= MAX_BYTES
         if after < self.floor <= known and has_room:
-            self._frames.extendleft(reversed(earlier))
-            self._bytes += size
+            self._frames = deque(read + newer)
+            self._bytes = size
             self.floor = after
 
     def after(self, position: int) -> list[bytes] | None:
         """Return the events after an id, or None if some of them are in the database alone."""
+        self.forget_old()
         if position < self.floor:
             return None
         found = []
@@ -88,11 +98,17 @@ class Topic:
         for listener in self.listeners:
             listener.wake()
 
+    def forget_old(self) -> None:
+        self.forget_read_before(time.monotonic() - KEPT_SECONDS)
+
+    def forget_read_before(self, when: float) -> None:
+        while self._frames and self._frames[0].read_at < when:
+            self._forget_oldest()
+
     def _forget_oldest(self) -> None:
-        while len(self._frames) > MAX_FRAMES or self._bytes > MAX_BYTES:
-            oldest = self._frames.popleft()
-            self._bytes -= len(oldest.content)
-            self.floor = oldest.id
+        oldest = self._frames.popleft()
+        self._bytes -= len(oldest.content)
+        self.floor = oldest.id
 
 
 class Listener:

@@ -8,7 +8,6 @@ client, which costs several times as much (`python -m benchmarks.event_stream`).
 
 import asyncio
 import random
-from contextlib import suppress
 from typing import Annotated
 
 from fastapi import Depends, Header, Query
@@ -101,8 +100,7 @@ class EventStream(Response):
                 return
             watching = detached(_watch(receive, listener))
             try:
-                with suppress(OSError):  # some servers raise it when the client has disconnected
-                    await _send_events(hub, listener, send)
+                await _send_events(hub, listener, send)
             finally:
                 watching.cancel()
 
@@ -118,9 +116,12 @@ async def _send_events(hub: EventHub, listener: Listener, send: Send) -> None:
         except TimeoutError:
             EVENT_LISTENERS_CUT.inc()
             raise ClientTooSlow from None
+        except OSError:  # some servers raise it when the client has disconnected
+            listener.leave()
 
     pause = random.randint(MIN_RECONNECT_MILLISECONDS, MAX_RECONNECT_MILLISECONDS)  # noqa: S311 - jitter
-    await send_in_time(b"retry: %d\n\n" % pause)
+    # An id without data is no event. A client that has had none yet keeps its place by it.
+    await send_in_time(b"retry: %d\nid: %d\n\n" % (pause, listener.position))
     while True:
         found = await hub.next_events(listener, now() + heartbeat_seconds)
         if found:

@@ -223,10 +223,51 @@ async def test_ten_thousand_missed_comments_arrive_once_and_in_order(
         )
         missed = sorted(inserted.scalars())
     async with listening(service, post.stream, last=first) as listener:
-        await eventually(lambda: listener.content.count(b"\nid: ") >= 5_000)
+        await eventually(lambda: listener.content.count(b"\ndata: ") >= 5_000)
         new = await post.comment()  # while the client still catches up
-        await eventually(lambda: listener.content.count(b"\nid: ") > 10_000)
+        await eventually(lambda: listener.content.count(b"\ndata: ") > 10_000)
         assert listener.ids == [*missed, new]
+
+
+# What has been deleted
+
+
+async def test_deleted_comment_is_not_sent_to_a_client_that_comes_later(
+    client: Client, service: FastAPI, post: Post, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Another client has had it, and its process had kept it."""
+    monkeypatch.setattr(hub_module, "CHECK_SECONDS", 3_600)
+    monkeypatch.setattr("app.infra.events.topic.KEPT_SECONDS", 3_600)
+    first = await post.comment()
+    async with listening(service, post.stream) as listener:
+        second = await post.comment()
+        await listener.received(second)
+        deleted = await client.delete(f"/v1/comments/{second}", headers=post.headers)
+        assert deleted.status_code == 204
+        [[topic]] = service.state.event_hub._topics.values()
+        await eventually(lambda: topic.after(first) is None)
+        async with listening(service, f"{post.stream}?after={first}") as late:
+            third = await post.comment()
+            await late.received(third)
+            await listener.received(second, third)
+
+
+async def test_name_of_an_author_is_not_older_than_the_topic_may_keep_it(
+    client: Client, service: FastAPI, post: Post, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A new name does not change the post, so no message says that the event is old."""
+    monkeypatch.setattr(hub_module, "CHECK_SECONDS", 3_600)
+    monkeypatch.setattr("app.infra.events.topic.KEPT_SECONDS", 0.01)
+    resources: ProcessResources = service.state.resources
+    async with listening(service, post.stream) as listener:
+        comment_id = await post.comment()
+        await listener.received(comment_id)
+        async with resources.database.transaction() as session:
+            await session.execute(text("UPDATE users SET name = 'Deleted'"))
+        await asyncio.sleep(0.02)
+        async with listening(service, f"{post.stream}?after=0") as late:
+            await late.received(comment_id)
+    assert late.events[0].data["author"]["name"] == "Deleted"
 
 
 # The order of ids
@@ -342,15 +383,17 @@ async def test_listeners_share_one_read(
 async def test_clients_that_reconnect_share_what_the_first_of_them_has_read(
     service: FastAPI, post: Post, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Some are read again, because of those that ask at the same time, and when the topic opens."""
     monkeypatch.setattr(hub_module, "CHECK_SECONDS", 3_600)
+    monkeypatch.setattr("app.infra.events.topic.KEPT_SECONDS", 3_600)
     resources: ProcessResources = service.state.resources
     first, *missed = await post.comments(5)
-    async with listening(service, post.stream, last=first) as one:
-        await one.received(*missed)
+    async with AsyncExitStack() as stack:
         with recorded_statements(resources) as sent:
-            async with listening(service, post.stream, last=first) as another:
-                await another.received(*missed)
-        assert [one for one in sent if "comments.id > " in one] == []
+            opened = (listening(service, post.stream, last=first) for _ in range(30))
+            for listener in [await stack.enter_async_context(one) for one in opened]:
+                await listener.received(*missed)
+        assert len([one for one in sent if "comments.id > " in one]) < 10
 
 
 async def test_listener_holds_no_connection(service: FastAPI, post: Post) -> None:
@@ -361,6 +404,18 @@ async def test_listener_holds_no_connection(service: FastAPI, post: Post) -> Non
 
 
 # Valkey
+
+
+async def test_new_client_shows_the_others_that_a_message_was_lost(
+    service: FastAPI, post: Post, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(hub_module, "CHECK_SECONDS", 3_600)
+    monkeypatch.setattr(cache_of(service).channel, "callbacks", [])
+    async with listening(service, post.stream) as listener:
+        await eventually(lambda: not service.state.event_hub._due)
+        comment_id = await post.comment()
+        async with listening(service, post.stream):
+            await listener.received(comment_id)
 
 
 async def test_nothing_is_lost_when_the_connection_to_valkey_is_killed(

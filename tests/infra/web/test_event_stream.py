@@ -11,9 +11,12 @@ import httpx2
 import pytest
 from fastapi import FastAPI
 from prometheus_client import REGISTRY
+from starlette.types import Message
 
 from app.errors import Unavailable
+from app.infra.events.catch_up import CATCHING_UP
 from app.infra.events.hub import EventHub
+from app.infra.events.topic import Frame, Topic
 from app.infra.shutdown import server_shutdown
 from app.infra.web.server_error import ClientTooSlow
 from app.settings import Settings
@@ -214,7 +217,114 @@ async def test_listeners_and_events_are_measured(run: Run) -> None:
         assert value("event_stream_events_total") == before + 2
 
 
+# The server and its client
+
+
+async def test_client_that_has_had_no_event_keeps_its_place(run: Run) -> None:
+    async with run() as case:
+        await case.reply()
+        async with case.listening() as listener:
+            [place] = re.findall(rb"^retry: \d+\nid: (\d+)\n\n", listener.content)
+            assert listener.events == []
+        missed = await case.reply()  # before it reconnects
+        async with case.listening(last=place.decode()) as again:
+            await again.received(missed)
+
+
+class Gone(Listening):
+    """A client that has disconnected. Some servers raise an error then."""
+
+    async def _send(self, message: Message) -> None:
+        if len(self.messages) > 1:
+            raise ConnectionResetError
+        await super()._send(message)
+
+
+async def test_stream_ends_quietly_when_the_server_cannot_send(run: Run) -> None:
+    async with run() as case:
+        gone = Gone(case.app, case.url)
+        await eventually(lambda: len(gone.messages) > 1)
+        await case.reply()
+        await gone.finished()
+        assert case.places == 0
+
+
+async def test_error_of_a_feed_is_not_taken_for_a_client_that_has_left(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with run() as case:
+        await case.reply()
+        async with case.listening():
+            with monkeypatch.context() as patch:
+                patch.setattr(case.hub._reader, "read", time_out)
+                listener = Listening(case.app, case.url, last=0)
+                await asyncio.wait({listener.task}, timeout=PATIENCE_SECONDS)
+            assert isinstance(listener.task.exception(), TimeoutError)
+
+
+async def time_out(*_: object) -> NoReturn:
+    raise TimeoutError("A feed asked another service.")
+
+
 # The database
+
+
+async def test_client_that_waits_for_its_turn_gets_heartbeats_and_may_leave(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with run(heartbeat_seconds=0.05) as case:
+        reply = await case.reply()
+        answers = asyncio.Event()
+        read = case.hub._reader.read
+
+        async def read_late(topic: Topic, after: int) -> list[Frame]:
+            await answers.wait()
+            return await read(topic, after)
+
+        monkeypatch.setattr(case.hub._reader, "read", read_late)
+        reading = [Listening(case.app, case.url, last=0) for _ in range(CATCHING_UP)]
+        await eventually(lambda: all(len(one.messages) > 1 for one in reading))
+        async with case.listening(last=0) as waiting, case.listening(last=0) as patient:
+            await eventually(lambda: waiting.content.count(b":\n\n") > 3)
+            await waiting.leave()
+            answers.set()
+            for one in (*reading, patient):
+                await one.received(reply)
+        for one in reading:
+            await one.leave()
+
+
+async def test_client_that_catches_up_gets_a_limited_number_of_bytes_at_once(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.infra.events.catch_up.MAX_BYTES", 1)
+    async with run() as case:
+        sent = [await case.reply() for _ in range(4)]
+        async with case.listening(last=0) as listener:
+            await listener.received(*sent)
+            later = await case.reply()
+            await listener.received(*sent, later)
+            bodies = [message["body"] for message in listener.messages[1:]]
+        # The topic has what it has read itself, which is the last one here.
+        assert max(body.count(b"\ndata: ") for body in bodies) == 1
+
+
+async def test_reconnection_to_valkey_during_a_comparison_asks_for_another_one(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with run() as case:
+        hub = EventHub(case.hub.settings, case.app.state.resources.database, None)
+
+        async def reconnect(_: object) -> None:
+            hub._on_invalidated(None)
+
+        monkeypatch.setattr(hub, "_compare", reconnect)
+        await hub._compare_all()
+        assert hub._is_comparison_due()
+        monkeypatch.setattr(hub, "_compare", refuse)
+        with pytest.raises(Unavailable):
+            await hub._compare_all()
+        assert hub._is_comparison_due()
 
 
 async def test_stream_goes_on_while_the_database_is_away(
@@ -225,7 +335,7 @@ async def test_stream_goes_on_while_the_database_is_away(
         first = await case.reply()
         async with case.listening() as listener:
             with monkeypatch.context() as patch:
-                patch.setattr(case.hub, "_read", refuse)
+                patch.setattr(case.hub._reader, "read", refuse)
                 second = await case.reply()
                 catching_up = Listening(case.app, case.url, last=0)
                 for one in (listener, catching_up):

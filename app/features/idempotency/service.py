@@ -47,13 +47,14 @@ class Answer:
 async def begin(session: AsyncSession, user_id: int, key: str, fingerprint: bytes) -> Answer | None:
     """Lock the key until the transaction ends. Return the answer if there is one already.
 
-    Raises `KeyInUse` if another request holds the key, and `KeyReused` if the answer is one to
-    another request.
+    Raises `KeyInUse` if another request holds the key and there is no answer yet, and `KeyReused`
+    if the answer is one to another request.
     """
-    if not await queries.try_lock(session, user_id, key):
-        raise _in_use()
+    is_locked = await queries.try_lock(session, user_id, key)
     row = await queries.get_key(session, user_id, key)
     if row is None:
+        if not is_locked:
+            raise _in_use()
         return None
     if row.fingerprint != fingerprint:
         IDEMPOTENT_REQUESTS.labels("reused").inc()

@@ -9,7 +9,7 @@ from fastapi import FastAPI
 from sqlalchemy import func, select
 
 from app.features.idempotency.models import IdempotencyKey
-from app.features.idempotency.queries import insert_key
+from app.features.idempotency.queries import insert_key, try_lock
 from app.features.users.models import User
 from app.infra.resources import ProcessResources
 from app.settings import Settings
@@ -58,6 +58,32 @@ async def test_one_request_runs_and_the_others_are_told_to_wait(
     assert sorted(one.status_code for one in done) == [200] + [409] * (AT_ONCE - 1)
     assert await stored(held) == (1, 1)
     assert (await client.post("/once/wait", headers=headers)).is_success
+    assert await stored(held) == (1, 1)
+
+
+async def test_all_who_repeat_a_finished_request_at_once_get_its_answer(
+    client: Client, held: ProcessResources, headers: Headers
+) -> None:
+    first = await client.post("/once/model", json={}, headers=headers)
+    assert first.status_code == 201
+    again = await asyncio.gather(
+        *(client.post("/once/model", json={}, headers=headers) for _ in range(AT_ONCE))
+    )
+    assert [(one.status_code, one.content) for one in again] == [(201, first.content)] * AT_ONCE
+    assert all(one.headers["idempotent-replayed"] == "true" for one in again)
+    assert await stored(held) == (1, 1)
+
+
+async def test_finished_request_is_replayed_while_another_one_holds_its_key(
+    client: Client, held: ProcessResources, owner: User, headers: Headers
+) -> None:
+    first = await client.post("/once/model", json={}, headers=headers)
+    async with held.database.transaction() as session:
+        assert await try_lock(session, owner.id, headers["Idempotency-Key"])
+        again = await client.post("/once/model", json={}, headers=headers)
+        other = await client.post("/once/model", json={"title": "Another"}, headers=headers)
+    assert (again.status_code, again.content) == (201, first.content)
+    assert (other.status_code, other.json()["code"]) == (422, "idempotency_key_reused")
     assert await stored(held) == (1, 1)
 
 

@@ -46,9 +46,7 @@ PLANTED["account_mails"] = Planted(
     files=("tests/faults/test_password_reset.py",),
     sections={"docs/accounts.md": "The pages of your frontend"},
 )
-PLANTED["mailbox"] = Planted(
-    files=("tests/features/account_mails/test_browser.py", "tests/browser.py")
-)
+PLANTED["mailbox"] = Planted(files=("tests/features/account_mails/test_browser.py",))
 PLANTED["posts"] = Planted(files=("benchmarks/cached.md", "tests/dev/test_cached_benchmark.py"))
 PLANTED["dashboard"] = Planted(
     files=("benchmarks/dashboard.py", "tests/dev/test_dashboard_benchmark.py")

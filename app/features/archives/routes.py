@@ -58,11 +58,11 @@ async def download_archive(
     archive_id: ArchiveId,
     request: Request,
     user: CurrentUser,
-    session: ReadSession,
     resources: Resources,
 ) -> Response:
     """Download one's own archive, or a range of it. 409 `archive_not_done` until it is done."""
-    archive = await service.read_finished_archive(session, user, archive_id)
+    async with resources.database.read() as session:  # a connection is not held while S3 answers
+        archive = await service.read_finished_archive(session, user, archive_id)
     assert archive.key is not None
     assert archive.sha256 is not None
     file = ObjectFile(archive.key, f'"{archive.sha256[:32]}"', MEDIA_TYPE, PRIVATE)

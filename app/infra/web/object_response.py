@@ -17,6 +17,7 @@ from app.infra.storage.store import ObjectStore
 from app.infra.web.conditional_requests import read_cache_headers
 from app.infra.web.head_requests import is_head_request
 from app.infra.web.problems import code_of, problem
+from app.infra.web.server_error import ResponseCutOff
 
 PIECE_BYTES = 256 * 1024
 # One range. A client that asks for several gets the whole object (RFC 9110, §14.2).
@@ -74,7 +75,11 @@ async def _pieces(
 ) -> AsyncIterator[bytes]:
     yield first
     for position in range(start + len(first), end, PIECE_BYTES):
-        yield await _piece(objects, key, position, end)
+        try:
+            piece = await _piece(objects, key, position, end)
+        except Unavailable as error:
+            raise ResponseCutOff(error.detail) from error
+        yield piece
 
 
 async def _piece(objects: ObjectStore, key: str, start: int, end: int) -> bytes:

@@ -96,6 +96,26 @@ async def test_download_is_resumed(
     assert first.content + second.content == b"0123456789"
 
 
+async def test_download_holds_no_connection_while_the_store_is_asked(
+    client: Client,
+    make: ArchiveFactory,
+    owner: User,
+    headers: Headers,
+    resources: ProcessResources,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async def size(objects: ObjectStore, key: str) -> int | None:
+        taken.append(resources.database.engine.pool.checkedout())  # type: ignore[attr-defined]
+        return await size_of(objects, key)
+
+    taken: list[int] = []
+    archive = await make.archive(owner, b"0123456789")
+    size_of = ObjectStore.size
+    monkeypatch.setattr(ObjectStore, "size", size)
+    response = await client.get(f"/v1/archives/{archive.id}/download", headers=headers)
+    assert (response.content, taken) == (b"0123456789", [0])
+
+
 async def test_nobody_else_finds_an_archive(
     client: Client, make: ArchiveFactory, owner: User
 ) -> None:

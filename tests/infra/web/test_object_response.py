@@ -6,9 +6,12 @@ import httpx2
 import pytest
 from fastapi import APIRouter, Request, Response
 
+from app.errors import Unavailable
 from app.infra.dependencies import Resources
 from app.infra.resources import ProcessResources
+from app.infra.storage.store import ObjectStore
 from app.infra.web.object_response import ObjectFile, object_response
+from app.infra.web.server_error import ResponseCutOff
 from app.settings import Settings
 from tests.application import client_of, running
 
@@ -38,6 +41,31 @@ async def stored(resources: ProcessResources) -> AsyncIterator[None]:
     await resources.objects.put(FILE.key, CONTENT)
     yield
     await resources.objects.delete(FILE.key)
+
+
+async def test_response_is_cut_off_when_the_store_fails_after_its_start(
+    settings: Settings,
+    stored: None,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """The client sees that the response is incomplete. It is no error of the service."""
+
+    async def read(objects: ObjectStore, key: str, start: int, length: int) -> bytes | None:
+        if start > 0:
+            raise Unavailable("The store for files does not answer.")
+        return await read_piece(objects, key, start, length)
+
+    read_piece = ObjectStore.read
+    monkeypatch.setattr(ObjectStore, "read", read)
+    async with running(settings) as app:
+        app.include_router(router)
+        transport = httpx2.ASGITransport(app, raise_app_exceptions=True)
+        async with httpx2.AsyncClient(transport=transport, base_url="http://test") as client:
+            with pytest.raises(ResponseCutOff):
+                await client.get("/file")
+    assert "A response was cut off: The store for files does not answer." in caplog.text
+    assert "Unhandled exception" not in caplog.text
 
 
 async def test_whole_object_is_sent(served: Client, stored: None) -> None:

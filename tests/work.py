@@ -1,8 +1,11 @@
 """Functions that tests run in other processes. They import little, as such functions should."""
 
 import os
+import resource
 import signal
 import time
+
+from app.infra.limited_process import limited
 
 
 def nothing() -> None:
@@ -33,3 +36,12 @@ def die() -> None:
 
 def take_memory(size: int) -> int:
     return len(bytearray(size))
+
+
+def lower_hard_limit(size: int) -> tuple[int, int]:
+    """Return the hard limit on memory before it is lowered, and the limit of a call after that."""
+    _, hard = resource.getrlimit(resource.RLIMIT_DATA)
+    resource.setrlimit(resource.RLIMIT_DATA, (size, size))
+    limited((60, 2 * size), nothing)
+    soft, _ = resource.getrlimit(resource.RLIMIT_DATA)
+    return hard, soft

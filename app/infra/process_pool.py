@@ -5,17 +5,21 @@ the calls that wait, and limits on time, CPU time and memory.
 """
 
 import asyncio
-import os
-import sys
-from collections.abc import Callable
-from contextlib import suppress
-from typing import TypeVar, TypeVarTuple
+import logging
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
+from typing import TypeVar, TypeVarTuple, cast
 
 from anyio import BrokenWorkerProcess, CapacityLimiter
+from anyio.lowlevel import RunVar
 from anyio.to_process import run_sync
 
 from app.errors import Unavailable
+from app.infra.limited_process import imported, limited
+from app.infra.observability.background import detached
 from app.infra.observability.metrics import PROCESS_POOL_CALLS, REFUSED
+
+logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -23,23 +27,25 @@ Ts = TypeVarTuple("Ts")
 # With uvloop, anyio raises the second one for a process that has died before it is killed.
 DIED = (BrokenWorkerProcess, ProcessLookupError)
 WARM_AFTER_SECONDS = 3.0
-NICENESS = 10  # a tenth of the CPU time of the process that answers requests
 TOO_MANY = "Too many files are being processed. Try again in a moment."
 TOO_SLOW = "Processing the file took too long."
+
+_locks: RunVar[asyncio.Lock | None] = RunVar("process_pool.lock")
 
 
 class ProcessPool:
     """Runs at most `size` calls at the same time, and lets `queue` more wait for `queue_seconds`.
 
-    A call that takes longer than `seconds` is killed. All of these raise `Unavailable`. So does a
-    call whose process dies twice. Functions must be at the top of a module, and their module should
-    import little, because each process imports it.
+    A call that takes longer than `seconds` is killed. The start of a process does not count. All of
+    these raise `Unavailable`. So does a call whose process dies twice or cannot be started.
+    Functions must be at the top of a module, and their module should import little, because each
+    process imports it.
     """
 
     def __init__(
         self, size: int, *, queue: int, queue_seconds: float, seconds: float, memory_bytes: int
     ) -> None:
-        self._limiter = CapacityLimiter(size)
+        self._limiter = CapacityLimiter(1)
         self._slots = asyncio.Semaphore(size)
         self._places = size + queue
         self._taken = 0
@@ -73,11 +79,10 @@ class ProcessPool:
         except TimeoutError:
             raise self._refused(TOO_MANY) from None
         try:
-            async with asyncio.timeout(self._seconds):
-                try:
-                    return await self._call(function, *arguments)
-                except DIED:  # perhaps it was killed while it was idle
-                    return await self._call(function, *arguments)
+            try:
+                return await self._call(function, *arguments)
+            except DIED:  # perhaps it was killed while it was idle
+                return await self._call(function, *arguments)
         except (TimeoutError, *DIED):
             raise self._refused(TOO_SLOW) from None
         finally:
@@ -85,9 +90,39 @@ class ProcessPool:
 
     async def _call(self, function: Callable[[*Ts], T], *arguments: *Ts) -> T:
         limits = int(self._seconds) + 1, self._memory_bytes
-        return await run_sync(
-            _limited, limits, function, *arguments, cancellable=True, limiter=self._limiter
-        )
+        async with asyncio.timeout(None) as limit:
+            idle = cast("CapacityLimiter", self._idle_process(function, limit))
+            return await run_sync(
+                limited, limits, function, *arguments, cancellable=True, limiter=idle
+            )
+
+    @asynccontextmanager
+    async def _idle_process(
+        self, function: Callable[..., object], limit: asyncio.Timeout
+    ) -> AsyncIterator[None]:
+        """Start a process unless one is idle, and begin the time limit of the call after that.
+
+        anyio does not end a process whose call is cancelled while it starts. So a task starts it
+        that is never cancelled. anyio enters this in place of its limiter, and then takes an idle
+        process before anything else can run. The lock is released after that.
+        """
+        loop, lock = asyncio.get_running_loop(), _lock_of_loop()
+        await lock.acquire()
+        starting = detached(run_sync(imported, function, limiter=self._limiter))
+        try:
+            await asyncio.shield(starting)
+        except (OSError, RuntimeError) as error:
+            if isinstance(error, DIED):
+                raise
+            logger.warning("No process could be started: %s", error)
+            raise self._refused(TOO_MANY) from error
+        finally:
+            if starting.done():
+                loop.call_soon(lock.release)
+            else:
+                starting.add_done_callback(lambda _: lock.release())
+        limit.reschedule(loop.time() + self._seconds)
+        yield
 
     def _count(self, change: int) -> None:
         self._taken += change
@@ -98,20 +133,9 @@ class ProcessPool:
         return Unavailable(detail)
 
 
-def _limited(limits: tuple[int, int], function: Callable[[*Ts], T], *arguments: *Ts) -> T:
-    """Run a function in the other process, within limits on CPU time and memory.
-
-    The limit on CPU time ends a process whose parent was killed.
-    """
-    import resource  # it exists on Unix only
-
-    seconds, memory_bytes = limits
-    usage = resource.getrusage(resource.RUSAGE_SELF)
-    used = int(usage.ru_utime + usage.ru_stime)
-    resource.setrlimit(resource.RLIMIT_CPU, (used + seconds, resource.RLIM_INFINITY))
-    resource.setrlimit(resource.RLIMIT_DATA, (memory_bytes, resource.RLIM_INFINITY))
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    if sys.platform == "linux":
-        with suppress(OSError):
-            os.setpriority(os.PRIO_PROCESS, 0, NICENESS)
-    return function(*arguments)
+def _lock_of_loop() -> asyncio.Lock:
+    """Return the lock of all pools of this event loop, because anyio keeps their processes."""
+    lock = _locks.get(None)
+    if lock is None:
+        _locks.set(lock := asyncio.Lock())
+    return lock

@@ -2,17 +2,37 @@
 
 import asyncio
 import os
+import resource
 import signal
+import subprocess
+import sys
 import time
 from contextlib import suppress
+from pathlib import Path
 
 import pytest
 
 from app.errors import Unavailable
-from app.infra.process_pool import NICENESS, ProcessPool
-from tests import work
+from app.infra.limited_process import NICENESS
+from app.infra.process_pool import ProcessPool
+from tests import slow_import, work
 
 MIB = 1024 * 1024
+linux = pytest.mark.skipif(sys.platform != "linux", reason="The test reads /proc.")
+# It prints the id of the process that a pool starts, and then kills that process.
+RUN_AND_KILL = """
+import asyncio, os, signal
+from app.infra.process_pool import ProcessPool
+from tests.work import identity
+
+async def main():
+    pool = ProcessPool(1, queue=1, queue_seconds=60, seconds=60, memory_bytes=256 * 2**20)
+    process_id, _ = await pool.run(identity)
+    os.kill(process_id, signal.SIGKILL)
+    print(process_id)
+
+asyncio.run(main())
+"""
 
 
 def pool(
@@ -107,3 +127,81 @@ async def test_call_cannot_take_all_memory() -> None:
     with pytest.raises(MemoryError):
         await processes.run(work.take_memory, 400 * MIB)
     assert await processes.run(work.take_memory, 50 * MIB) == 50 * MIB
+
+
+def test_killed_process_leaves_no_metrics(tmp_path: Path) -> None:
+    environment = {**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(tmp_path)}
+    command = [sys.executable, "-c", RUN_AND_KILL]
+    process_id = subprocess.check_output(command, env=environment, text=True).strip()
+    names = [path.name for path in tmp_path.iterdir()]
+    assert names  # of the parent
+    assert not [name for name in names if name.endswith(f"_{process_id}.db")]
+
+
+async def kill_idle() -> None:
+    """End the processes that other tests have started."""
+    while children():
+        with suppress(Unavailable):
+            await pool().run(work.die)
+
+
+def children() -> list[int]:
+    """Return the processes of the pools of this process."""
+    own = []
+    for path in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            parent = int((path / "stat").read_text().rpartition(")")[2].split()[1])
+            if parent == os.getpid() and "anyio.to_process" in (path / "cmdline").read_text():
+                own.append(int(path.name))
+    return own
+
+
+async def test_hard_limits_of_the_system_stay() -> None:
+    memory = resource.getrlimit(resource.RLIMIT_DATA)[1]
+    try:
+        assert await pool().run(work.lower_hard_limit, 200 * MIB) == (memory, 200 * MIB)
+    finally:
+        with suppress(Unavailable):
+            await pool().run(work.die)
+
+
+@linux
+async def test_process_that_cannot_be_started_is_unavailable(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """This is what the system raises at a limit on processes."""
+
+    async def refuse(*_: object, **__: object) -> None:
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    await kill_idle()
+    with monkeypatch.context() as patch:
+        patch.setattr("anyio.to_process.open_process", refuse)
+        with pytest.raises(Unavailable, match="Too many"):
+            await pool().run(work.double, 4)
+    assert await pool().run(work.double, 4) == 8
+
+
+@linux
+async def test_call_that_is_cancelled_while_its_process_starts_leaks_none() -> None:
+    """The process that was started is kept, and runs the next call."""
+    await kill_idle()
+    processes = pool(3)
+    for pause in (0, 0.01, 0.03, 0.1):
+        calls = [asyncio.create_task(processes.run(time.sleep, 3_600)) for _ in "123"]
+        await asyncio.sleep(pause)
+        for call in calls:
+            call.cancel()
+        await asyncio.gather(*calls, return_exceptions=True)
+    process_id, _ = await processes.run(work.identity)
+    assert children() == [process_id]
+
+
+@linux
+async def test_start_of_a_process_does_not_count_as_time_of_the_call(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A process imports the module of the function when it starts."""
+    await kill_idle()
+    monkeypatch.setenv("TEST_IMPORT_SECONDS", "5")
+    assert await pool(seconds=3).run(slow_import.double, 4) == 8

@@ -346,6 +346,28 @@ async def test_stream_goes_on_while_the_database_is_away(
             await catching_up.leave()
 
 
+async def test_clients_do_not_all_ask_the_database_while_it_is_away(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One pause counts for all of them. They get heartbeats meanwhile."""
+    reads = 0
+
+    async def refuse_and_count(*_: object) -> NoReturn:
+        nonlocal reads
+        reads += 1
+        await refuse()
+
+    monkeypatch.setattr("app.infra.events.reader.MIN_PAUSE_SECONDS", 3_600)
+    monkeypatch.setattr("app.infra.events.reader.MAX_PAUSE_SECONDS", 3_600)
+    async with run(heartbeat_seconds=0.05) as case, AsyncExitStack() as stack:
+        await case.reply()
+        monkeypatch.setattr(case.hub._reader, "read", refuse_and_count)
+        opened = (case.listening(last=0) for _ in range(20))
+        for listener in [await stack.enter_async_context(one) for one in opened]:
+            await eventually(lambda one=listener: one.content.count(b":\n\n") > 3)  # type: ignore[misc]
+    assert reads <= CATCHING_UP + 1  # and the one of the topic
+
+
 async def refuse(*_: object) -> NoReturn:
     raise Unavailable("The database is not available.")
 

@@ -8,6 +8,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
+from functools import partial
 from typing import TypeVar, TypeVarTuple, cast
 
 from anyio import BrokenWorkerProcess, CapacityLimiter
@@ -120,7 +121,7 @@ class ProcessPool:
             if starting.done():
                 loop.call_soon(lock.release)
             else:
-                starting.add_done_callback(lambda _: lock.release())
+                starting.add_done_callback(partial(_release, lock))
         limit.reschedule(loop.time() + self._seconds)
         yield
 
@@ -139,3 +140,10 @@ def _lock_of_loop() -> asyncio.Lock:
     if lock is None:
         _locks.set(lock := asyncio.Lock())
     return lock
+
+
+def _release(lock: asyncio.Lock, starting: asyncio.Task[None]) -> None:
+    """Release the lock for a process whose caller has gone away."""
+    lock.release()
+    if not starting.cancelled():
+        starting.exception()  # otherwise asyncio logs that nobody has looked at it

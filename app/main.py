@@ -156,6 +156,7 @@ def create_app(
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         current_default_thread_limiter().total_tokens = sections[ServerSettings].threads
+        app.state.route_table.index()  # takes long, so before there is anything that may be late
         closing_log = closing(log.writer) if log else nullcontext()
         with closing_log, shutdown_event() as shutdown:
             workers = settings.web_concurrency or available_cores()
@@ -164,7 +165,6 @@ def create_app(
             app.state.exports = Exports(sections[LimitsSettings].exports, shutdown)
             async with opened as resources:
                 app.state.resources, app.state.cache_reader = resources, resources.reader
-                app.state.route_table.index()
                 await resources.rate_limiter.check(app.state.route_table.limits)
                 app.state.request_limits = RequestLimits(
                     resources.rate_limiter, resources.access_tokens

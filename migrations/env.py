@@ -18,6 +18,7 @@ from app.infra.cache.wiring import cache_config
 from app.infra.database.base import Base
 from app.infra.database.pgbouncer import pgbouncer_arguments
 from app.infra.settings_base.urls import asyncpg_arguments
+from app.infra.storage import stored_objects  # noqa: F401 - its table belongs to no feature
 from app.settings import load_settings
 from coherent_cache import NotFlushed, flush_cache
 

@@ -102,7 +102,9 @@ async def test_new_password_revokes_every_access_token(client: Client, make: Use
 async def test_deleted_account_is_anonymous_and_its_posts_stay(
     client: Client, make: NoteFactory
 ) -> None:
-    user = await make.user(name="Ann", bio="I count.", avatar_url="/v1/avatars/0.webp")
+    user = await make.user(
+        name="Ann", bio="I count.", avatar_url="https://images.example.com/ann.webp"
+    )
     note = await make.note(user)
     response = await client.delete("/v1/users/me", headers=make.headers(user))
     assert (response.status_code, response.content) == (204, b"")

@@ -34,7 +34,12 @@ PLANTED["comments"] = Planted(
             *("/v1/posts/1/comments", "POST /v1/posts/1/comments"),
         }
     ),
-    files=("tests/faults/test_first_page.py",),
+    files=(
+        "benchmarks/event_stream.py",
+        "benchmarks/event_stream_server.py",
+        "tests/faults/test_event_streams.py",
+        "tests/faults/test_first_page.py",
+    ),
 )
 PLANTED["account_mails"] = Planted(
     names=frozenset(

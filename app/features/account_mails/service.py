@@ -68,7 +68,7 @@ async def verify_address(session: AsyncSession, token: str) -> None:
 async def reset_password(resources: ProcessResources, token: str, password: str) -> None:
     """Replace the password of an account, and revoke all its tokens. Raises `Unauthenticated`.
 
-    The address becomes verified too, because whoever has the token has received a mail there.
+    The address becomes verified too, because the token was mailed to it.
     The password is hashed for a valid token only, and while no connection is held.
     """
     token_hash, purpose = _hash_token(token), Purpose.PASSWORD_RESET

@@ -1,4 +1,4 @@
-"""Makes archives, and deletes those that have expired."""
+"""Makes archives, and deletes expired archives."""
 
 from datetime import timedelta
 

@@ -24,8 +24,8 @@ UNFINISHED = (ArchiveStatus.QUEUED, ArchiveStatus.RUNNING)
 class Archive(Base):
     """A zip of what a user has written. `progress` is in per cent.
 
-    A user has one archive at a time that is queued or running. One that is done has an object, and
-    is deleted when it expires.
+    A user has at most one archive that is queued or running. An archive that is done has an object.
+    It is deleted when it expires.
     """
 
     __tablename__ = "archives"

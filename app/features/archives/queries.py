@@ -1,4 +1,4 @@
-"""SQL for archives, and for what is in them."""
+"""SQL for archives, and for the posts and comments in them."""
 
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
@@ -52,7 +52,7 @@ PICTURE = select(Avatar.sha256).where(Avatar.user_id == bindparam("user_id"))
 
 
 async def insert_archive(session: AsyncSession, user_id: int) -> Archive | None:
-    """Insert an archive, or return None if the user has one that is not finished."""
+    """Insert an archive. Return None if another archive of the user is queued or running."""
     statement = insert(Archive).values(user_id=user_id).on_conflict_do_nothing()
     return await session.scalar(statement.returning(Archive))
 

@@ -38,8 +38,8 @@ FILES: dict[str, ListRows] = {
 async def create_archive(session: AsyncSession, objects: ObjectStore, user: User) -> Archive:
     """Ask for an archive. Raises `Conflict` while another one is made, and `RateLimited`.
 
-    One that fails does not count. An insert that succeeds keeps other requests from inserting, so
-    the check after it cannot miss one.
+    Failed archives do not count. After the insert, no other request can insert an archive of this
+    user, so the check of the daily limit cannot miss one.
     """
     objects.require()
     await users.keep_account(session, user)
@@ -76,8 +76,9 @@ async def read_finished_archive(session: AsyncSession, user: User, archive_id: i
 async def build_archive(context: JobContext, archive_id: int, user_id: int) -> None:
     """Write the archive, and mark it as done in the transaction that ends the job.
 
-    Each delivery writes an object of its own, so that one that was thought to be dead does no harm.
-    What it wrote is deleted by the job for files that nobody needs.
+    Each delivery of the job writes an object of its own. A worker that was thought to be dead can
+    therefore not damage the object of the next one. Objects that no row refers to are deleted by
+    another job.
     """
     context.begin_stream()
     resources = context.resources

@@ -1,6 +1,7 @@
 """Makes an avatar of an image file. It runs in a process of its own, because decoders are attacked.
 
-What is too large is refused before it is decoded. Nothing of the file stays but its pixels.
+Images that are too large are refused before they are decoded. Only the pixels of the file are kept:
+EXIF data, such as the place of a photo, is removed.
 """
 
 from contextlib import suppress

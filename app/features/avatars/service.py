@@ -25,7 +25,7 @@ MOST_URLS = 500  # of users, in one transaction
 
 @dataclass(frozen=True, slots=True)
 class PictureFile:
-    """What was uploaded. It may still be damaged, or too large."""
+    """An uploaded file that begins like a picture. It may be damaged or too large."""
 
     content: bytes
     format: str

@@ -27,7 +27,7 @@ class Comment(Base):
 
 # For the list of comments. It also serves the foreign key to the post.
 Index(None, Comment.post_id, Comment.created_at, Comment.id)
-# For the stream of comments: those after the last one that a client has.
+# For the stream of comments, which reads the comments after a given id.
 Index(None, Comment.post_id, Comment.id)
 # For all comments of a user. It also serves the foreign key to the author.
 Index(None, Comment.author_id, Comment.id)

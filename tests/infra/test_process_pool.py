@@ -132,7 +132,7 @@ async def test_call_cannot_take_all_memory() -> None:
 def test_killed_process_leaves_no_metrics(tmp_path: Path) -> None:
     environment = {**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(tmp_path)}
     command = [sys.executable, "-c", RUN_AND_KILL]
-    process_id = subprocess.check_output(command, env=environment, text=True).strip()
+    process_id = subprocess.check_output(command, env=environment, encoding="utf-8").strip()
     names = [path.name for path in tmp_path.iterdir()]
     assert names  # of the parent
     assert not [name for name in names if name.endswith(f"_{process_id}.db")]
@@ -150,8 +150,10 @@ def children() -> list[int]:
     own = []
     for path in Path("/proc").glob("[0-9]*"):
         with suppress(OSError):
-            parent = int((path / "stat").read_text().rpartition(")")[2].split()[1])
-            if parent == os.getpid() and "anyio.to_process" in (path / "cmdline").read_text():
+            parent = int((path / "stat").read_text(encoding="utf-8").rpartition(")")[2].split()[1])
+            if parent == os.getpid() and "anyio.to_process" in (path / "cmdline").read_text(
+                encoding="utf-8"
+            ):
                 own.append(int(path.name))
     return own
 

@@ -1,0 +1,66 @@
+"""Figures in documents, which come from docs/benchmarks.json.
+
+A document marks a figure with its key:
+
+    A page needs <!--figure KEY-->2.4 ms<!--/figure-->.
+
+`make bench` replaces the text between the marks, and a contract test checks that it is current.
+"""
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+from dev.terminal import CommandError
+
+ROOT = Path(__file__).parents[1]
+DATA = ROOT / "docs" / "benchmarks.json"
+MARKED = re.compile(r"(<!--figure ([\w.-]+)-->)(.*?)(<!--/figure-->)", re.DOTALL)
+
+
+def documents(root: Path) -> Iterator[Path]:
+    """Yield the documents that may contain figures."""
+    yield root / "README.md"
+    yield from sorted((root / "docs").rglob("*.md"))
+
+
+def published(data: Path) -> dict[str, str] | None:
+    """Return the figures by their keys, or None before the first `make bench`."""
+    if not data.exists():
+        return None
+    figures: dict[str, str] = json.loads(data.read_text(encoding="utf-8"))["figures"]
+    return figures
+
+
+def outdated(text: str, figures: Mapping[str, str]) -> list[str]:
+    """Return a sentence for each figure of a text that is unknown, or differs from `figures`."""
+    problems = []
+    for _, key, shown, _ in MARKED.findall(text):
+        if key not in figures:
+            problems.append(f"There is no figure {key}.")
+        elif shown != figures[key]:
+            problems.append(f"The figure {key} is {figures[key]}, and the text says {shown}.")
+    return problems
+
+
+def with_figures(text: str, figures: Mapping[str, str]) -> str:
+    """Return the text with its figures replaced. Unknown figures are left as they are."""
+    return MARKED.sub(
+        lambda mark: mark[1] + figures.get(mark[2], mark[3]) + mark[4],
+        text,
+    )
+
+
+def rewrite(root: Path, figures: Mapping[str, str]) -> None:
+    """Write the figures into all documents. Raise `CommandError` if one of them is unknown."""
+    problems = []
+    for document in documents(root):
+        old = document.read_text(encoding="utf-8")
+        if (new := with_figures(old, figures)) != old:
+            document.write_text(new, encoding="utf-8")
+        problems += [f"{document.relative_to(root)}: {it}" for it in outdated(new, figures)]
+    if problems:
+        raise CommandError(
+            "\n".join([*problems, "Correct these keys. docs/benchmarks.json has all of them."])
+        )

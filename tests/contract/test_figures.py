@@ -1,0 +1,15 @@
+"""The figures in the documents are those of docs/benchmarks.json."""
+
+from pathlib import Path
+
+import pytest
+
+from benchmarks.figures import DATA, ROOT, documents, outdated, published
+
+
+@pytest.mark.parametrize("document", list(documents(ROOT)), ids=lambda path: path.name)
+def test_figures_of_a_document_are_those_of_the_last_benchmark(document: Path) -> None:
+    figures = published(DATA)
+    if figures is None:
+        pytest.skip("`make bench` has not written docs/benchmarks.json yet")
+    assert not outdated(document.read_text(encoding="utf-8"), figures)

@@ -82,13 +82,17 @@ async def show_connections(database_url: str) -> None:
 
 
 def _workers() -> list[psutil.Process]:
-    """Find the workers: the processes of the service in this clone that have no children."""
+    """Find the workers: the processes of the service in this clone that have started no other one.
+
+    A worker may have children that are not the service, such as those of a process pool.
+    """
     found = [
         process
         for process in psutil.process_iter(["cmdline", "cwd"])
         if GUNICORN[0] in (process.info["cmdline"] or ()) and process.info["cwd"] == str(ROOT)
     ]
-    workers = [process for process in found if not process.children()]
+    parents = {process.ppid() for process in found}
+    workers = [process for process in found if process.pid not in parents]
     if not workers:
         raise CommandError("The service is not running from this clone. Start it with: make run")
     return workers

@@ -24,6 +24,7 @@ from app.infra.observability.tracing import traces
 from app.infra.server.settings import ServerSettings
 from app.infra.settings_base.section import Sections
 from app.infra.shutdown import shutdown_event
+from app.infra.web.batch_response import BatchLimits
 from app.infra.web.body_limit import BodyLimitMiddleware
 from app.infra.web.concurrency_limit import ConcurrencyLimiter, ConcurrencyLimitMiddleware
 from app.infra.web.cors import CorsMiddleware
@@ -151,18 +152,21 @@ def create_app(
     load_jobs(features)
     sections = settings.sections()
     limiter = ConcurrencyLimiter(sections[LimitsSettings])
-    docs = sections[DocsSettings]
+    docs, server = sections[DocsSettings], sections[ServerSettings]
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        current_default_thread_limiter().total_tokens = sections[ServerSettings].threads
+        current_default_thread_limiter().total_tokens = server.threads
         app.state.route_table.index()  # takes long, so before there is anything that may be late
         closing_log = closing(log.writer) if log else nullcontext()
         with closing_log, shutdown_event() as shutdown:
             workers = settings.web_concurrency or available_cores()
             measures = limiter.measure, partial(WORKERS.set, 1)
             opened = open_resources(sections, APPLICATION_NAME, *measures, workers=workers)
-            app.state.exports = Exports(sections[LimitsSettings].exports, shutdown)
+            app.state.exports = Exports(
+                sections[LimitsSettings].exports,
+                BatchLimits(shutdown, server.completion_seconds, server.write_seconds),
+            )
             async with opened as resources:
                 app.state.resources, app.state.cache_reader = resources, resources.reader
                 await resources.rate_limiter.check(app.state.route_table.limits)
@@ -193,7 +197,7 @@ def create_app(
     include(app)
     use_route_table(app)
     if docs.enabled:
-        add_documentation(app, sections[ServerSettings].root_path)
+        add_documentation(app, server.root_path)
     return app
 
 

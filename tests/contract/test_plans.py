@@ -130,13 +130,13 @@ async def test_a_batch_of_an_export_reads_its_rows_in_the_order_of_an_index(
     """An export with filters needs a plan of its own feature."""
     dialect = resources.database.engine.dialect
     table = f'"{export.table}"'
-    middle = (
-        await filled.execute(text(f"SELECT created_at, id FROM {table} ORDER BY 1, 2 OFFSET 9000"))
-    ).first()
+    moment = "round(extract(epoch FROM created_at - timestamptz '2000-01-01Z') * 1000000)::bigint"
+    query = f"SELECT {moment} AS moment, id FROM {table} ORDER BY created_at, id OFFSET 9000"
+    middle = (await filled.execute(text(query))).first()
     assert middle is not None, "`fill` makes too few rows"
     first = export.after(None, {})
     read = []
-    for place in (first, replace(first, value=middle.created_at, row_id=middle.id)):
+    for place in (first, replace(first, value=middle.moment, row_id=middle.id)):
         sql = export.sql(dialect, ExportFormat.CSV, place, 1_000, {})
         plan = await explain(filled, sql, ())
         found = list(nodes(plan))

@@ -1,4 +1,4 @@
-"""What the pages of docs/how-to tell their readers to do works.
+"""What the pages of docs/how-to, and docs/exports.md, tell their readers to do works.
 
 Each page is followed in a copy of the repository, if it needs no package that the tests lack. Of
 the other pages, everything that they name is checked.
@@ -37,7 +37,9 @@ def builds_on_what_is_here(page: Path) -> bool:
     )
 
 
-PAGES = [page for page in pages() if builds_on_what_is_here(page)]
+PAGES = [
+    page for page in (*pages(), PROJECT / "docs" / "exports.md") if builds_on_what_is_here(page)
+]
 FOLLOWED = [page for page in PAGES if any("pytest" in line for line in commands(page))]
 
 

@@ -13,12 +13,9 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.errors import Unavailable
-from app.infra.database.engine import DISCONNECT_SQLSTATES
+from app.infra.database.engine import DISCONNECT_SQLSTATES, command_seconds
 from app.infra.database.query_stats import recorded
 from app.infra.observability.background import detached
-
-# PostgreSQL's statement_timeout is shorter. This one is for a connection that is silent.
-COPY_SECONDS = 6.0
 
 
 class Copied(NamedTuple):
@@ -46,7 +43,8 @@ async def copy_out(
         driver: Any = (await connection.get_raw_connection()).driver_connection
         try:
             with recorded(name):
-                status = await _copy(driver, query, output=collect, **options)
+                seconds = command_seconds(engine)
+                status = await _copy(driver, seconds, query, output=collect, **options)
         except BaseException as error:
             is_lost = _is_lost(driver, error)
             if is_lost:
@@ -60,14 +58,15 @@ async def copy_out(
     return Copied(text, int(status.split()[1]))
 
 
-async def _copy(driver: Any, query: str, **options: Any) -> str:
+async def _copy(driver: Any, seconds: float, query: str, **options: Any) -> str:
     """Run the COPY. If this is cancelled or takes too long, close the socket at once.
 
-    asyncpg itself must not be cancelled here: it fails when rows arrive after that.
+    asyncpg itself must not be cancelled here: it fails when rows arrive after that. So its own
+    timeout is longer.
     """
-    copying = detached(driver.copy_from_query(query, timeout=2 * COPY_SECONDS, **options))
+    copying = detached(driver.copy_from_query(query, timeout=2 * seconds, **options))
     try:
-        async with asyncio.timeout(COPY_SECONDS):
+        async with asyncio.timeout(seconds):
             status: str = await asyncio.shield(copying)
     except (asyncio.CancelledError, TimeoutError):
         driver.terminate()

@@ -22,6 +22,7 @@ from app.infra.observability.diagnostics import count_connections
 from app.infra.observability.request_context import request_context
 from app.infra.settings_base.urls import asyncpg_arguments
 
+COMMAND_SECONDS = "command_timeout_seconds"
 OUTBOX_COMMAND_SECONDS, OUTBOX_STATEMENT_SECONDS = 0.5, 0.4
 # admin_shutdown, crash_shutdown, cannot_connect_now, and read_only_sql_transaction: after a
 # failover the connection may lead to a server that has become a standby.
@@ -42,6 +43,7 @@ def open_engine(settings: DatabaseSettings, application_name: str) -> AsyncEngin
         pool_timeout=settings.pool_timeout_seconds,
         pool_recycle=settings.pool_recycle_seconds,
         hide_parameters=True,  # errors are logged, and parameters may be personal data
+        execution_options={COMMAND_SECONDS: settings.command_timeout_seconds},
         connect_args={
             **arguments,
             "timeout": settings.connect_timeout_seconds,
@@ -59,6 +61,11 @@ def open_engine(settings: DatabaseSettings, application_name: str) -> AsyncEngin
     event.listen(engine.sync_engine, "handle_error", _remove_row_from_message)
     event.listen(engine.sync_engine, "handle_error", _handle_lost_connection)
     return engine
+
+
+def command_seconds(engine: AsyncEngine) -> float:
+    """Return DATABASE_COMMAND_TIMEOUT_SECONDS of an engine that `open_engine` has created."""
+    return float(engine.get_execution_options()[COMMAND_SECONDS])
 
 
 def open_outbox_engine(settings: DatabaseSettings, application_name: str) -> AsyncEngine:

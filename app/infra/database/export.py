@@ -8,28 +8,32 @@ Every line ends with its own cursor. A client that was cut off goes on after the
 has received completely.
 """
 
+import time
 from collections.abc import Mapping
-from datetime import UTC, datetime
 from enum import Enum
 from typing import Any
 
-from sqlalchemy import BigInteger, Dialect, Integer, Select, bindparam, func, select, tuple_
+from sqlalchemy import Dialect, Integer, Select, bindparam, func, select, tuple_
 from sqlalchemy.exc import DBAPIError
 
 from app.errors import Unavailable
 from app.infra.database.base import Base
 from app.infra.database.copy import Copied, copy_out
-from app.infra.database.cursors import EPOCH, HEAD, VERSION, Cursor, list_identity
+from app.infra.database.cursors import Cursor, list_identity
 from app.infra.database.export_columns import (
+    BEFORE_ALL,
     CURSORS,
     Fields,
     csv_columns,
     cursor_of,
     flatten,
     json_line,
+    position,
+    position_of,
     size_of,
 )
 from app.infra.database.pagination import required_filters
+from app.infra.database.pool import PoolExhausted
 from app.infra.database.replica import Replica
 from app.infra.database.sessions import Database
 from app.infra.observability.metrics import REPLICA_READS
@@ -37,8 +41,9 @@ from app.infra.observability.metrics import REPLICA_READS
 MAX_ROWS, FIRST_ROWS = 10_000, 1_000
 # The text of the rows of a batch, before it is escaped. One row may exceed it.
 MAX_BYTES = 2 * 1024 * 1024
-CURSOR_LENGTH = len(CURSORS.encode(Cursor(b"list", EPOCH, 0)))
-START = datetime(1, 1, 1, tzinfo=UTC)  # before all rows
+# How long an export waits for a free connection between two batches. Proxies wait for 30 s.
+POOL_PATIENCE_SECONDS = 20.0
+CURSOR_LENGTH = len(CURSORS.encode(Cursor(b"list", 0, 0)))
 # JSON may contain these as they are, but many programs take them for the end of a line.
 LINE_ENDS = {character: f"\\u{ord(character):04x}" for character in "\x85\u2028\u2029"}
 
@@ -66,11 +71,6 @@ class Export:
         columns = dict(flatten(fields))
         size = size_of(columns.values())
         before = func.sum(size).over(order_by=(row.created_at, row.id), rows=(None, 0)) - size
-        key = tuple_(row.created_at, row.id)
-        place = tuple_(
-            bindparam("keyset_value", type_=CURSORS.bind_type),
-            bindparam("keyset_id", type_=BigInteger),
-        )
         batch = (
             statement.with_only_columns(
                 *(column.label(name) for name, column in columns.items()),
@@ -79,7 +79,7 @@ class Export:
                 before.label("keyset_bytes"),
                 maintain_column_froms=True,
             )
-            .where(key > place)
+            .where(tuple_(row.created_at, row.id) > tuple_(*position()))
             .order_by(row.created_at, row.id)
             .limit(bindparam("keyset_limit", type_=Integer))
             .subquery()
@@ -101,7 +101,7 @@ class Export:
         if filters.keys() != self.filters:
             raise TypeError(f"The export {self.name} has the filters {sorted(self.filters)}")
         list_id = list_identity(self._identity, filters)
-        return Cursor(list_id, START, 0) if cursor is None else CURSORS.decode(cursor, list_id)
+        return Cursor(list_id, BEFORE_ALL, 0) if cursor is None else CURSORS.decode(cursor, list_id)
 
     async def read(
         self,
@@ -128,13 +128,7 @@ class Export:
         filters: Mapping[str, object],
     ) -> str:
         """Return the query of a batch, with the values in it: COPY has no parameters."""
-        values = {
-            **filters,
-            "keyset_value": after.value,
-            "keyset_id": after.row_id,
-            "keyset_limit": limit,
-            "keyset_head": HEAD.pack(VERSION, False, after.list_id).hex(),
-        }
+        values = {**filters, **position_of(after), "keyset_limit": limit}
         query = self._statements[form].params(values)
         return str(query.compile(dialect=dialect, compile_kwargs={"literal_binds": True}))
 
@@ -155,12 +149,13 @@ class ExportReader:
         self._after = export.after(cursor, filters)
         self._database, self._replica = database, replica
         self._limit = FIRST_ROWS
+        self._patience_seconds = 0.0  # the first batch can be refused
         self._header = form is ExportFormat.CSV and cursor is None
 
     async def read(self) -> bytearray | None:
         """Return the next lines, or None after the last one. Raises as `Export.read` does."""
-        copied = await self._read_batch()
-        self._header = False
+        copied = await self._read_patiently()
+        self._header, self._patience_seconds = False, POOL_PATIENCE_SECONDS
         if not copied.text:
             return None
         if copied.rows:
@@ -173,6 +168,16 @@ class ExportReader:
             cursor = end[-CURSOR_LENGTH:].decode()
             self._after = CURSORS.decode(cursor, self._after.list_id)
         return copied.text
+
+    async def _read_patiently(self) -> Copied:
+        """Read a batch. A full pool is no reason to cut a response off that has begun."""
+        until = time.monotonic() + self._patience_seconds
+        while True:
+            try:
+                return await self._read_batch()
+            except PoolExhausted:
+                if time.monotonic() >= until:
+                    raise
 
     async def _read_batch(self) -> Copied:
         replica = self._replica

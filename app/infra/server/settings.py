@@ -90,6 +90,11 @@ class ServerSettings(Section):
         return proxies
 
     @property
+    def completion_seconds(self) -> float:
+        """How long responses may go on after a worker has stopped accepting connections."""
+        return self.graceful_timeout_seconds - CLOSING_SECONDS - self.drain_seconds
+
+    @property
     def trusted_hops(self) -> int:
         """The number of proxies in front of the service, or 0 if their addresses are known."""
         return int(self.trusted_proxies) if _is_number(self.trusted_proxies) else 0

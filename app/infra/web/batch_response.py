@@ -1,12 +1,14 @@
 """A long response that is sent in batches. It ends visibly incomplete if it cannot be completed.
 
-It ends when the client leaves or does not read, when the database fails, and when the server shuts
-down. HTTP has no other sign for that than closing the connection before the last chunk.
+It ends when the client leaves or does not read, when the database fails, and some time after the
+server begins to shut down. HTTP has no other sign for that than closing the connection before the
+last chunk.
 """
 
 import asyncio
 from collections.abc import AsyncGenerator, Mapping
 from contextlib import aclosing
+from dataclasses import dataclass
 
 from anyio.to_thread import run_sync
 from sqlalchemy.exc import DBAPIError
@@ -21,9 +23,20 @@ from app.infra.web.content_codings import Encoder
 from app.infra.web.server_error import ClientTooSlow, ResponseCutOff
 
 PIECE_BYTES = 128 * 1024
-SEND_SECONDS = 30.0  # in which a client has to read a piece
 
 Batches = AsyncGenerator[memoryview, None]
+
+
+@dataclass(frozen=True, slots=True)
+class BatchLimits:
+    """A client has to read a piece in `send_seconds`.
+
+    After `shutdown` is set, a response may go on for `grace_seconds`.
+    """
+
+    shutdown: asyncio.Event
+    grace_seconds: float
+    send_seconds: float
 
 
 class BatchResponse(StreamingResponse):
@@ -36,14 +49,14 @@ class BatchResponse(StreamingResponse):
     def __init__(
         self,
         batches: Batches,
-        shutdown: asyncio.Event,
+        limits: BatchLimits,
         *,
         encoder: Encoder | None,
         headers: Mapping[str, str],
         media_type: str,
     ) -> None:
         super().__init__(batches, headers=headers, media_type=media_type)
-        self._batches, self._shutdown, self._encoder = batches, shutdown, encoder
+        self._batches, self._limits, self._encoder = batches, limits, encoder
 
     async def __call__(self, _scope: Scope, receive: Receive, send: Send) -> None:
         if (current := request_context.get()) is not None:
@@ -52,7 +65,7 @@ class BatchResponse(StreamingResponse):
         async with asyncio.TaskGroup() as group:
             sending = group.create_task(self._send(send))
             leaving = group.create_task(self.listen_for_disconnect(receive))
-            stopping = group.create_task(self._shutdown.wait())
+            stopping = group.create_task(self._wait_for_the_end())
             tasks = sending, leaving, stopping
             await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
             for task in tasks:
@@ -64,6 +77,10 @@ class BatchResponse(StreamingResponse):
             raise ResponseCutOff("the server shuts down")
         else:
             raise ClientDisconnect
+
+    async def _wait_for_the_end(self) -> None:
+        await self._limits.shutdown.wait()
+        await asyncio.sleep(self._limits.grace_seconds)
 
     async def _send(self, send: Send) -> Exception | None:
         """Send everything. Return the error if the response cannot be completed."""
@@ -86,18 +103,16 @@ class BatchResponse(StreamingResponse):
             data: bytes | memoryview = batch
             if encoder is not None:
                 data = await run_sync(encoder.encode, batch)
-            await _send_pieces(send, data)
-            del batch, data  # before the next one is read
+            for start in range(0, len(data), PIECE_BYTES):
+                await self._send_piece(send, bytes(data[start : start + PIECE_BYTES]), more=True)
+            del batch, data  # before the next one is taken
         if encoder is not None:
             end = encoder.finish()
-        await send({"type": "http.response.body", "body": end})
+        await self._send_piece(send, end, more=False)
 
-
-async def _send_pieces(send: Send, data: bytes | memoryview) -> None:
-    for start in range(0, len(data), PIECE_BYTES):
-        body = bytes(data[start : start + PIECE_BYTES])
+    async def _send_piece(self, send: Send, body: bytes, *, more: bool) -> None:
         try:
-            async with asyncio.timeout(SEND_SECONDS):
-                await send({"type": "http.response.body", "body": body, "more_body": True})
+            async with asyncio.timeout(self._limits.send_seconds):
+                await send({"type": "http.response.body", "body": body, "more_body": more})
         except TimeoutError:
             raise ClientTooSlow from None

@@ -10,7 +10,7 @@ from app.errors import NotAcceptable, RateLimited, Unavailable
 from app.infra.database.export import Export, ExportFormat, ExportReader
 from app.infra.observability.metrics import REFUSED
 from app.infra.resources import ProcessResources
-from app.infra.web.batch_response import SEND_SECONDS, Batches, BatchResponse
+from app.infra.web.batch_response import Batches, BatchLimits, BatchResponse
 from app.infra.web.content_codings import ENCODERS
 from app.infra.web.head_requests import is_head_request
 from app.infra.web.negotiation import preferred_encoding, preferred_type
@@ -27,10 +27,10 @@ PLACE_SECONDS = 1.0
 
 
 class Exports:
-    """The exports that run in this process. They end when `shutdown` is set."""
+    """The exports that run in this process. None begins after the shutdown of its server has."""
 
-    def __init__(self, limit: int, shutdown: asyncio.Event) -> None:
-        self.shutdown = shutdown
+    def __init__(self, limit: int, limits: BatchLimits) -> None:
+        self.limits = limits
         self._limit = limit
         self._clients: set[str] = set()
         self._place_is_free = asyncio.Event()
@@ -41,6 +41,8 @@ class Exports:
 
         One client would otherwise take all places by reading slowly.
         """
+        if self.limits.shutdown.is_set():
+            raise Unavailable("The server is shutting down.")
         await self._wait_for_place(client)
         self._clients.add(client)
         try:
@@ -58,7 +60,7 @@ class Exports:
         except TimeoutError:
             REFUSED.labels("exports").inc()
             if client in self._clients:
-                raise RateLimited(round(SEND_SECONDS)) from None
+                raise RateLimited(round(self.limits.send_seconds)) from None
             raise Unavailable("This process runs as many exports as it may.") from None
 
 
@@ -91,7 +93,7 @@ class Exporter:
         first = None if is_head_request() else await reader.read()
         return BatchResponse(
             _batches(first, reader),
-            self._exports.shutdown,
+            self._exports.limits,
             encoder=encoder,
             headers=headers,
             media_type=media_type,
@@ -112,7 +114,12 @@ class Exporter:
 
 
 async def _batches(batch: bytearray | None, reader: ExportReader) -> Batches:
+    """Yield the batches. Each is read while the one before it is being sent."""
     while batch is not None:
-        yield memoryview(batch)
-        del batch  # it has been sent, and the next one needs as much memory
-        batch = await reader.read()
+        reading = asyncio.create_task(reader.read())  # noqa: TID251 - it is part of the request
+        try:
+            yield memoryview(batch)
+            batch = await reading
+        finally:
+            reading.cancel()
+            await asyncio.gather(reading, return_exceptions=True)

@@ -5,7 +5,7 @@ import logging
 import socket
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from random import Random
 
 import httpx2
@@ -19,7 +19,7 @@ from app.features.users.models import User
 from app.infra.database import export
 from app.infra.server.wiring import server_config
 from app.infra.shutdown import server_shutdown
-from app.infra.web import batch_response, exports
+from app.infra.web import exports
 from app.infra.web.server_error import ClientTooSlow
 from app.settings import Settings
 from graceful_gunicorn import protocol_class
@@ -183,13 +183,30 @@ async def test_an_export_waits_for_the_place_of_one_that_ends(
         assert (await second).status_code == 200
 
 
+def change_limits(app: FastAPI, monkeypatch: pytest.MonkeyPatch, **seconds: float) -> None:
+    changed = replace(app.state.exports.limits, **seconds)
+    monkeypatch.setattr(app.state.exports, "limits", changed)
+
+
+async def test_a_client_that_does_not_read_the_last_piece_is_cut_off(
+    app: FastAPI, make: NoteFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    change_limits(app, monkeypatch, send_seconds=0.1)
+    await make.note()
+    async with reading(app, make.headers(await make.user())) as reader:
+        assert reader.task is not None
+        await until(reader.messages.full)  # the empty piece that ends the response
+        await asyncio.wait([reader.task], timeout=PATIENCE_SECONDS)
+        assert reader.task.done()
+
+
 async def test_a_client_that_never_reads_is_cut_off(
     app: FastAPI,
     make: NoteFactory,
     small_batches: None,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(batch_response, "SEND_SECONDS", 0.1)
+    change_limits(app, monkeypatch, send_seconds=0.1)
     await make.notes(9)
     async with reading(app, make.headers(await make.user())) as reader:
         assert reader.task is not None
@@ -279,14 +296,38 @@ async def abort(url: str, make: NoteFactory, user: User, after_bytes: int) -> No
     writer.transport.abort()
 
 
-async def test_an_export_ends_visibly_when_the_server_shuts_down(
-    own_shutdown: None, settings: Settings, make: NoteFactory, caplog: pytest.LogCaptureFixture
+async def test_an_export_is_completed_while_the_server_shuts_down_and_no_other_begins(
+    own_shutdown: None, settings: Settings, make: NoteFactory, small_batches: None
+) -> None:
+    notes = await make.notes(9)
+    headers, others = [make.headers(await make.user()) for _ in range(2)]
+    async with (
+        running(settings) as app,
+        client_of(app) as client,
+        reading(app, headers) as reader,
+    ):
+        server_shutdown.begin()
+        refused = await client.get(URL, headers=others)
+        assert (refused.status_code, refused.json()["code"]) == (503, "unavailable")
+        assert "retry-after" in refused.headers
+        while not reader.is_complete:
+            await reader.read()
+    assert [line["id"] for line in lines_of(reader.body)] == [note.id for note in notes]
+
+
+async def test_an_export_that_takes_too_long_ends_visibly_when_the_server_shuts_down(
+    own_shutdown: None,
+    settings: Settings,
+    make: NoteFactory,
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The client resumes, for example at another instance."""
     await make_many(make, 20_000)
     headers = {**make.headers(await make.user()), "Accept-Encoding": "identity"}
     received = b""
     async with running(settings) as app, served(app, settings) as url:
+        change_limits(app, monkeypatch, grace_seconds=0)
         async with httpx2.AsyncClient(base_url=url, timeout=PATIENCE_SECONDS) as client:
             with pytest.raises(httpx2.RemoteProtocolError):
                 async with client.stream("GET", URL, headers=headers) as response:

@@ -1,0 +1,210 @@
+"""What exports read: any number of columns, rows without a partner, times without an end.
+
+They wait for a connection between two batches, but not for ever.
+"""
+
+import asyncio
+import csv
+import io
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from fastapi import FastAPI
+from prometheus_client import REGISTRY
+from sqlalchemy import select, text
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.orm import aliased
+
+from app.errors import Unavailable
+from app.infra.database import export
+from app.infra.database.copy import copy_out
+from app.infra.database.export import Export, ExportFormat, ExportReader
+from app.infra.database.export_columns import AFTER_ALL, BEFORE_ALL, CURSORS
+from app.infra.database.pool import PoolExhausted
+from app.settings import Settings
+from tests.application import running
+from tests.coherent_cache.worker import eventually
+from tests.exports import lines_of
+from tests.sample.factory import NoteFactory
+from tests.sample.notes import EXPORTED_NOTES, NOTES_AND_AUTHORS, Note
+
+PARENT = aliased(Note)
+WITH_PARENTS = Export(
+    "with_parents",
+    select(Note).outerjoin(PARENT, PARENT.id == Note.parent_id),
+    Note,
+    {"id": Note.id, "parent": {"id": PARENT.id, "title": PARENT.title, "at": PARENT.created_at}},
+)
+MANY = [f"title_{number}" for number in range(300)]
+WITH_MANY_FIELDS = Export("many", NOTES_AND_AUTHORS, Note, dict.fromkeys(MANY, Note.title))
+# The last moment that PostgreSQL stores, and times that RFC 3339 cannot express.
+MOMENTS = [
+    *("-infinity", "-infinity", "4713-11-24 00:00:00Z BC", "0001-01-01 00:00:00Z"),
+    *("1999-12-31 23:59:59.999999Z", "2000-01-01 00:00:00Z", "2026-02-28 12:00:00.5Z"),
+    *("9999-12-31 23:59:59.999999Z", "12000-01-01 00:00:00Z", "294276-12-31 23:59:59.999999Z"),
+    *("infinity", "infinity", "infinity"),
+]
+FIRST, LAST = "0001-01-01T00:00:00Z", "9999-12-31T23:59:59.999999Z"
+
+
+@pytest.fixture
+def make(app: FastAPI, clean: None) -> NoteFactory:
+    return NoteFactory(app.state.resources)
+
+
+def reader(make: NoteFactory, one: Export, form: ExportFormat) -> ExportReader:
+    return ExportReader(one, form, None, {}, make.resources.database, None)
+
+
+async def whole(found: ExportReader) -> bytearray:
+    """Read an export to its end. It would never end if a cursor led back."""
+    received = bytearray()
+    for _ in range(100):
+        if (batch := await found.read()) is None:
+            return received
+        received += batch
+    raise AssertionError("The export does not end.")
+
+
+async def lines(make: NoteFactory, one: Export) -> list[dict[str, Any]]:
+    return lines_of(await whole(reader(make, one, ExportFormat.JSON_LINES)))
+
+
+async def rows(make: NoteFactory, one: Export) -> list[dict[str, str]]:
+    content = await whole(reader(make, one, ExportFormat.CSV))
+    return list(csv.DictReader(io.StringIO(content.decode(), newline="")))
+
+
+async def test_an_export_may_have_any_number_of_fields(make: NoteFactory) -> None:
+    note = await make.note(title='A "title"')
+    for found in (await lines(make, WITH_MANY_FIELDS), await rows(make, WITH_MANY_FIELDS)):
+        [row] = found
+        assert list(row) == [*MANY, "cursor"]
+        assert {row[name] for name in MANY} == {note.title}
+
+
+async def test_fields_of_an_outer_join_without_a_partner_are_null(make: NoteFactory) -> None:
+    parent = await make.note(title="Parent")
+    child = await make.note(parent_id=parent.id)
+    [without, partnered] = await lines(make, WITH_PARENTS)
+    assert (without["id"], without["parent"]) == (
+        parent.id,
+        {"id": None, "title": None, "at": None},
+    )
+    assert (partnered["id"], partnered["parent"]["title"]) == (child.id, "Parent")
+    [without_values, _] = await rows(make, WITH_PARENTS)
+    assert [without_values[f"parent_{name}"] for name in ("id", "title", "at")] == [""] * 3
+
+
+async def test_every_time_is_exported_once_and_as_the_nearest_that_can_be_written(
+    make: NoteFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(export, "FIRST_ROWS", 1)  # so that each row is read with a cursor
+    monkeypatch.setattr(export, "MAX_ROWS", 1)
+    author, ids = await make.user(), []
+    for moment in MOMENTS:
+        note = await make.note(author)
+        ids.append(note.id)
+        async with make.resources.database.transaction() as session:
+            statement = f"UPDATE test_notes SET created_at = '{moment}' WHERE id = {note.id}"
+            await session.execute(text(statement))
+    found = await lines(make, EXPORTED_NOTES)
+    assert [line["id"] for line in found] == ids
+    expected = [
+        *([FIRST] * 4),
+        *("1999-12-31T23:59:59.999999Z", "2000-01-01T00:00:00Z", "2026-02-28T12:00:00.500000Z"),
+        *([LAST] * 6),
+    ]
+    assert [line["created_at"] for line in found] == expected
+    assert [row["created_at"] for row in await rows(make, EXPORTED_NOTES)] == expected
+
+
+async def test_a_cursor_is_the_one_that_its_format_encodes(make: NoteFactory) -> None:
+    at = datetime(2026, 2, 28, 12, 0, 0, 5, tzinfo=UTC)
+    note = await make.note(created_at=at)
+    [line] = await lines(make, EXPORTED_NOTES)
+    start = EXPORTED_NOTES.after(None, {})
+    cursor = CURSORS.decode(line["cursor"], start.list_id)
+    microseconds = round((at - datetime(2000, 1, 1, tzinfo=UTC)).total_seconds() * 1_000_000)
+    assert (cursor.value, cursor.row_id) == (microseconds, note.id)
+    assert CURSORS.encode(cursor) == line["cursor"]
+
+
+@pytest.mark.parametrize("moment", [BEFORE_ALL + 1, AFTER_ALL - 1])
+async def test_a_cursor_that_no_row_can_have_is_an_error_of_the_client(
+    make: NoteFactory, moment: int
+) -> None:
+    start = EXPORTED_NOTES.after(None, {})
+    cursor = CURSORS.encode(type(start)(start.list_id, moment, 1))
+    form, database = ExportFormat.JSON_LINES, make.resources.database
+    with pytest.raises(DBAPIError) as raised:
+        await ExportReader(EXPORTED_NOTES, form, cursor, {}, database, None).read()
+    assert getattr(raised.value.orig, "sqlstate", "") == "22008"  # 422, see error_mapping.py
+
+
+@pytest.fixture
+async def impatient(settings: Settings, clean: None) -> AsyncIterator[NoteFactory]:
+    """An application whose commands and waits for a connection take little time."""
+    values = settings.model_dump()
+    values["database"] |= {"pool_size": 2, "pool_timeout_seconds": 0.1}
+    values["database"] |= {"command_timeout_seconds": 0.5, "statement_timeout_seconds": 5}
+    async with running(Settings.model_validate(values)) as app:
+        yield NoteFactory(app.state.resources)
+
+
+@asynccontextmanager
+async def full_pool(make: NoteFactory) -> AsyncIterator[None]:
+    """Take all connections of the pool."""
+    engine = make.resources.database.engine
+    async with AsyncExitStack() as stack:
+        for _ in range(engine.pool.size()):  # type: ignore[attr-defined]
+            await stack.enter_async_context(engine.connect())
+        yield
+
+
+def refused() -> float:
+    return REGISTRY.get_sample_value("database_pool_refused_total") or 0
+
+
+async def test_an_export_waits_while_the_pool_is_full_between_two_batches(
+    impatient: NoteFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(export, "FIRST_ROWS", 2)
+    notes = await impatient.notes(3)
+    found = reader(impatient, EXPORTED_NOTES, ExportFormat.JSON_LINES)
+    received = await found.read()
+    assert received is not None
+    before = refused()
+    async with full_pool(impatient):
+        reading = asyncio.create_task(found.read())
+        await eventually(lambda: refused() > before)  # an ordinary request would get 503 now
+        assert not reading.done()
+    received += await reading or b""
+    assert [line["id"] for line in lines_of(received)] == [note.id for note in notes]
+
+
+async def test_an_export_does_not_wait_for_ever_and_its_first_batch_is_refused(
+    impatient: NoteFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(export, "FIRST_ROWS", 2)
+    await impatient.notes(3)
+    found = reader(impatient, EXPORTED_NOTES, ExportFormat.JSON_LINES)
+    async with full_pool(impatient):
+        before = refused()
+        with pytest.raises(PoolExhausted):
+            await found.read()
+        assert refused() == before + 1
+    monkeypatch.setattr(export, "POOL_PATIENCE_SECONDS", 0.1)
+    await found.read()
+    async with full_pool(impatient):
+        with pytest.raises(PoolExhausted):
+            await found.read()
+
+
+async def test_a_batch_has_the_time_of_a_command(impatient: NoteFactory) -> None:
+    engine = impatient.resources.database.engine
+    with pytest.raises(Unavailable, match="did not answer in time"):
+        await copy_out(engine, "COPY slow", "SELECT pg_sleep(4)", bytes)

@@ -12,6 +12,7 @@ An object whose last reference goes is given to `release`, in the same transacti
 objects that nothing refers to. What refers to an object are the foreign keys to this table.
 """
 
+import logging
 from datetime import datetime
 
 from sqlalchemy import Index, String, text
@@ -23,7 +24,11 @@ from app.infra.database.base import Base
 from app.infra.database.sessions import Database
 from app.infra.storage.store import ObjectStore
 
+logger = logging.getLogger(__name__)
+
 MOST_DELETED = 1_000  # in one run of the job
+POSTPONED_SECONDS = 600  # until the job tries again to delete an object
+FAILURES_TO_STOP = 3  # in a row: then it is the store that is away
 
 
 class StoredObject(Base):
@@ -53,6 +58,10 @@ NEXT = text(
     "ORDER BY check_at LIMIT 1 FOR UPDATE SKIP LOCKED"
 )
 KEEP = text("UPDATE stored_objects SET check_at = NULL WHERE id = :object_id")
+POSTPONE = text(
+    "UPDATE stored_objects SET check_at = now() + make_interval(secs => :seconds) "
+    "WHERE id = :object_id"
+)
 DELETE = text("DELETE FROM stored_objects WHERE id = :object_id")
 
 
@@ -78,9 +87,14 @@ async def release(session: AsyncSession, *object_ids: int) -> None:
 
 
 async def delete_unreferenced(database: Database, store: ObjectStore) -> None:
-    """Delete objects that nothing refers to, each in a transaction of its own."""
+    """Delete objects that nothing refers to, each in a transaction of its own.
+
+    An object that cannot be deleted is tried again later, so that it does not keep the others.
+    Raises `Unavailable` if the store is away.
+    """
     if not store.is_set:
         return
+    failures = 0
     for _ in range(MOST_DELETED):
         async with database.transaction() as session:
             row = (await session.execute(NEXT)).one_or_none()
@@ -91,8 +105,17 @@ async def delete_unreferenced(database: Database, store: ObjectStore) -> None:
                 await session.execute(KEEP, object_id)
                 continue
             # While the row is locked, nobody can store the object again.
-            await store.delete(row.key)
-            await session.execute(DELETE, object_id)
+            try:
+                await store.delete(row.key)
+            except Unavailable:
+                failures += 1
+                await session.execute(POSTPONE, {**object_id, "seconds": POSTPONED_SECONDS})
+                logger.warning("A file could not be deleted. It is tried again later: %s", row.key)
+            else:
+                failures = 0
+                await session.execute(DELETE, object_id)
+        if failures == FAILURES_TO_STOP:
+            raise Unavailable("The store for files deletes nothing.")
 
 
 def _is_referenced() -> str:

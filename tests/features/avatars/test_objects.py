@@ -14,7 +14,12 @@ from app.features.users.models import User
 from app.infra.process_pool import ProcessPool
 from app.infra.resources import ProcessResources
 from app.infra.storage.store import ObjectStore
-from app.infra.storage.stored_objects import delete_unreferenced, refer, reserve
+from app.infra.storage.stored_objects import (
+    FAILURES_TO_STOP,
+    delete_unreferenced,
+    refer,
+    reserve,
+)
 from tests.features.avatars.factory import AvatarFactory
 from tests.features.avatars.pictures import quarters, written
 
@@ -121,6 +126,7 @@ async def test_without_a_store_an_upload_is_refused_at_once(
     await make.avatar(owner)
     async with resources.database.transaction() as session:
         await service.delete_avatar(session, owner)
+        await session.execute(text("UPDATE stored_objects SET check_at = now()"))
     without = replace(resources, objects=ObjectStore(None, 1))
     monkeypatch.setattr(ProcessPool, "run", run)
     processes = ProcessPool(1, queue=1, queue_seconds=1, seconds=1, memory_bytes=1)
@@ -159,21 +165,53 @@ async def test_upload_of_a_picture_that_is_being_deleted_is_kept(
     await deleting
 
 
-async def test_store_that_fails_keeps_the_row_for_the_next_run(
-    make: AvatarFactory,
-    owner: User,
-    resources: ProcessResources,
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    digest = await make.avatar(owner)
-    async with resources.database.transaction() as session:
-        await service.delete_avatar(session, owner)
+async def delete_own_avatars(make: AvatarFactory, resources: ProcessResources) -> list[str]:
+    """Give avatars to a few users, and remove them. Return their hashes."""
+    digests = []
+    for _ in range(5):
+        user = await make.user()
+        digests.append(await make.avatar(user))
+        async with resources.database.transaction() as session:
+            await service.delete_avatar(session, user)
+    return digests
 
-    async def fail(_key: str) -> None:
+
+async def test_store_that_fails_keeps_the_rows_for_a_later_run(
+    make: AvatarFactory, resources: ProcessResources, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    digests = await delete_own_avatars(make, resources)
+    tried = []
+
+    async def fail(key: str) -> None:
+        tried.append(key)
         raise Unavailable("The store is away.")
 
     with monkeypatch.context() as patch, pytest.raises(Unavailable):
         patch.setattr(resources.objects, "delete", fail)
         await clean_up(resources)
+    assert len(tried) == FAILURES_TO_STOP  # a store that is away is not asked for each file
     await clean_up(resources)
-    assert not await exists(resources, digest)
+    assert not any([await exists(resources, digest) for digest in digests])
+
+
+async def test_file_that_cannot_be_deleted_does_not_keep_the_others(
+    make: AvatarFactory, resources: ProcessResources, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first, *others = await delete_own_avatars(make, resources)
+    delete, tried = resources.objects.delete, []
+
+    async def fail_for_first(key: str) -> None:
+        tried.append(key)
+        if key == object_key(first):
+            raise Unavailable("The store refuses this one.")
+        await delete(key)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(resources.objects, "delete", fail_for_first)
+        await clean_up(resources)
+        await delete_unreferenced(resources.database, resources.objects)
+    assert tried.count(object_key(first)) == 1  # the next run leaves it alone
+    assert await exists(resources, first)
+    assert not any([await exists(resources, digest) for digest in others])
+    await clean_up(resources)
+    assert not await exists(resources, first)

@@ -201,7 +201,7 @@ async def test_upload_that_breaks_off_gives_its_bytes_back(uploads: httpx2.Async
 async def test_clients_that_send_slowly_do_not_keep_others_from_uploading(
     uploads: httpx2.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("app.infra.web.body_limit.TURN_SECONDS", 0.5)
+    monkeypatch.setattr("app.infra.web.upload_budget.TURN_SECONDS", 0.5)
     forever = asyncio.Event()
 
     async def slow() -> AsyncIterator[bytes]:
@@ -216,3 +216,102 @@ async def test_clients_that_send_slowly_do_not_keep_others_from_uploading(
     assert 200 in {answer.status_code for answer in await asyncio.gather(*sending)}
     answers = await asyncio.gather(*(uploads.post("/uploads", content=b" ") for _ in range(6)))
     assert {answer.status_code for answer in answers} == {200}
+
+
+async def test_uploads_that_send_nothing_end_and_give_everything_back(
+    uploads: httpx2.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each has taken all bytes of the budget but some before it stops."""
+    monkeypatch.setattr("app.infra.web.upload_budget.SILENCE_SECONDS", 0.5)
+
+    async def stops() -> AsyncIterator[bytes]:
+        yield b" " * (4 * MIB - 1)
+        await asyncio.Event().wait()
+
+    async def sends_nothing() -> AsyncIterator[bytes]:
+        await asyncio.Event().wait()
+        yield b""
+
+    for content in (stops, sends_nothing):
+        silent = await asyncio.gather(
+            *(uploads.post("/uploads", content=content()) for _ in range(6))
+        )
+        assert {answer.status_code for answer in silent} <= {408, 503}
+        ended = next(answer for answer in silent if answer.status_code == 408)
+        assert ended.json()["code"] == "request_timeout"
+        assert ended.headers["connection"] == "close"
+        answer = await uploads.post("/uploads", content=b" " * 4 * MIB)
+        assert answer.status_code == 200
+
+
+async def test_silent_uploads_lose_their_turn_before_they_end(
+    uploads: httpx2.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With their turns kept, the others would wait for longer than they may."""
+    monkeypatch.setattr("app.infra.web.upload_budget.PAUSE_SECONDS", 0.01)
+
+    async def sends_nothing() -> AsyncIterator[bytes]:
+        await asyncio.Event().wait()
+        yield b""
+
+    silent = [
+        asyncio.create_task(uploads.post("/uploads", content=sends_nothing())) for _ in range(8)
+    ]
+    await asyncio.sleep(0)
+    assert (await uploads.post("/uploads", content=b" ")).status_code == 200
+    for upload in silent:
+        assert not upload.done()
+        upload.cancel()
+
+
+async def test_uploads_beyond_those_that_may_wait_are_refused_at_once(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.infra.web.upload_budget.PAUSE_SECONDS", 60)
+    monkeypatch.setattr("app.infra.web.upload_budget.TURN_SECONDS", 60)
+    limits = settings.limits.model_copy(update={"uploads": 2})
+    async with running(settings.model_copy(update={"limits": limits})) as app:
+        more = asyncio.Event()
+
+        @app.post("/uploads", max_body_size=4 * MIB)
+        async def upload(request: Request) -> None:
+            await request.body()
+
+        async def slow() -> AsyncIterator[bytes]:
+            await more.wait()
+            yield b" "
+
+        async with client_of(app) as client:
+            # Four are read, and two wait.
+            sending = [
+                asyncio.create_task(client.post("/uploads", content=slow())) for _ in range(7)
+            ]
+            done, _ = await asyncio.wait(sending, return_when=asyncio.FIRST_COMPLETED)
+            assert [task.result().status_code for task in done] == [503]
+            more.set()
+            await asyncio.gather(*sending)
+
+
+async def test_large_setting_for_bodies_makes_no_body_an_upload(settings: Settings) -> None:
+    """Bodies of other routes need no turn. What they have beyond a MiB is in the budget."""
+    limits = settings.limits.model_copy(
+        update={"body_bytes": 8 * MIB, "uploads": 1, "upload_bytes": 3 * MIB}
+    )
+    async with running(settings.model_copy(update={"limits": limits})) as app:
+        leave = asyncio.Event()
+
+        @app.post("/bodies")
+        async def read(request: Request) -> int:
+            await leave.wait()
+            return len(await request.body())
+
+        async with client_of(app) as client:
+            reading = [asyncio.create_task(client.post("/bodies", content=b"1")) for _ in range(9)]
+            large = asyncio.create_task(client.post("/bodies", content=b"1" * 4 * MIB))
+            while app.state.concurrency_limiter.running < 10:
+                await asyncio.sleep(0.01)
+            refused = await client.post("/bodies", content=b"1" * 2 * MIB)
+            assert refused.status_code == 503
+            leave.set()
+            answers = await asyncio.gather(*reading, large)
+            assert {answer.status_code for answer in answers} == {200}

@@ -1,14 +1,14 @@
 """Gathers the parts of the dashboard at the same time.
 
 Each part has its own limit, and its own session: a session runs one statement at a time. No part
-holds a connection while it waits for something else, so parts cannot wait for each other.
+holds a connection while it waits for something else, so parts cannot wait for each other. If many
+dashboards are read at once, their parts wait for their turn.
 """
 
 import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import TypeVar, get_args
 
 from sqlalchemy.exc import SQLAlchemyError
@@ -60,13 +60,10 @@ class _Parts:
         self.failures: dict[PartName, Exception] = {}
         self._resources = resources
 
-    async def read(
-        self, name: PartName, part: Callable[[], Awaitable[T]], seconds: float | None
-    ) -> T | None:
-        """Return the part, or None if it fails or takes longer than `seconds`."""
+    async def read(self, name: PartName, read: Read[T], user: User) -> T | None:
+        """Return the part, or None if it fails or takes too long."""
         try:
-            async with asyncio.timeout(seconds):
-                return await part()
+            return await read(self._resources, user)
         except TimeoutError:
             await self._record(name, Unavailable("The dashboard took too long."))
         except Exception as error:
@@ -95,24 +92,14 @@ async def read_dashboard(resources: ProcessResources, user: User) -> Dashboard:
     """Return the parts that can be read.
 
     If there is no part at all, as when the database is away, this raises the failure of one. The
-    parts are cancelled together with the request. A client that closes its connection cancels
-    nothing, because the server notices that only when it sends: the limits end the parts.
+    parts are cancelled together with the request.
     """
-    settings, parts = resources.settings[DashboardSettings], _Parts(resources)
-    limit = settings.part_seconds
+    parts = _Parts(resources)
     async with asyncio.TaskGroup() as group:
-
-        def start(
-            name: PartName, read: Read[T], seconds: float | None = limit
-        ) -> asyncio.Task[T | None]:
-            part = partial(read, resources, user)
-            return group.create_task(parts.read(name, part, seconds))
-
-        profile = start("profile", read_profile)
-        recent = start("recent_posts", read_recent_posts)
-        stats = start("stats", read_stats)
-        # A call limits its time itself, and reports to its breaker that it is over.
-        upstream = start("upstream", read_upstream, None)
+        profile = group.create_task(parts.read("profile", read_profile, user))
+        recent = group.create_task(parts.read("recent_posts", read_recent_posts, user))
+        stats = group.create_task(parts.read("stats", read_stats, user))
+        upstream = group.create_task(parts.read("upstream", read_upstream, user))
     found = (profile.result(), recent.result(), stats.result(), upstream.result())
     if parts.failures and not any(part is not None for part in found):
         raise next(parts.failures[name] for name in PARTS if name in parts.failures)
@@ -123,21 +110,21 @@ async def read_profile(resources: ProcessResources, user: User) -> User | None:
     def read(session: AsyncSession) -> Awaitable[User | None]:
         return users.get_user(session, user.id)
 
-    return await resources.separate_reads.read(read)
+    return await resources.separate_reads.read("profile", read, _limit(resources))
 
 
 async def read_recent_posts(resources: ProcessResources, user: User) -> Sequence[Post]:
     async def read(session: AsyncSession) -> Sequence[Post]:
         return (await posts.list_posts(session, PageRequest(RECENT_POSTS), user.id)).items
 
-    return await resources.separate_reads.read(read)
+    return await resources.separate_reads.read("recent_posts", read, _limit(resources))
 
 
 async def read_stats(resources: ProcessResources, user: User) -> Stats:
     def read(session: AsyncSession) -> Awaitable[Stats]:
         return queries.get_stats(session, user.id)
 
-    return await resources.separate_reads.read_lagging(read)
+    return await resources.separate_reads.read_lagging("stats", read, _limit(resources))
 
 
 async def read_upstream(resources: ProcessResources, user: User) -> UpstreamProfile | None:
@@ -157,6 +144,10 @@ async def read_upstream(resources: ProcessResources, user: User) -> UpstreamProf
         if error.upstream_status == NO_PROFILE:
             return None
         raise
+
+
+def _limit(resources: ProcessResources) -> float:
+    return resources.settings[DashboardSettings].part_seconds
 
 
 def _text_of(error: Exception) -> str:

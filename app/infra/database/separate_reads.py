@@ -5,6 +5,7 @@ not run to its end runs once more.
 """
 
 import asyncio
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
@@ -19,6 +20,7 @@ from app.infra.observability.metrics import REPLICA_READS
 
 T = TypeVar("T")
 Query = Callable[[AsyncSession], Awaitable[T]]
+WAITING_SECONDS = 5.0  # for a place. With the time of the query, it is less than a request may take
 
 
 class SeparateReads:
@@ -30,38 +32,66 @@ class SeparateReads:
     """
 
     def __init__(self, database: Database, replica: Replica | None, pool_size: int) -> None:
-        self._database = database
+        self._primary = _Places(database, pool_size)
         self._replica = replica
-        half = max(1, pool_size // 2)
-        self._places, self._replica_places = asyncio.Semaphore(half), asyncio.Semaphore(half)
+        self._on_replica = None if replica is None else _Places(replica.database, pool_size)
 
-    async def read(self, query: Query[T]) -> T:
-        """Run `query` in a session, whose connection is returned when it ends."""
+    async def read(self, name: str, query: Query[T], seconds: float) -> T:
+        """Run `query` in a session, whose connection is returned when it ends.
+
+        Raises TimeoutError after `seconds`. The time for which the query waits for its turn does
+        not count: on a busy machine everything is slow, and waiting is better than failing. But if
+        a query with this `name` takes too long, those that wait fail too. They probably need the
+        same table, and each of them would keep the others waiting for `seconds`.
+        """
         try:
-            return await self._run(query)
+            return await self._primary.run(name, query, seconds)
         except SQLAlchemyError as error:
             if not is_safe_to_retry(error):
                 raise
-        return await self._run(query)
+        return await self._primary.run(name, query, seconds)
 
-    async def read_lagging(self, query: Query[T]) -> T:
+    async def read_lagging(self, name: str, query: Query[T], seconds: float) -> T:
         """Run `query` where it may read what is DATABASE_REPLICA_LAG_SECONDS old.
 
         It uses the replica while its lag is small, and the primary if the query fails there.
         """
-        replica = self._replica
-        if replica is None or not replica.is_up_to_date:
+        replica, places = self._replica, self._on_replica
+        if replica is None or places is None or not replica.is_up_to_date:
             REPLICA_READS.labels("primary").inc()
-            return await self.read(query)
+            return await self.read(name, query, seconds)
         REPLICA_READS.labels("replica").inc()
         try:
-            async with self._replica_places, replica.database.read() as session:
-                return await query(session)
+            return await places.run(name, query, seconds)
         except (Unavailable, DBAPIError) as error:
             if not replica.should_retry_on_primary(error):
                 raise
-        return await self.read(query)
+        return await self.read(name, query, seconds)
 
-    async def _run(self, query: Query[T]) -> T:
-        async with self._places, self._database.read() as session:
-            return await query(session)
+
+class _Places:
+    """Half of the connections to one server, in the order in which queries ask for them."""
+
+    def __init__(self, database: Database, pool_size: int) -> None:
+        self._database = database
+        self._free = asyncio.Semaphore(max(1, pool_size // 2))
+        self._too_slow: Counter[str] = Counter()
+
+    async def run(self, name: str, query: Query[T], seconds: float) -> T:
+        before = self._too_slow[name]
+        async with asyncio.timeout(WAITING_SECONDS):
+            await self._free.acquire()
+        try:
+            if self._too_slow[name] != before:
+                raise TimeoutError
+            return await self._run(name, query, seconds)
+        finally:
+            self._free.release()
+
+    async def _run(self, name: str, query: Query[T], seconds: float) -> T:
+        limit = asyncio.timeout(seconds)
+        try:
+            async with limit, self._database.read() as session:
+                return await query(session)
+        finally:
+            self._too_slow[name] += limit.expired()

@@ -17,9 +17,11 @@ from app.features.dashboard import queries, service
 from app.features.users.models import User
 from app.infra.database.separate_reads import SeparateReads
 from app.infra.resources import ProcessResources
+from app.settings import Settings
 from tests.application import client_of
 from tests.features.dashboard.conftest import Open
 from tests.features.posts.factory import PostFactory
+from tests.served import send_request, served, until
 from tests.upstream_server import (
     Answer,
     UpstreamServer,
@@ -32,7 +34,7 @@ from tests.upstream_server import (
 
 Headers = dict[str, str]
 URL = "/v1/dashboard"
-LIMITS = ("pool_timeout", "lock_timeout", "statement_timeout", "command_timeout")
+LIMITS = ("connect_timeout", "pool_timeout", "lock_timeout", "statement_timeout", "command_timeout")
 PATIENT = {"pool_size": 4, **{f"{name}_seconds": 60 for name in LIMITS}}
 
 
@@ -265,6 +267,37 @@ async def test_cancelled_request_cancels_its_parts(
         profiles.answer = replies({"headline": "h"})
         responses = [await client.get(URL, headers=headers) for _ in range(8)]
     assert [response.json()["degraded"] for response in responses] == [[]] * 8
+
+
+async def test_clients_that_leave_cancel_the_parts(
+    open_app: Open,
+    settings: Settings,
+    database_url: str,
+    profiles: UpstreamServer,
+    headers: Headers,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    profiles.answer = hangs
+    async with open_app(database=PATIENT, upstream_url=profiles.url) as app:
+        pool = app.state.resources.database.engine.pool
+        async with served(app, settings) as url, locked_posts(database_url):
+            connections = [await send_request(url, URL, headers) for _ in range(40)]
+            await until(lambda: pool.checkedout() == 2 and profiles.open_connections)
+            for connection in connections:
+                connection.close()
+            await until(lambda: not pool.checkedout() and not profiles.open_connections)
+        profiles.answer = replies({"headline": "h"})
+        assert (await read(app, headers))["degraded"] == []
+    assert not [one for one in caplog.records if one.levelno >= logging.ERROR]
+
+
+async def test_dashboards_that_cannot_read_the_posts_still_have_the_profile(
+    open_app: Open, database_url: str, headers: Headers
+) -> None:
+    async with open_app(database=PATIENT, part_seconds=4) as app, locked_posts(database_url):
+        bodies = await asyncio.gather(*(read(app, headers) for _ in range(8)))
+    assert {body["profile"]["name"] for body in bodies} == {bodies[0]["profile"]["name"]}
+    assert [body["degraded"] for body in bodies] == [["recent_posts", "stats"]] * 8
 
 
 async def test_many_dashboards_share_a_small_pool(open_app: Open, headers: Headers) -> None:

@@ -10,6 +10,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.infra.database import replica as replica_module
+from app.infra.database import separate_reads as reads_module
 from app.infra.database.replica import Replica
 from app.infra.database.separate_reads import SeparateReads
 from app.infra.resources import ProcessResources
@@ -17,6 +18,7 @@ from app.settings import Settings
 from tests.application import running
 from tests.standby import Standby, open_standby, until
 
+PATIENT = 60.0  # seconds: the machine may be busy
 WHERE = text("SELECT pg_is_in_recovery()")
 END = text("SELECT pg_terminate_backend(pg_backend_pid())")
 
@@ -65,22 +67,22 @@ async def fail(session: AsyncSession) -> None:
 
 async def test_query_that_may_lag_runs_on_the_replica(replicated: ProcessResources) -> None:
     reads = replicated.separate_reads
-    assert await reads.read_lagging(where)
-    assert not await reads.read(where)
+    assert await reads.read_lagging("where", where, PATIENT)
+    assert not await reads.read("where", where, PATIENT)
     replica_of(replicated).distrust()
-    assert not await reads.read_lagging(where)
+    assert not await reads.read_lagging("where", where, PATIENT)
 
 
 async def test_without_a_replica_everything_runs_on_the_primary(
     resources: ProcessResources,
 ) -> None:
-    assert not await resources.separate_reads.read_lagging(where)
+    assert not await resources.separate_reads.read_lagging("where", where, PATIENT)
 
 
 async def test_query_that_fails_on_the_replica_runs_on_the_primary(
     replicated: ProcessResources,
 ) -> None:
-    assert not await replicated.separate_reads.read_lagging(fail_on_replica)
+    assert not await replicated.separate_reads.read_lagging("a", fail_on_replica, PATIENT)
 
 
 async def test_query_whose_connection_is_lost_runs_once_more(resources: ProcessResources) -> None:
@@ -92,10 +94,10 @@ async def test_query_whose_connection_is_lost_runs_once_more(resources: ProcessR
             await session.execute(END)
         return 7
 
-    assert await resources.separate_reads.read(fail_once) == 7
+    assert await resources.separate_reads.read("a", fail_once, PATIENT) == 7
     assert len(attempts) == 2
     with pytest.raises(DBAPIError):
-        await resources.separate_reads.read(fail)
+        await resources.separate_reads.read("a", fail, PATIENT)
 
 
 async def test_queries_run_beside_each_other(resources: ProcessResources) -> None:
@@ -107,7 +109,7 @@ async def test_queries_run_beside_each_other(resources: ProcessResources) -> Non
         await both.wait()
 
     async with asyncio.timeout(60):
-        await asyncio.gather(*(resources.separate_reads.read(meet) for _ in range(2)))
+        await asyncio.gather(*(resources.separate_reads.read("a", meet, PATIENT) for _ in range(2)))
 
 
 @pytest.mark.parametrize(("pool_size", "most"), [(1, 1), (4, 2), (5, 2)])
@@ -124,5 +126,64 @@ async def test_queries_use_half_of_the_pool(
         await session.execute(text("SELECT 1"))
         running -= 1
 
-    await asyncio.gather(*(reads.read(count) for _ in range(20)))
+    await asyncio.gather(*(reads.read("a", count, PATIENT) for _ in range(20)))
     assert peak == most
+
+
+async def answer(_session: AsyncSession) -> int:
+    return 7
+
+
+class Held:
+    """A query that holds its place until `ends` is set."""
+
+    def __init__(self) -> None:
+        self.has_begun, self.ends = asyncio.Event(), asyncio.Event()
+
+    async def __call__(self, _session: AsyncSession) -> int:
+        self.has_begun.set()
+        await self.ends.wait()
+        return 1
+
+
+async def test_time_for_which_a_query_waits_for_its_turn_does_not_count(
+    resources: ProcessResources,
+) -> None:
+    reads, held = SeparateReads(resources.database, None, 1), Held()
+    first = asyncio.create_task(reads.read("a", held, PATIENT))
+    await held.has_begun.wait()
+    second = asyncio.create_task(reads.read("a", answer, 0.05))
+    await asyncio.sleep(0.2)
+    assert not second.done()
+    held.ends.set()
+    assert (await first, await second) == (1, 7)
+
+
+async def test_query_that_waits_for_its_turn_too_long_fails(
+    resources: ProcessResources, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(reads_module, "WAITING_SECONDS", 0.05)
+    reads, held = SeparateReads(resources.database, None, 1), Held()
+    first = asyncio.create_task(reads.read("a", held, PATIENT))
+    await held.has_begun.wait()
+    with pytest.raises(TimeoutError):
+        await reads.read("b", answer, PATIENT)
+    held.ends.set()
+    assert await first == 1
+    assert await reads.read("b", answer, PATIENT) == 7
+
+
+async def test_queries_of_the_same_name_that_wait_fail_with_the_one_that_is_too_slow(
+    resources: ProcessResources,
+) -> None:
+    """Otherwise each of them would keep the others from their turn for its whole time."""
+    reads, held = SeparateReads(resources.database, None, 1), Held()
+    async with asyncio.timeout(PATIENT / 2):
+        found = await asyncio.gather(
+            reads.read("slow", held, 0.2),
+            reads.read("slow", held, PATIENT),
+            reads.read("fast", answer, PATIENT),
+            return_exceptions=True,
+        )
+    assert [type(one) for one in found] == [TimeoutError, TimeoutError, int]
+    assert await reads.read("slow", answer, PATIENT) == 7

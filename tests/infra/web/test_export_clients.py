@@ -2,33 +2,29 @@
 
 import asyncio
 import logging
-import socket
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
 from random import Random
 
 import httpx2
 import pytest
-import uvicorn
 from fastapi import FastAPI
 from sqlalchemy import text
 from starlette.types import Message
 
 from app.features.users.models import User
 from app.infra.database import export
-from app.infra.server.wiring import server_config
 from app.infra.shutdown import server_shutdown
 from app.infra.web import exports
 from app.infra.web.server_error import ClientTooSlow
 from app.settings import Settings
-from graceful_gunicorn import protocol_class
 from tests.application import client_of, running
 from tests.exports import CODINGS, connections_in_use, decompressed, lines_of
 from tests.sample.factory import NoteFactory
+from tests.served import PATIENCE_SECONDS, served, until
 
 URL = "/test/notes/export"
-PATIENCE_SECONDS = 60
 
 
 @pytest.fixture
@@ -101,12 +97,6 @@ async def reading(app: FastAPI, headers: dict[str, str]) -> AsyncIterator[Reader
         reader.left.set()
         assert reader.task is not None
         await asyncio.gather(reader.task, return_exceptions=True)
-
-
-async def until(condition: Callable[[], object]) -> None:
-    async with asyncio.timeout(PATIENCE_SECONDS):
-        while not condition():
-            await asyncio.sleep(0.01)
 
 
 async def holds_nothing(make: NoteFactory) -> None:
@@ -238,25 +228,6 @@ async def test_an_export_that_the_database_fails_is_visibly_incomplete(
         assert 0 < len(lines_of(reader.body)) < 9
     assert 'cut off: DBAPIError, SQLSTATE 42P01, relation "test_notes"' in caplog.text
     await holds_nothing(make)
-
-
-@asynccontextmanager
-async def served(app: FastAPI, settings: Settings) -> AsyncIterator[str]:
-    """Serve an application whose lifespan has begun on a port of the loopback."""
-    config = uvicorn.Config(
-        app,
-        http=protocol_class(server_config(settings.server)),
-        lifespan="off",
-        log_config=None,
-        access_log=False,
-    )
-    server = uvicorn.Server(config)
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(server.serve(sockets=[listener]))
-            await until(lambda: server.started)
-            yield f"http://127.0.0.1:{listener.getsockname()[1]}"
-            server.should_exit = True
 
 
 async def make_many(make: NoteFactory, number: int) -> None:

@@ -9,7 +9,7 @@ or_say = || { echo "$(1)" >&2; exit 1; }
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help environment environment-run run dev profile connections memory jobs resource rename remove test test-fast check faults bench fmt openapi client migrate migration admin flush-cache seed clean-data lock
+.PHONY: help environment environment-run environment-bench run dev profile connections memory jobs resource rename remove test test-fast check faults bench fmt openapi client migrate migration admin flush-cache seed clean-data lock
 
 ##@ Run
 run: environment-run ## Start PostgreSQL, Valkey, the service and a job worker, with demo data
@@ -57,11 +57,8 @@ check: environment ## Run all tools on the code: format, lint, types, import con
 faults: environment ## Write docs/faults.md (47 minutes; needs HAProxy, nginx, PgBouncer)
 	@$(python) -m pytest tests/faults tests -m faults --faults --fault-table docs/faults.md -q
 
-bench: environment ## Run the benchmarks (needs wrk)
-	@$(python) -m benchmarks.layers
-	@$(python) -m benchmarks.cached
-	@$(python) -m benchmarks.jobs
-	@$(python) -m benchmarks.dashboard
+bench: environment-bench ## Measure everything, and write docs/benchmarks.md. Also: make bench quick=1, only="ladder cache"
+	@$(python) -m benchmarks $(if $(filter 1,$(quick)),--quick) $(only)
 
 fmt: environment ## Format, and correct lint errors where that is safe
 	@$(python) -m ruff format
@@ -99,6 +96,8 @@ lock: environment ## Update the lock files; UPGRADE=1 takes the newest versions
 	@$(compile) --extra run -c requirements/app.txt -o requirements/run.txt $(call or_say,$(after_lock))
 	@$(compile) --extra run --extra dev -c requirements/run.txt -o requirements/dev.txt \
 		$(call or_say,$(after_lock))
+	@$(compile) --extra run --extra dev --extra bench -c requirements/dev.txt -o requirements/bench.txt \
+		$(call or_say,$(after_lock))
 
 help: ## List the commands
 	@awk -F ':.*## ' '/^##@/ { print "\n" substr($$0, 5) } \
@@ -110,3 +109,6 @@ environment:
 
 environment-run:
 	@sh dev/environment.sh run
+
+environment-bench:
+	@sh dev/environment.sh bench

@@ -1,21 +1,24 @@
 """Measures the CPU time that each middleware and observer adds to a request.
 
-`python -m benchmarks.layers` measures all of them in one process, in turns, so that other programs
-on the machine disturb all of them equally. The time of the thread that writes the log is included.
+`python -m benchmarks.layers ROUNDS` measures all of them in one process, in turns, so that other
+programs on the machine disturb all of them equally. The time of the thread that writes the log is
+included. The section `middleware` of `make bench` runs it in a process of its own.
 """
 
 import asyncio
 import gc
+import json
 import os
+import sys
 import tempfile
 import time
 from collections.abc import Callable
 from contextvars import Context
 from functools import partial
-from itertools import pairwise
 from pathlib import Path
 
-from fastapi import FastAPI
+from fastapi import FastAPI, Request, Response
+from starlette.middleware.base import BaseHTTPMiddleware, RequestResponseEndpoint
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 if __name__ == "__main__":  # before prometheus_client is imported
@@ -38,13 +41,10 @@ from app.infra.web.routing import use_route_table
 from app.infra.web.server_error import UnhandledErrorMiddleware
 from app.main import observers
 from app.settings import load_settings
-from dev.terminal import say
 
 Layer = Callable[[ASGIApp], ASGIApp]
 
-ROUNDS, REQUESTS = 81, 1_000
-REPORT = Path(__file__).parent / "layers.md"
-OBSERVING = ("request id", "timing", "metrics", "access log")
+REQUESTS = 1_000
 
 
 ROUTE = "/v1/notes/{note_id}"
@@ -68,6 +68,13 @@ async def answer(_scope: Scope, _receive: Receive, send: Send) -> None:
         current.route = ROUTE
     await send({"type": "http.response.start", "status": 200, "headers": [(b"age", b"0")]})
     await send({"type": "http.response.body", "body": b"{}"})
+
+
+class NothingMiddleware(BaseHTTPMiddleware):
+    """Does nothing in the way that Starlette offers beside pure ASGI, for comparison."""
+
+    async def dispatch(self, request: Request, call_next: RequestResponseEndpoint) -> Response:
+        return await call_next(request)
 
 
 class HitLimits:
@@ -140,48 +147,29 @@ def stacks(log: Log) -> dict[str, ASGIApp]:
         for _, layer in reversed(inside[:count]):
             app = layer(app)
         built[name] = ObservationMiddleware(app, headers=headers, observers=observing)
+    built["base http"] = NothingMiddleware(answer)
     return built
 
 
-async def measure(log: Log) -> dict[str, float]:
+async def measure(log: Log, rounds: int) -> dict[str, float]:
     """Return the lowest CPU time of a request in each stack. Other programs only increase it."""
     built = stacks(log)
     taken: dict[str, list[float]] = {name: [] for name in built}
-    for number in range(ROUNDS):
-        if number % 20 == 0:
-            say(f"Round {number + 1} of {ROUNDS}")
+    for _ in range(rounds):
         for name, app in built.items():
             taken[name].append(await microseconds(app, log))
     return {name: min(times) for name, times in taken.items()}
 
 
-def main() -> None:
+def main(rounds: int) -> None:
+    """Print the CPU time of a request in each stack, in microseconds, as JSON."""
     with Path(os.devnull).open("wb") as nowhere:
         log = Log(load_settings().log, as_json, nowhere.fileno())
-        costs = asyncio.run(measure(log))
-    rows = [f"| none | {costs['none']:.1f} |"]
-    rows += [f"| {name} | {costs[name] - costs[outer]:.1f} |" for outer, name in pairwise(costs)]
-    together = costs[OBSERVING[-1]] - costs["none"]
-    rows += [f"| {' + '.join(OBSERVING)} | {together:.1f} |"]
-    REPORT.write_text(
-        HEAD.format(rounds=ROUNDS, requests=REQUESTS) + "\n".join(rows) + "\n", encoding="utf-8"
-    )
-    say(f"{REPORT.read_text(encoding='utf-8')}\nWritten to {REPORT.relative_to(Path.cwd())}")
+        print(json.dumps(asyncio.run(measure(log, rounds))))
 
-
-HEAD = """# What each layer costs
-
-`python -m benchmarks.layers` writes this page. It measures an application that answers at once, and
-puts one more layer around it in each row. The first row is the application alone. Each other row is
-what its layer adds. All are measured in one process, in turns, and each figure is the lowest of
-{rounds} rounds of {requests} requests.
-
-| layer | CPU µs |
-|---|---|
-"""
 
 if __name__ == "__main__":
     gc.collect()
     gc.freeze()
     gc.set_threshold(50_000, 20, 50)  # as in a worker
-    main()
+    main(int(sys.argv[1]))

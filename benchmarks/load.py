@@ -1,85 +1,206 @@
-"""Puts load on a server with wrk, and reads what it took: requests a second, CPU, tails."""
+"""Puts load on a server with wrk, and reads what it took: requests a second, CPU, latencies."""
 
+import http.client
+import json
 import os
-import re
 import shutil
 import subprocess
+import tempfile
+import time
+from collections.abc import Iterable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
+from statistics import median
 
 from dev.terminal import CommandError
 
 CONNECTIONS = 64
+PROBES, PROBE_SECONDS, LONGEST_SECONDS = 20, 0.5, 60
 TICKS = os.sysconf("SC_CLK_TCK")
-UNITS = {"us": 1e-3, "ms": 1.0, "s": 1e3}
+# wrk runs `done` at the end. Its latencies are in microseconds.
+SCRIPT = """
+wrk.method = os.getenv("BENCH_METHOD")
+wrk.body = os.getenv("BENCH_BODY")
+function done(summary, latency, requests)
+   io.write(string.format(
+      '\\nRESULT {"requests": %d, "microseconds": %d, "refused": %d, "broken": %d, '
+      .. '"p50": %f, "p95": %f, "p99": %f}\\n',
+      summary.requests, summary.duration, summary.errors.status,
+      summary.errors.connect + summary.errors.read + summary.errors.write + summary.errors.timeout,
+      latency:percentile(50), latency:percentile(95), latency:percentile(99)))
+end
+"""
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One round. CPU is that of all processes of the server."""
+    """One round. CPU is in microseconds for a request, of all processes of the server.
+
+    Latencies are in milliseconds, memory in megabytes. `rps` counts responses that are no errors,
+    and `refused` is the share of errors.
+    """
 
     rps: float
-    cpu_microseconds: float
-    p50_milliseconds: float
-    p99_milliseconds: float
+    p50: float
+    p95: float
+    p99: float
+    cpu: float
+    postgres: float
+    memory: float
+    refused: float
+
+
+@dataclass(frozen=True)
+class Request:
+    """What the clients send. `script` is Lua for wrk, with a function `request`."""
+
+    path: str
+    method: str = "GET"
+    headers: Mapping[str, str] | None = None
+    body: str = ""
+    script: str = ""
 
 
 def find_wrk() -> str:
     """Return where wrk is."""
     wrk = shutil.which("wrk")
     if wrk is None:
-        raise CommandError("The benchmark needs wrk: install it with your package manager.")
+        raise CommandError(
+            "The benchmark needs wrk. Install it with your package manager, for example: "
+            "apt install wrk"
+        )
     return wrk
 
 
-def measure(url: str, process_id: int, seconds: int, script: Path | None = None) -> Sample:
-    """Keep 64 connections busy for some seconds."""
-    command = [find_wrk(), "-t1", f"-c{CONNECTIONS}", f"-d{seconds}s", "--latency"]
-    before = _cpu_seconds(process_id)
-    run = subprocess.run(
-        [*command, *(["-s", str(script)] if script else []), url],
-        capture_output=True,
-        text=True,
-        check=True,
-        encoding="utf-8",
-    )
-    used = _cpu_seconds(process_id) - before
-    if failed := re.search(r"(Non-2xx|Socket errors).*", run.stdout):
-        raise CommandError(f"{url}: {failed.group(0)}. The figures would mean nothing.")
-    requests = float(_find(r"(\d+) requests in", run.stdout))
+def measure(
+    url: str,
+    request: Request,
+    *,
+    server: int,
+    postgres: int | None = None,
+    seconds: float = 2,
+    connections: int = CONNECTIONS,
+    may_refuse: bool = False,
+) -> Sample:
+    """Keep some connections busy. `server` and `postgres` are the roots of their processes."""
+    before = cpu_seconds(server), cpu_seconds(postgres)
+    found = run_wrk(url, request, seconds, connections)
+    used = cpu_seconds(server) - before[0], cpu_seconds(postgres) - before[1]
+    count = found["requests"]
+    if (
+        not count and not found["broken"] and seconds < LONGEST_SECONDS
+    ):  # it is slower than expected
+        return measure(
+            url,
+            request,
+            server=server,
+            postgres=postgres,
+            seconds=3 * seconds,
+            connections=connections,
+            may_refuse=may_refuse,
+        )
+    if found["broken"] or (found["refused"] and not may_refuse) or not count:
+        raise CommandError(
+            f"{request.method} {url}{request.path}: {found}. Errors make the figures meaningless."
+        )
     return Sample(
-        float(_find(r"Requests/sec:\s+([\d.]+)", run.stdout)),
-        used / requests * 1e6,
-        _milliseconds(_find(r"(?m)^\s+50%\s+(\S+)", run.stdout)),
-        _milliseconds(_find(r"(?m)^\s+99%\s+(\S+)", run.stdout)),
+        rps=(count - found["refused"]) / found["microseconds"] * 1e6,
+        p50=found["p50"] / 1e3,
+        p95=found["p95"] / 1e3,
+        p99=found["p99"] / 1e3,
+        cpu=used[0] / count * 1e6,
+        postgres=used[1] / count * 1e6,
+        memory=memory_megabytes(server),
+        refused=found["refused"] / count,
     )
 
 
-def _find(pattern: str, text: str) -> str:
-    found = re.search(pattern, text)
-    if found is None:
-        raise CommandError(f"wrk said something else than expected:\n{text}")
-    return found.group(1)
+def probe(url: str, request: Request) -> float:
+    """Send some requests, one after the other, and return how many seconds one of them took."""
+    connection = http.client.HTTPConnection(url.removeprefix("http://"), timeout=60)
+    headers, body = dict(request.headers or {}), request.body.encode() or None
+    started = taken = time.monotonic()
+    seconds = list[float]()
+    while len(seconds) < PROBES and taken - started < PROBE_SECONDS:
+        connection.request(request.method, request.path or "/", body, headers)
+        response = connection.getresponse()
+        answer = response.read()
+        if response.status >= 400:
+            raise CommandError(f"{request.method} {url}{request.path}: {answer[:500]!r}")
+        seconds.append(time.monotonic() - taken)
+        taken = time.monotonic()
+    connection.close()
+    return median(seconds)
 
 
-def _milliseconds(text: str) -> float:
-    number, unit = re.fullmatch(r"([\d.]+)(us|ms|s)", text).groups()  # type: ignore[union-attr]
-    return float(number) * UNITS[unit]
+def run_wrk(url: str, request: Request, seconds: float, connections: int) -> dict[str, float]:
+    """Run wrk once, and return what its script prints."""
+    headers = [f"{name}: {value}" for name, value in (request.headers or {}).items()]
+    with tempfile.NamedTemporaryFile("w", suffix=".lua", encoding="utf-8") as script:
+        script.write(SCRIPT + request.script)
+        script.flush()
+        command = [find_wrk(), "-t1", f"-c{connections}", f"-d{max(1, round(seconds))}s"]
+        command += ["--timeout", "60s", "-s", script.name]
+        command += [part for header in headers for part in ("-H", header)]
+        run = subprocess.run(
+            [*command, url + request.path],
+            env=os.environ | {"BENCH_METHOD": request.method, "BENCH_BODY": request.body},
+            capture_output=True,
+            check=False,
+            encoding="utf-8",
+        )
+    _, found, result = run.stdout.partition("RESULT ")
+    if not found:
+        raise CommandError(f"wrk failed:\n{run.stdout}{run.stderr}")
+    parsed: dict[str, float] = json.loads(result)
+    return parsed
 
 
-def _cpu_seconds(process_id: int) -> float:
-    """Add up the time of a process and of all its descendants."""
-    parents: dict[int, int] = {}
-    seconds: dict[int, float] = {}
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        with suppress(FileNotFoundError, ProcessLookupError):
-            fields = stat.read_text(encoding="utf-8").rpartition(")")[2].split()
-            number = int(stat.parent.name)
-            parents[number] = int(fields[1])
-            seconds[number] = (int(fields[11]) + int(fields[12])) / TICKS
+def median_of(samples: Iterable[Sample]) -> Sample:
+    """Return the median of each figure."""
+    rows = [asdict(sample) for sample in samples]
+    return Sample(**{one.name: median(row[one.name] for row in rows) for one in fields(Sample)})
 
-    def is_ours(number: int) -> bool:
-        return number == process_id or (number in parents and is_ours(parents[number]))
 
-    return sum(seconds[number] for number in parents if is_ours(number))
+def cpu_seconds(root: int | None) -> float:
+    """Return the CPU time of a process and its descendants, including those that have ended."""
+    return sum(_seconds_of(number) for number in _family(root))
+
+
+def memory_megabytes(root: int) -> float:
+    """Return the memory of a process and its descendants. What they share is counted once."""
+    total = 0
+    for number in _family(root):
+        with suppress(OSError):
+            rollup = Path(f"/proc/{number}/smaps_rollup").read_text(encoding="ascii")
+            total += int(rollup.partition("\nPss:")[2].split()[0])
+    return total / 1024
+
+
+def _stat(number: int) -> list[str]:
+    """Return the fields of /proc/PID/stat after the name, or none if the process has ended."""
+    with suppress(OSError):
+        stat = Path(f"/proc/{number}/stat").read_text(encoding="utf-8", errors="replace")
+        return stat.rpartition(")")[2].split()
+    return []
+
+
+def _seconds_of(number: int) -> float:
+    """Return the time of a process, and of those of its children that it has waited for."""
+    fields_of = _stat(number)
+    return sum(map(int, fields_of[11:15])) / TICKS if fields_of else 0.0
+
+
+def _family(root: int | None) -> list[int]:
+    """Return the process and its descendants."""
+    if root is None:
+        return []
+    children: dict[int, list[int]] = {}
+    for folder in Path("/proc").glob("[0-9]*"):
+        if found := _stat(int(folder.name)):
+            children.setdefault(int(found[1]), []).append(int(folder.name))
+    family = [root]
+    for number in family:
+        family += children.get(number, [])
+    return family

@@ -1,6 +1,7 @@
 #!/bin/sh
 # Makes sure that .venv has the packages of requirements/$1.txt: run.txt for the service and its
-# servers, dev.txt for the tests and tools as well. If it has them, this takes a few milliseconds.
+# servers, dev.txt for the tests and tools as well, bench.txt for the benchmarks too. If it has them,
+# this takes a few milliseconds.
 # Otherwise it finds Python 3.11 or newer, which runs dev/install.py.
 set -eu
 cd "$(dirname "$0")/.."
@@ -10,13 +11,18 @@ lock=$1
 stamp_of() { pwd -P && cksum <"requirements/$1.txt"; }
 installed=$(cat .venv/.installed 2>/dev/null) || true
 
-# dev.txt contains all of run.txt. Importing uv fails when the Python that made .venv was removed or
-# replaced.
-if { [ "$installed" = "$(stamp_of dev)" ] || [ "$installed" = "$(stamp_of "$lock")" ]; } &&
-    .venv/bin/python -c 'import uv' 2>/dev/null
-then
-    exit 0
-fi
+# Each lock file contains all of the one before. Importing uv fails when the Python that made .venv
+# was removed or replaced.
+case $lock in
+    run) sufficient="run dev bench" ;;
+    dev) sufficient="dev bench" ;;
+    *) sufficient=$lock ;;
+esac
+for one in $sufficient; do
+    if [ "$installed" = "$(stamp_of "$one")" ] && .venv/bin/python -c 'import uv' 2>/dev/null; then
+        exit 0
+    fi
+done
 
 if [ -n "${PYTHON:-}" ]; then
     set -- "$PYTHON"

@@ -24,7 +24,7 @@ VENV = Path(".venv")
 PYTHON = VENV / "bin" / "python"
 STAMP = VENV / ".installed"
 LOG = VENV / "install.log"
-_NEEDED_MEGABYTES = {"run": 350, "dev": 550}
+_NEEDED_MEGABYTES = {"run": 350, "dev": 550, "bench": 750}
 
 UV = ("uv", "pip", "install", "--require-hashes", "--no-deps")
 _PIP = ("pip", "install", "--require-hashes", "--no-deps", "--no-input", "--no-user")

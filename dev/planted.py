@@ -35,8 +35,8 @@ PLANTED["comments"] = Planted(
         }
     ),
     files=(
-        "benchmarks/event_stream.py",
         "benchmarks/event_stream_server.py",
+        "benchmarks/sections/sse.py",
         "tests/faults/test_event_streams.py",
         "tests/faults/test_first_page.py",
     ),
@@ -52,13 +52,16 @@ PLANTED["account_mails"] = Planted(
     sections={"docs/accounts.md": "The pages of your frontend"},
 )
 PLANTED["mailbox"] = Planted(files=("tests/features/account_mails/test_browser.py",))
-PLANTED["posts"] = Planted(files=("benchmarks/cached.md", "tests/dev/test_cached_benchmark.py"))
-PLANTED["dashboard"] = Planted(
-    files=("benchmarks/dashboard.py", "tests/dev/test_dashboard_benchmark.py")
-)
+PLANTED["posts"] = Planted(files=("tests/dev/test_compared.py",))
+PLANTED["dashboard"] = Planted(files=("benchmarks/sections/dashboard.py",))
 PLANTED["archives"] = Planted(sections={"docs/files.md": "Archives"})
 PLANTED["avatars"] = Planted(
-    files=("tests/faults/test_uploads.py",), sections={"docs/files.md": "Avatars"}
+    files=(
+        "benchmarks/sections/uploads.py",
+        "benchmarks/uploads_server.py",
+        "tests/faults/test_uploads.py",
+    ),
+    sections={"docs/files.md": "Avatars"},
 )
 PLANTED["board"] = Planted(sections={"docs/observability.md": "The live board"})
 

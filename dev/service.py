@@ -41,7 +41,10 @@ def open_service(
     *,
     output: IO[bytes] | None = None,
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """Run the module until this context or this process ends. Its log goes to `output`."""
+    """Run the module until this context or this process ends.
+
+    Its log goes to `output`, which keeps the terminal free for what the caller shows.
+    """
     # With no load balancer, draining would only make Ctrl-C slower.
     environment = {"SERVER_DRAIN_SECONDS": "0"} | servers.environment
     if module == UVICORN:
@@ -63,6 +66,7 @@ def _open_process(
         env=environment,
         stdin=subprocess.PIPE,
         stdout=output,
+        stderr=output,
         start_new_session=True,  # Ctrl-C in the terminal must not end it without a clean shutdown
     )
     assert process.stdin is not None
@@ -70,7 +74,7 @@ def _open_process(
         yield process
     finally:
         process.stdin.close()  # this tells the supervisor to stop it
-        _wait_or_kill(process, work)
+        _wait_or_kill(process, work, quiet=output is not None)
 
 
 def run_job_worker(
@@ -126,9 +130,9 @@ def _readiness(address: Address) -> str:
         connection.close()
 
 
-def _wait_or_kill(process: subprocess.Popen[bytes], work: str) -> None:
+def _wait_or_kill(process: subprocess.Popen[bytes], work: str, *, quiet: bool) -> None:
     try:
-        if process.poll() is None:
+        if process.poll() is None and not quiet:
             say(f"Stopping after the {work} in progress (press Ctrl-C again to stop at once)")
         process.wait()
     except KeyboardInterrupt:

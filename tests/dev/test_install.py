@@ -128,9 +128,17 @@ def test_a_linked_environment_is_not_emptied(
 
 @pytest.mark.parametrize(
     ("installed", "wanted", "complete"),
-    [("dev", "run", True), ("dev", "dev", True), ("run", "run", True), ("run", "dev", False)],
+    [
+        ("bench", "run", True),
+        ("bench", "dev", True),
+        ("dev", "run", True),
+        ("dev", "dev", True),
+        ("dev", "bench", False),
+        ("run", "run", True),
+        ("run", "dev", False),
+    ],
 )
-def test_the_environment_of_the_tests_is_enough_for_the_service(
+def test_an_environment_with_more_packages_is_enough(
     tmp_path: Path, installed: str, wanted: str, complete: bool
 ) -> None:
     for name in ("dev", "requirements"):

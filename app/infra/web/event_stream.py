@@ -3,7 +3,7 @@
 A stream ends with an event `end` when the server shuts down, and when what the client listens to is
 deleted. Browsers then reconnect, and send the id of the last event that they have, so they miss
 nothing. The stream holds no database session. FastAPI's own class encodes each event for each
-client, which costs several times as much (`python -m benchmarks.event_stream`).
+client, which costs several times as much (`make bench only=sse`).
 """
 
 import asyncio

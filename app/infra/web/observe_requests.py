@@ -1,7 +1,7 @@
 """Starts the request context, and calls the observers when the request has been answered.
 
 One middleware calls all observers, because a middleware for each would cost more than the observers
-themselves (`python -m benchmarks.layers`).
+themselves (`make bench only=middleware`).
 """
 
 from collections.abc import Awaitable, Callable, Sequence

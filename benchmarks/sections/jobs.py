@@ -1,14 +1,9 @@
-"""Measures jobs: `python -m benchmarks.jobs`, about 2 minutes. It writes benchmarks/jobs.md.
-
-It starts a PostgreSQL of its own, and one job worker in its own process. All of them share the
-cores of the machine, so compare figures of one run only.
-"""
+"""Jobs: what it costs to enqueue one, how many a worker runs, and what it does when it is idle."""
 
 import asyncio
-import os
 import tempfile
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable
 from pathlib import Path
 from statistics import median
 from typing import NamedTuple
@@ -27,14 +22,18 @@ from app.infra.jobs.worker import running_jobs
 from app.infra.lifespan import open_resources
 from app.infra.resources import ProcessResources
 from app.settings import Settings
+from benchmarks.section import Data, number, share, table
+from benchmarks.world import Effort, World
 from dev.database import upgrade
 from dev.servers import embedded_servers
 from dev.terminal import say
 
-REPORT = Path(__file__).with_name("jobs.md")
+ORDER = 10
+TITLE = "Jobs"
+
 JOBS, BATCH = 10_000, 1_000
-AT_ONCE, SECONDS, ROUNDS = 32, 3.0, 5
-IDLE_SECONDS = 20.0
+AT_ONCE = 32
+IDLE_SECONDS = 10.0
 
 INSERT = text("INSERT INTO benchmark_rows VALUES (:number)")
 TRANSACTIONS = text(
@@ -67,9 +66,9 @@ async def insert_and_enqueue(session: AsyncSession) -> None:
     await enqueue(session, "benchmarks.work", number=1)
 
 
-async def commits_a_second(resources: ProcessResources, variant: Variant) -> float:
+async def commits_a_second(resources: ProcessResources, variant: Variant, seconds: float) -> float:
     """Run transactions, 32 at a time."""
-    committed, until = 0, time.monotonic() + SECONDS
+    committed, until = 0, time.monotonic() + seconds
 
     async def client() -> None:
         nonlocal committed
@@ -79,7 +78,7 @@ async def commits_a_second(resources: ProcessResources, variant: Variant) -> flo
             committed += 1
 
     await asyncio.gather(*(client() for _ in range(AT_ONCE)))
-    return committed / SECONDS
+    return committed / seconds
 
 
 async def set_trigger(resources: ProcessResources, *, on: bool) -> None:
@@ -93,40 +92,44 @@ async def set_trigger(resources: ProcessResources, *, on: bool) -> None:
             await connection.exec_driver_sql(statement)
 
 
-async def compare_commits(resources: ProcessResources) -> dict[str, float]:
+async def compare_commits(resources: ProcessResources, effort: Effort) -> dict[str, float]:
     """Return the median of the rounds of each variant, which are measured in turns."""
     names = ("a row", "a row and a job", "a row and a job, with pgqueuer's NOTIFY trigger")
     rounds: dict[str, list[float]] = {name: [] for name in names}
-    for number in range(ROUNDS):
-        say(f"Commits, round {number + 1} of {ROUNDS}")
-        rounds[names[0]].append(await commits_a_second(resources, insert))
-        rounds[names[1]].append(await commits_a_second(resources, insert_and_enqueue))
+    for round_ in range(effort.rounds):
+        say(f"Commits, round {round_ + 1} of {effort.rounds}")
+        rounds[names[0]].append(await commits_a_second(resources, insert, effort.seconds))
+        rounds[names[1]].append(
+            await commits_a_second(resources, insert_and_enqueue, effort.seconds)
+        )
         await set_trigger(resources, on=True)
-        rounds[names[2]].append(await commits_a_second(resources, insert_and_enqueue))
+        rounds[names[2]].append(
+            await commits_a_second(resources, insert_and_enqueue, effort.seconds)
+        )
         await set_trigger(resources, on=False)
         async with resources.database.transaction() as session:
             await session.execute(text("TRUNCATE pgqueuer, pgqueuer_log, benchmark_rows"))
     return {name: median(found) for name, found in rounds.items()}
 
 
-async def drain(resources: ProcessResources) -> float:
+async def drain(resources: ProcessResources, count: int) -> float:
     """Return how many jobs a worker runs in a second."""
     async with resources.database.transaction() as session:
-        for first in range(0, JOBS, BATCH):
+        for first in range(0, count, BATCH):
             numbers = range(first, first + BATCH)
             await enqueue_missing(session, "benchmarks.work", "number", numbers)
-    say(f"Running {JOBS:,} jobs")
+    say(f"Running {count:,} jobs")
     started = time.monotonic()
     async with running_jobs(resources, JOBS_APPLICATION_NAME, is_ready):
-        while await count(resources):  # noqa: ASYNC110 - the queue sends no event
+        while await waiting(resources):  # noqa: ASYNC110 - the queue sends no event
             await asyncio.sleep(0.1)
         seconds = time.monotonic() - started
     async with resources.database.read() as session:
-        assert await session.scalar(text("SELECT count(*) FROM benchmark_rows")) == JOBS
-    return JOBS / seconds
+        assert await session.scalar(text("SELECT count(*) FROM benchmark_rows")) == count
+    return count / seconds
 
 
-async def count(resources: ProcessResources) -> int:
+async def waiting(resources: ProcessResources) -> int:
     async with resources.database.read() as session:
         return int((await session.execute(WAITING)).scalar_one())
 
@@ -135,7 +138,7 @@ async def is_ready() -> bool:
     return True
 
 
-async def idle(resources: ProcessResources) -> Idle:
+async def idle(resources: ProcessResources, seconds: float) -> Idle:
     """Measure for a while, in which nothing happens. CPU is that of this process alone."""
 
     async def transactions() -> int:
@@ -145,55 +148,37 @@ async def idle(resources: ProcessResources) -> Idle:
 
     await asyncio.sleep(2)  # until the statistics have arrived
     before, cpu = await transactions(), time.process_time()
-    await asyncio.sleep(IDLE_SECONDS)
+    await asyncio.sleep(seconds)
     used = time.process_time() - cpu
-    return Idle((await transactions() - before) / IDLE_SECONDS, used / IDLE_SECONDS * 1_000)
+    return Idle((await transactions() - before) / seconds, used / seconds * 1_000)
 
 
-async def measure(settings: Settings) -> list[str]:
+async def measure_all(settings: Settings, effort: Effort) -> Data:
     load_jobs(features)
     async with open_resources(settings.sections(), JOBS_APPLICATION_NAME) as resources:
         async with resources.database.transaction() as session:
             await session.execute(text("CREATE TABLE benchmark_rows (number bigint)"))
-        commits = await compare_commits(resources)
-        jobs = await drain(resources)
+        commits = await compare_commits(resources, effort)
+        count = JOBS // 10 if effort.is_quick else JOBS
+        jobs = await drain(resources, count)
     # New connections: PostgreSQL counts the last transactions of a connection when it is closed.
+    seconds = 3.0 if effort.is_quick else IDLE_SECONDS
     async with open_resources(settings.sections(), JOBS_APPLICATION_NAME) as resources:
-        say(f"Nothing to do, for {2 * IDLE_SECONDS:.0f} s")
-        without = await idle(resources)
+        say(f"Nothing to do, for {2 * seconds:.0f} s")
+        without = await idle(resources, seconds)
         async with running_jobs(resources, JOBS_APPLICATION_NAME, is_ready):
             await asyncio.sleep(3)  # until the jobs with a schedule have run
-            with_worker = await idle(resources)
-    return rows(commits, jobs, without, with_worker)
+            with_worker = await idle(resources, seconds)
+    return {
+        "commits": commits,
+        "count": count,
+        "jobs": jobs,
+        "idle_transactions": with_worker.transactions - without.transactions,
+        "idle_cpu": with_worker.cpu_milliseconds - without.cpu_milliseconds,
+    }
 
 
-def rows(commits: dict[str, float], jobs: float, without: Idle, worker: Idle) -> list[str]:
-    base = next(iter(commits.values()))
-    transactions = worker.transactions - without.transactions
-    cpu = worker.cpu_milliseconds - without.cpu_milliseconds
-    return [
-        "| what a transaction writes | commits a second | of the first |",
-        "|---|---|---|",
-        *(f"| {name} | {rate:,.0f} | {rate / base:.0%} |" for name, rate in commits.items()),
-        "",
-        "| one worker | |",
-        "|---|---|",
-        f"| {JOBS:,} jobs, each of which writes a row | {jobs:,.0f} jobs a second |",
-        f"| idle: transactions for jobs | {transactions:.1f} a second |",
-        f"| idle: CPU of the worker for jobs | {cpu:.1f} ms a second |",
-    ]
-
-
-def write_report(lines: Sequence[str]) -> None:
-    head = (
-        "# Jobs\n\n`python -m benchmarks.jobs` writes this page. PostgreSQL and one process with "
-        f"{AT_ONCE} transactions at a time, and then with a job worker, share {os.cpu_count()} "
-        f"cores.\n\n"
-    )
-    REPORT.write_text(head + "\n".join(lines) + "\n", encoding="utf-8")
-
-
-def main() -> None:
+def measure(world: World) -> Data:
     with tempfile.TemporaryDirectory() as folder, embedded_servers(Path(folder)) as servers:
         upgrade(servers)
         settings = Settings.model_validate(
@@ -204,10 +189,32 @@ def main() -> None:
                 "log": {"level": "WARNING"},
             }
         )
-        lines = asyncio.run(measure(settings))
-    write_report(lines)
-    say("\n".join(lines))
+        return asyncio.run(measure_all(settings, world.effort))
 
 
-if __name__ == "__main__":
-    main()
+def figures(data: Data) -> dict[str, str]:
+    insert, enqueue_, _ = data["commits"].values()
+    return {
+        "jobs.insert.rate": number(insert),
+        "jobs.enqueue.rate": number(enqueue_),
+        "jobs.enqueue.share": share(enqueue_ / insert),
+        "jobs.worker.rate": number(data["jobs"]),
+        "jobs.idle.cpu": f"{number(data['idle_cpu'])} ms",
+    }
+
+
+def report(data: Data) -> str:
+    base = next(iter(data["commits"].values()))
+    commits = [[name, number(rate), share(rate / base)] for name, rate in data["commits"].items()]
+    worker = [
+        [f"{data['count']:,} jobs, each of which writes a row", f"{number(data['jobs'])} a second"],
+        ["idle: transactions for jobs", f"{number(data['idle_transactions'])} a second"],
+        ["idle: CPU of the worker for jobs", f"{number(data['idle_cpu'])} ms a second"],
+    ]
+    head = ("what a transaction writes", "commits a second", "of the first")
+    parts = [INTRODUCTION, table(head, commits), table(("one worker", ""), worker)]
+    return "\n\n".join(parts)
+
+
+INTRODUCTION = f"""One process with {AT_ONCE} transactions at a time, and then with a job worker.
+Its PostgreSQL waits for the disk at each commit, unlike in the other sections."""

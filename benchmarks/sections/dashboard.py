@@ -1,11 +1,6 @@
-"""Measures the dashboard: `python -m benchmarks.dashboard`, about 15 s. It writes dashboard.md.
-
-It starts a PostgreSQL of its own, and another service that takes a certain time. All of them share
-the cores of the machine, so compare figures of one run only.
-"""
+"""The dashboard: four reads in parallel, compared with their sum."""
 
 import asyncio
-import os
 import tempfile
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -22,11 +17,15 @@ from app.infra.database.connection_budget import APPLICATION_NAME
 from app.infra.lifespan import open_resources
 from app.infra.resources import ProcessResources
 from app.settings import Settings
+from benchmarks.section import Data, number, share, table
+from benchmarks.world import World
 from dev.database import upgrade
 from dev.servers import embedded_servers
 from dev.terminal import say
 
-REPORT = Path(__file__).with_name("dashboard.md")
+ORDER = 12
+TITLE = "The dashboard: reads in parallel"
+
 ROUNDS, POSTS = 200, 20_000
 DELAYS = (0.0, 0.01, 0.05)  # seconds that the other service takes
 
@@ -65,14 +64,14 @@ async def other_service(seconds: float) -> AsyncIterator[str]:
         yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
 
 
-async def measure(settings: Settings, delay: float) -> list[float]:
+async def measure_reads(settings: Settings, delay: float, rounds: int) -> list[float]:
     """Return the median of each read in seconds. They are measured in turns."""
     async with other_service(delay) as url:
         dashboard = settings.dashboard.model_copy(update={"upstream_url": url})
         own = settings.model_copy(update={"dashboard": dashboard}).sections()
         async with open_resources(own, APPLICATION_NAME) as resources:
             user, times = User(id=1), {name: list[float]() for name in READS}
-            for _ in range(ROUNDS):
+            for _ in range(rounds):
                 for name, read in READS.items():
                     started = time.perf_counter()
                     await read(resources, user)
@@ -80,39 +79,23 @@ async def measure(settings: Settings, delay: float) -> list[float]:
     return [median(found) for found in times.values()]
 
 
-async def measure_all(settings: Settings) -> list[str]:
+async def measure_all(settings: Settings, rounds: int) -> Data:
     async with (
         open_resources(settings.sections(), APPLICATION_NAME) as resources,
         resources.database.transaction() as session,
     ):
         await session.execute(text(USER))
         await session.execute(text(OWN_POSTS), {"posts": POSTS})
-    columns = []
+    found = Data()
     for delay in DELAYS:
-        say(f"{ROUNDS} rounds with a service that takes {delay * 1_000:.0f} ms")
-        columns.append(await measure(settings, delay))
-    return rows(columns)
+        say(f"{rounds} rounds with a service that takes {delay * 1_000:.0f} ms")
+        medians = await measure_reads(settings, delay, rounds)
+        milliseconds = [float(f"{seconds * 1_000:.3g}") for seconds in medians]
+        found[f"{delay * 1_000:.0f}"] = dict(zip(READS, milliseconds, strict=True))
+    return found
 
 
-def rows(columns: list[list[float]]) -> list[str]:
-    def row(name: str, values: list[float]) -> str:
-        return f"| {name} | " + " | ".join(f"{value * 1_000:.1f} ms" for value in values) + " |"
-
-    *parts, whole = [list(values) for values in zip(*columns, strict=True)]
-    sums = [sum(values) for values in zip(*parts, strict=True)]
-    shares = [f"{taken / total:.0%}" for taken, total in zip(whole, sums, strict=True)]
-    heads = [f"the other service takes {delay * 1_000:.0f} ms" for delay in DELAYS]
-    return [
-        "| median of what is read | " + " | ".join(heads) + " |",
-        "|---|" + "---|" * len(DELAYS),
-        *(row(name, values) for name, values in zip(READS, parts, strict=False)),
-        row("the sum of these four", sums),
-        row("the dashboard", whole),
-        "| the dashboard, as a share of the sum | " + " | ".join(shares) + " |",
-    ]
-
-
-def main() -> None:
+def measure(world: World) -> Data:
     with tempfile.TemporaryDirectory() as folder, embedded_servers(Path(folder)) as servers:
         upgrade(servers)
         settings = Settings.model_validate(
@@ -123,15 +106,36 @@ def main() -> None:
                 "log": {"level": "WARNING"},
             }
         )
-        lines = asyncio.run(measure_all(settings))
-    head = (
-        "# The dashboard\n\n`python -m benchmarks.dashboard` writes this page. PostgreSQL, the "
-        f"other service and one process share {os.cpu_count()} cores. The caller has {POSTS:,} "
-        "posts.\n\n"
+        return asyncio.run(measure_all(settings, 20 if world.effort.is_quick else ROUNDS))
+
+
+def figures(data: Data) -> dict[str, str]:
+    found = {}
+    for delay, values in data.items():
+        *parts, whole = values.values()
+        found[f"dashboard.{delay}.sum"] = f"{number(sum(parts))} ms"
+        found[f"dashboard.{delay}.whole"] = f"{number(whole)} ms"
+        found[f"dashboard.{delay}.share"] = share(whole / sum(parts))
+    return found
+
+
+def report(data: Data) -> str:
+    head = ["median", *(f"the other service takes {delay} ms" for delay in data)]
+    rows = [
+        [name, *(f"{number(values[name])} ms" for values in data.values())]
+        for name in next(iter(data.values()))
+    ]
+    sums = [sum(list(values.values())[:-1]) for values in data.values()]
+    wholes = [list(values.values())[-1] for values in data.values()]
+    rows.insert(-1, ["the sum of these four", *(f"{number(one)} ms" for one in sums)])
+    rows.append(
+        [
+            "the dashboard, as a share of the sum",
+            *(share(whole / total) for whole, total in zip(wholes, sums, strict=True)),
+        ]
     )
-    REPORT.write_text(head + "\n".join(lines) + "\n", encoding="utf-8")
-    say("\n".join(lines))
+    return f"{INTRODUCTION}\n\n{table(head, rows)}"
 
 
-if __name__ == "__main__":
-    main()
+INTRODUCTION = f"""The dashboard gathers four reads in parallel, one of them from another
+service. One process calls it without HTTP. The caller has {POSTS:,} posts."""

@@ -1,37 +1,27 @@
-"""Measures what one Valkey has to do for many workers: `python -m benchmarks.scaling`.
-
-Its own CPU time is what ends first, because a slot has one thread. Clients are not counted.
-"""
+"""What one Valkey has to do for many workers. The time of its clients is not counted."""
 
 import asyncio
 import os
-import tempfile
 from collections.abc import AsyncIterator, Awaitable, Sequence
 from contextlib import asynccontextmanager
-from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
 from redis.asyncio import Redis
 
+from benchmarks.section import Data, table
+from benchmarks.world import World
 from coherent_cache import CacheConfig
 from coherent_cache.client import open_server
 from coherent_cache.entry import Entry
 from coherent_cache.store import Lease, Miss, Store, random_token
-from dev.servers import embedded_servers
 
-REPORT = Path(__file__).parent / "scaling.md"
+ORDER = 14
+TITLE = "What one Valkey does for many workers"
+
 ENTRIES, WRITES = 2_000, 1_000
 SUBSCRIBERS = (0, 10, 100, 1_000)
 TAGS = ("note:1", "notes:new", "notes:new:1")
-HEAD = """# What one Valkey does for many workers
-
-`python -m benchmarks.scaling` writes this page anew. CPU is Valkey's own, of one thread, with the
-time that it spends in the kernel; {cores} cores, shared with the clients.
-
-| what | CPU µs of Valkey |
-|---|---|
-"""
 
 
 def entry(number: int, tags: int, size: int) -> Entry:
@@ -109,16 +99,23 @@ async def rows(url: str) -> AsyncIterator[tuple[str, str]]:
             yield f"an invalidation of 3 tags, {count} workers listen", f"{told:.0f}"
 
 
-async def main() -> None:
-    """Measure, and write the report."""
-    with (
-        tempfile.TemporaryDirectory() as folder,
-        embedded_servers(Path(folder), durable=False) as servers,
-    ):
-        found = [row async for row in rows(servers.valkey_url)]
-    lines = "".join(f"| {what} | {figure} |\n" for what, figure in found)
-    REPORT.write_text(HEAD.format(cores=os.cpu_count()) + lines, encoding="utf-8")
+async def measure_all(url: str) -> Data:
+    return {what: figure async for what, figure in rows(url)}
 
 
-if __name__ == "__main__":
-    asyncio.run(main())
+def measure(world: World) -> Data:
+    return asyncio.run(measure_all(world.servers.valkey_url))
+
+
+def figures(data: Data) -> dict[str, str]:
+    del data  # the report shows all of them
+    return {}
+
+
+def report(data: Data) -> str:
+    shown = [[what, figure] for what, figure in data.items()]
+    return f"{INTRODUCTION}\n\n{table(('what', 'CPU µs of Valkey'), shown)}"
+
+
+INTRODUCTION = """CPU is that of Valkey's one thread, with the time that it spends in the kernel.
+It is what ends first when more and more workers share one Valkey."""

@@ -1,9 +1,4 @@
-"""Measures how workers share new connections: `python -m benchmarks.accepting`, about 6 minutes.
-
-It compares the worker of `graceful_gunicorn` with Uvicorn's own worker. In both cases the two
-workers accept from one shared socket on the loopback interface. The servers are measured in
-alternation. In each round, a client opens 64 connections and sends a request on each of them.
-"""
+"""How two workers share new connections, and how fast those are answered."""
 
 import os
 import signal
@@ -16,12 +11,19 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from http.client import HTTPConnection, HTTPException
-from pathlib import Path
 from statistics import median
 from typing import NamedTuple
 
-PROJECT = Path(__file__).parents[1]
-HOST, WORKERS, CONNECTIONS, ROUNDS = "127.0.0.1", 2, 64, 30
+from benchmarks.section import Data, number, share, table
+from benchmarks.world import World
+from dev.servers import ROOT
+from dev.terminal import CommandError
+
+ORDER = 13
+TITLE = "New connections"
+
+HOST, WORKERS, CONNECTIONS = "127.0.0.1", 2, 64
+ROUNDS, QUICK_ROUNDS, REPLACEMENTS = 15, 3, 3
 PATIENCE_SECONDS = 30
 # Until the workers have noticed that the connections of the last round are closed.
 PAUSE_SECONDS = 0.3
@@ -49,7 +51,7 @@ def serve(options: tuple[str, ...]) -> Iterator[int]:
         port: int = free.getsockname()[1]
     process = subprocess.Popen(
         [sys.executable, "-m", "gunicorn", *options, "-b", f"{HOST}:{port}", "-w", str(WORKERS)],
-        cwd=PROJECT,
+        cwd=ROOT,
     )
     try:
         yield port
@@ -103,7 +105,7 @@ def find_workers(port: int) -> set[int]:
             if len(found) == WORKERS:
                 return found
         time.sleep(PAUSE_SECONDS)
-    raise SystemExit(f"Fewer than {WORKERS} workers have answered in {PATIENCE_SECONDS} s.")
+    raise CommandError(f"Fewer than {WORKERS} workers have answered in {PATIENCE_SECONDS} s.")
 
 
 def open_connections(port: int) -> Round:
@@ -126,38 +128,74 @@ def replace_worker(port: int) -> Round:
     return answered
 
 
-def show(connections: str, server: str, rounds: Sequence[Round]) -> None:
-    """Print the median and the worst of the rounds as a row of the table."""
-    shares = [one.largest_share for one in rounds]
-    times = [one.milliseconds for one in rounds]
-    print(
-        f"| {connections} | {server} | {median(shares):.0%} | {max(shares):.0%} "
-        f"| {median(times):.0f} | {max(times):.0f} |"
-    )
-
-
-def main() -> None:
-    """Measure, and print a table."""
+def measure(world: World) -> Data:
+    rounds = QUICK_ROUNDS if world.effort.is_quick else ROUNDS
     with ExitStack() as stack:
         ports = {name: stack.enter_context(serve(SERVERS[name])) for name in SERVERS}
-        pool = stack.enter_context(ThreadPoolExecutor(len(ports)))
         for port in ports.values():
             find_workers(port)
-        new = [[open_connections(port) for port in ports.values()] for _ in range(ROUNDS)]
-        kept, later = [], []
-        for _ in range(ROUNDS):
-            kept.append(list(pool.map(replace_worker, ports.values())))
-            later.append([open_connections(port) for port in ports.values()])
-    print("| 64 connections | server | largest share % | worst | first answers ms | worst |")
-    print("|---|---|---|---|---|---|")
-    for what, rounds in (
-        ("new", new),
-        ("new, after a worker was replaced", later),
-        (f"kept, {SETTLE_SECONDS} s after a worker was told to exit", kept),
-    ):
-        for name, of_server in zip(ports, zip(*rounds, strict=True), strict=True):
-            show(what, name, of_server)
+        found: dict[str, list[Round]] = {name: [] for name in ports}
+        for number_of_round in range(rounds):
+            world.status.show(f"New connections: round {number_of_round + 1} of {rounds}")
+            for name, port in ports.items():
+                found[name].append(open_connections(port))
+        replaced: dict[str, list[Round]] = {name: [] for name in ports}
+        if not world.effort.is_quick:
+            pool = stack.enter_context(ThreadPoolExecutor(len(ports)))
+            for number_of_round in range(REPLACEMENTS):
+                world.status.show(
+                    f"A worker is replaced: round {number_of_round + 1} of {REPLACEMENTS}"
+                )
+                for name, one in zip(ports, pool.map(replace_worker, ports.values()), strict=True):
+                    replaced[name].append(one)
+    world.status.finish("New connections: done")
+    return {"new": _as_data(found), "kept": _as_data(replaced)}
 
 
-if __name__ == "__main__":
-    main()
+def _as_data(found: dict[str, list[Round]]) -> Data:
+    return {
+        name: {
+            "share": median(one.largest_share for one in rounds),
+            "worst_share": max(one.largest_share for one in rounds),
+            "median": float(f"{median(one.milliseconds for one in rounds):.3g}"),
+            "worst": float(f"{max(one.milliseconds for one in rounds):.3g}"),
+        }
+        for name, rounds in found.items()
+        if rounds
+    }
+
+
+def figures(data: Data) -> dict[str, str]:
+    return {
+        f"accepting.{short}.{name}": f"{number(data['new'][server][name])} ms"
+        for short, server in NAMES.items()
+        for name in ("median", "worst")
+    }
+
+
+def report(data: Data) -> str:
+    titles = {"new": "new", "kept": f"kept, {SETTLE_SECONDS} s after a worker was told to exit"}
+    rows = [
+        [
+            titles[what],
+            server,
+            share(one["share"]),
+            share(one["worst_share"]),
+            number(one["median"]),
+            number(one["worst"]),
+        ]
+        for what, servers in data.items()
+        for server, one in servers.items()
+    ]
+    return f"{INTRODUCTION}\n\n{table(HEAD, rows)}"
+
+
+NAMES = {"stock": "plain shared socket", "service": "graceful_gunicorn"}
+HEAD = (
+    *("64 connections", "server", "largest share of a worker", "worst", "first answers ms"),
+    "worst",
+)
+INTRODUCTION = """A client opens 64 connections at once and sends a request on each of them, to
+two workers of a small application. The worker of `graceful_gunicorn` is compared with that of
+Uvicorn, which accepts from a plain shared socket. The time is that until all connections have an
+answer."""

@@ -1,37 +1,29 @@
-"""Measures event streams: `python -m benchmarks.event_stream`, about a minute.
-
-One process serves the same comments to 500 clients, in turns through `EventStream` and through the
-class of FastAPI. Both are behind the whole middleware. It writes benchmarks/event_stream.md.
-"""
+"""Event streams: the same comments through `EventStream`, and through the class of FastAPI."""
 
 import asyncio
-import os
-import tempfile
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import median
 from typing import Any
+from urllib.parse import urlsplit
 
 import httpx2
 
-from dev.address import Address
-from dev.database import upgrade
-from dev.servers import embedded_servers
-from dev.service import open_service, wait_until_ready
+from benchmarks.section import Data, number, table
+from benchmarks.world import Target, World
 from dev.terminal import say
-from tests.faults.load import free_port, register
+from tests.faults.load import register
 
-REPORT = Path(__file__).with_name("event_stream.md")
-CLIENTS, EVENTS, ROUNDS = 500, 20, 5
+ORDER = 9
+TITLE = "Event streams"
+
+CLIENTS, EVENTS = 500, 20
 BODY = "A comment of ordinary length. " * 7
 SERVER = (
     *("uvicorn", "benchmarks.event_stream_server:app", "--http=dev.protocol:Protocol"),
     *("--ws=none", "--no-access-log", "--log-level=warning"),
 )
 SETTINGS = {
-    "EVENTS_PER_CLIENT": str(CLIENTS),
-    "LIMITS_STREAMS": str(CLIENTS),
     "LOG_ACCESS": "false",
     "LOG_LEVEL": "WARNING",
     "RATE_LIMITS_QUOTAS": "*=1000000/1",
@@ -58,9 +50,10 @@ class Clients:
         self._writers: list[asyncio.StreamWriter] = []
         self._tasks: list[asyncio.Task[None]] = []
 
-    async def open(self, address: Address, path: str) -> None:
-        for _ in range(CLIENTS):
-            reader, writer = await asyncio.open_connection(address.host, address.port)
+    async def open(self, url: str, path: str, number: int) -> None:
+        place = urlsplit(url)
+        for _ in range(number):
+            reader, writer = await asyncio.open_connection(place.hostname, place.port)
             writer.write(f"GET {path} HTTP/1.1\r\nHost: test\r\n\r\n".encode())
             head = await reader.readuntil(b"\r\n\r\n")
             assert b" 200 " in head.partition(b"\r\n")[0], head
@@ -83,25 +76,25 @@ class Clients:
             writer.close()
 
 
-async def measure(client: httpx2.AsyncClient, address: Address, way: Way) -> float:
+async def cost(client: httpx2.AsyncClient, url: str, number: int, way: Way) -> float:
     """Return the CPU time of the server in microseconds for each event and client."""
     clients = Clients()
-    await clients.open(address, way.path)
+    await clients.open(url, way.path, number)
     try:
         await way.publish()  # the first event is not measured
-        await clients.until(CLIENTS)
+        await clients.until(number)
         before = (await client.get("/benchmarks/cpu")).json()
-        for number in range(2, EVENTS + 2):
+        for event in range(2, EVENTS + 2):
             await way.publish()
-            await clients.until(number * CLIENTS)
+            await clients.until(event * number)
         used = (await client.get("/benchmarks/cpu")).json() - before
     finally:
         clients.close()
-    return float(used) / (EVENTS * CLIENTS) * 1e6
+    return float(used) / (EVENTS * number) * 1e6
 
 
-async def run(address: Address) -> list[Way]:
-    async with httpx2.AsyncClient(base_url=address.url, timeout=60) as client:
+async def run(url: str, clients: int, rounds: int) -> list[Way]:
+    async with httpx2.AsyncClient(base_url=url, timeout=60) as client:
         _, headers = await register(client)
         content = {"json": {"title": "T", "body": "B"}, "headers": headers}
         post = (await client.post("/v1/posts", **content)).headers["location"]  # type: ignore[arg-type]
@@ -116,46 +109,47 @@ async def run(address: Address) -> list[Way]:
             (await client.post("/benchmarks/comments", json=comment)).raise_for_status()
 
         ways = [
-            Way("`EventStream`", f"{post}/comments/stream", write, []),
-            Way("`fastapi.sse.EventSourceResponse`", "/benchmarks/stream", publish, []),
+            Way("EventStream", f"{post}/comments/stream", write, []),
+            Way("fastapi.sse.EventSourceResponse", "/benchmarks/stream", publish, []),
         ]
-        for number in range(ROUNDS):
-            say(f"Round {number + 1} of {ROUNDS}")
+        for number in range(rounds):
+            say(f"Round {number + 1} of {rounds}")
             for way in ways:
-                way.costs.append(await measure(client, address, way))
+                way.costs.append(await cost(client, url, clients, way))
                 await asyncio.sleep(1)  # until the server has noticed that the clients are gone
         return ways
 
 
-def rows(ways: list[Way]) -> list[str]:
-    return [
-        "| class | CPU for an event and a client, µs | lowest to highest |",
-        "|---|---|---|",
-        *(
-            f"| {way.name} | {median(way.costs):.0f} | {min(way.costs):.0f}–{max(way.costs):.0f} |"
-            for way in ways
-        ),
+def measure(world: World) -> Data:
+    clients = 100 if world.effort.is_quick else CLIENTS
+    settings = SETTINGS | {"EVENTS_PER_CLIENT": str(clients), "LIMITS_STREAMS": str(clients)}
+    target = Target("event streams", SERVER, {**settings, "ENVIRONMENT": "development"})
+    with world.serving(target) as servers:
+        url = servers[target.name].url
+        ways = asyncio.run(run(url, clients, world.effort.rounds))
+    world.delete_new_posts()
+    return {
+        "clients": clients,
+        "events": EVENTS,
+        "cpu": {way.name: [float(f"{cost:.4g}") for cost in way.costs] for way in ways},
+    }
+
+
+def figures(data: Data) -> dict[str, str]:
+    ours, theirs = (f"{number(median(costs))} µs" for costs in data["cpu"].values())
+    return {"sse.service.cpu": ours, "sse.fastapi.cpu": theirs}
+
+
+def report(data: Data) -> str:
+    rows = [
+        [f"`{name}`", number(median(costs)), f"{number(min(costs))}–{number(max(costs))}"]
+        for name, costs in data["cpu"].items()
     ]
+    head = ("class", "CPU for an event and a client, µs", "lowest to highest")
+    introduction = INTRODUCTION.format(**data)
+    return f"{introduction}\n\n{table(head, rows)}"
 
 
-def main() -> None:
-    os.environ.update(SETTINGS)
-    with tempfile.TemporaryDirectory() as folder, embedded_servers(Path(folder)) as servers:
-        upgrade(servers)
-        address = Address("127.0.0.1", free_port())
-        with open_service(SERVER, servers, address) as process:
-            wait_until_ready(process, address, 60)
-            ways = asyncio.run(run(address))
-    lines = rows(ways)
-    head = (
-        "# Event streams\n\n`python -m benchmarks.event_stream` writes this page. One process "
-        f"serves {EVENTS} comments, one after the other, to {CLIENTS} clients, in {ROUNDS} rounds. "
-        "The CPU time of `EventStream` includes the request that writes the comment, and reading "
-        f"it from the database. All programs share {os.cpu_count()} cores.\n\n"
-    )
-    REPORT.write_text(head + "\n".join(lines) + "\n", encoding="utf-8")
-    say("\n".join(lines))
-
-
-if __name__ == "__main__":
-    main()
+INTRODUCTION = """One process serves {events} comments, one after the other, to {clients}
+clients, in turns through `EventStream` and through the class of FastAPI. The CPU time of
+`EventStream` includes the request that writes the comment, and reading it from the database."""

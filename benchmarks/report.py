@@ -1,0 +1,93 @@
+"""Writes the report, the plots and the figures from the data, always the same for the same data."""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from benchmarks.charts import Chart
+from benchmarks.section import Data, all_sections, name_of
+
+
+def all_figures(data: Data, sections: Iterable[ModuleType] | None = None) -> dict[str, str]:
+    """Return all figures that documents may show, by their keys."""
+    found = {f"machine.{name}": str(value) for name, value in data["machine"].items()}
+    for section in all_sections() if sections is None else sections:
+        if measured := data["sections"].get(name_of(section)):
+            found |= section.figures(measured["data"])
+    return found
+
+
+def write(data: Data, folder: Path) -> None:
+    """Write benchmarks.json, benchmarks.md and benchmarks/*.svg into a folder."""
+    from benchmarks.plots import draw
+
+    data["figures"] = all_figures(data)
+    plots = folder / "benchmarks"
+    plots.mkdir(parents=True, exist_ok=True)
+    for old in plots.glob("*.svg"):
+        old.unlink()
+    text = [HEAD + _machine(data["machine"])]
+    for section in all_sections():
+        if measured := data["sections"].get(name_of(section)):
+            text.append(f"## {section.TITLE}")
+            charts: list[Chart] = getattr(section, "charts", lambda _: [])(measured["data"])
+            for chart in charts:
+                draw(chart, plots)
+                text.append(_picture(chart))
+            text.append(section.report(measured["data"]))
+    (folder / "benchmarks.md").write_text("\n\n".join(text) + "\n", encoding="utf-8")
+    content = json.dumps(data, indent=1, ensure_ascii=False, sort_keys=True)
+    (folder / "benchmarks.json").write_text(content + "\n", encoding="utf-8")
+
+
+def read(folder: Path) -> Data:
+    """Return the data of the last run."""
+    data: Data = json.loads((folder / "benchmarks.json").read_text(encoding="utf-8"))
+    return data
+
+
+def _picture(chart: Chart) -> str:
+    source = f"benchmarks/{chart.name}"
+    return (
+        f'<picture><source media="(prefers-color-scheme: dark)" srcset="{source}-dark.svg">'
+        f'<img alt="{chart.title}" src="{source}-light.svg"></picture>'
+    )
+
+
+def _machine(machine: dict[str, Any]) -> str:
+    lines = (f"| {name} | {value} |" for name, value in machine.items())
+    return "| what | value |\n|---|---|\n" + "\n".join(lines)
+
+
+HEAD = """# Benchmarks
+
+`make bench` measures everything on this page on your machine, and writes it. It needs `wrk` and
+about 20 minutes; `make bench quick=1` needs two minutes, measures less data once, and writes to
+`.data/benchmarks`. The figures are also in [benchmarks.json](benchmarks.json).
+
+## How to read it
+
+- Compare figures of one table only. Server, PostgreSQL, Valkey and the clients share the cores of
+  one machine, so rates are lower bounds. CPU times and ratios depend less on this.
+- Servers that are compared are measured in turns, after a warm-up, and each figure is the median of
+  the rounds. A server that needs seconds for a response is measured in one long round.
+- "CPU µs" is the CPU time of all processes of the server for one request, and "PG µs" that of
+  PostgreSQL. Latencies are those of the clients. Memory counts shared pages once.
+- The service has its settings of production, with every middleware, except that requests may wait
+  for 20 s, so that none is refused. Where connections are counted, they wait as in production.
+- Clients send the next request when they have the last response, except in the section on constant
+  arrival. Such clients hide how long a stall is, so look at that section for tails.
+
+## What it does not compare
+
+- Networks, TLS, load balancers and several machines: everything runs on the loopback interface.
+- Other data: 100,000 short posts fit into the memory of PostgreSQL, and no disk is waited for.
+- Writes to a disk: PostgreSQL does not wait for its log here.
+- What frameworks offer beyond these routes, and how long it takes to write them.
+- A different workload. Measure your own before you change something because of this page.
+
+## The machine
+
+"""

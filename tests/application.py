@@ -1,6 +1,6 @@
 """Runs the application inside the test's process."""
 
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
 
@@ -16,6 +16,7 @@ from app.settings import Settings
 from coherent_cache.relay import Relay
 from tests.sample import notes
 
+TRANSACTIONS = {"BEGIN", "COMMIT", "ROLLBACK"}
 RUN_RELAY = Relay.run  # the fixture `relays_at_rest` replaces it
 
 
@@ -42,15 +43,29 @@ def client_of(app: ASGIApp) -> httpx2.AsyncClient:
 
 @contextmanager
 def recorded_statements(resources: ProcessResources) -> Iterator[list[str]]:
-    """Collect the SQL that is sent to the database inside the block."""
+    """Collect the SQL that is sent inside the block, by SQLAlchemy and by the driver itself."""
     sent: list[str] = []
+    connections: list[Any] = []
 
     def record(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
         sent.append(statement)
 
+    def record_query(query: Any) -> None:  # the driver does not report what SQLAlchemy has prepared
+        if query.query.rstrip(";").split()[0] not in TRANSACTIONS:
+            sent.append(query.query)
+
+    def watch(connection: Any, *_: Any) -> None:
+        connections.append(connection.driver_connection)
+        connection.driver_connection.add_query_logger(record_query)
+
     engine = resources.database.engine.sync_engine
-    event.listen(engine, "before_cursor_execute", record)
+    listeners: dict[str, Callable[..., None]] = {"before_cursor_execute": record, "checkout": watch}
+    for name, listener in listeners.items():
+        event.listen(engine, name, listener)
     try:
         yield sent
     finally:
-        event.remove(engine, "before_cursor_execute", record)
+        for name, listener in listeners.items():
+            event.remove(engine, name, listener)
+        for connection in connections:
+            connection.remove_query_logger(record_query)

@@ -108,7 +108,10 @@ async def sent(
     query: PageRequest,
     filters: Mapping[str, object],
 ) -> tuple[str, Sequence[Any]]:
-    """Return the SQL of a page, and the values of its parameters."""
+    """Return the SQL of a page, and the values of its parameters.
+
+    `filled` has a connection, so SQLAlchemy sends the statement and tells what it sends.
+    """
     statements: list[tuple[str, Sequence[Any]]] = []
 
     def record(_connection: Any, _cursor: Any, sql: str, values: Any, *_: Any) -> None:
@@ -117,6 +120,7 @@ async def sent(
     engine = resources.database.engine.sync_engine
     event.listen(engine, "before_cursor_execute", record)
     try:
+        await session.connection()
         await keyset.page(session, query, **filters)
     finally:
         event.remove(engine, "before_cursor_execute", record)

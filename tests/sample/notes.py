@@ -6,7 +6,8 @@ and the three writes. A note may be a reply to another note.
 """
 
 from collections.abc import Iterator, Sequence
-from typing import Annotated
+from datetime import datetime
+from typing import Annotated, NamedTuple, TypeVar
 
 from fastapi import APIRouter, Path, Query, Request, Response
 from pydantic import MISSING, BaseModel, Field, TypeAdapter
@@ -19,12 +20,15 @@ from sqlalchemy.orm.attributes import set_committed_value
 from app.errors import Forbidden, NotFound
 from app.features.users import tags as users
 from app.features.users.dependencies import CurrentUser
-from app.features.users.models import User
+from app.features.users.models import AuthorRow, User
+from app.features.users.queries import AUTHOR
 from app.features.users.schemas import Author
 from app.infra.database.base import Base
 from app.infra.database.export import Export
 from app.infra.database.export_columns import Fields
 from app.infra.database.pagination import KeysetList, Page
+from app.infra.database.row_query import RowQuery
+from app.infra.database.rows import Columns
 from app.infra.dependencies import Conditions, ExportPlace, PageQuery, ReadSession, WriteSession
 from app.infra.events.feed import Event, Feed
 from app.infra.validation.fields import KIB, Id, Input, Text
@@ -77,18 +81,35 @@ class NotePage(PageRead[NoteRead]):
     """A page of notes."""
 
 
+class NoteRow(NamedTuple):
+    id: int
+    author: AuthorRow
+    title: str
+    body: str
+    version: int
+    created_at: datetime
+
+
 WITH_AUTHOR = joinedload(Note.author, innerjoin=True).load_only(
     User.id, User.name, User.avatar_url, raiseload=True
 )
-NOTES = select(Note).options(WITH_AUTHOR)
+NOTE = Columns(NoteRow, Note, author=AUTHOR)
+NOTES = select(Note)
 BY_ID = NOTES.where(Note.id == bindparam("note_id"))
-BY_ID_LOCKED = BY_ID.with_for_update(of=Note)
-ALL_NOTES = KeysetList("notes", NOTES, Note, newest_first=True)
+BY_ID_LOCKED = BY_ID.options(WITH_AUTHOR).with_for_update(of=Note)
+NOTE_BY_ID = RowQuery(NOTE, BY_ID)
+ALL_NOTES = KeysetList("notes", NOTE, NOTES, newest_first=True)
 NOTES_BY_AUTHOR = KeysetList(
-    "notes", NOTES.where(Note.author_id == bindparam("author_id")), Note, newest_first=True
+    "notes", NOTE, NOTES.where(Note.author_id == bindparam("author_id")), newest_first=True
 )
 REPLIES = KeysetList(
-    "replies", NOTES.where(Note.parent_id == bindparam("note_id")), Note, newest_first=False
+    "replies", NOTE, NOTES.where(Note.parent_id == bindparam("note_id")), newest_first=False
+)
+NEXT_REPLIES = RowQuery(
+    NOTE,
+    NOTES.where(Note.parent_id == bindparam("note_id"), Note.id > bindparam("after")).order_by(
+        Note.id
+    ),
 )
 EXPORTED_FIELDS: Fields = {
     "id": Note.id,
@@ -107,6 +128,7 @@ EXPORTED_BY_AUTHOR = Export(
     EXPORTED_FIELDS,
 )
 
+NoteT = TypeVar("NoteT", Note, NoteRow)
 NEW_NOTES = "notes:new"
 NOTE_READ = TypeAdapter(NoteRead)
 LARGEST_NOTE = 256 * KIB
@@ -124,11 +146,11 @@ def new_notes_by(author_id: int) -> str:
     return f"{NEW_NOTES}:{author_id}"
 
 
-def page_tags(page: Page[Note], author_id: int | None) -> Iterator[str]:
+def page_tags(page: Page[NoteRow], author_id: int | None) -> Iterator[str]:
     for row in page.rows:
         yield note_tag(row.id)
     for row in page.items:
-        yield users.user(row.author_id)
+        yield users.user(row.author.id)
     if not page.is_settled:
         yield NEW_NOTES if author_id is None else new_notes_by(author_id)
 
@@ -149,10 +171,9 @@ async def newest_replies(session: AsyncSession, note_ids: Sequence[int]) -> dict
 async def next_replies(
     session: AsyncSession, note_id: int, after: int, most: int
 ) -> Sequence[Event]:
-    replies = NOTES.where(Note.parent_id == note_id, Note.id > after).order_by(Note.id).limit(most)
     return [
         Event(one.id, NOTE_READ.dump_json(NOTE_READ.validate_python(one, from_attributes=True)))
-        for one in await session.scalars(replies)
+        for one in await NEXT_REPLIES.all(session, limit=most, note_id=note_id, after=after)
     ]
 
 
@@ -172,7 +193,7 @@ async def list_notes(
     session: ReadSession,
     query: PageQuery,
     author_id: Annotated[Id | None, Query()] = None,
-) -> Page[Note]:
+) -> Page[NoteRow]:
     if author_id is None:
         page = await ALL_NOTES.page(session, query)
     else:
@@ -206,8 +227,8 @@ async def export_notes(
 @cacheable()
 async def read_note(note_id: NoteId, session: ReadSession) -> Response:
     shows(session, note_tag(note_id))
-    note = existing(await session.scalar(BY_ID, {"note_id": note_id}))
-    shows(session, users.user(note.author_id))
+    note = existing(await NOTE_BY_ID.first(session, note_id=note_id))
+    shows(session, users.user(note.author.id))
     return tagged_response(NOTE_READ, note, note.version)
 
 
@@ -244,12 +265,12 @@ async def delete_note(
 @cacheable()
 async def list_replies(
     note_id: NoteId, request: Request, response: Response, session: ReadSession, query: PageQuery
-) -> Page[Note]:
+) -> Page[NoteRow]:
     shows(session, note_tag(note_id))
     page = await REPLIES.page(session, query, note_id=note_id)
     if not page.items:
-        existing(await session.scalar(BY_ID, {"note_id": note_id}))
-    shows(session, *(users.user(reply.author_id) for reply in page.items))
+        existing(await NOTE_BY_ID.first(session, note_id=note_id))
+    shows(session, *(users.user(reply.author.id) for reply in page.items))
     link_neighbours(request, response, page, limit=query.limit)
     return page
 
@@ -261,7 +282,7 @@ async def own_note(session: AsyncSession, author: User, note_id: int) -> Note:
     return note
 
 
-def existing(note: Note | None) -> Note:
+def existing(note: NoteT | None) -> NoteT:
     if note is None:
         raise NotFound("There is no such note.")
     return note

@@ -3,8 +3,10 @@
 from sqlalchemy import bindparam, func, literal, or_, select, update
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from app.features.accounts.models import AccountRow
 from app.features.users.models import Role, User
 from app.infra.database.pagination import KeysetList
+from app.infra.database.rows import Columns
 
 LAST_CHARACTER = "\U0010ffff"
 
@@ -13,11 +15,12 @@ LAST_CHARACTER = "\U0010ffff"
 BEGINNING = func.lower(bindparam("q"))
 RANGE = BEGINNING, BEGINNING + literal(LAST_CHARACTER)
 ACCOUNTS = select(User).where(User.deleted_at.is_(None))
-ALL_ACCOUNTS = KeysetList("accounts", ACCOUNTS, User, order_by=User.email_key, within=RANGE)
+ACCOUNT = Columns(AccountRow, User)
+ALL_ACCOUNTS = KeysetList("accounts", ACCOUNT, ACCOUNTS, order_by=User.email_key, within=RANGE)
 ACCOUNTS_BY_ROLE = KeysetList(
     "accounts",
+    ACCOUNT,
     ACCOUNTS.where(User.role == bindparam("role")),
-    User,
     order_by=User.email_key,
     within=RANGE,
 )

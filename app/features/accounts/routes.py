@@ -6,6 +6,7 @@ from fastapi import APIRouter, Path, Query, Request, Response
 from pydantic import Field
 
 from app.features.accounts import service
+from app.features.accounts.models import AccountRow
 from app.features.accounts.schemas import AccountUpdate, AdminUserPage, AdminUserRead
 from app.features.users.dependencies import CurrentAdmin
 from app.features.users.models import Role, User
@@ -29,7 +30,7 @@ async def list_accounts(
     query: PageQuery,
     q: Annotated[Beginning, Query(description="The beginning of an e-mail address.")] = "",
     role: Annotated[Role | None, Query()] = None,
-) -> Page[User]:
+) -> Page[AccountRow]:
     """List accounts in the order of their addresses. Deleted accounts are left out."""
     page = await service.list_accounts(session, query, q=q, role=role)
     link_neighbours(request, response, page, limit=query.limit, q=q or None, role=role)

@@ -4,6 +4,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.errors import NotFound
 from app.features.accounts import queries
+from app.features.accounts.models import AccountRow
 from app.features.accounts.schemas import AccountUpdate
 from app.features.users import tags
 from app.features.users.models import Role, User
@@ -14,7 +15,7 @@ from coherent_cache import invalidate
 
 async def list_accounts(
     session: AsyncSession, query: PageRequest, *, q: str, role: Role | None
-) -> Page[User]:
+) -> Page[AccountRow]:
     """Return a page of the accounts whose address begins with `q`, in the order of addresses."""
     if role is None:
         return await queries.ALL_ACCOUNTS.page(session, query, q=q)

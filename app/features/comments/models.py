@@ -1,12 +1,13 @@
 """The table `comments`."""
 
 from datetime import datetime
+from typing import NamedTuple
 
 from sqlalchemy import ForeignKey, Index, Text, func
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from app.features.posts.models import Post
-from app.features.users.models import User
+from app.features.users.models import AuthorRow, User
 from app.infra.database.base import Base
 
 
@@ -31,3 +32,13 @@ Index(None, Comment.post_id, Comment.created_at, Comment.id)
 Index(None, Comment.post_id, Comment.id)
 # For all comments of a user. It also serves the foreign key to the author.
 Index(None, Comment.author_id, Comment.id)
+
+
+class CommentRow(NamedTuple):
+    """A comment that is read, with its author."""
+
+    id: int
+    post_id: int
+    author: AuthorRow
+    body: str
+    created_at: datetime

@@ -2,19 +2,20 @@
 
 from collections.abc import Sequence
 
-from sqlalchemy import BigInteger, Integer, any_, bindparam, delete, func, select, update
+from sqlalchemy import BigInteger, any_, bindparam, delete, func, select, update
 from sqlalchemy.dialects.postgresql import ARRAY
 from sqlalchemy.ext.asyncio import AsyncSession
-from sqlalchemy.orm import joinedload
 
-from app.features.comments.models import Comment
+from app.features.comments.models import Comment, CommentRow
 from app.features.posts.models import Post
 from app.features.users.models import User
+from app.features.users.queries import AUTHOR
 from app.infra.database.pagination import KeysetList
+from app.infra.database.row_query import RowQuery
+from app.infra.database.rows import Columns
 
-WITH_AUTHOR = joinedload(Comment.author, innerjoin=True).load_only(
-    User.id, User.name, User.avatar_url, raiseload=True
-)
+COMMENT = Columns(CommentRow, Comment, author=AUTHOR)
+OF_POST = select(Comment).where(Comment.post_id == bindparam("post_id"))
 BY_ID = select(Comment).where(Comment.id == bindparam("comment_id"))
 POST_EXISTS = select(Post.id).where(Post.id == bindparam("post_id"))
 COUNT_CHANGE = (
@@ -25,13 +26,8 @@ COUNT_CHANGE = (
     .returning(Post.id)
 )
 
-# LIMIT is a literal: as a parameter, PostgreSQL would plan the statement again each time.
-NEXT_COMMENTS = (
-    select(Comment)
-    .options(WITH_AUTHOR)
-    .where(Comment.post_id == bindparam("post_id"), Comment.id > bindparam("after"))
-    .order_by(Comment.id)
-    .limit(bindparam("most", type_=Integer, literal_execute=True))
+NEXT_COMMENTS = RowQuery(
+    COMMENT, OF_POST.where(Comment.id > bindparam("after")).order_by(Comment.id)
 )
 NEWEST_ID = (
     select(func.max(Comment.id)).where(Comment.post_id == Post.id).correlate(Post).scalar_subquery()
@@ -40,12 +36,7 @@ NEWEST_IDS = select(Post.id, func.coalesce(NEWEST_ID, 0).label("newest")).where(
     Post.id == any_(bindparam("post_ids", type_=ARRAY(BigInteger)))
 )
 
-COMMENTS_OF_POST = KeysetList(
-    "comments",
-    select(Comment).options(WITH_AUTHOR).where(Comment.post_id == bindparam("post_id")),
-    Comment,
-    newest_first=False,
-)
+COMMENTS_OF_POST = KeysetList("comments", COMMENT, OF_POST, newest_first=False)
 
 
 async def post_exists(session: AsyncSession, post_id: int) -> bool:
@@ -60,10 +51,9 @@ async def change_count(session: AsyncSession, post_id: int, change: int) -> bool
 
 async def next_comments(
     session: AsyncSession, post_id: int, after: int, most: int
-) -> Sequence[Comment]:
+) -> Sequence[CommentRow]:
     """Return the first comments of a post after the one with an id."""
-    parameters = {"post_id": post_id, "after": after, "most": most}
-    return (await session.scalars(NEXT_COMMENTS, parameters)).all()
+    return await NEXT_COMMENTS.all(session, limit=most, post_id=post_id, after=after)
 
 
 async def newest_ids(session: AsyncSession, post_ids: Sequence[int]) -> dict[int, int]:

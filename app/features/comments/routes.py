@@ -11,7 +11,7 @@ from fastapi import Path as PathParameter
 from starlette.responses import HTMLResponse
 
 from app.features.comments import service
-from app.features.comments.models import Comment
+from app.features.comments.models import Comment, CommentRow
 from app.features.comments.schemas import CommentCreate, CommentPage, CommentRead
 from app.features.idempotency.dependencies import IdempotentRoute, IdempotentSession
 from app.features.users.dependencies import CurrentUser
@@ -55,7 +55,7 @@ async def list_comments(
     response: Response,
     session: ReadSession,
     query: PageQuery,
-) -> Page[Comment]:
+) -> Page[CommentRow]:
     """List the comments of a post, oldest first."""
     page = await service.list_comments(session, post_id, query)
     link_neighbours(request, response, page, limit=query.limit)

@@ -8,7 +8,7 @@ from sqlalchemy.orm.attributes import set_committed_value
 
 from app.errors import Forbidden, NotFound
 from app.features.comments import queries
-from app.features.comments.models import Comment
+from app.features.comments.models import Comment, CommentRow
 from app.features.comments.schemas import CommentCreate, CommentRead
 from app.features.posts import tags as posts
 from app.features.users import tags as users
@@ -35,13 +35,15 @@ async def _next_events(
 NEW_COMMENTS = Feed("comment", NO_POST, posts.post, queries.newest_ids, _next_events)
 
 
-async def list_comments(session: AsyncSession, post_id: int, query: PageRequest) -> Page[Comment]:
+async def list_comments(
+    session: AsyncSession, post_id: int, query: PageRequest
+) -> Page[CommentRow]:
     """Return a page of comments, oldest first, or raise `NotFound` if there is no such post."""
     shows(session, posts.post(post_id))
     page = await queries.COMMENTS_OF_POST.page(session, query, post_id=post_id)
     if not page.items and not await queries.post_exists(session, post_id):
         raise NotFound(NO_POST)
-    shows(session, *(users.user(comment.author_id) for comment in page.items))
+    shows(session, *(users.user(comment.author.id) for comment in page.items))
     return page
 
 

@@ -20,7 +20,7 @@ from app.features.dashboard.queries import Stats
 from app.features.dashboard.schemas import PartName, UpstreamProfile
 from app.features.dashboard.settings import DashboardSettings
 from app.features.posts import service as posts
-from app.features.posts.models import Post
+from app.features.posts.models import PostRow
 from app.features.users import queries as users
 from app.features.users.models import User
 from app.infra.database.error_mapping import describe, to_app_error
@@ -47,7 +47,7 @@ class Dashboard:
     """A part that failed is None, and `degraded` has its name."""
 
     profile: User | None
-    recent_posts: Sequence[Post] | None
+    recent_posts: Sequence[PostRow] | None
     stats: Stats | None
     upstream: UpstreamProfile | None
     degraded: Sequence[PartName]
@@ -113,8 +113,8 @@ async def read_profile(resources: ProcessResources, user: User) -> User | None:
     return await resources.separate_reads.read("profile", read, _limit(resources))
 
 
-async def read_recent_posts(resources: ProcessResources, user: User) -> Sequence[Post]:
-    async def read(session: AsyncSession) -> Sequence[Post]:
+async def read_recent_posts(resources: ProcessResources, user: User) -> Sequence[PostRow]:
+    async def read(session: AsyncSession) -> Sequence[PostRow]:
         return (await posts.list_posts(session, PageRequest(RECENT_POSTS), user.id)).items
 
     return await resources.separate_reads.read("recent_posts", read, _limit(resources))

@@ -1,6 +1,7 @@
 """The table `drafts`."""
 
 from datetime import date, datetime
+from typing import NamedTuple
 
 from sqlalchemy import ForeignKey, Index, String, Text, UniqueConstraint, func
 from sqlalchemy.orm import Mapped, mapped_column
@@ -46,3 +47,17 @@ Index(None, Draft.owner_id, Draft.status, Draft.created_at, Draft.id)
 DUE_INDEX = Index(
     None, Draft.publish_on, Draft.id, postgresql_where=Draft.status == DraftStatus.SCHEDULED
 )
+
+
+class DraftRow(NamedTuple):
+    """A draft that is read."""
+
+    id: int
+    title: str
+    body: str
+    status: DraftStatus
+    publish_on: date | None
+    post_id: int | None
+    version: int
+    created_at: datetime
+    updated_at: datetime

@@ -9,17 +9,21 @@ from datetime import date
 from sqlalchemy import bindparam, delete, select, tuple_
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from app.features.drafts.models import Draft, DraftStatus
+from app.features.drafts.models import Draft, DraftRow, DraftStatus
 from app.features.users.models import User
 from app.infra.database.pagination import KeysetList
+from app.infra.database.row_query import RowQuery
+from app.infra.database.rows import Columns
 
 OWN_DRAFTS = select(Draft).where(Draft.owner_id == bindparam("owner_id"))
 BY_ID = OWN_DRAFTS.where(Draft.id == bindparam("draft_id"))
 BY_ID_LOCKED = BY_ID.with_for_update()
 
-ALL_DRAFTS = KeysetList("drafts", OWN_DRAFTS, Draft, newest_first=True)
+DRAFT = Columns(DraftRow, Draft)
+DRAFT_BY_ID = RowQuery(DRAFT, BY_ID)
+ALL_DRAFTS = KeysetList("drafts", DRAFT, OWN_DRAFTS, newest_first=True)
 DRAFTS_BY_STATUS = KeysetList(
-    "drafts", OWN_DRAFTS.where(Draft.status == bindparam("status")), Draft, newest_first=True
+    "drafts", DRAFT, OWN_DRAFTS.where(Draft.status == bindparam("status")), newest_first=True
 )
 
 DUE = select(Draft).where(
@@ -38,8 +42,8 @@ DUE_PAGE = (
 DUE_LOCKED = DUE.where(Draft.id == bindparam("draft_id")).with_for_update()
 
 
-async def get_draft(session: AsyncSession, owner: User, draft_id: int) -> Draft | None:
-    return await session.scalar(BY_ID, {"owner_id": owner.id, "draft_id": draft_id})
+async def get_draft(session: AsyncSession, owner: User, draft_id: int) -> DraftRow | None:
+    return await DRAFT_BY_ID.first(session, owner_id=owner.id, draft_id=draft_id)
 
 
 async def lock_draft(session: AsyncSession, owner: User, draft_id: int) -> Draft | None:

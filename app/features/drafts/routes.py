@@ -7,7 +7,7 @@ from fastapi import APIRouter, Path, Query, Request, Response
 from pydantic import TypeAdapter
 
 from app.features.drafts import service
-from app.features.drafts.models import Draft, DraftStatus
+from app.features.drafts.models import Draft, DraftRow, DraftStatus
 from app.features.drafts.schemas import DraftCreate, DraftPage, DraftRead, DraftUpdate
 from app.features.idempotency.dependencies import IdempotentRoute, IdempotentSession
 from app.features.posts.routes import POST_READ
@@ -35,7 +35,7 @@ async def list_drafts(
     session: ReadSession,
     query: PageQuery,
     status: Annotated[DraftStatus | None, Query()] = None,
-) -> Page[Draft]:
+) -> Page[DraftRow]:
     """List one's own drafts, newest first, all of them or those with one status."""
     page = await service.list_drafts(session, user, query, status)
     link_neighbours(request, response, page, limit=query.limit, status=status)
@@ -109,7 +109,7 @@ async def publish_draft(
 
 
 def _to_response(
-    draft: Draft, status: int = 200, headers: Mapping[str, str] | None = None
+    draft: Draft | DraftRow, status: int = 200, headers: Mapping[str, str] | None = None
 ) -> Response:
     """Return a response with the ETag of the draft."""
     return tagged_response(DRAFT_READ, draft, draft.version, status, headers)

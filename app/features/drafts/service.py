@@ -3,13 +3,14 @@
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, date, datetime
+from typing import TypeVar
 
 from sqlalchemy.exc import IntegrityError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.errors import Conflict, NotFound
 from app.features.drafts import queries
-from app.features.drafts.models import UNIQUE_TITLE, Draft, DraftStatus
+from app.features.drafts.models import UNIQUE_TITLE, Draft, DraftRow, DraftStatus
 from app.features.drafts.schemas import DraftCreate, DraftUpdate
 from app.features.posts import service as posts
 from app.features.posts.models import Post
@@ -22,17 +23,18 @@ from app.infra.database.pagination import Page, PageRequest
 from app.infra.validation.preconditions import Precondition
 
 DUE_PAGE_SIZE = 1_000
+DraftT = TypeVar("DraftT", Draft, DraftRow)
 
 
 async def list_drafts(
     session: AsyncSession, owner: User, query: PageRequest, status: DraftStatus | None
-) -> Page[Draft]:
+) -> Page[DraftRow]:
     if status is None:
         return await queries.ALL_DRAFTS.page(session, query, owner_id=owner.id)
     return await queries.DRAFTS_BY_STATUS.page(session, query, owner_id=owner.id, status=status)
 
 
-async def read_draft(session: AsyncSession, owner: User, draft_id: int) -> Draft:
+async def read_draft(session: AsyncSession, owner: User, draft_id: int) -> DraftRow:
     """Return the caller's draft, or raise `NotFound`."""
     return _require_existing(await queries.get_draft(session, owner, draft_id))
 
@@ -116,7 +118,7 @@ async def _own_draft(session: AsyncSession, owner: User, draft_id: int) -> Draft
     return _require_existing(await queries.lock_draft(session, owner, draft_id))
 
 
-def _require_existing(draft: Draft | None) -> Draft:
+def _require_existing(draft: DraftT | None) -> DraftT:
     if draft is None:
         raise NotFound("There is no such draft.")
     return draft

@@ -1,11 +1,12 @@
 """The table `posts`."""
 
 from datetime import datetime
+from typing import NamedTuple
 
 from sqlalchemy import ForeignKey, Index, String, Text, func
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
-from app.features.users.models import User
+from app.features.users.models import AuthorRow, User
 from app.infra.database.base import Base
 
 
@@ -29,3 +30,16 @@ class Post(Base):
 # One index for each list of posts. The second one also serves the foreign key.
 Index(None, Post.created_at, Post.id)
 Index(None, Post.author_id, Post.created_at, Post.id)
+
+
+class PostRow(NamedTuple):
+    """A post that is read, with its author."""
+
+    id: int
+    author: AuthorRow
+    title: str
+    body: str
+    comment_count: int
+    version: int
+    created_at: datetime
+    updated_at: datetime

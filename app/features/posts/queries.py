@@ -4,44 +4,34 @@ from sqlalchemy import bindparam, delete, select
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import joinedload
 
-from app.features.posts.models import Post
+from app.features.posts.models import Post, PostRow
 from app.features.users.models import User
+from app.features.users.queries import AUTHOR
 from app.infra.database.export import Export
 from app.infra.database.pagination import KeysetList
+from app.infra.database.row_query import RowQuery
+from app.infra.database.rows import Columns
 
-# Load the author with a join, and only the columns that are shown.
+POST = Columns(PostRow, Post, author=AUTHOR)
+POSTS = select(Post)
+BY_ID = POSTS.where(Post.id == bindparam("post_id"))
+POST_BY_ID = RowQuery(POST, BY_ID)
+# To change a post. Load the author with a join, and only the columns that are shown.
 WITH_AUTHOR = joinedload(Post.author, innerjoin=True).load_only(
     User.id, User.name, User.avatar_url, raiseload=True
 )
-POSTS = select(Post).options(WITH_AUTHOR)
-BY_ID = POSTS.where(Post.id == bindparam("post_id"))
-BY_ID_LOCKED = BY_ID.with_for_update(of=Post)
+BY_ID_LOCKED = BY_ID.options(WITH_AUTHOR).with_for_update(of=Post)
 
-ALL_POSTS = KeysetList("posts", POSTS, Post, newest_first=True)
+ALL_POSTS = KeysetList("posts", POST, POSTS, newest_first=True)
 POSTS_BY_AUTHOR = KeysetList(
-    "posts", POSTS.where(Post.author_id == bindparam("author_id")), Post, newest_first=True
+    "posts", POST, POSTS.where(Post.author_id == bindparam("author_id")), newest_first=True
 )
 
-# The fields of `PostRead`.
-EXPORTED_POSTS = Export(
-    "posts",
-    select(Post).join(Post.author),
-    Post,
-    {
-        "id": Post.id,
-        "author": {"id": User.id, "name": User.name, "avatar_url": User.avatar_url},
-        "title": Post.title,
-        "body": Post.body,
-        "comment_count": Post.comment_count,
-        "version": Post.version,
-        "created_at": Post.created_at,
-        "updated_at": Post.updated_at,
-    },
-)
+EXPORTED_POSTS = Export("posts", POSTS.join(Post.author), Post, POST.by_name())
 
 
-async def get_post(session: AsyncSession, post_id: int) -> Post | None:
-    return await session.scalar(BY_ID, {"post_id": post_id})
+async def get_post(session: AsyncSession, post_id: int) -> PostRow | None:
+    return await POST_BY_ID.first(session, post_id=post_id)
 
 
 async def lock_post(session: AsyncSession, post_id: int) -> Post | None:

@@ -8,7 +8,7 @@ from pydantic import TypeAdapter
 
 from app.features.idempotency.dependencies import IdempotentRoute, IdempotentSession
 from app.features.posts import queries, service
-from app.features.posts.models import Post
+from app.features.posts.models import Post, PostRow
 from app.features.posts.schemas import PostCreate, PostPage, PostRead, PostUpdate
 from app.features.users.dependencies import CurrentUser
 from app.infra.database.pagination import Page
@@ -43,7 +43,7 @@ async def list_posts(
     session: ReadSession,
     query: PageQuery,
     author_id: Annotated[Id | None, Query()] = None,
-) -> Page[Post]:
+) -> Page[PostRow]:
     """List posts, newest first, of everybody or of one author."""
     page = await service.list_posts(session, query, author_id)
     link_neighbours(request, response, page, limit=query.limit, author_id=author_id)
@@ -112,7 +112,7 @@ async def delete_post(
 
 
 def _to_response(
-    post: Post, status: int = 200, headers: Mapping[str, str] | None = None
+    post: Post | PostRow, status: int = 200, headers: Mapping[str, str] | None = None
 ) -> Response:
     """Return a response with the ETag of the post."""
     return tagged_response(POST_READ, post, post.version, status, headers)

@@ -1,11 +1,13 @@
 """Operations on posts."""
 
+from typing import TypeVar
+
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm.attributes import set_committed_value
 
 from app.errors import Forbidden, NotFound
 from app.features.posts import queries, tags
-from app.features.posts.models import Post
+from app.features.posts.models import Post, PostRow
 from app.features.posts.schemas import PostCreate, PostUpdate
 from app.features.users import tags as users
 from app.features.users.models import User
@@ -13,10 +15,12 @@ from app.infra.database.pagination import Page, PageRequest
 from app.infra.validation.preconditions import Precondition
 from coherent_cache import invalidate, shows
 
+PostT = TypeVar("PostT", Post, PostRow)
+
 
 async def list_posts(
     session: AsyncSession, query: PageRequest, author_id: int | None
-) -> Page[Post]:
+) -> Page[PostRow]:
     if author_id is None:
         page = await queries.ALL_POSTS.page(session, query)
     else:
@@ -25,11 +29,11 @@ async def list_posts(
     return page
 
 
-async def read_post(session: AsyncSession, post_id: int) -> Post:
+async def read_post(session: AsyncSession, post_id: int) -> PostRow:
     """Return a post with its author, or raise `NotFound`."""
     shows(session, tags.post(post_id))
     post = _require_existing(await queries.get_post(session, post_id))
-    shows(session, users.user(post.author_id))
+    shows(session, users.user(post.author.id))
     return post
 
 
@@ -72,7 +76,7 @@ async def _own_post(session: AsyncSession, author: User, post_id: int) -> Post:
     return post
 
 
-def _require_existing(post: Post | None) -> Post:
+def _require_existing(post: PostT | None) -> PostT:
     if post is None:
         raise NotFound("There is no such post.")
     return post

@@ -1,6 +1,7 @@
 """The table `users`."""
 
 from datetime import datetime
+from typing import NamedTuple
 
 from sqlalchemy import Computed, Index, String, func, text
 from sqlalchemy.orm import Mapped, mapped_column
@@ -57,3 +58,21 @@ class User(Base):
     updated_at: Mapped[datetime] = mapped_column(
         server_default=func.now(), onupdate=func.now(), sort_order=2
     )
+
+
+class AuthorRow(NamedTuple):
+    """Who wrote something."""
+
+    id: int
+    name: str
+    avatar_url: str | None
+
+
+class PublicUserRow(NamedTuple):
+    """What everybody may know of a user."""
+
+    id: int
+    name: str
+    bio: str
+    avatar_url: str | None
+    created_at: datetime

@@ -4,11 +4,15 @@ from sqlalchemy import bindparam, delete, func, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from app.features.users.models import Role, User
+from app.features.users.models import AuthorRow, PublicUserRow, Role, User
 from app.infra.database.base import Base
+from app.infra.database.row_query import RowQuery
+from app.infra.database.rows import Columns
 from app.infra.storage.stored_objects import StoredObject, release
 
+AUTHOR = Columns(AuthorRow, User)
 BY_ID = select(User).where(User.id == bindparam("user_id"))
+PUBLIC_BY_ID = RowQuery(Columns(PublicUserRow, User), BY_ID)
 BY_EMAIL = select(User).where(
     func.lower(User.email) == func.lower(bindparam("email")), User.deleted_at.is_(None)
 )
@@ -31,6 +35,11 @@ ADMINS_LOCKED = (
 async def get_user(session: AsyncSession, user_id: int) -> User | None:
     """Return the user with this id, even if deleted."""
     return await session.scalar(BY_ID, {"user_id": user_id})
+
+
+async def get_public_user(session: AsyncSession, user_id: int) -> PublicUserRow | None:
+    """Return what everybody may know of a user, even if deleted."""
+    return await PUBLIC_BY_ID.first(session, user_id=user_id)
 
 
 async def get_user_by_email(session: AsyncSession, email: str) -> User | None:

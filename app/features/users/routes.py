@@ -6,7 +6,7 @@ from fastapi import APIRouter, Path, Response
 
 from app.features.users import service
 from app.features.users.dependencies import FreshUser
-from app.features.users.models import User
+from app.features.users.models import PublicUserRow, User
 from app.features.users.schemas import PublicUserRead, UserCreate, UserRead, UserUpdate
 from app.infra.dependencies import Conditions, ReadSession, Resources, WriteSession
 from app.infra.rate_limits.limit import By, Limit
@@ -78,6 +78,6 @@ async def delete_me(user: FreshUser, session: WriteSession, precondition: Condit
     "/{user_id}", response_model=PublicUserRead, responses=NOT_MODIFIED | problems(404, 422)
 )
 @cacheable()
-async def read_user(user_id: Annotated[Id, Path()], session: ReadSession) -> User:
+async def read_user(user_id: Annotated[Id, Path()], session: ReadSession) -> PublicUserRow:
     """Return what everybody may know of a user."""
     return await service.read_user(session, user_id)

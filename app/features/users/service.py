@@ -5,7 +5,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.errors import Conflict, Forbidden, NotFound, Unauthenticated
 from app.features.users import queries, tags
-from app.features.users.models import UNIQUE_EMAIL, Role, User
+from app.features.users.models import UNIQUE_EMAIL, PublicUserRow, Role, User
 from app.features.users.schemas import UserCreate, UserUpdate
 from app.infra.database.error_mapping import violated_constraint
 from app.infra.jobs.enqueue import enqueue
@@ -139,9 +139,9 @@ def not_verified() -> Conflict:
     )
 
 
-async def read_user(session: AsyncSession, user_id: int) -> User:
+async def read_user(session: AsyncSession, user_id: int) -> PublicUserRow:
     shows(session, tags.user(user_id))
-    user = await queries.get_user(session, user_id)
+    user = await queries.get_public_user(session, user_id)
     if user is None:
         raise NotFound("There is no such user.")
     return user

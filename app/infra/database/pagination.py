@@ -8,14 +8,13 @@ while rows are inserted and deleted. Source: Winand, *SQL Performance Explained*
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic
 
 from sqlalchemy import (
     BigInteger,
     BindParameter,
     Column,
     ColumnElement,
-    Integer,
     Select,
     bindparam,
     func,
@@ -25,13 +24,12 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import InstrumentedAttribute
 from sqlalchemy.sql.visitors import iterate
 
-from app.infra.database.base import Base
 from app.infra.database.cursors import Cursor, CursorFormat, cursor_format, list_identity
+from app.infra.database.row_query import CompiledQuery
+from app.infra.database.rows import Columns, RowT
 from app.infra.validation.fields import MAX_ID
 
 RESERVED = frozenset({"keyset_value", "keyset_id", "keyset_limit", "keyset_head"})
-
-RowT = TypeVar("RowT", bound=Base)
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,12 +61,14 @@ class Page(Generic[RowT]):
 
 
 class KeysetList(Generic[RowT]):
-    """A list that is read page by page. Its SQL statements are built once, at import.
+    """A list that is read page by page. Its SQL statements are built once.
 
-    `statement` selects one entity. Its bind parameters are the filters of the list, which are
-    passed to `page()` by name. A cursor is valid only for the same list with the same filters.
+    `statement` selects from the entity of `columns`, as `select(Post)` does. Its bind parameters
+    are the filters of the list, which are passed to `page()` by name. A cursor is valid only for
+    the same list with the same filters.
 
-    The list is ordered by `created_at`, or by `order_by`, a column of `row` that is NOT NULL. Rows
+    The list is ordered by `created_at`, or by `order_by`, a column of the entity that is NOT NULL.
+    The rows have a field with the name of that column, and `id`. Rows
     with equal values are ordered by `id`. Text is ordered by the collation of its column. A row
     whose value changes moves to another page. So a cached list needs a tag that each such change
     invalidates, and a client that is paging may see that row twice or not at all.
@@ -81,36 +81,36 @@ class KeysetList(Generic[RowT]):
     def __init__(
         self,
         name: str,
-        statement: Select[RowT],
-        row: type[Base],
+        columns: Columns[RowT],
+        statement: Select[Any],
         *,
         newest_first: bool = False,
         order_by: InstrumentedAttribute[Any] | None = None,
         descending: bool = False,
         within: tuple[ColumnElement[Any], ColumnElement[Any]] | None = None,
     ) -> None:
+        entity = columns.entity
         if order_by is None:
-            order_by, descending = row.created_at, newest_first or descending
+            order_by, descending = entity.created_at, newest_first or descending
         elif newest_first:
             raise TypeError(f"The list {name}: with `order_by`, say `descending`")
-        self._order, self._format = _order(name, row, order_by)
-        self._name = name
+        self._order, self._format = _order(name, columns, order_by)
+        self._name, self._to_row = name, columns.to_row
         self._descending = descending
         start = () if within is None else (order_by >= within[0],)
         end = () if within is None else (order_by < within[1],)
         self._filters = required_filters(name, statement.where(*start, *end))
-        timed = statement.add_columns(func.now())
-        key = tuple_(order_by, row.id)
+        timed = columns.select(statement, func.now())
+        key = tuple_(order_by, entity.id)
         place = tuple_(
             bindparam("keyset_value", type_=self._format.bind_type),
             bindparam("keyset_id", type_=BigInteger),
         )
-        # LIMIT is a literal: as a parameter, PostgreSQL would plan the statement again each time.
-        limited = timed.limit(bindparam("keyset_limit", type_=Integer, literal_execute=True))
-        up = limited.order_by(order_by, row.id)
-        down = limited.order_by(order_by.desc(), row.id.desc())
-        after, before = up.where(key > place, *end), down.where(key < place, *start)
-        self._first = (down if descending else up).where(*start, *end)
+        up = timed.order_by(order_by, entity.id)
+        down = timed.order_by(order_by.desc(), entity.id.desc())
+        after = CompiledQuery(up.where(key > place, *end))
+        before = CompiledQuery(down.where(key < place, *start))
+        self._first = CompiledQuery((down if descending else up).where(*start, *end))
         self._forward, self._backward = (before, after) if descending else (after, before)
 
     async def page(
@@ -124,16 +124,15 @@ class KeysetList(Generic[RowT]):
             raise TypeError(f"The list {self._name} has the filters {sorted(self._filters)}")
         list_id = self._id(filters)
         cursor = None if query.cursor is None else self._format.decode(query.cursor, list_id)
-        parameters: dict[str, object] = {**filters, "keyset_limit": query.limit + 1}
-        statement = self._first
+        parameters, statement = filters, self._first
         if cursor is not None:
-            parameters |= {"keyset_value": cursor.value, "keyset_id": cursor.row_id}
+            parameters = {**filters, "keyset_value": cursor.value, "keyset_id": cursor.row_id}
             statement = self._backward if cursor.backward else self._forward
-        found = (await session.execute(statement, parameters)).all()
-        rows = [row for row, _ in found]
+        found = await statement.fetch(session, parameters, limit=query.limit + 1)
+        rows = list(map(self._to_row, found))
         items, next_page, prev_page = self._to_page(rows, query.limit, cursor, list_id)
         newest = self._newest_possible(rows, query.limit, cursor)
-        is_settled = bool(found and newest and found[0][1] - newest > query.max_transaction)
+        is_settled = bool(found and newest and found[0][-1] - newest > query.max_transaction)
         return Page(items, next_page, prev_page, rows, is_settled)
 
     def _id(self, filters: Mapping[str, object]) -> bytes:
@@ -142,7 +141,7 @@ class KeysetList(Generic[RowT]):
         return list_identity(self._name, filters, order)
 
     def _newest_possible(
-        self, rows: Sequence[RowT], limit: int, cursor: Cursor | None
+        self, rows: Sequence[Any], limit: int, cursor: Cursor | None
     ) -> datetime | None:
         """Return an upper bound for `created_at` of rows that may appear here, or None."""
         if self._order != "created_at":
@@ -170,7 +169,7 @@ class KeysetList(Generic[RowT]):
             return items, after, before if more else None
         return items, after if more else None, before
 
-    def _cursor(self, row: RowT, list_id: bytes, *, backward: bool = False) -> str:
+    def _cursor(self, row: Any, list_id: bytes, *, backward: bool = False) -> str:
         value = getattr(row, self._order)
         return self._format.encode(Cursor(list_id, value, row.id, backward))
 
@@ -184,21 +183,25 @@ class KeysetList(Generic[RowT]):
 
 
 def _order(
-    name: str, row: type[Base], order_by: InstrumentedAttribute[Any]
+    name: str, columns: Columns[Any], order_by: InstrumentedAttribute[Any]
 ) -> tuple[str, CursorFormat]:
     """Return the name of the attribute to order by, and the format of its values."""
     column = order_by.expression
-    if order_by.class_ is not row or not isinstance(column, Column):
-        raise TypeError(f"The list {name} can only be ordered by a column of {row.__name__}")
+    if order_by.class_ is not columns.entity or not isinstance(column, Column):
+        entity = columns.entity.__name__
+        raise TypeError(f"The list {name} can only be ordered by a column of {entity}")
     if column.nullable:
         raise TypeError(
             f"The list {name} cannot be ordered by {column}, because it can be NULL, and no page "
             "would show those rows. Make the column NOT NULL, or order by another one."
         )
     try:
-        return order_by.key, cursor_format(column.type)
+        order = order_by.key, cursor_format(column.type)
     except TypeError as error:
         raise TypeError(f"The list {name} cannot be ordered by {column}: {error}") from None
+    if missing := {order_by.key, "id"} - set(columns.names):
+        raise TypeError(f"The list {name} needs the fields {sorted(missing)} in {columns.name}")
+    return order
 
 
 def required_filters(name: str, statement: Select[Any]) -> frozenset[str]:

@@ -133,6 +133,14 @@ def require_transaction(session: AsyncSession) -> None:
         raise TypeError(READ_ONLY)
 
 
+def idle_read_engine(session: AsyncSession) -> AsyncEngine | None:
+    """Return the engine of a session for reading that has no connection, otherwise None."""
+    if session.in_transaction() or not isinstance(session.sync_session, _ReadOnlySession):
+        return None
+    engine = session.bind
+    return engine if isinstance(engine, AsyncEngine) else None
+
+
 def after_commit(session: AsyncSession, callback: Callback) -> None:
     """Run `callback` after the commit of this transaction, before the response starts.
 

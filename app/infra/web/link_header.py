@@ -5,7 +5,8 @@ from urllib.parse import quote, urlencode
 from starlette.requests import Request
 from starlette.responses import Response
 
-from app.infra.database.pagination import Page, RowT
+from app.infra.database.pagination import Page
+from app.infra.database.rows import RowT
 
 
 def link_neighbours(

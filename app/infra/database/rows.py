@@ -1,0 +1,109 @@
+"""Rows that are read and not changed: named tuples, each filled from the columns of its fields."""
+
+from collections.abc import Sequence
+from operator import itemgetter
+from types import NoneType
+from typing import Any, Generic, NamedTuple, TypeVar, get_args, get_type_hints
+
+from sqlalchemy import ColumnElement, Select
+from sqlalchemy.orm import InstrumentedAttribute
+
+from app.infra.database.base import Base
+
+RowT = TypeVar("RowT", bound=tuple[Any, ...])
+
+
+class _Inner(NamedTuple):
+    """A row inside a row. Its values are the ones of `part` among those of the record."""
+
+    columns: "Columns[Any]"
+    part: slice
+    relationship: InstrumentedAttribute[Any]
+    is_optional: bool
+
+
+class Columns(Generic[RowT]):
+    """Which columns fill a row of the type `row`, a `NamedTuple`.
+
+    A field has the value of the attribute of `entity` with the same name, or of the expression that
+    is passed under its name. `Columns` that are passed under the name of a relationship to one
+    entity fill a row inside the row. Their table is joined: by a LEFT JOIN if the type of the field
+    permits None, otherwise by an inner one.
+
+    Raises `TypeError` for a field that nothing fills.
+    """
+
+    def __init__(
+        self,
+        row: type[RowT],
+        entity: type[Base],
+        **others: "ColumnElement[Any] | InstrumentedAttribute[Any] | Columns[Any]",
+    ) -> None:
+        self.entity = entity
+        self._row: Any = row
+        names = self.names
+        inner = {name: one for name, one in others.items() if isinstance(one, Columns)}
+        own = [name for name in names if name not in inner]
+        if unknown := others.keys() - set(names):
+            raise TypeError(f"{row.__name__} has no field {sorted(unknown)}")
+        self._own = {name: self._column(name, others.get(name)) for name in own}
+        self._inner: dict[str, _Inner] = {}
+        hints, start = get_type_hints(row), len(own)
+        for name, columns in inner.items():
+            part = slice(start, start := start + len(columns.flat()))
+            is_optional = NoneType in get_args(hints[name])
+            self._inner[name] = _Inner(columns, part, getattr(entity, name), is_optional)
+        self._in_order = itemgetter(*map([*own, *inner].index, names)) if inner else None
+
+    @property
+    def name(self) -> str:
+        name: str = self._row.__name__
+        return name
+
+    @property
+    def names(self) -> Sequence[str]:
+        """The names of the fields."""
+        names: Sequence[str] = self._row._fields
+        return names
+
+    def flat(self) -> list[Any]:
+        """Return the columns in the order of the values that `to_row` takes."""
+        inner = [column for one in self._inner.values() for column in one.columns.flat()]
+        return [*self._own.values(), *inner]
+
+    def by_name(self) -> dict[str, Any]:
+        """Return the columns by the names of their fields, those of inner rows as a dict."""
+        inner = {name: one.columns.by_name() for name, one in self._inner.items()}
+        return {name: inner.get(name, self._own.get(name)) for name in self.names}
+
+    def select(self, statement: Select[Any], *more: ColumnElement[Any]) -> Select[Any]:
+        """Return a statement that selects these columns and `more`, instead of what it selected."""
+        for one in self._inner.values():
+            statement = statement.join(one.relationship, isouter=one.is_optional)
+        return statement.with_only_columns(*self.flat(), *more, maintain_column_froms=True)
+
+    def to_row(self, values: Sequence[Any]) -> RowT:
+        """Make a row of what the statement has returned. Values of other columns are ignored."""
+        found: Any = values[: len(self._own)]
+        if self._in_order is not None:
+            inner = [_to_inner_row(one, values[one.part]) for one in self._inner.values()]
+            found = self._in_order((*found, *inner))
+        row: RowT = self._row._make(found)
+        return row
+
+    def _column(self, name: str, other: Any) -> Any:
+        if other is not None:
+            return other
+        if name not in self.entity.__mapper__.columns:
+            raise TypeError(
+                f"{self.entity.__name__} has no column for the field `{name}` of {self.name}. "
+                f"Pass what fills it: Columns({self.name}, {self.entity.__name__}, {name}=…)"
+            )
+        return getattr(self.entity, name)
+
+
+def _to_inner_row(inner: _Inner, values: Sequence[Any]) -> Any:
+    """Return None for an outer join that has found nothing: then every column is NULL."""
+    if inner.is_optional and all(value is None for value in values):
+        return None
+    return inner.columns.to_row(values)

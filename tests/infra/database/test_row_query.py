@@ -1,0 +1,267 @@
+"""Rows are the same whoever sends their statement, and failures are those of a session."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from datetime import timedelta
+from decimal import Decimal
+from typing import Any, NamedTuple
+from uuid import UUID
+
+import pytest
+from sqlalchemy import (
+    JSON,
+    Enum,
+    Float,
+    ForeignKey,
+    MetaData,
+    Numeric,
+    String,
+    any_,
+    bindparam,
+    func,
+    insert,
+    select,
+    text,
+)
+from sqlalchemy.dialects.postgresql import ARRAY, JSONB
+from sqlalchemy.exc import DBAPIError
+from sqlalchemy.orm import Mapped, mapped_column, relationship
+
+from app.errors import Unavailable
+from app.features.users.models import User
+from app.features.users.queries import AUTHOR
+from app.infra.database.base import Base
+from app.infra.database.pool import FifoPool
+from app.infra.database.row_query import RowQuery
+from app.infra.database.rows import Columns
+from app.infra.resources import ProcessResources
+from app.infra.validation.fields import Choice
+from tests.application import recorded_statements
+from tests.sample.factory import NoteFactory
+from tests.sample.notes import NOTE_BY_ID, NOTES, Note
+
+
+class Kind(Choice):
+    LARGE = "large"
+    SMALL = "small"
+
+
+class Separate(Base):
+    """The tables of this module are not among those of the service."""
+
+    __abstract__ = True
+    metadata = MetaData()
+
+
+class Shelf(Separate):
+    __tablename__ = "test_shelves"
+
+    label: Mapped[str]
+
+
+class Parcel(Separate):
+    __tablename__ = "test_parcels"
+
+    shelf_id: Mapped[int | None] = mapped_column(ForeignKey(Shelf.id))
+    kind: Mapped[Kind]
+    by_name: Mapped[Kind] = mapped_column(Enum(Kind, native_enum=False, name="by_name"))
+    price: Mapped[Decimal] = mapped_column(Numeric(12, 2))
+    rate: Mapped[float] = mapped_column(Float)
+    ratio: Mapped[float] = mapped_column(Numeric(12, 2, asdecimal=False))
+    details: Mapped[dict[str, Any]] = mapped_column(JSON)
+    extra: Mapped[dict[str, Any] | None] = mapped_column(JSONB)
+    words: Mapped[list[str]] = mapped_column(ARRAY(String))
+    prices: Mapped[list[Decimal]] = mapped_column(ARRAY(Numeric(12, 2)))
+    code: Mapped[UUID]
+    wait: Mapped[timedelta]
+
+    shelf: Mapped[Shelf | None] = relationship(lazy="raise")
+
+
+class ShelfRow(NamedTuple):
+    id: int
+    label: str
+
+
+class ParcelRow(NamedTuple):
+    id: int
+    shelf: ShelfRow | None
+    kind: Kind
+    by_name: Kind
+    price: Decimal
+    rate: float
+    ratio: float
+    details: dict[str, Any]
+    extra: dict[str, Any] | None
+    words: list[str]
+    prices: list[Decimal]
+    code: UUID
+    wait: timedelta
+    length: int
+
+
+SHELF = Columns(ShelfRow, Shelf)
+PARCEL = Columns(ParcelRow, Parcel, shelf=SHELF, length=func.cardinality(Parcel.words))
+PARCELS = RowQuery(PARCEL, select(Parcel).order_by(Parcel.id))
+VALUES: dict[str, Any] = {
+    "kind": Kind.SMALL,
+    "by_name": Kind.LARGE,
+    "price": Decimal("1.50"),
+    "rate": 0.1,
+    "ratio": 2.5,
+    "details": {"a": [1, None]},
+    "extra": None,
+    "words": ["x", "y"],
+    "prices": [Decimal("0.10")],
+    "code": UUID(int=7),
+    "wait": timedelta(minutes=5),
+}
+
+
+@pytest.fixture
+async def parcels(resources: ProcessResources) -> AsyncIterator[None]:
+    async with resources.database.engine.begin() as connection:
+        await connection.run_sync(Separate.metadata.create_all)
+        await connection.execute(insert(Shelf).values(id=1, label="top"))
+        await connection.execute(insert(Parcel).values(id=1, shelf_id=1, **VALUES))
+        await connection.execute(insert(Parcel).values(id=2, shelf_id=None, **VALUES))
+    yield
+    async with resources.database.engine.begin() as connection:
+        await connection.run_sync(Separate.metadata.drop_all)
+
+
+async def test_rows_have_the_types_of_their_columns(
+    resources: ProcessResources, parcels: None
+) -> None:
+    expected = [
+        ParcelRow(id=1, shelf=ShelfRow(1, "top"), length=2, **VALUES),
+        ParcelRow(id=2, shelf=None, length=2, **VALUES),
+    ]
+    async with resources.database.read() as session:
+        sent_by_driver = await PARCELS.all(session)
+        await session.execute(text("SELECT 1"))
+        sent_by_session = await PARCELS.all(session)
+    assert sent_by_driver == sent_by_session == expected
+    for row in sent_by_driver:
+        assert all(map(isinstance, row, map(type, expected[row.id - 1])))
+
+
+async def test_a_parameter_has_the_type_of_its_column(
+    resources: ProcessResources, parcels: None
+) -> None:
+    by_kind = select(Parcel).where(Parcel.kind == bindparam("kind"), Parcel.price > 1)
+    query = RowQuery(PARCEL, by_kind.order_by(Parcel.id.desc()))
+    async with resources.database.read() as session:
+        assert [row.id for row in await query.all(session, kind=Kind.SMALL)] == [2, 1]
+        assert await query.all(session, kind=Kind.LARGE) == []
+        assert [row.id for row in await query.all(session, kind=Kind.SMALL, limit=1)] == [2]
+        assert await query.first(session, kind=Kind.LARGE) is None
+
+
+async def test_a_parameter_may_have_many_values(resources: ProcessResources, parcels: None) -> None:
+    expanded = RowQuery(PARCEL, select(Parcel).where(Parcel.id.in_(bindparam("ids"))))
+    any_of = RowQuery(PARCEL, select(Parcel).where(Parcel.id == any_(bindparam("ids"))))
+    async with resources.database.read() as session:
+        for query in (any_of, expanded):
+            assert [row.id for row in await query.all(session, ids=[2, 3])] == [2]
+
+
+async def test_a_transaction_reads_what_it_has_written(
+    resources: ProcessResources, make: NoteFactory
+) -> None:
+    note = await make.note(await make.user(), title="before")
+    async with resources.database.transaction() as session:
+        changed = await session.get_one(Note, note.id)
+        changed.title = "after"
+        read = await NOTE_BY_ID.first(session, note_id=note.id)
+        assert read is not None
+        assert read.title == "after"
+
+
+async def test_a_read_session_uses_one_connection_at_a_time(
+    resources: ProcessResources, make: NoteFactory
+) -> None:
+    note = await make.note(await make.user())
+    pool = resources.database.engine.pool
+    assert isinstance(pool, FifoPool)
+    async with resources.database.read() as session:
+        await NOTE_BY_ID.first(session, note_id=note.id)
+        assert pool.checkedout() == 0
+        await session.scalar(NOTES)
+        held = pool.checkedout()
+        with recorded_statements(resources) as sent:
+            await NOTE_BY_ID.first(session, note_id=note.id)
+        assert len(sent) == 1
+        assert pool.checkedout() == held == 1
+
+
+class SlowRow(NamedTuple):
+    id: int
+    slept: None
+
+
+SLOW = RowQuery(Columns(SlowRow, User, slept=func.pg_sleep(30)), select(User))
+
+
+async def test_a_statement_that_is_too_slow_is_an_error_of_the_database(
+    resources: ProcessResources, make: NoteFactory
+) -> None:
+    await make.user()
+    with pytest.raises(DBAPIError) as caught:
+        async with resources.database.read() as session:
+            await SLOW.all(session)
+    assert caught.value.orig is not None
+    assert caught.value.orig.sqlstate == "57014"  # type: ignore[attr-defined]
+    assert resources.database.engine.pool.checkedout() == 0  # type: ignore[attr-defined]
+
+
+async def test_a_cancelled_statement_gives_back_its_place_in_the_pool(
+    resources: ProcessResources, make: NoteFactory
+) -> None:
+    user = await make.user()
+    by_id = RowQuery(AUTHOR, select(User).where(User.id == bindparam("user_id")))
+    for _ in range(resources.database.engine.pool.size() + 1):  # type: ignore[attr-defined]
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.05), resources.database.read() as session:
+                await SLOW.all(session)
+    async with resources.database.read() as session:
+        row = await by_id.first(session, user_id=user.id)
+    assert row is not None
+    assert row.id == user.id
+
+
+async def test_a_connection_that_the_server_has_closed_is_replaced(
+    resources: ProcessResources, make: NoteFactory
+) -> None:
+    user = await make.user()
+    by_id = RowQuery(AUTHOR, select(User).where(User.id == bindparam("user_id")))
+    terminate = text(
+        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+        "WHERE pid <> pg_backend_pid() AND datname = current_database() AND state = 'idle'"
+    )
+    async with resources.database.read() as session:
+        await session.execute(terminate)
+    found = []
+    for _ in range(2 * resources.database.engine.pool.size()):  # type: ignore[attr-defined]
+        try:
+            async with resources.database.read() as session:
+                found.append(await by_id.first(session, user_id=user.id))
+        except (DBAPIError, Unavailable) as error:
+            assert isinstance(error, Unavailable) or error.connection_invalidated
+    assert found[-1] is not None
+
+
+def test_a_field_that_nothing_fills_is_refused_at_import() -> None:
+    class Wrong(NamedTuple):
+        id: int
+        colour: str
+
+    with pytest.raises(TypeError, match="no column for the field `colour` of Wrong"):
+        Columns(Wrong, Shelf)
+    with pytest.raises(TypeError, match="has no field"):
+        Columns(ShelfRow, Shelf, colour=Shelf.label)
+
+
+def test_columns_are_named_as_their_fields() -> None:
+    assert list(PARCEL.by_name()) == list(ParcelRow._fields)
+    assert list(PARCEL.by_name()["shelf"]) == ["id", "label"]

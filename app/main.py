@@ -21,6 +21,7 @@ from app.infra.observability.logs import Log, open_log
 from app.infra.observability.metrics import WORKERS
 from app.infra.observability.settings import DiagnosticsSettings, LogSettings, MetricsSettings
 from app.infra.observability.tracing import traces
+from app.infra.places import Places
 from app.infra.server.settings import ServerSettings
 from app.infra.settings_base.section import Sections
 from app.infra.shutdown import shutdown_event
@@ -191,6 +192,10 @@ def create_app(
     )
     app.outer, app.inner = outer_middleware(sections, log), inner_middleware(sections, limiter)
     app.state.settings, app.state.concurrency_limiter = sections, limiter
+    limits = sections[LimitsSettings]
+    app.state.downloads = Places(
+        "downloads", "downloads", most=limits.downloads, per_client=limits.downloads_per_client
+    )
     app.state.environment = settings.environment
     app.state.cache_reader = NoCache()
     add_problem_handlers(app)

@@ -4,6 +4,7 @@ import os
 import resource
 import signal
 import time
+from pathlib import Path
 
 from app.infra.limited_process import limited
 
@@ -15,6 +16,10 @@ def nothing() -> None:
 def identity() -> tuple[int, int]:
     """Return the id and the niceness of this process."""
     return os.getpid(), os.nice(0)
+
+
+def oom_score_adjustment() -> int:
+    return int(Path("/proc/self/oom_score_adj").read_text(encoding="ascii"))
 
 
 def double(number: int) -> int:

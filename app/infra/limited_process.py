@@ -8,6 +8,7 @@ import os
 import sys
 from collections.abc import Callable
 from contextlib import suppress
+from pathlib import Path
 from typing import TypeVar, TypeVarTuple
 
 T = TypeVar("T")
@@ -23,7 +24,8 @@ def imported(_function: Callable[..., object]) -> None:
 def limited(limits: tuple[int, int], function: Callable[[*Ts], T], *arguments: *Ts) -> T:
     """Run a function within limits on CPU time in seconds, and on memory in bytes.
 
-    The limit on CPU time ends a process whose parent was killed.
+    The limit on CPU time ends a process whose parent was killed. If a container has no memory left,
+    the system kills this process before those that answer requests.
     """
     import resource  # it exists on Unix only
 
@@ -41,4 +43,6 @@ def limited(limits: tuple[int, int], function: Callable[[*Ts], T], *arguments: *
     if sys.platform == "linux":
         with suppress(OSError):
             os.setpriority(os.PRIO_PROCESS, 0, NICENESS)
+        with suppress(OSError):
+            Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
     return function(*arguments)

@@ -28,8 +28,8 @@ Ts = TypeVarTuple("Ts")
 # With uvloop, anyio raises the second one for a process that has died before it is killed.
 DIED = (BrokenWorkerProcess, ProcessLookupError)
 WARM_AFTER_SECONDS = 3.0
-TOO_MANY = "Too many files are being processed. Try again in a moment."
-TOO_SLOW = "Processing the file took too long."
+TOO_MANY = "Too many requests of this kind are being processed. Try again in a moment."
+TOO_SLOW = "Processing it took too long."
 
 _locks: RunVar[asyncio.Lock | None] = RunVar("process_pool.lock")
 

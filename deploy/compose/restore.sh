@@ -3,7 +3,8 @@
 #
 # The backup is loaded and migrated beside the present database, which serves meanwhile. If that succeeds,
 # the service stops for half a minute, and the two databases change places. The replaced database is kept
-# under the name `app_replaced` until the next restore. If no instance runs, only the database is started
+# under the name `app_replaced` until the next restore. The files of FILE.objects.tar are added to the volume
+# `objects` before: a file never changes under its name, so none of the present files is replaced. If no instance runs, only the database is started
 # before: so it does not matter whether the service starts with the present data.
 set -eu
 caller=$PWD
@@ -37,6 +38,7 @@ say_how_to_start() {
 
 [ $# -eq 1 ] || fail "Usage: deploy/compose/restore.sh FILE"
 case $1 in /*) file=$1 ;; *) file=$caller/$1 ;; esac
+objects=${file%.dump}.objects.tar
 [ -f "$file" ] && [ -r "$file" ] ||
     fail "$file cannot be read. Give the path of a file that deploy/compose/backup.sh has written."
 exec 9<deploy/compose
@@ -67,7 +69,15 @@ in_image migrate sh -c 'DATABASE_URL=$(sed -n "s,/app\(?.*\)*$,/app_restored\1,p
     fail "The backup could not be migrated, so nothing was changed. If a revision cannot be located, a newer version" \
         "of the service wrote the backup: check out that version, run deploy/compose/upgrade.sh, and try again."
 
-say "4. Changing the databases. The service does not answer until this is done"
+if [ -f "$objects" ]; then
+    say "4. Adding the files of $objects"
+    in_image app tar --extract --skip-old-files --directory /var/lib/objects <"$objects" ||
+        fail "The files could not be added, so the data were not changed. Is $objects complete, and is the disk not full?"
+else
+    say "4. There is no $objects, so no files are added"
+fi
+
+say "5. Changing the databases. The service does not answer until this is done"
 [ "$running" -eq 0 ] || stopped=yes
 docker compose stop app worker
 sql --dbname postgres <<'SQL'
@@ -81,7 +91,7 @@ SQL
 trap say_how_to_start EXIT
 in_image app python -m app.flush_cache
 
-say "5. Starting the service"
+say "6. Starting the service"
 start_service
 trap - EXIT
 say "The data of $file are served. When you do not need the replaced data any more, delete them:" \

@@ -3,6 +3,7 @@
 import os
 import re
 import subprocess
+import tarfile
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ echo "$*" >>"$CALLS"
 case "$*" in
 *"ps --quiet app"*) [ -z "$RUNNING" ] || echo instance ;;
 *pg_dump*) echo content ;;
+*"tar --create"*) tar --create --files-from /dev/null ;;
 *"--dbname postgres")
     echo "$(cat)" >>"$CALLS"
     case "$FAILING" in
@@ -90,13 +92,15 @@ def backup(tmp_path: Path) -> Path:
 
 def test_a_backup_is_complete_and_only_its_owner_may_read_it(machine: Machine) -> None:
     assert machine.run("backup.sh", machine.backups) == 0
-    [file] = machine.backups.iterdir()
+    file, objects = sorted(machine.backups.iterdir())
     assert file.suffix == ".dump"
     assert file.read_text(encoding="utf-8") == "content\n"
-    assert file.stat().st_mode & 0o077 == 0
+    assert objects.name == f"{file.stem}.objects.tar"
+    assert tarfile.is_tarfile(objects)
+    assert (file.stat().st_mode | objects.stat().st_mode) & 0o077 == 0
 
 
-@pytest.mark.parametrize("failing", ["pg_dump", "pg_restore"])
+@pytest.mark.parametrize("failing", ["pg_dump", "pg_restore", "tar --create"])
 def test_a_backup_that_fails_leaves_no_file(machine: Machine, failing: str) -> None:
     assert machine.run("backup.sh", machine.backups, failing=failing) == 1
     assert list(machine.backups.iterdir()) == []
@@ -127,6 +131,18 @@ def test_a_backup_that_cannot_be_loaded_does_not_stop_the_service(
     assert machine.run("restore.sh", backup, failing=failing) == 1
     assert machine.place("compose stop app") == -1
     assert machine.place("RENAME TO app;") == -1
+
+
+def test_files_are_added_before_the_databases_change_places(machine: Machine, backup: Path) -> None:
+    assert machine.run("restore.sh", backup) == 0
+    assert machine.place("tar --extract") == -1
+    assert "no files are added" in machine.said
+    backup.with_suffix(".objects.tar").write_bytes(b"")
+    assert machine.run("restore.sh", backup) == 0
+    added = machine.place("tar --extract --skip-old-files --directory /var/lib/objects")
+    assert -1 < added < machine.place("compose stop app worker")
+    assert machine.run("restore.sh", backup, failing="tar --extract") == 1
+    assert machine.place("compose stop app") == -1
 
 
 def test_the_service_starts_again_if_the_databases_cannot_change_places(

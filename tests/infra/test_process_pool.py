@@ -49,6 +49,11 @@ async def test_function_runs_in_another_process_of_low_priority() -> None:
     assert niceness == NICENESS
 
 
+@linux
+async def test_system_without_memory_kills_such_a_process_first() -> None:
+    assert await pool().run(work.oom_score_adjustment) == 1_000
+
+
 async def test_process_is_kept_for_the_next_call(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("app.infra.process_pool.WARM_AFTER_SECONDS", 0)
     processes = pool()

@@ -81,8 +81,9 @@ async def set_done(
     return await _change_unfinished(session, archive_id, values)
 
 
-async def set_failed(session: AsyncSession, archive_id: int) -> bool:
-    return await _change_unfinished(session, archive_id, {"status": ArchiveStatus.FAILED})
+async def set_failed(session: AsyncSession, archive_id: int, kept: timedelta) -> bool:
+    values = {"status": ArchiveStatus.FAILED, "expires_at": func.now() + kept}
+    return await _change_unfinished(session, archive_id, values)
 
 
 async def _change_unfinished(

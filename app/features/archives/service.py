@@ -7,7 +7,7 @@ import orjson
 from sqlalchemy import RowMapping
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from app.errors import Conflict, NotFound, PermanentError, RateLimited
+from app.errors import Conflict, NotFound, RateLimited
 from app.features.archives import queries
 from app.features.archives.models import Archive, ArchiveStatus
 from app.features.avatars.service import object_key
@@ -22,8 +22,8 @@ from app.infra.storage.store import ObjectStore
 from app.infra.storage.stored_objects import refer, release, reserve
 from app.infra.storage.zip_stream import ZipStream
 
-BETWEEN = timedelta(days=1)  # two archives of one user
-KEPT = timedelta(days=7)
+MIN_INTERVAL = timedelta(days=1)  # between two archives of one user
+RETENTION = timedelta(days=7)
 TIME_LIMIT = timedelta(minutes=30)
 RETRY_SECONDS = 30
 PROFILE = ("id", "email", "name", "bio", "role", "verified", "created_at", "updated_at")
@@ -33,6 +33,10 @@ FILES: dict[str, ListRows] = {
     "posts.jsonl": queries.list_posts,
     "comments.jsonl": queries.list_comments,
 }
+
+
+class ArchiveDeleted(Exception):
+    """The account was deleted while its archive was made."""
 
 
 async def create_archive(session: AsyncSession, objects: ObjectStore, user: User) -> Archive:
@@ -49,7 +53,7 @@ async def create_archive(session: AsyncSession, objects: ObjectStore, user: User
         conflict.retry_after_seconds = RETRY_SECONDS
         raise conflict
     last = await queries.get_last_done(session, user.id)
-    if last is not None and (wait := last + BETWEEN - datetime.now(UTC)) > timedelta():
+    if last is not None and (wait := last + MIN_INTERVAL - datetime.now(UTC)) > timedelta():
         raise RateLimited(int(wait.total_seconds()) + 1)
     await enqueue(
         session, "archives.build", unique=archive.id, archive_id=archive.id, user_id=user.id
@@ -87,13 +91,16 @@ async def build_archive(context: JobContext, archive_id: int, user_id: int) -> N
         if not await queries.set_progress(session, archive_id, 0):
             return
         object_id = await reserve(session, key, 2 * TIME_LIMIT.total_seconds())
-    async with resources.objects.writer(key) as write:
-        stream = ZipStream(write)
-        await _write_profile(resources, stream, user_id)
-        await _write_rows(resources, stream, archive_id, user_id)
-        await stream.close()
+    try:
+        async with resources.objects.writer(key) as write:
+            stream = ZipStream(write)
+            await _write_profile(resources, stream, user_id)
+            await _write_rows(resources, stream, archive_id, user_id)
+            await stream.close()
+    except ArchiveDeleted:
+        return
     await refer(context.session, object_id)
-    await queries.set_done(context.session, archive_id, object_id, key, stream.sha256, KEPT)
+    await queries.set_done(context.session, archive_id, object_id, key, stream.sha256, RETENTION)
 
 
 async def fail_lost_archives(session: AsyncSession) -> None:
@@ -101,7 +108,7 @@ async def fail_lost_archives(session: AsyncSession) -> None:
     unfinished = await queries.list_unfinished(session)
     live = await find_live(session, "archives.build", unfinished)
     for archive_id in set(unfinished) - live:
-        await queries.set_failed(session, archive_id)
+        await queries.set_failed(session, archive_id, RETENTION)
 
 
 async def delete_expired_archives(session: AsyncSession) -> None:
@@ -141,7 +148,7 @@ async def _write_rows(
                     rows = await list_rows(session, user_id, rows)
                     progress = min(99, 100 * written // max(1, total))
                     if not await queries.set_progress(session, archive_id, progress):
-                        raise PermanentError("The archive has been deleted meanwhile.")
+                        raise ArchiveDeleted
                 if not rows:
                     break
                 await append(b"".join(map(_to_line, rows)))

@@ -58,11 +58,7 @@ def make_avatar(content: bytes, file_format: str) -> bytes:
     Raises `RefusedImage`.
     """
     try:
-        with Image.open(BytesIO(content), formats=[file_format]) as image:
-            _check_size(image, file_format)
-            image.draft(None, (2 * SIDE, 2 * SIDE))  # does something for JPEG only
-            orientation = _orientation(image)
-            small = _in_srgb(_middle(image), image.info.get("icc_profile"))
+        return _decoded_and_written(content, file_format)
     except RefusedImage:
         raise
     except MemoryError:
@@ -71,15 +67,23 @@ def make_avatar(content: bytes, file_format: str) -> bytes:
         raise _too_many_pixels(file_format) from None
     except Exception:  # decoders raise many kinds of errors for damaged files
         raise RefusedImage("The file is damaged.") from None
+
+
+def load_decoders() -> None:
+    """Do nothing. A process that calls this has imported the decoders."""
+
+
+def _decoded_and_written(content: bytes, file_format: str) -> bytes:
+    with Image.open(BytesIO(content), formats=[file_format]) as image:
+        _check_size(image, file_format)
+        image.draft(None, (2 * SIDE, 2 * SIDE))  # does something for JPEG only
+        orientation = _orientation(image)
+        small = _in_srgb(_middle(image), image.info.get("icc_profile"))
     for turn in TURNS.get(orientation, ()):
         small = small.transpose(turn)
     written = BytesIO()
     small.save(written, "WEBP", quality=82, exif=b"", icc_profile=b"", xmp=b"")
     return written.getvalue()
-
-
-def load_decoders() -> None:
-    """Do nothing. A process that calls this has imported the decoders."""
 
 
 def _check_size(image: Image.Image, file_format: str) -> None:

@@ -6,7 +6,7 @@ from app.features.avatars import service
 from app.infra.jobs.registry import JobContext, job
 
 
-@job("avatars.correct_urls", every=timedelta(minutes=10))
+@job("avatars.correct_urls", every=timedelta(hours=1))
 async def correct_urls(context: JobContext) -> None:
     """Change what AVATARS_BASE_URL does not fit, in batches that are committed one by one."""
     resources, changed = context.resources, service.MOST_URLS

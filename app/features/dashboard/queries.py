@@ -8,11 +8,11 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.features.posts.models import Post
 
-LATELY = func.now() - text("interval '30 days'")
+LAST_30_DAYS = func.now() - text("interval '30 days'")
 # The index on the author and the time has all that this needs.
 STATS = select(
     func.count(),
-    func.count().filter(Post.created_at > LATELY),
+    func.count().filter(Post.created_at > LAST_30_DAYS),
     func.max(Post.created_at),
 ).where(Post.author_id == bindparam("author_id"))
 

@@ -14,12 +14,12 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 from app.infra.database.sessions import Database
 from app.infra.events.catch_up import CatchUp
 from app.infra.events.feed import Feed
-from app.infra.events.places import Places
 from app.infra.events.reader import DATABASE_ERRORS, PAGE, Reader, pause_after
 from app.infra.events.settings import EventsSettings
 from app.infra.events.topic import Listener, Topic
 from app.infra.observability.background import detached, in_background
 from app.infra.observability.metrics import EVENT_LISTENERS, EVENTS_SENT
+from app.infra.places import Places
 from app.infra.resources import ProcessResources
 from app.infra.shutdown import shutdown_event
 from coherent_cache import Cache
@@ -35,7 +35,9 @@ class EventHub:
         self.settings = settings
         self.sent = 0  # events that the metrics lack
         self.is_ending = False  # the server shuts down
-        self._places = Places(settings)
+        self._places = Places(
+            "events", "event streams", most=settings.listeners, per_client=settings.per_client
+        )
         self._database = database
         self._cache = cache
         self._topics: dict[str, list[Topic]] = {}  # by their tags

@@ -1,5 +1,6 @@
 """Sends one request and reads its response, up to a limit on its size."""
 
+import asyncio
 import logging
 import re
 from collections.abc import Iterator, Mapping
@@ -19,6 +20,7 @@ from aiohttp import (
 )
 from yarl import URL
 
+from app.errors import Unavailable
 from app.infra.http_client.failures import Reason, UpstreamFailed
 from app.infra.http_client.public_network import NotPublic
 from app.infra.observability.metrics import UPSTREAM_RUNNING, UPSTREAM_SECONDS, exact
@@ -92,7 +94,7 @@ async def exchange(session: ClientSession, name: str, call: Call, most_bytes: in
 @contextmanager
 def measured(name: str) -> Iterator[None]:
     """Count one exchange with this upstream, its duration and its result."""
-    started, result = perf_counter(), "cancelled"
+    started, result = perf_counter(), "error"
     running = UPSTREAM_RUNNING.labels(name)
     running.inc()
     try:
@@ -100,6 +102,12 @@ def measured(name: str) -> Iterator[None]:
         result = "ok"
     except UpstreamFailed as error:
         result = error.reason
+        raise
+    except Unavailable:  # this process has too much to do to look the name up
+        result = "skipped"
+        raise
+    except asyncio.CancelledError:
+        result = "cancelled"
         raise
     finally:
         running.dec()
@@ -111,7 +119,8 @@ def measured(name: str) -> Iterator[None]:
 
 async def _read(response: ClientResponse, most_bytes: int) -> Reply:
     status, headers = response.status, response.headers
-    if headers.get("Content-Encoding", "identity") != "identity":  # we asked for no compression
+    encoding = headers.get("Content-Encoding", "identity")
+    if encoding.strip().lower() != "identity":  # we asked for no compression
         response.close()
         return Reply(status, headers, defect="invalid")
     body = bytearray()

@@ -41,19 +41,16 @@ class PublicUrls:
 
     async def _call(self, call: Call, redirects: int) -> Reply:
         try:
-            async with asyncio.timeout_at(end_of_call(self._settings.total_seconds)):
-                return await self._follow(call, redirects)
-        except TimeoutError:
-            raise UpstreamFailed(self.name, "timeout") from None
+            return await self._follow(call, redirects, end_of_call(self._settings.total_seconds))
         except UpstreamFailed as error:
             if error.reason in NOT_A_PUBLIC_SERVER:
                 raise UrlRefused from None
             raise
 
-    async def _follow(self, call: Call, redirects: int) -> Reply:
+    async def _follow(self, call: Call, redirects: int, until: float) -> Reply:
         while True:
             with measured(self.name):
-                reply = await exchange(self._session, self.name, call, self._settings.body_bytes)
+                reply = await self._exchange(call, until)
             location = reply.headers.get("Location")
             if reply.failure == "redirect" and location and redirects:
                 redirects -= 1
@@ -62,6 +59,13 @@ class PublicUrls:
             if reply.failure is not None:
                 raise UpstreamFailed(self.name, reply.failure, reply.status)
             return reply
+
+    async def _exchange(self, call: Call, until: float) -> Reply:
+        try:
+            async with asyncio.timeout_at(until):
+                return await exchange(self._session, self.name, call, self._settings.body_bytes)
+        except TimeoutError:
+            raise UpstreamFailed(self.name, "timeout") from None
 
     def _checked(self, text: str, base: URL | None = None) -> URL:
         """Parse a URL, or the target of a redirect from `base`.

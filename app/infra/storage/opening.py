@@ -3,6 +3,7 @@
 import logging
 import os
 import time
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING
 from obstore.store import LocalStore, S3Store
 
 from app.infra.storage.settings import StorageSettings
-from app.infra.storage.store import ObjectStore
+from app.infra.storage.store import PART_FACTOR, ObjectStore
 
 if TYPE_CHECKING:  # it does not exist at run time
     from obstore.store import S3Config
@@ -37,7 +38,8 @@ def open_store(settings: StorageSettings) -> ObjectStore:
     if settings.folder is None:
         logger.warning(NOTHING_SET)
         return ObjectStore(None, settings.timeout_seconds)
-    return ObjectStore(_open_folder(settings.folder), settings.timeout_seconds)
+    store = _open_folder(settings.folder)
+    return ObjectStore(store, settings.timeout_seconds, is_broken=store is None)
 
 
 def _open_bucket(settings: StorageSettings, bucket: str) -> S3Store:
@@ -47,11 +49,12 @@ def _open_bucket(settings: StorageSettings, bucket: str) -> S3Store:
         config["secret_access_key"] = settings.secret_access_key.get_secret_value()
     if settings.endpoint is not None:
         config["endpoint"] = settings.endpoint.rstrip("/")
-    timeout = timedelta(seconds=settings.timeout_seconds)
+    connect = timedelta(seconds=settings.timeout_seconds)
+    longest = PART_FACTOR * connect  # `ObjectStore` has a shorter limit for most calls
     return S3Store(
         config=config,
-        client_options={"allow_http": True, "timeout": timeout, "connect_timeout": timeout},
-        retry_config={"max_retries": MAX_RETRIES, "retry_timeout": timeout},
+        client_options={"allow_http": True, "timeout": longest, "connect_timeout": connect},
+        retry_config={"max_retries": MAX_RETRIES, "retry_timeout": longest},
     )
 
 
@@ -75,5 +78,6 @@ def delete_unfinished(settings: StorageSettings) -> None:
         return
     old = time.time() - UNFINISHED_SECONDS
     for file in settings.folder.rglob(UNFINISHED):
-        if file.stat().st_mtime < old:
-            file.unlink(missing_ok=True)
+        with suppress(FileNotFoundError):  # it has been completed meanwhile
+            if file.stat().st_mtime < old:
+                file.unlink()

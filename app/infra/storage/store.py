@@ -8,7 +8,7 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import TypeVar
 
 from obstore import (
@@ -33,6 +33,8 @@ Write = Callable[[bytes], Awaitable[None]]
 
 MIB = 1024 * 1024
 PART_BYTES = 8 * MIB  # of an object that is written piece by piece. S3 takes 10,000 parts
+# A part is sent within so many times the limit of other calls, and so is the end of all parts.
+PART_FACTOR = 10
 NEED_OBJECT = ("head", "get", "delete")
 PROBE = "probe"  # a prefix that no key has
 
@@ -40,9 +42,19 @@ PROBE = "probe"  # a prefix that no key has
 class ObjectStore:
     """Keys are paths such as `avatars/1f….webp`. An object never changes under its key."""
 
-    def __init__(self, store: LocalStore | S3Store | None, timeout_seconds: float) -> None:
-        """Use `store`. None means that none is set: then every call raises `Unavailable`."""
+    def __init__(
+        self,
+        store: LocalStore | S3Store | None,
+        timeout_seconds: float,
+        *,
+        is_broken: bool = False,
+    ) -> None:
+        """Use `store`. None means that none is set, and then every call raises `Unavailable`.
+
+        `is_broken` means that one is set, and cannot be used.
+        """
         self._store = store
+        self._is_broken = is_broken
         self._timeout_seconds = timeout_seconds
         self._breaker = Breaker(_log_open, _log_close)
 
@@ -80,20 +92,24 @@ class ObjectStore:
         """
         target = open_writer_async(self._opened, key, buffer_size=PART_BYTES, max_concurrency=1)
 
+        seconds = PART_FACTOR * self._timeout_seconds
+
         async def write(content: bytes) -> None:
-            await self._run("write", lambda: target.write(content))
+            await self._run("write", lambda: target.write(content), seconds)
 
         try:
             yield write
         except BaseException as error:  # drop the parts, also when the job is cancelled
-            await target.__aexit__(type(error), error, error.__traceback__)
+            with suppress(TimeoutError, BaseError, OSError):  # the first error counts
+                async with asyncio.timeout(self._timeout_seconds):
+                    await target.__aexit__(type(error), error, error.__traceback__)
             raise
-        await self._run("write", target.close)
+        await self._run("write", target.close, seconds)
 
     async def check(self) -> str:
         """Return the state of the store for /readyz."""
         if self._store is None:
-            return "not used"
+            return "unavailable" if self._is_broken else "not used"
         try:
             await self._list()
         except Unavailable:
@@ -119,7 +135,9 @@ class ObjectStore:
         store = self._opened
         await self._run("list", lambda: list_with_delimiter_async(store, PROBE))
 
-    async def _run(self, operation: str, call: Callable[[], Awaitable[T]]) -> T | None:
+    async def _run(
+        self, operation: str, call: Callable[[], Awaitable[T]], seconds: float | None = None
+    ) -> T | None:
         """Return the result, or None if the object does not exist.
 
         For a call that needs no object, a 404 is an error: the bucket does not exist.
@@ -128,7 +146,7 @@ class ObjectStore:
         try:
             with self._breaker.call():
                 try:
-                    async with asyncio.timeout(self._timeout_seconds):
+                    async with asyncio.timeout(seconds or self._timeout_seconds):
                         answer = await call()
                     result = "ok"
                 except FileNotFoundError:

@@ -9,6 +9,7 @@ from ipaddress import IPv6Address, IPv6Network, ip_address
 from starlette.types import Scope
 
 from app.errors import Unauthenticated
+from app.infra.resources import ProcessResources
 from app.infra.security.access_tokens import AccessTokens
 
 PREFIX_BITS = 64  # what a provider gives to one customer at least
@@ -52,6 +53,12 @@ def user_of(scope: Scope, tokens: AccessTokens) -> str | None:
             except Unauthenticated:
                 return None
     return None
+
+
+def client_of(scope: Scope) -> str:
+    """Return the user, or the address if there is no valid token."""
+    resources: ProcessResources = scope["app"].state.resources
+    return user_of(scope, resources.access_tokens) or address_of(scope)
 
 
 @lru_cache(maxsize=10_000)

@@ -78,7 +78,7 @@ class ConcurrencyLimitMiddleware:
     """Stands inside the response cache: cache hits take no slot; loads do.
 
     A request holds its slot until its response starts. A response without a length is a stream.
-    Event streams are counted by `app/infra/events/places.py` instead.
+    Event streams are counted by `app/infra/places.py` instead.
     """
 
     def __init__(self, app: ASGIApp, limiter: ConcurrencyLimiter) -> None:

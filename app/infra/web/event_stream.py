@@ -22,9 +22,8 @@ from app.infra.events.topic import Listener
 from app.infra.observability.background import detached
 from app.infra.observability.metrics import EVENT_LISTENERS_CUT
 from app.infra.observability.request_context import request_context
-from app.infra.resources import ProcessResources
 from app.infra.validation.fields import Position
-from app.infra.web.client_address import address_of, user_of
+from app.infra.web.client_address import client_of
 from app.infra.web.head_requests import is_head_request
 from app.infra.web.server_error import ClientTooSlow
 
@@ -87,7 +86,7 @@ class EventStream(Response):
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         hub: EventHub = scope["app"].state.event_hub
-        client = _client_of(scope)
+        client = client_of(scope)
         place = hub.listening(client, self._feed, self._key, newest=self._newest, after=self._after)
         with place as listener:
             if (current := request_context.get()) is not None:
@@ -140,8 +139,3 @@ async def _watch(receive: Receive, listener: Listener) -> None:
     while (await receive())["type"] != "http.disconnect":
         pass
     listener.leave()
-
-
-def _client_of(scope: Scope) -> str:
-    resources: ProcessResources = scope["app"].state.resources
-    return user_of(scope, resources.access_tokens) or address_of(scope)

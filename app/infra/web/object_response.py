@@ -1,7 +1,8 @@
 """Sends an object of the store: whole or a range of it, 304 if the client has it.
 
 A piece is read from the store when the client has taken the one before. So a slow client holds a
-piece in memory, and neither a connection to the store nor one to the database.
+piece in memory, and neither a connection to the store nor one to the database. A response of more
+than one piece is a download: their number is limited, for each client and together.
 """
 
 import re
@@ -10,10 +11,13 @@ from typing import NamedTuple
 
 from fastapi import Request
 from starlette.responses import Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from app.errors import NotFound, Unavailable
 from app.infra.observability.request_context import request_context
+from app.infra.places import Places
 from app.infra.storage.store import ObjectStore
+from app.infra.web.client_address import client_of
 from app.infra.web.conditional_requests import read_cache_headers
 from app.infra.web.head_requests import is_head_request
 from app.infra.web.problems import code_of, problem
@@ -33,13 +37,27 @@ class ObjectFile(NamedTuple):
     cache_control: str
 
 
+class Download(StreamingResponse):
+    """Takes a place until the client has all of it."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        downloads: Places = scope["app"].state.downloads
+        with downloads.take(client_of(scope)):
+            if (current := request_context.get()) is not None:
+                current.stop_clock()  # the time that the client needs is not latency
+            await super().__call__(scope, receive, send)
+
+
 async def object_response(
     request: Request,
     objects: ObjectStore,
     file: ObjectFile,
     headers: Mapping[str, str] | None = None,
 ) -> Response:
-    """Return the response. Raises `NotFound` if the store does not have the object."""
+    """Return the response. Raises `NotFound` if the store does not have the object.
+
+    Sending it raises `RateLimited` or `Unavailable` if there are too many downloads.
+    """
     size = await objects.size(file.key)
     if size is None:
         raise NotFound("There is no such file.")
@@ -64,10 +82,10 @@ async def object_response(
     if is_head_request():
         return Response(status_code=status, headers=sent, media_type=file.media_type)
     first = await _piece(objects, file.key, start, end)
-    if (current := request_context.get()) is not None and end - start > PIECE_BYTES:
-        current.stop_clock()  # the time that the client needs is not latency
+    if len(first) == end - start:
+        return Response(first, status, sent, media_type=file.media_type)
     pieces = _pieces(objects, file.key, first, start, end)
-    return StreamingResponse(pieces, status, sent, media_type=file.media_type)
+    return Download(pieces, status, sent, media_type=file.media_type)
 
 
 async def _pieces(

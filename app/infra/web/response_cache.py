@@ -33,7 +33,7 @@ from coherent_cache import READ_SECONDS, CacheBusy, Entry, NoCache, Reader, Sour
 logger = logging.getLogger(__name__)
 
 # The only parts of the first client's request that a load gets.
-KEPT = ("type", "asgi", "http_version", "method", "path", "root_path", "server", "app")
+COPIED_KEYS = ("type", "asgi", "http_version", "method", "path", "root_path", "server", "app")
 
 
 class UncacheableResponse(Exception):
@@ -131,7 +131,7 @@ class ResponseCacheMiddleware:
         own = RequestContext("-", "GET", asking["path"]) if first is None else first.child()
         own.shown_tags = set()
         request_context.set(own)
-        scope = {name: asking[name] for name in KEPT if name in asking}
+        scope = {name: asking[name] for name in COPIED_KEYS if name in asking}
         query = key.partition("?")[2].encode()
         scope |= {"scheme": "http", "headers": [], "query_string": query}
         scope["state"] = self._lifespan_state.copy()

@@ -24,6 +24,8 @@ class LimitsSettings(Section):
     queue_seconds: Seconds = 0.1
     streams: Positive = 256
     exports: Positive = 2
+    downloads: Positive = 128
+    downloads_per_client: Positive = 8
     request_seconds: Seconds = 10
     hosts: str = ""
 

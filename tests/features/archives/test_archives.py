@@ -3,7 +3,8 @@
 import asyncio
 import hashlib
 import json
-from datetime import UTC, datetime
+import logging
+from datetime import UTC, datetime, timedelta
 from io import BytesIO
 from typing import Any
 from zipfile import ZipFile
@@ -208,7 +209,9 @@ async def test_account_that_is_deleted_meanwhile_gets_no_archive(
     headers: Headers,
     resources: ProcessResources,
     monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
+    """Its job ends without an error: nobody has to look at it."""
     await ask(client, headers)
     write_profile = service._write_profile
 
@@ -218,6 +221,8 @@ async def test_account_that_is_deleted_meanwhile_gets_no_archive(
 
     monkeypatch.setattr(service, "_write_profile", delete_account)
     await run_jobs(resources)
+    assert not [record for record in caplog.records if record.levelno >= logging.WARNING]
+    assert await queued(resources) == []
     await clean_up(resources)
     async with resources.database.read() as session:
         counts = "SELECT (SELECT count(*) FROM archives) + (SELECT count(*) FROM stored_objects)"
@@ -243,6 +248,13 @@ async def test_archive_fails_when_its_job_is_held_and_does_not_count(
                 await session.execute(text("UPDATE pgqueuer SET execute_after = now()"))
     assert state["url"] is None
     assert await ask(client, headers) != location
+    async with resources.database.transaction() as session:
+        expire = "UPDATE archives SET expires_at = now() WHERE status = 'failed'"
+        kept = "SELECT expires_at - now() FROM archives WHERE status = 'failed'"
+        assert timedelta(days=6) < await session.scalar(text(kept)) < timedelta(days=7)
+        await session.execute(text(expire))
+    await clean_up(resources)
+    assert (await client.get(location, headers=headers)).status_code == 404
 
 
 async def test_progress_is_shown_while_the_archive_is_made(

@@ -166,3 +166,16 @@ def test_what_follows_a_picture_is_dropped(file_format: str) -> None:
     result = make_avatar(written(quarters(), file_format) + page, file_format)
     assert b"script" not in result
     assert BytesIO(result).read(4) == b"RIFF"
+
+
+@pytest.mark.parametrize("step", ["transpose", "save"])
+def test_memory_that_is_missing_after_decoding_is_no_error_of_the_service(
+    step: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise MemoryError
+
+    content = written(quarters(), "JPEG", exif=exif(3))
+    monkeypatch.setattr(Image.Image, step, fail)
+    with pytest.raises(RefusedImage, match="too much memory"):
+        make_avatar(content, "JPEG")

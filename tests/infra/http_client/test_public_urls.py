@@ -10,12 +10,14 @@ from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
+from prometheus_client import REGISTRY
 
-from app.errors import AppError
+from app.errors import AppError, Unavailable
 from app.infra.http_client import public_network
 from app.infra.http_client.client import open_http_client
 from app.infra.http_client.exchange import Reply
 from app.infra.http_client.failures import UpstreamFailed, UrlRefused
+from app.infra.http_client.public_names import PublicNames
 from app.infra.http_client.public_network import is_public
 from app.infra.http_client.public_urls import PublicUrls
 from app.infra.http_client.settings import HttpClientSettings
@@ -291,6 +293,32 @@ async def test_connection_to_an_upstream_is_not_used_for_the_url_of_a_user(
 
 async def test_connections_to_strangers_are_closed(public: UpstreamServer) -> None:
     async with calling(port_of(public)) as urls:
-        await urls.get(public.url)
+        await urls.get(f"http://links.example:{port_of(public)}/")
         await asyncio.sleep(0.05)
         assert public.open_connections == 0
+
+
+def counted(result: str) -> float:
+    """Return how many calls ended like this, by the metrics."""
+    labels = {"upstream": "links", "result": result}
+    return REGISTRY.get_sample_value("upstream_request_duration_seconds_count", labels) or 0
+
+
+async def test_call_that_finds_no_thread_or_takes_too_long_is_not_counted_as_cancelled(
+    public: UpstreamServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def refuse(*_: object) -> None:
+        raise Unavailable("There are too many look-ups.")
+
+    async def hang(*_: object) -> None:
+        await asyncio.Event().wait()
+
+    before = {result: counted(result) for result in ("cancelled", "skipped", "timeout")}
+    for act in (refuse, hang):
+        with monkeypatch.context() as patch:
+            patch.setattr(PublicNames, "resolve", act)
+            async with calling(port_of(public), total_seconds=0.2) as urls:
+                with pytest.raises(Unavailable):
+                    await urls.get(public.url)
+    grown = {result: counted(result) - before[result] for result in before}
+    assert grown == {"cancelled": 0, "skipped": 1, "timeout": 1}

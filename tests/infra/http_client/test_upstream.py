@@ -385,3 +385,9 @@ async def test_breaker_is_a_gauge(server: UpstreamServer) -> None:
     assert REGISTRY.get_sample_value("upstream_breakers_open", {"upstream": "gauged"}) == 1
     running = {"upstream": "gauged"}
     assert REGISTRY.get_sample_value("upstream_requests_in_flight", running) == 0
+
+
+async def test_identity_is_no_compression_however_it_is_written(server: UpstreamServer) -> None:
+    server.answer = replies({"name": "Ada"}, Content_Encoding="Identity")
+    async with calling(server.url) as upstream:
+        assert (await upstream.get_json("/profiles/1", Profile)).name == "Ada"

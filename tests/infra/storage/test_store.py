@@ -62,6 +62,45 @@ async def test_object_whose_writer_fails_does_not_exist(store: ObjectStore, tmp_
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
+class SlowWriter:
+    """Takes longer for a part than other calls may take, and never drops its parts."""
+
+    def __init__(self) -> None:
+        self.has_ended = False
+
+    async def write(self, _content: bytes) -> None:
+        await asyncio.sleep(0.3)
+
+    async def close(self) -> None:
+        await asyncio.sleep(0.3)
+        self.has_ended = True
+
+    async def __aexit__(self, *_: object) -> None:
+        await asyncio.Event().wait()
+
+
+async def test_parts_may_take_longer_and_dropping_them_does_not_wait_for_ever(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    writer = SlowWriter()
+    monkeypatch.setattr("app.infra.storage.store.open_writer_async", lambda *_, **__: writer)
+    store = open_store(StorageSettings(folder=tmp_path, timeout_seconds=0.2))
+    async with store.writer(KEY) as write:
+        await write(b"x")
+    assert writer.has_ended
+    with pytest.raises(KeyError):
+        async with store.writer(KEY):
+            raise KeyError
+
+
+def test_file_that_is_completed_while_unfinished_ones_are_deleted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = tmp_path / "one#1"
+    monkeypatch.setattr(Path, "rglob", lambda *_: iter([gone]))
+    delete_unfinished(StorageSettings(folder=tmp_path))
+
+
 def test_what_killed_processes_left_is_deleted(tmp_path: Path) -> None:
     for name, age in (("one#1", 100_000), ("two#1", 10), ("three", 100_000)):
         (tmp_path / name).write_bytes(b"x")
@@ -161,7 +200,9 @@ async def test_folder_that_cannot_be_used_is_logged(
     monkeypatch.setattr(os, "access", lambda *_: False)
     for folder in (tmp_path / "file" / "below", tmp_path):
         caplog.clear()
-        assert len(await calls(open_store(StorageSettings(folder=folder)))) == 5
+        store = open_store(StorageSettings(folder=folder))
+        assert len(await calls(store)) == 5
+        assert await store.check() == "unavailable"
         assert "STORAGE_FOLDER cannot be used" in caplog.text
 
 

@@ -1,5 +1,6 @@
 """An object of the store is sent whole, in ranges, or not at all (RFC 9110, §13 and §14)."""
 
+import asyncio
 from collections.abc import AsyncIterator
 
 import httpx2
@@ -146,3 +147,43 @@ async def test_missing_object_is_404_whatever_the_client_has(served: Client) -> 
         response = await served.get("/file", headers=headers)
         assert (response.status_code, response.json()["code"]) == (404, "not_found")
         assert response.headers["cache-control"] == "private, no-store"
+
+
+async def test_downloads_of_a_client_are_limited(
+    settings: Settings, stored: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They end when the client has all of the file. What fits into one piece is no download."""
+    more, read_piece = asyncio.Event(), ObjectStore.read
+    downloads: list[asyncio.Task[httpx2.Response]] = []
+
+    async def read(objects: ObjectStore, key: str, start: int, length: int) -> bytes | None:
+        if start > 0:
+            await more.wait()
+        return await read_piece(objects, key, start, length)
+
+    monkeypatch.setattr(ObjectStore, "read", read)
+    values = {"downloads": 3, "downloads_per_client": 2}
+    limits = settings.limits.model_copy(update=values)
+    async with running(settings.model_copy(update={"limits": limits})) as app:
+        app.include_router(router)
+        async with (
+            client_of(app) as client,
+            httpx2.AsyncClient(
+                transport=httpx2.ASGITransport(app, client=("192.0.2.9", 1)), base_url="http://test"
+            ) as other,
+        ):
+            for _ in range(2):
+                for taken, one in enumerate((client, client, other), start=1):
+                    download = asyncio.create_task(one.get("/file"))
+                    downloads.append(download)
+                    while app.state.downloads.taken < taken:
+                        await asyncio.sleep(0.01)
+                own, full = await client.get("/file"), await other.get("/file")
+                assert (own.status_code, own.json()["code"]) == (429, "rate_limited")
+                assert own.headers["retry-after"] == "10"
+                assert (full.status_code, full.headers["retry-after"]) == (503, "1")
+                part = await client.get("/file", headers={"Range": "bytes=0-99"})
+                assert (part.status_code, part.content) == (206, CONTENT[:100])
+                more.set()
+                assert {len((await one).content) for one in downloads} == {SIZE}
+                more.clear()

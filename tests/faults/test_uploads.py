@@ -14,6 +14,7 @@ from functools import cache, partial
 from io import BytesIO
 from pathlib import Path
 from typing import Any
+from zipfile import ZipFile
 
 import pytest
 from PIL import Image
@@ -30,6 +31,7 @@ from tests.faults.wire import Reply
 
 pytestmark = pytest.mark.faults
 
+SCRIPT = b"<script>alert(1)</script>"
 ROUTE = "PUT /v1/users/me/avatar"
 UPLOADS, GOOD_RATE, CONNECTIONS, WATCHED_SECONDS = 200, 50, 40, 15
 UPLOADS_AND_KILLS = 40
@@ -75,9 +77,18 @@ def animation(file_format: str, frames: int, side: int, **options: Any) -> bytes
     return written(images[0], file_format, save_all=True, append_images=images[1:], **options)
 
 
+def zip_with_script() -> bytes:
+    target = BytesIO()
+    with ZipFile(target, "w") as archive:
+        archive.writestr("index.html", SCRIPT)
+    return target.getvalue()
+
+
 @cache
 def files() -> dict[str, bytes]:
     """Return what is uploaded, by name."""
+    small = Image.effect_noise((400, 300), 60).convert("RGB")
+    in_formats = {name: written(small, name) for name in ("PNG", "WEBP", "AVIF")}
     photo = Image.effect_noise((1_000, 750), 60).convert("RGB").resize((4_000, 3_000))
     large = Image.new("RGB", (4_100, 4_100), "red")
     photo_file = written(photo, "JPEG", quality=60)
@@ -93,14 +104,30 @@ def files() -> dict[str, bytes]:
         "text bomb": text_bomb(),
         "animated GIF": animation("GIF", 900, 64),
         "animated WebP": animation("WEBP", 1_100, 16, lossless=True),
+        "animated AVIF": animation("AVIF", 1_100, 16, speed=10),
+        "animated PNG": animation("PNG", 1_100, 16),
+        "animated WebP of 17 megapixels": animation("WEBP", 3, 4_100, method=0),
+        "animated AVIF of 17 megapixels": animation("AVIF", 3, 4_100, speed=10),
         "truncated": photo_file[: len(photo_file) // 2],
-        "polyglot": written(Image.new("RGB", (9, 9)), "GIF") + b"<script>alert(1)</script>",
+        **{f"truncated {name}": one[: len(one) // 2] for name, one in in_formats.items()},
+        "polyglot": written(Image.new("RGB", (9, 9)), "GIF") + SCRIPT,
+        "polyglot of PNG and ZIP": in_formats["PNG"] + zip_with_script(),
+        "polyglot of JPEG and HTML": written(small, "JPEG", comment=SCRIPT) + SCRIPT,
+        "script that begins like a GIF": b"GIF89a=1;alert(1)//" + SCRIPT,
         "SVG": b"<svg xmlns='http://www.w3.org/2000/svg' onload='alert(1)'/>",
     }
 
 
-TAKEN = ("photo", "polyglot", "animated GIF")
-MAY_BE_TAKEN = ("PNG of 17 megapixels", "WebP of 17 megapixels", "AVIF of 17 megapixels")
+POLYGLOTS = ("polyglot", "polyglot of PNG and ZIP", "polyglot of JPEG and HTML")
+TAKEN = ("photo", "animated GIF", *POLYGLOTS)
+MAY_BE_TAKEN = (
+    *("PNG of 17 megapixels", "WebP of 17 megapixels", "AVIF of 17 megapixels"),
+    *("animated WebP of 17 megapixels", "animated AVIF of 17 megapixels"),
+)
+MANY = (
+    *("photo", *MAY_BE_TAKEN[:3], "GIF of 65,535 × 65,535", "animated GIF", "animated WebP"),
+    *("truncated", "polyglot", "SVG"),
+)
 
 
 def at_once(address: Address, requests: Sequence[bytes]) -> list[Reply]:
@@ -148,6 +175,11 @@ async def test_bombs_and_damaged_pictures_are_refused_in_time(
         }
         blocked = (await counters.scrape()).get(BLOCKED, 0) - before
         alive = await send(service.address, *requests_with([files()["photo"]], headers))
+        shown = [
+            (await service.client.get(replies[name].json()["url"])).content
+            for name in POLYGLOTS
+            if replies[name].status == 200
+        ]
     slowest = max(reply.seconds for reply in replies.values())
     wrong = [
         f"{name}: {outcome(reply.status)}"
@@ -160,6 +192,7 @@ async def test_bombs_and_damaged_pictures_are_refused_in_time(
         *late("the last answer came", slowest, ANSWERED_WITHIN_SECONDS),
         *[f"the event loop was blocked {blocked:.0f} times"] * (blocked > 0),
         *[f"a photo afterwards: {outcome(alive.status)}"] * (alive.status != 200),
+        *["a picture contains a script"] * any(SCRIPT in content for content in shown),
     ]
     refused = sum(reply.status in (415, 422) for reply in replies.values())
     figure = f"{refused} of {len(replies)} refused, within {slowest:.2f} s; loop blocked 0 times"
@@ -177,7 +210,7 @@ async def test_many_uploads_at_once_do_not_delay_other_requests(
         post = {"title": "T", "body": "B"}
         (await service.client.post("/v1/posts", json=post, headers=headers)).raise_for_status()
         workers = [worker["process_id"] for worker in await service.each_worker("/faults/vitals")]
-        content = [file for name, file in files().items() if "bomb" not in name]
+        content = [files()[name] for name in MANY]
         requests = requests_with([content[n % len(content)] for n in range(UPLOADS)], headers)
         load = Load(service.address, "/v1/users/me", headers)
         await load.connect(CONNECTIONS)

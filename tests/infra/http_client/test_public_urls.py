@@ -293,7 +293,7 @@ async def test_connection_to_an_upstream_is_not_used_for_the_url_of_a_user(
 
 async def test_connections_to_strangers_are_closed(public: UpstreamServer) -> None:
     async with calling(port_of(public)) as urls:
-        await urls.get(f"http://links.example:{port_of(public)}/")
+        await urls.get(public.url)
         await asyncio.sleep(0.05)
         assert public.open_connections == 0
 
@@ -307,10 +307,10 @@ def counted(result: str) -> float:
 async def test_call_that_finds_no_thread_or_takes_too_long_is_not_counted_as_cancelled(
     public: UpstreamServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    async def refuse(*_: object) -> None:
+    async def refuse(*_: object, **__: object) -> None:
         raise Unavailable("There are too many look-ups.")
 
-    async def hang(*_: object) -> None:
+    async def hang(*_: object, **__: object) -> None:
         await asyncio.Event().wait()
 
     before = {result: counted(result) for result in ("cancelled", "skipped", "timeout")}
@@ -319,6 +319,6 @@ async def test_call_that_finds_no_thread_or_takes_too_long_is_not_counted_as_can
             patch.setattr(PublicNames, "resolve", act)
             async with calling(port_of(public), total_seconds=0.2) as urls:
                 with pytest.raises(Unavailable):
-                    await urls.get(public.url)
+                    await urls.get(f"http://links.example:{port_of(public)}/")
     grown = {result: counted(result) - before[result] for result in before}
     assert grown == {"cancelled": 0, "skipped": 1, "timeout": 1}

@@ -9,6 +9,7 @@ from app.infra.jobs.registry import JobContext, job
 @job("avatars.correct_urls", every=timedelta(hours=1))
 async def correct_urls(context: JobContext) -> None:
     """Change what AVATARS_BASE_URL does not fit, in batches that are committed one by one."""
+    context.begin_stream()
     resources, changed = context.resources, service.MOST_URLS
     while changed == service.MOST_URLS:
         async with resources.database.transaction() as session:

@@ -12,6 +12,7 @@ MOST_AT_ONCE = 10_000  # the others follow a minute later
 @job("drafts.publish_due", every=timedelta(minutes=1))
 async def publish_due(context: JobContext) -> None:
     """Enqueue a job for each draft that is due, so that one that fails does not stop the others."""
+    context.begin_stream()
     added = 0
     async for due in service.due_drafts(context.session):
         added += await enqueue_missing(context.session, "drafts.publish", "draft_id", due)

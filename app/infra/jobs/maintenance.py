@@ -41,6 +41,7 @@ async def prune_outbox(context: JobContext) -> None:
 @job("storage.delete_unreferenced", every=timedelta(minutes=1))
 async def delete_unreferenced(context: JobContext) -> None:
     """Delete files that no row needs any more."""
+    context.begin_stream()
     await stored_objects.delete_unreferenced(context.resources.database, context.resources.objects)
 
 

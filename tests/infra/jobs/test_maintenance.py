@@ -6,6 +6,7 @@ import pytest
 from sqlalchemy import text
 
 from app.infra.jobs import registry
+from app.infra.jobs.enqueue import enqueue
 from app.infra.jobs.schedules import check_schedules
 from app.infra.jobs.settings import JobsSettings
 from app.infra.resources import ProcessResources
@@ -94,3 +95,15 @@ async def test_old_rows_are_pruned_and_new_ones_are_kept(resources: ProcessResou
     await run_jobs(resources)
     assert len(await rows(resources, "SELECT id FROM pgqueuer_log WHERE entrypoint = 'x'")) == 1
     assert len(await rows(resources, "SELECT id FROM cache_outbox WHERE namespace = 'gone'")) == 1
+
+
+async def test_deleting_many_files_is_not_reported_as_too_many_statements(
+    resources: ProcessResources,
+) -> None:
+    """The fixture `reports` fails for a report."""
+    add = "INSERT INTO stored_objects (key, check_at) SELECT 'a/' || i, now() FROM "
+    await rows(resources, f"{add} generate_series(1, 10) i RETURNING id")
+    async with resources.database.transaction() as session:
+        await enqueue(session, "storage.delete_unreferenced")
+    assert await run_jobs(resources) == ["storage.delete_unreferenced"]
+    assert await rows(resources, "SELECT id FROM stored_objects") == []

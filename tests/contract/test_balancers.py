@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import subprocess
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AbstractContextManager, ExitStack
 from pathlib import Path
@@ -65,15 +66,22 @@ async def test_errors_of_nginx_are_problems(nginx: Address) -> None:
 
 
 class Service:
-    """Answers every request, with an error of its own."""
+    """Answers every request, with an error of its own. A request for `/stream` has no end."""
 
     def __init__(self) -> None:
         self.heads: list[bytes] = []
+        self.left = asyncio.Event()  # the client of a stream
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         head = (await reader.readuntil(b"\r\n\r\n")).lower()
         if not head.startswith(b"get /readyz"):
             self.heads.append(head)
+        if head.startswith(b"get /stream"):
+            writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n3\r\nown\r\n")
+            await reader.read()
+            self.left.set()
+            writer.close()
+            return
         if b"content-length: 2" in head:
             await reader.readexactly(2)
         status = b"200 OK" if head.startswith(b"get /readyz") else b"405 No"
@@ -156,3 +164,24 @@ async def test_an_error_of_the_service_passes_unchanged(balanced: tuple[Address,
     front, _ = balanced
     head, body = await head_and_body(front, b"GET / HTTP/1.1\r\n" + HOST + b"\r\n")
     assert (head.split()[1], body) == (b"405", b"own")
+
+
+def is_old_haproxy() -> bool:
+    """Return whether HAProxy is older than 3.0. Compose runs a newer one."""
+    assert HAPROXY is not None
+    version = subprocess.run([HAPROXY, "-v"], capture_output=True, text=True, check=True).stdout
+    return int(version.split("version ")[1].partition(".")[0]) < 3
+
+
+async def test_service_learns_at_once_that_the_client_of_a_stream_has_left(
+    balanced: tuple[Address, Service], request: pytest.FixtureRequest
+) -> None:
+    if request.node.callspec.params["balanced"] == "haproxy" and is_old_haproxy():
+        pytest.skip("HAProxy 2 notices it when the service sends something")
+    front, service = balanced
+    reader, writer = await asyncio.open_connection(front.host, front.port)
+    writer.write(b"GET /stream HTTP/1.1\r\n" + HOST + b"\r\n")
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        await reader.readuntil(b"own\r\n")
+        writer.close()
+        await service.left.wait()

@@ -16,6 +16,11 @@ class DrainingProtocol(HttpToolsProtocol):
         """Whether no request of this connection is being answered."""
         return self.cycle is None or self.cycle.response_complete
 
+    @property
+    def is_cut_off(self) -> bool:
+        """Whether a response was given up before its end. The client may not have read the rest."""
+        return not self.is_idle and self.transport.is_closing()
+
     def drain(self) -> None:
         """Close the connection after the response to its current request, or else its next one."""
         self.is_draining = True

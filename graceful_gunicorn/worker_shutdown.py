@@ -21,7 +21,8 @@ from graceful_gunicorn.shared_state import SharedState, Shutdown, WorkerState
 
 # How long a worker waits for another worker to accept before it stops accepting anyway.
 REPLACEMENT_WAIT_SECONDS = 10.0
-# While the instance shuts down, a connection that was idle for this many ticks is closed.
+# While the instance shuts down, a connection that was idle for this many ticks is closed. A client
+# whose response was given up has as much time to read what was sent before, in any shutdown.
 MAX_IDLE_TICKS = 10
 
 
@@ -103,13 +104,15 @@ class WorkerShutdown:
         connections = [one for one in state.connections if isinstance(one, DrainingProtocol)]
         for connection in connections:
             connection.drain()
-        if not self._stopped_accepting or self._instance_shutdown_at is None:
+        if not self._stopped_accepting:
             return
-        before = self._idle_ticks
-        self._idle_ticks = {one: before.get(one, 0) + 1 for one in connections if one.is_idle}
+        before, closes_idle = self._idle_ticks, self._instance_shutdown_at is not None
+        idle = [one for one in connections if one.is_cut_off or (closes_idle and one.is_idle)]
+        self._idle_ticks = {one: before.get(one, 0) + 1 for one in idle}
         for connection, ticks in self._idle_ticks.items():
             if ticks > MAX_IDLE_TICKS:
-                connection.shutdown()
+                close = connection.transport.abort if connection.is_cut_off else connection.shutdown
+                close()
 
     def _is_finished(self, state: ServerState, now: float) -> bool:
         assert self._deadline is not None

@@ -26,8 +26,9 @@ Section = dict[str, Any]
 
 WORKERS = 2
 GUNICORN = ("app.serve", "-c", "tests/faults/master.py", "tests.faults.served:app")
-# gunicorn_config.py reads it. A control without limits would use all of the graceful timeout.
-PROCESSES = {"SERVER_GRACEFUL_TIMEOUT_SECONDS": "15"}
+# A control without limits would use all of the graceful timeout.
+GRACEFUL_TIMEOUT_SECONDS = 15
+SERVER = {"drain_seconds": 0, "graceful_timeout_seconds": GRACEFUL_TIMEOUT_SECONDS}
 # Cheap hashes, because most cases do not measure passwords.
 CHEAP_PASSWORDS = {"argon2_memory_kib": 8192, "argon2_time_cost": 1}
 
@@ -94,8 +95,10 @@ async def serving(
 
     `sections` are sections of the settings. The service logs requests if there is an `output`.
     """
+    server = {**SERVER, **(server or {})}
     settings: dict[str, Section] = {
         **sections,
+        "server": server,
         "database": {"url": backend.database_url, **sections.get("database", {})},
         "valkey": {"url": backend.valkey_url, **sections.get("valkey", {})},
         # A server of its own, as in production, and more requests than a case sends.
@@ -107,8 +110,9 @@ async def serving(
         "auth": CHEAP_PASSWORDS if auth is None else auth,
         "log": {"access": output is not None},
     }
-    environment = {CONTROL: control, TROUBLE: trouble, SETTINGS: json.dumps(settings), **PROCESSES}
-    environment |= {f"SERVER_{name.upper()}": str(value) for name, value in (server or {}).items()}
+    environment = {CONTROL: control, TROUBLE: trouble, SETTINGS: json.dumps(settings)}
+    # gunicorn_config.py reads these.
+    environment |= {f"SERVER_{name.upper()}": str(value) for name, value in server.items()}
     for name, value in {**environment, "WEB_CONCURRENCY": str(workers)}.items():
         monkeypatch.setenv(name, value)
     module = (*GUNICORN, "--worker-class", worker_class) if worker_class else GUNICORN

@@ -70,14 +70,14 @@ def head(path: str, last: int | None) -> bytes:
     return "\r\n".join([*lines, "", ""]).encode()
 
 
-async def stall(address: Address, path: str) -> socket.socket:
+async def stall(address: Address, path: str, last: int | None = None) -> socket.socket:
     """Open a stream, and never read it."""
     connection = socket.socket()
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, SMALL_BUFFER)
     connection.setblocking(False)
     loop = asyncio.get_running_loop()
     await loop.sock_connect(connection, (address.host, address.port))
-    await loop.sock_sendall(connection, head(path, None))
+    await loop.sock_sendall(connection, head(path, last))
     return connection
 
 

@@ -1,22 +1,26 @@
-"""500 clients listen to new comments. Some never read. Valkey restarts, and then all workers do."""
+"""Clients listen to new comments, and some never read. Valkey restarts, and workers are stopped."""
 
 import asyncio
 import os
 import re
 import signal
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import httpx2
 import pytest
 
 from tests.faults.conftest import Judge, Serve
-from tests.faults.load import register
+from tests.faults.load import late, register
 from tests.faults.postgres import Backend
-from tests.faults.service import Service, master_of
+from tests.faults.service import WORKERS, Service, master_of
 from tests.faults.subscribers import Subscriber, stall, subscribed
+from tests.faults.troubles import CLOSED
 from tests.faults.valkey import Valkey
 from tests.faults.verdicts import GUARDED
+from tests.faults.wire import Wire
 
 pytestmark = pytest.mark.faults
 READERS, STALLED = 450, 50
@@ -24,6 +28,13 @@ PAUSE_SECONDS, AWAY_SECONDS, PATIENCE_SECONDS = 0.15, 3.0, 60.0
 LONG = "€" * 5_000  # 15 kB, so that the buffers of those who do not read are soon full
 LISTENERS = re.compile(r"^event_stream_listeners (\d+)", re.MULTILINE)
 NO_DEADLINE = "without a deadline for sending"
+LISTENING, SILENT, WORK_SECONDS, MOST_SECONDS, POLITE_SECONDS = 5, 3, 5, 8.0, 1.0
+# More than the buffers of a client that does not read take.
+FILL = """
+    INSERT INTO comments (post_id, author_id, body)
+        SELECT max(id), max(author_id), repeat('€', 5000) FROM posts, generate_series(1, 600) i
+        GROUP BY i
+"""
 
 
 @asynccontextmanager
@@ -90,8 +101,8 @@ def compare(readers: list[Subscriber], stored: list[int]) -> list[str]:
 async def test_every_client_gets_every_comment_once(
     serve_cached: Serve, judge: Judge, backend: Backend, valkey: Valkey, control: str
 ) -> None:
-    late = 3_600 if control == NO_DEADLINE else 1
-    limits = {"events": {"per_client": 1_000, "send_seconds": late}}
+    patience = 3_600 if control == NO_DEADLINE else 1
+    limits = {"events": {"per_client": 1_000, "send_seconds": patience}}
     server = {"write_seconds": 3_600} if control == NO_DEADLINE else {}
     async with serve_cached(control, server=server, **limits) as service:
         _, headers = await register(service.client)
@@ -131,6 +142,77 @@ async def test_every_client_gets_every_comment_once(
     )
     judge(
         "500 clients listen to comments, 50 of them never read; Valkey and all workers restart",
+        control,
+        figure,
+        broken,
+    )
+
+
+@asynccontextmanager
+async def listening(service: Service, stream: str) -> AsyncIterator[list[asyncio.Task[float]]]:
+    """Open some streams. Each task returns when its stream ended properly."""
+
+    async def listen(began: asyncio.Event) -> float:
+        async with service.client.stream("GET", stream) as response:
+            content = b""
+            async for piece in response.aiter_bytes():
+                content += piece
+                began.set()
+        assert content.endswith(b'event: end\ndata: {"reason":"shutdown"}\n\n')
+        return time.monotonic()
+
+    began = [asyncio.Event() for _ in range(LISTENING)]
+    tasks = [asyncio.create_task(listen(event)) for event in began]
+    await asyncio.gather(*(event.wait() for event in began))
+    yield tasks
+
+
+@pytest.mark.parametrize("control", [GUARDED, "without the shutdown event for streams"])
+async def test_streams_end_when_the_instance_is_stopped(
+    serve_cached: Serve,
+    judge: Judge,
+    backend: Backend,
+    control: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The clients that do not read delay nothing, and the other requests are completed."""
+    monkeypatch.setenv(CLOSED, str(tmp_path))
+    async with serve_cached(control, trouble="notes") as service:
+        _, headers = await register(service.client)
+        created = await service.client.post(
+            "/v1/posts", json={"title": "T", "body": "B"}, headers=headers
+        )
+        stream = f"{created.headers['location']}/comments/stream"
+        await backend.rows(FILL)
+        silent = [await stall(service.address, stream, last=0) for _ in range(SILENT)]
+        async with listening(service, stream) as streams:
+            master = master_of(min(await service.processes()))
+            work = asyncio.create_task(Wire(service.address).get(f"/faults/sleep/{WORK_SECONDS}"))
+            await asyncio.sleep(0.5)
+            os.kill(master, signal.SIGTERM)
+            told_at = time.monotonic()
+            ends = await asyncio.gather(*streams, return_exceptions=True)
+            status = (await work).status
+            while Path(f"/proc/{master}").exists():
+                await asyncio.sleep(0.05)
+            over = time.monotonic() - told_at
+        for connection in silent:
+            connection.close()
+    proper = [end - told_at for end in ends if isinstance(end, float)]
+    closings = len(list(tmp_path.iterdir()))
+    broken = late("streams ended", max(proper, default=0.0), POLITE_SECONDS)
+    broken += [f"{LISTENING - len(proper)} streams were cut off"] * (len(proper) < LISTENING)
+    broken += [f"a request of {WORK_SECONDS} s got {status}"] * (status != 200)
+    broken += [f"{closings} of {WORKERS} workers closed their pools"] * (closings != WORKERS)
+    broken += late("the last process exited", over, MOST_SECONDS)
+    figure = (
+        f"{len(proper)} of {LISTENING} streams ended with their last event, after "
+        f"{max(proper, default=0.0):.2f} s; a request of {WORK_SECONDS} s got {status}; all "
+        f"processes had exited after {over:.1f} s"
+    )
+    judge(
+        f"SIGTERM during event streams, {SILENT} of whose clients do not read",
         control,
         figure,
         broken,

@@ -7,7 +7,8 @@ import socket
 import time
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 from random import Random
 
 import httpx2
@@ -17,13 +18,15 @@ from tests.exports import lines_of
 from tests.faults.conftest import Judge, Serve
 from tests.faults.load import late, register
 from tests.faults.postgres import Backend
-from tests.faults.service import Service, master_of
+from tests.faults.service import GRACEFUL_TIMEOUT_SECONDS, Service, master_of
 from tests.faults.verdicts import GUARDED
+from tests.faults.wire import Wire
 
 pytestmark = pytest.mark.faults
-POSTS, ABORTED, READERS = 60_000, 100, 4
-POLITE_SECONDS, WHOLE_SECONDS, PATIENCE_SECONDS = 1.0, 5.0, 30.0
-STALL_SECONDS, PAUSE_SECONDS = 5.0, 0.01
+POSTS, ABORTED, READERS = 30_000, 100, 4
+EXPORT = "/v1/posts/export"
+WHOLE_SECONDS, PATIENCE_SECONDS, TOLD_SECONDS = 5.0, 30.0, 0.3
+STALL_SECONDS, PAUSE_SECONDS, SLOW_PAUSE_SECONDS = 5.0, 0.002, 0.2
 LIMITS = {"exports": READERS}  # all readers may meet at one worker
 IDENTITY = {"Accept-Encoding": "identity"}
 # So little that the service notices at once that a client reads slowly.
@@ -45,26 +48,55 @@ Headers = dict[str, str]
 class Download:
     """What a client has received, and whether the response was complete."""
 
-    body: bytes = b""
+    headers: Headers
+    body: bytearray = field(default_factory=bytearray)
     is_complete: bool = False
-    ended_at: float = 0.0
 
 
-async def download(
-    service: Service, headers: Headers, found: Download, *, pause: float = 0.0
-) -> None:
+async def download(service: Service, found: Download, *, pause: float = 0.0) -> None:
     """Read an export, after the last complete line of what was received before."""
-    found.body = found.body[: found.body.rfind(b"\n") + 1]
+    del found.body[found.body.rfind(b"\n") + 1 :]
     cursor = {"cursor": lines_of(found.body)[-1]["cursor"]} if found.body else {}
     try:
-        async with reader(service, headers, cursor) as pieces:
+        async with reader(service, found.headers, cursor) as pieces:
             async for piece in pieces:
                 found.body += piece
                 await asyncio.sleep(pause)
             found.is_complete = True
     except httpx2.HTTPError:
         pass
-    found.ended_at = time.monotonic()
+
+
+@dataclass
+class Downloads:
+    """The exports that run when something breaks. Those that are `cut` can be resumed."""
+
+    found: list[Download]
+    tasks: list[asyncio.Task[None]]
+
+    @property
+    def cut(self) -> list[Download]:
+        return [one for one in self.found if not one.is_complete]
+
+    async def ended(self) -> None:
+        await asyncio.gather(*self.tasks)
+
+    async def resume(self, service: Service) -> None:
+        for one in self.cut:
+            await download(service, one)
+
+
+async def start(service: Service, backend: Backend, *, slow: int = 0) -> Downloads:
+    """Let all readers begin. The last ones are slow."""
+    found = [Download(headers) for headers in await fill(service, backend)]
+    pauses = [PAUSE_SECONDS] * (READERS - slow) + [SLOW_PAUSE_SECONDS] * slow
+    tasks = [
+        asyncio.create_task(download(service, one, pause=pause))
+        for one, pause in zip(found, pauses, strict=True)
+    ]
+    while not all(one.body for one in found):
+        await asyncio.sleep(0.01)
+    return Downloads(found, tasks)
 
 
 @asynccontextmanager
@@ -73,7 +105,7 @@ async def reader(
 ) -> AsyncIterator[AsyncIterator[bytes]]:
     """Open an export on a connection of its own."""
     transport = httpx2.AsyncHTTPTransport(socket_options=RECEIVE_BUFFER)
-    url = f"{service.address.url}/v1/posts/export"
+    url = service.address.url + EXPORT
     async with (
         httpx2.AsyncClient(transport=transport, timeout=PATIENCE_SECONDS) as client,
         client.stream("GET", url, params=query, headers=headers | IDENTITY) as response,
@@ -145,27 +177,18 @@ async def test_exports_that_are_aborted(
 async def test_postgres_is_killed_during_exports(
     serve: Serve, backend: Backend, judge: Judge, control: str
 ) -> None:
-    found = [Download() for _ in range(READERS)]
     async with serve(control, limits=LIMITS) as service:
-        accounts = await fill(service, backend)
-        exports = list(zip(accounts, found, strict=True))
-        running = [
-            asyncio.create_task(download(service, headers, one, pause=PAUSE_SECONDS))
-            for headers, one in exports
-        ]
-        await asyncio.sleep(0.5)
+        downloads = await start(service, backend)
         backend.kill()
-        await asyncio.gather(*running)
-        cut = sum(not one.is_complete for one in found)
+        await downloads.ended()
+        cut = downloads.cut
         backend.start_again()
         await backend.returned()
-        for headers, one in exports:
-            if not one.is_complete:
-                await download(service, headers, one)
-    broken = [reason for one in found for reason in differs(one)]
-    broken += ["a resumed export was cut off"] * any(not one.is_complete for one in found)
-    broken += ["no export was running"] * (cut == 0 and control == GUARDED)
-    figure = f"{cut} exports visibly incomplete; resumed, each had all {POSTS:,} posts once"
+        await downloads.resume(service)
+    broken = [reason for one in downloads.found for reason in differs(one)]
+    broken += ["a resumed export was cut off"] * bool(downloads.cut)
+    broken += ["no export was running"] * (not cut and control == GUARDED)
+    figure = f"{len(cut)} exports visibly incomplete; resumed, each had all {POSTS:,} posts once"
     judge("PostgreSQL is killed during exports", control, figure, broken)
 
 
@@ -173,28 +196,34 @@ async def test_postgres_is_killed_during_exports(
 async def test_an_instance_with_exports_is_stopped(
     serve: Serve, backend: Backend, judge: Judge, control: str
 ) -> None:
-    found = [Download() for _ in range(READERS)]
+    """One client reads so slowly that the grace period is over before it has everything."""
     async with serve(control, limits=LIMITS) as service:
-        accounts = await fill(service, backend)
-        exports = list(zip(accounts, found, strict=True))
-        running = [
-            asyncio.create_task(download(service, headers, one, pause=PAUSE_SECONDS))
-            for headers, one in exports
-        ]
-        await asyncio.sleep(0.5)
+        _, late_comer = await register(service.client)
+        downloads = await start(service, backend, slow=1)
+        connection = Wire(service.address)
+        await connection.get("/livez")
+        master = master_of(min(await service.processes()))
+        os.kill(master, signal.SIGTERM)
         told_at = time.monotonic()
-        os.kill(master_of(min(await service.processes())), signal.SIGTERM)
-        await asyncio.gather(*running)
-        last = max(one.ended_at for one in found) - told_at
-        cut = sum(not one.is_complete for one in found)
+        await asyncio.sleep(TOLD_SECONDS)
+        refused = await connection.write("GET", EXPORT, late_comer)
+        connection.close()
+        await downloads.ended()
+        cut = downloads.cut
+        while Path(f"/proc/{master}").exists():
+            await asyncio.sleep(0.05)
+        over = time.monotonic() - told_at
     async with serve(GUARDED, limits=LIMITS) as another:
-        for headers, one in exports:
-            if not one.is_complete:
-                await download(another, headers, one)
-    broken = late("exports ended", last, POLITE_SECONDS)
-    broken += [reason for one in found for reason in differs(one)]
+        await downloads.resume(another)
+    broken = late("the last process exited", over, GRACEFUL_TIMEOUT_SECONDS)
+    broken += [reason for one in downloads.found for reason in differs(one)]
+    broken += [f"an export that was requested then got {refused.status}"] * (refused.status != 503)
+    broken += [f"{len(cut)} exports were cut off, and not the slow one"] * (
+        cut != downloads.found[-1:]
+    )
     figure = (
-        f"{cut} of {READERS} exports ended visibly incomplete, {last:.2f} s after SIGTERM; resumed "
-        f"at another instance, each had all {POSTS:,} posts once"
+        f"{READERS - len(cut)} of {READERS} exports were completed, and the one of a slow client "
+        f"ended visibly incomplete; resumed at another instance, it had all {POSTS:,} posts once; "
+        f"a new export got {refused.status}; all processes had exited after {over:.1f} s"
     )
     judge("An instance with exports is stopped (SIGTERM)", control, figure, broken)

@@ -2,14 +2,21 @@
 
 import time
 from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from uvicorn.server import ServerState
 
 from graceful_gunicorn.acceptor import Acceptor
 from graceful_gunicorn.config import ServerConfig
+from graceful_gunicorn.connection_draining import DrainingProtocol
 from graceful_gunicorn.shared_state import SharedState, Shutdown
-from graceful_gunicorn.worker_shutdown import REPLACEMENT_WAIT_SECONDS, WorkerShutdown
+from graceful_gunicorn.worker_shutdown import (
+    MAX_IDLE_TICKS,
+    REPLACEMENT_WAIT_SECONDS,
+    WorkerShutdown,
+)
 
 DRAIN_SECONDS, DEADLINE_SECONDS = 5.0, 25.0
 CONFIG = ServerConfig(
@@ -153,3 +160,49 @@ def test_a_worker_shuts_down_when_its_master_is_gone(
     monkeypatch.setattr("os.getppid", lambda: 1)
     worker.advance()
     assert worker.is_unready
+
+
+class Transport:
+    """The socket of a client that does not read, so that a close has to wait."""
+
+    is_aborted = False
+
+    def __init__(self, *, is_closing: bool) -> None:
+        self.is_closing = lambda: is_closing
+
+    def abort(self) -> None:
+        self.is_aborted = True
+
+
+def unfinished(*, is_closing: bool) -> tuple[DrainingProtocol, Transport]:
+    """Return a connection whose response has begun, and whose client does not read it."""
+    connection: Any = DrainingProtocol.__new__(DrainingProtocol)
+    connection.cycle = SimpleNamespace(response_complete=False, response_started=True)
+    connection.transport = Transport(is_closing=is_closing)
+    return connection, connection.transport
+
+
+@pytest.mark.parametrize("whole_instance", [True, False])
+def test_a_response_that_was_given_up_does_not_delay_the_shutdown(
+    clock: Clock, *, whole_instance: bool
+) -> None:
+    """A response that the application still sends has its time until the deadline."""
+    shared_state = SharedState()
+    worker, other = Worker(shared_state), Worker(shared_state)
+    other.advance()
+    (given_up, socket), (sending, other_socket) = (
+        unfinished(is_closing=is_closing) for is_closing in (True, False)
+    )
+    worker.server_state.connections.update({given_up, sending})
+    if whole_instance:
+        shared_state.shutdown = Shutdown.GRACEFUL
+    worker.shutdown.request(being_replaced=True)
+    worker.advance()
+    clock.now += DRAIN_SECONDS
+    for _ in range(MAX_IDLE_TICKS - 1):
+        assert not worker.advance()
+    assert not socket.is_aborted
+    for _ in range(3):
+        worker.advance()
+    assert socket.is_aborted
+    assert not other_socket.is_aborted

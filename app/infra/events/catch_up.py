@@ -3,8 +3,8 @@
 import asyncio
 from collections.abc import Callable, Sequence
 
-from app.infra.events.reader import DATABASE_ERRORS, PAGE, Reader, pause_after
-from app.infra.events.topic import Frame, Listener
+from app.infra.events.reader import DATABASE_ERRORS, Reader, pause_after
+from app.infra.events.topic import PAGE, Frame, Listener
 
 CATCHING_UP = 2  # how many clients read at the same time
 MAX_BYTES = 128 * 1024  # for a client at once, unless one event is larger
@@ -27,7 +27,8 @@ class CatchUp:
         except TimeoutError:
             return []
         try:
-            # While it waited, another client may have read what this one needs.
+            # While it waited, another client may have read what this one needs. So clients that
+            # reconnect together read the database a few times, and not once each.
             if self._has_ended(listener):
                 return []
             if (found := listener.take()) is not None:
@@ -44,11 +45,14 @@ class CatchUp:
         return []
 
     async def _read(self, listener: Listener) -> list[bytes]:
-        topic, after = listener.topic, listener.position
+        topic, after, most = listener.topic, listener.position, listener.most
         known = topic.position  # the read will show all events up to here
-        frames = await self._reader.read(topic, after)
+        frames = await self._reader.read(topic, after, most)
         kept = _beginning(frames)
-        if len(kept) < len(frames) or len(frames) == PAGE:
+        is_cut = len(kept) < len(frames)
+        # Events that do not fit were read in vain, so few more are asked for than fitted.
+        listener.most = len(kept) if is_cut else min(PAGE, most + most // 8 + 1)
+        if is_cut or len(frames) == most:
             listener.position = kept[-1].id
         else:
             listener.position = max(known, frames[-1].id if frames else 0)

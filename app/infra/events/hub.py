@@ -14,9 +14,9 @@ from contextlib import asynccontextmanager, contextmanager, suppress
 from app.infra.database.sessions import Database
 from app.infra.events.catch_up import CatchUp
 from app.infra.events.feed import Feed
-from app.infra.events.reader import DATABASE_ERRORS, PAGE, Reader, pause_after
+from app.infra.events.reader import DATABASE_ERRORS, Reader, pause_after
 from app.infra.events.settings import EventsSettings
-from app.infra.events.topic import Listener, Topic
+from app.infra.events.topic import PAGE, Listener, Topic
 from app.infra.observability.background import detached, in_background
 from app.infra.observability.metrics import EVENT_LISTENERS, EVENTS_SENT
 from app.infra.places import Places
@@ -26,6 +26,8 @@ from coherent_cache import Cache
 
 POLL_SECONDS = 1.0  # between comparisons with the database, while Valkey is away
 CHECK_SECONDS = 15.0  # and while it is not
+# How long clients have to read the last event: one that does not read must not delay the shutdown.
+END_SECONDS = 1.0
 
 
 class EventHub:
@@ -80,6 +82,12 @@ class EventHub:
                 if not topic.listeners:
                     self._close(topic)
 
+    @asynccontextmanager
+    async def sending(self, listener: Listener) -> AsyncIterator[None]:
+        """Raise TimeoutError if the block is not left in time after the shutdown has begun."""
+        async with asyncio.timeout(END_SECONDS if self.is_ending else None) as listener.limit:
+            yield
+
     def has_ended(self, listener: Listener) -> bool:
         return self.is_ending or listener.has_left or not listener.topic.exists
 
@@ -133,6 +141,8 @@ class EventHub:
         self.is_ending = True
         for topic in self._all():
             topic.wake()
+            for listener in topic.listeners:
+                listener.end_within(END_SECONDS)
 
     def _all(self) -> list[Topic]:
         return [topic for topics in self._topics.values() for topic in topics]

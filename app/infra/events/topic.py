@@ -10,6 +10,7 @@ from typing import NamedTuple
 from app.infra.events.feed import Event, Feed
 
 MAX_FRAMES, MAX_BYTES = 200, 256 * 1024
+PAGE = 100  # events in one read
 KEPT_SECONDS = 2.0  # as long as the cache may show what has been deleted
 
 
@@ -112,12 +113,17 @@ class Topic:
 
 
 class Listener:
-    """A client. `position` is the id of the last event that it was given."""
+    """A client. `position` is the id of the last event that it was given.
+
+    `most` is how many events are read for it at once. `limit` is set while events are being sent.
+    """
 
     def __init__(self, topic: Topic, position: int) -> None:
         self.topic = topic
         self.position = position
         self.has_left = False
+        self.most = PAGE
+        self.limit: asyncio.Timeout | None = None
         self._woken = asyncio.Event()
 
     def wake(self) -> None:
@@ -127,6 +133,11 @@ class Listener:
         """Note that the client has disconnected."""
         self.has_left = True
         self.wake()
+
+    def end_within(self, seconds: float) -> None:
+        """Give the client so much time to read what is being sent."""
+        if self.limit is not None:
+            self.limit.reschedule(asyncio.get_running_loop().time() + seconds)
 
     def take(self) -> list[bytes] | None:
         """Return the events that the client does not have, or None if the topic lacks some."""

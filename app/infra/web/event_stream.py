@@ -99,7 +99,12 @@ class EventStream(Response):
                 return
             watching = detached(_watch(receive, listener))
             try:
-                await _send_events(hub, listener, send)
+                async with hub.sending(listener):
+                    await _send_events(hub, listener, send)
+            except TimeoutError:
+                if listener.limit is None or not listener.limit.expired():
+                    raise
+                raise _cut() from None
             finally:
                 watching.cancel()
 
@@ -113,8 +118,7 @@ async def _send_events(hub: EventHub, listener: Listener, send: Send) -> None:
             async with asyncio.timeout(send_seconds):
                 await send({"type": "http.response.body", "body": body, "more_body": more})
         except TimeoutError:
-            EVENT_LISTENERS_CUT.inc()
-            raise ClientTooSlow from None
+            raise _cut() from None
         except OSError:  # some servers raise it when the client has disconnected
             listener.leave()
 
@@ -132,6 +136,11 @@ async def _send_events(hub: EventHub, listener: Listener, send: Send) -> None:
             await send_in_time(HEARTBEAT)
     if not listener.has_left:
         await send_in_time(SHUTDOWN if hub.is_ending else DELETED, more=False)
+
+
+def _cut() -> ClientTooSlow:
+    EVENT_LISTENERS_CUT.inc()
+    return ClientTooSlow()
 
 
 async def _watch(receive: Receive, listener: Listener) -> None:

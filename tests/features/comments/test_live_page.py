@@ -4,10 +4,13 @@ import re
 import socket
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NoReturn
 
 import httpx2
 import pytest
 
+from app.errors import Unavailable
+from app.infra.places import Places
 from app.infra.shutdown import server_shutdown
 from app.infra.web.response_headers import content_hash
 from app.settings import Settings
@@ -69,38 +72,78 @@ def browser(tmp_path: Path) -> Iterator[Browser]:
         yield browser
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
-def test_comments_appear_in_a_browser_which_reconnects_and_misses_none(
-    served: Served, browser: Browser
-) -> None:
-    make = CommentFactory(served.resources)
-    author = served.run(make.user(name="<b>Ann</b>"))
-    post = served.run(make.post(author))
-    headers = make.headers(author)
-    page = browser.open_page(f"{served.url}/live")
-    page.wait_for("!!document.getElementById('state')")
-    page.wait_for("document.getElementById('state').textContent === 'Connected'")
-    hub = served.app.state.event_hub
+STATE = "document.getElementById('state').textContent"
+IDS = "[...document.querySelectorAll('li')].map((item) => item.dataset.id).join()"
 
-    with httpx2.Client(base_url=served.url, headers=headers) as client:
 
-        def comment(body: str) -> str:
-            response = client.post(f"/v1/posts/{post.id}/comments", json={"body": body})
-            return str(response.raise_for_status().json()["id"])
+class LivePage:
+    """The page in a browser, and a user who comments on the post that it shows."""
 
-        shown = [comment("<img src=x onerror=alert(1)>"), comment("Two")]
-        ids = "[...document.querySelectorAll('li')].map((item) => item.dataset.id).join()"
-        page.wait_for(f"{ids} === '{','.join(reversed(shown))}'")
-        assert page.evaluate("document.querySelectorAll('li b, li img').length") == 0
-        assert "<b>Ann</b>" in page.evaluate("document.querySelector('li').textContent")
+    def __init__(self, served: Served, browser: Browser) -> None:
+        make = CommentFactory(served.resources)
+        author = served.run(make.user(name="<b>Ann</b>"))
+        self.post = served.run(make.post(author))
+        self.page = browser.open_page(f"{served.url}/live")
+        self.page.wait_for("!!document.getElementById('state')")
+        self.client = httpx2.Client(base_url=served.url, headers=make.headers(author))
+        self._served = served
 
-        async def end_streams() -> None:
+    def comment(self, body: str) -> str:
+        response = self.client.post(f"/v1/posts/{self.post.id}/comments", json={"body": body})
+        return str(response.raise_for_status().json()["id"])
+
+    def wait_for_state(self, text: str) -> None:
+        self.page.wait_for(f"{STATE} === '{text}'")
+
+    def wait_for_comments(self, *ids: str) -> None:
+        self.page.wait_for(f"{IDS} === '{','.join(reversed(ids))}'")
+
+    def end_streams(self) -> None:
+        async def end() -> None:
             server_shutdown.begin()
 
-        served.run(end_streams())
-        page.wait_for("document.getElementById('state').textContent === 'Reconnecting …'")
-        shown.append(comment("While the page is not connected"))
-        hub.is_ending = False  # as the next worker
-        page.wait_for(f"{ids} === '{','.join(reversed(shown))}'")
-        assert client.delete(f"/v1/posts/{post.id}").status_code == 204
-        page.wait_for("document.getElementById('state').textContent === 'The post was deleted'")
+        self._served.run(end())
+
+    def start_again(self) -> None:
+        self._served.app.state.event_hub.is_ending = False  # as the next worker
+
+
+@pytest.fixture
+def live(served: Served, browser: Browser) -> Iterator[LivePage]:
+    live = LivePage(served, browser)
+    with live.client:
+        live.wait_for_state("Connected")
+        yield live
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
+def test_comments_appear_in_a_browser_which_reconnects_and_misses_none(live: LivePage) -> None:
+    shown = [live.comment("<img src=x onerror=alert(1)>"), live.comment("Two")]
+    live.wait_for_comments(*shown)
+    assert live.page.evaluate("document.querySelectorAll('li b, li img').length") == 0
+    assert "<b>Ann</b>" in live.page.evaluate("document.querySelector('li').textContent")
+    live.end_streams()
+    live.wait_for_state("Reconnecting …")
+    shown.append(live.comment("While the page is not connected"))
+    live.start_again()
+    live.wait_for_comments(*shown)
+    assert live.client.delete(f"/v1/posts/{live.post.id}").status_code == 204
+    live.wait_for_state("The post was deleted")
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed")
+def test_page_that_was_refused_goes_on_where_it_was(
+    live: LivePage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A browser gives up after 503, and the page has had no comment whose id it could send."""
+
+    def refuse(*_: object) -> NoReturn:
+        raise Unavailable("This process has reached its limit.")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Places, "take", refuse)
+        live.end_streams()
+        live.start_again()
+        live.wait_for_state("Not available. Trying again in 10 s")
+        missed = live.comment("While the page was refused")
+    live.wait_for_comments(missed)

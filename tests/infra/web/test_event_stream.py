@@ -178,6 +178,33 @@ async def test_streams_end_with_an_event_when_the_server_shuts_down(
         assert (late.status, late.end) == (200, "shutdown")
 
 
+class Stalled(Listening):
+    """A client that reads the head of the response alone."""
+
+    async def _send(self, message: Message) -> None:
+        if message["type"] == "http.response.body":
+            self.stall()
+        await super()._send(message)
+
+
+async def test_client_that_does_not_read_does_not_delay_the_shutdown(
+    own_shutdown: None, run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.infra.events.hub.END_SECONDS", 0.1)
+    async with run(send_seconds=3_600) as case:
+        stalled = Stalled(case.app, case.url)
+        await eventually(lambda: stalled.status == 200)
+        async with case.listening() as reader:
+            server_shutdown.begin()
+            await reader.finished()
+            assert reader.end == "shutdown"
+        late = Stalled(case.app, case.url)  # on a connection that was open already
+        for one in (stalled, late):
+            with pytest.raises(ClientTooSlow):
+                await one.finished()
+        assert case.places == 0
+
+
 async def test_client_that_disconnects_frees_its_place(run: Run) -> None:
     async with run() as case:
         tasks = asyncio.all_tasks()
@@ -277,9 +304,9 @@ async def test_client_that_waits_for_its_turn_gets_heartbeats_and_may_leave(
         answers = asyncio.Event()
         read = case.hub._reader.read
 
-        async def read_late(topic: Topic, after: int) -> list[Frame]:
+        async def read_late(topic: Topic, *place: int) -> list[Frame]:
             await answers.wait()
-            return await read(topic, after)
+            return await read(topic, *place)
 
         monkeypatch.setattr(case.hub._reader, "read", read_late)
         reading = [Listening(case.app, case.url, last=0) for _ in range(CATCHING_UP)]
@@ -292,6 +319,53 @@ async def test_client_that_waits_for_its_turn_gets_heartbeats_and_may_leave(
                 await one.received(reply)
         for one in reading:
             await one.leave()
+
+
+async def test_clients_that_missed_the_same_events_share_a_read(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All clients of a worker that was replaced come back at the same time."""
+    monkeypatch.setattr("app.infra.events.topic.KEPT_SECONDS", 3_600)
+    async with run() as case:
+        replies = [await case.reply() for _ in range(3)]
+        answers, reads = asyncio.Event(), 0
+        read = case.hub._reader.read
+
+        async def read_late(topic: Topic, *place: int) -> list[Frame]:
+            nonlocal reads
+            reads += 1
+            await answers.wait()
+            return await read(topic, *place)
+
+        monkeypatch.setattr(case.hub._reader, "read", read_late)
+        clients = [Listening(case.app, case.url, last=0) for _ in range(20)]
+        await eventually(lambda: all(len(one.messages) > 1 for one in clients))
+        answers.set()
+        for client in clients:
+            await client.received(*replies)
+        assert reads <= CATCHING_UP + 1  # and the one of the topic
+        for client in clients:
+            await client.leave()
+
+
+async def test_client_that_catches_up_reads_few_events_twice(
+    run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.infra.events.catch_up.MAX_BYTES", 600)  # a few replies
+    async with run() as case:
+        sent = [await case.reply() for _ in range(60)]
+        found: list[Frame] = []
+        read = case.hub._reader.read
+
+        async def read_and_count(topic: Topic, *place: int) -> list[Frame]:
+            frames = await read(topic, *place)
+            found.extend(frames)
+            return frames
+
+        monkeypatch.setattr(case.hub._reader, "read", read_and_count)
+        async with case.listening(last=0) as listener:
+            await listener.received(*sent)
+        assert len(found) < 4 * len(sent)  # and 15 times as many if each read returned the rest
 
 
 async def test_client_that_catches_up_gets_a_limited_number_of_bytes_at_once(

@@ -183,11 +183,15 @@ async def test_a_client_that_does_not_read_the_last_piece_is_cut_off(
 ) -> None:
     change_limits(app, monkeypatch, send_seconds=0.1)
     await make.note()
-    async with reading(app, make.headers(await make.user())) as reader:
-        assert reader.task is not None
-        await until(reader.messages.full)  # the empty piece that ends the response
-        await asyncio.wait([reader.task], timeout=PATIENCE_SECONDS)
-        assert reader.task.done()
+    reader = Reader(app, make.headers(await make.user()))
+    reader.start()
+    assert reader.task is not None
+    await reader.read()  # the head
+    await asyncio.wait([reader.task], timeout=PATIENCE_SECONDS)
+    with pytest.raises(ClientTooSlow):
+        reader.task.result()
+    await reader.read()
+    assert (len(lines_of(reader.body)), reader.is_complete) == (1, False)
 
 
 async def test_a_client_that_never_reads_is_cut_off(

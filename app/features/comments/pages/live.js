@@ -25,13 +25,12 @@ function show(comment) {
   if (list.childElementCount > SHOWN) list.lastElementChild.remove();
 }
 
-// `last` is the id of the last comment that the page has. A browser sends it itself when it
-// reconnects. It gives up when the answer is an error, and then the page goes on.
+// `last` is the id of the last comment that the page has, or 0. A browser sends it itself when it
+// reconnects. It gives up when the answer is an error, and then the page goes on from the same place.
 function listen(post, last) {
   if (source) source.close();
   clearTimeout(timer);
-  const after = last ? `?after=${last}` : "";
-  const own = source = new EventSource(`v1/posts/${post}/comments/stream${after}`);
+  const own = source = new EventSource(`v1/posts/${post}/comments/stream?after=${last}`);
   say("Connecting …");
   own.onopen = () => say("Connected", "open");
   own.addEventListener("comment", (event) => {
@@ -52,8 +51,8 @@ function listen(post, last) {
 
 function choose() {
   list.replaceChildren();
-  hint.textContent = `New comments appear here. Write one: POST /v1/posts/${choice.value}/comments`;
-  listen(choice.value, "");
+  hint.textContent = `All comments appear here, newest first. Write one: POST /v1/posts/${choice.value}/comments`;
+  listen(choice.value, 0);
 }
 
 async function load() {

@@ -10,6 +10,7 @@ from app.features.idempotency.models import IdempotencyKey
 from app.features.idempotency.service import LARGEST_BODY
 from app.features.users.models import User
 from app.infra.resources import ProcessResources
+from tests.application import recorded_statements
 from tests.features.idempotency.factory import KeyFactory
 from tests.features.idempotency.routes import FAILURES, RAN
 from tests.sample.notes import Note
@@ -39,6 +40,20 @@ async def test_first_answer_is_sent_again_byte_for_byte(
     assert "idempotent-replayed" not in first.headers
     assert again.headers["x-request-id"] != first.headers["x-request-id"]
     assert await count(held) == 1
+
+
+async def test_a_key_costs_three_statements_and_a_replay_runs_no_other_ones(
+    client: Client, held: ProcessResources, headers: Headers
+) -> None:
+    plain = {name: value for name, value in headers.items() if name != "Idempotency-Key"}
+    await client.post("/once/model", json={}, headers=plain)  # this caches the user
+    sent = []
+    for one in (plain, headers, headers):
+        with recorded_statements(held) as statements:
+            await client.post("/once/model", json={}, headers=one)
+        sent.append(len(statements))
+    without, with_key, replay = sent
+    assert (with_key - without, replay) == (3, 2)
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ measures some of the sections again, and keeps the others.
 import argparse
 import sys
 import time
+import traceback
 from pathlib import Path
 
 from benchmarks import figures, report
@@ -63,8 +64,8 @@ def run(effort: Effort, folder: Path, chosen: list[str]) -> tuple[Data, list[str
             world.measured = {one: found["data"] for one, found in data["sections"].items()}
             try:
                 measured = section.measure(world)
-            except CommandError as error:
-                say(str(error))
+            except Exception as error:  # the other sections do not depend on it
+                say(str(error) if isinstance(error, CommandError) else traceback.format_exc())
                 failed.append(name)
                 continue
             data["sections"][name] = {"commit": commit(), "data": measured}

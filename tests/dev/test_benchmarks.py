@@ -1,0 +1,138 @@
+"""The parts of `make bench` that need neither wrk nor the packages that it alone installs."""
+
+import os
+import stat
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from benchmarks import load
+from benchmarks.arrival import constant_arrival, percentile
+from benchmarks.charts import Bars, Chart, Lines
+from benchmarks.load import Request, cpu_seconds, memory_megabytes
+from benchmarks.section import all_sections, name_of, number, ratio, share, table
+from benchmarks.sections import ladder, middleware
+from dev.terminal import CommandError
+from tests.upstream_server import open_upstream
+
+WRK = """#!/bin/sh
+echo 'RESULT {"requests": %d, "microseconds": 2000000, "refused": %d, "broken": 0, '\\
+'"p50": 2000.0, "p95": 3000.0, "p99": 4000.0}'
+"""
+CHARTS: list[Chart] = [
+    Bars("bars", "Some bars", "ms", ["a", "b"], {"x": [1, 2], "y": [3, 4000]}, log=True),
+    Lines("lines", "Some lines", "n", "ms", [1, 10, 100], {"x": [1, 2, 3]}, log_x=True),
+]
+
+
+def sample(rps: float, p50: float) -> dict[str, float]:
+    return dict.fromkeys(("p95", "p99", "cpu", "postgres", "memory"), 1.0) | {
+        "rps": rps,
+        "p50": p50,
+        "refused": 0.0,
+    }
+
+
+@pytest.fixture
+def fake_wrk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """Put a program on the path that prints what wrk prints."""
+    program = tmp_path / "wrk"
+    program.write_text(WRK % (1_000, 0), encoding="utf-8")
+    program.chmod(program.stat().st_mode | stat.S_IXUSR)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    return program
+
+
+def test_every_section_has_what_the_report_needs() -> None:
+    sections = all_sections()
+    assert len({section.ORDER for section in sections}) == len(sections)
+    for section in sections:
+        assert section.TITLE
+        assert all(callable(getattr(section, name)) for name in ("measure", "figures", "report"))
+        assert name_of(section).isidentifier()
+
+
+def test_missing_wrk_is_named_with_its_cure(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", "/nonexistent")
+    with pytest.raises(CommandError, match=r"needs wrk.*apt install wrk"):
+        load.find_wrk()
+
+
+def test_rate_counts_the_time_that_wrk_measured(fake_wrk: Path) -> None:
+    found = load.measure("http://127.0.0.1:1", Request("/"), server=os.getpid())
+    assert (found.rps, found.p50, found.p99, found.refused) == (500, 2, 4, 0)
+    assert found.memory > 1
+
+
+def test_errors_stop_a_measurement_unless_they_are_expected(fake_wrk: Path) -> None:
+    fake_wrk.write_text(WRK % (1_000, 250), encoding="utf-8")
+    with pytest.raises(CommandError, match="meaningless"):
+        load.measure("http://127.0.0.1:1", Request("/"), server=os.getpid())
+    found = load.measure("http://127.0.0.1:1", Request("/"), server=os.getpid(), may_refuse=True)
+    assert (found.rps, found.refused) == (375, 0.25)
+
+
+def test_cpu_time_of_children_that_have_ended_is_counted() -> None:
+    before = cpu_seconds(os.getpid())
+    burn = "import time\nwhile time.process_time() < 0.3: pass"
+    subprocess.run([sys.executable, "-c", burn], check=True)
+    assert cpu_seconds(os.getpid()) - before >= 0.25
+    assert memory_megabytes(os.getpid()) > 1
+
+
+async def test_latency_of_constant_arrival_counts_from_when_a_request_was_due() -> None:
+    async with open_upstream() as server:
+        found = await constant_arrival(server.url, Request("/"), rate=50, seconds=0.5)
+    assert len(found) == 25
+    assert all(latency > 0 for latency in found)
+
+
+def test_percentiles() -> None:
+    values = [float(value) for value in range(1, 101)]
+    assert [percentile(values, one) for one in (0.5, 0.99, 1.0)] == [51, 100, 100]
+
+
+def test_rate_of_steps_that_block_is_that_of_their_batches() -> None:
+    samples = {"all-mistakes": sample(900, 1_000), "pooled-engine": sample(900, 500)}
+    samples |= {"async-driver": sample(640, 100)}
+    figures = ladder.figures({"row": 1, "cases": {"page": samples}})
+    assert figures["ladder.all-mistakes.page.rps"] == "64.0"
+    assert figures["ladder.pooled-engine.page.gain"] == "2.0×"
+    assert figures["ladder.async-driver.page.gain"] == "10×"
+    assert figures["ladder.async-driver.page.step"] == "5.0×"
+
+
+def test_cost_of_a_layer_is_what_it_adds_to_the_layers_inside_it() -> None:
+    stacks = {"none": 5.0, "request id": 8.0, "access log": 12.0, "base http": 105.0}
+    figures = middleware.figures({"rounds": 1, "stacks": stacks})
+    assert figures["middleware.request-id.cpu"] == "3.0 µs"
+    assert figures["middleware.observing.cpu"] == "7.0 µs"
+    assert figures["middleware.base-http.cpu"] == "100 µs"
+
+
+@pytest.mark.parametrize("chart", CHARTS, ids=lambda chart: str(chart.name))
+def test_plots_are_the_same_bytes_for_the_same_data(tmp_path: Path, chart: Any) -> None:
+    pytest.importorskip("matplotlib")
+    from benchmarks.plots import draw
+
+    found = []
+    for _ in range(2):
+        draw(chart, tmp_path)
+        found.append([path.read_bytes() for path in sorted(tmp_path.glob("*.svg"))])
+    assert found[0] == found[1]
+    assert len(found[0]) == 2
+    assert b"<dc:date>" not in found[0][0]
+
+
+def test_numbers_are_written_for_readers() -> None:
+    assert [number(value) for value in (12_345.6, 99.95, 4.25, 0.123)] == [
+        "12,346",
+        "100.0",
+        "4.2",
+        "0.12",
+    ]
+    assert (ratio(3.14), ratio(1_234.5), share(0.123)) == ("3.1×", "1,234×", "12 %")
+    assert table(("a", "b"), [["1", "2"]]) == "| a | b |\n| --- | --- |\n| 1 | 2 |"

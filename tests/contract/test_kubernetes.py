@@ -133,10 +133,12 @@ def test_kustomize_builds_the_overlay_with_each_way_in(
     file = overlay / "kustomization.yaml"
     content = yaml.safe_load(file.read_text(encoding="utf-8"))
     content["components"] = [f"../../components/{one.name}" for one in (component, *more)]
-    # The example of the page is one more policy.
-    [example] = [block for block in yaml_blocks() if block.get("kind") == "NetworkPolicy"]
-    (overlay / "allow-traces.yaml").write_text(yaml.safe_dump(example), encoding="utf-8")
-    content["resources"].append("allow-traces.yaml")
+    # The examples of the page are further policies.
+    examples = [block for block in yaml_blocks() if block.get("kind") == "NetworkPolicy"]
+    for example in examples:
+        name = f"{example['metadata']['name']}.yaml"
+        (overlay / name).write_text(yaml.safe_dump(example), encoding="utf-8")
+        content["resources"].append(name)
     file.write_text(yaml.safe_dump(content), encoding="utf-8")
     built = subprocess.run(
         ["kubectl", "kustomize", str(overlay)],
@@ -151,7 +153,7 @@ def test_kustomize_builds_the_overlay_with_each_way_in(
     assert namespaces == {kustomization(PRODUCTION)["namespace"]}
     names = {entry["metadata"]["name"] for entry in found if entry["kind"] == "NetworkPolicy"}
     expected = [policies(folder).keys() for folder in (BASE, component, *more)]
-    assert names == {"allow-traces"}.union(*expected)
+    assert names == {"allow-traces", "allow-storage"}.union(*expected)
     pods = [entry["spec"]["template"] for entry in found if entry["kind"] in ("Deployment", "Job")]
     assert len(pods) == 3 + 2 * len(more)
     for pod in pods:

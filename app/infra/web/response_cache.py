@@ -25,7 +25,9 @@ from app.infra.web.stored_response import (
     CapturedResponse,
     decode,
     encode,
+    prepare,
     send_captured,
+    send_entry,
     send_stored,
 )
 from coherent_cache import READ_SECONDS, CacheBusy, Entry, NoCache, Reader, Source
@@ -82,7 +84,7 @@ class ResponseCacheMiddleware:
             limits = route_table_of(scope).limits_of_cacheable(template)
             if not await refuse_hit(limits, scope, receive, send):
                 _record(template, Source.MEMORY)
-                await send_stored(entry, Source.MEMORY, conditions, send)
+                await send_entry(entry, Source.MEMORY, conditions, send)
             return
         if reader.has_copy(key):
             await self._read(request, key, _cacheable_route(scope), reader)
@@ -121,7 +123,7 @@ class ResponseCacheMiddleware:
             await _refuse(request, str(busy))
         else:
             _record(decode(answer.entry).route, answer.source)
-            await send_stored(answer.entry, answer.source, request.conditions, request.send)
+            await send_entry(answer.entry, answer.source, request.conditions, request.send)
 
     async def _load(self, key: str, asking: Scope, first: RequestContext | None) -> Entry:
         """Run the request that loads an entry.
@@ -175,8 +177,9 @@ class ResponseCacheMiddleware:
         if response.status != 200 or not response.may_be_stored:
             await send_captured(response, Source.BYPASS, request.send)
             return
-        value = await encode(response, route, compress=request.conditions.accepts_gzip)
-        await send_stored(Entry("", (), value), Source.BYPASS, request.conditions, request.send)
+        conditions = request.conditions
+        prepared = await prepare(response, route, compress=conditions.accepts_gzip)
+        await send_stored(prepared, Source.BYPASS, conditions, request.send)
 
 
 def _now() -> float:

@@ -8,6 +8,7 @@ Otherwise requests are answered as without the table, only faster.
 """
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 from fastapi import APIRouter, FastAPI, HTTPException
 from fastapi.routing import iter_route_contexts
@@ -19,6 +20,16 @@ from app.infra.web.known_route import KnownRoute, known_routes
 from app.infra.web.query_parameters import refuse_repeated
 from app.infra.web.rate_limited import Limits, default_limits, limits_by_name
 from app.infra.web.request_retry import RequestRetryMiddleware
+
+FOUND = "app.route_table.found"  # the key of the scope
+
+
+class _Found(NamedTuple):
+    """What was found for a request. A layer may have changed the scope since."""
+
+    question: tuple[object, ...]
+    route: KnownRoute | None
+    added: Scope
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,8 +71,15 @@ class RouteTable:
         """Return the route of a request, and what it adds to the scope.
 
         A route with the path of the request and without its method is the last choice, unless its
-        path has no parameters.
+        path has no parameters. Several layers ask, so the answer is kept in the scope.
         """
+        question = (self, scope["method"], scope["path"], scope.get("root_path"))
+        kept: _Found | None = scope.get(FOUND)
+        if kept is None or kept.question != question:
+            kept = scope[FOUND] = _Found(question, *self._find(scope))
+        return kept.route, kept.added
+
+    def _find(self, scope: Scope) -> tuple[KnownRoute | None, Scope]:
         other_method: tuple[KnownRoute, Scope] | None = None
         for route in self._candidates(scope).routes:
             match, found = route.context.matches(scope)
@@ -71,7 +89,7 @@ class RouteTable:
             if match is Match.PARTIAL:
                 other_method = other_method or (route, found)
         if self._index_added_routes():
-            return self.find(scope)
+            return self._find(scope)
         return other_method or (None, {})
 
     def template(self, method: str, path: str) -> str | None:

@@ -5,6 +5,7 @@ The value of a cache entry is one line of JSON (status, headers), the body, and 
 
 import gzip
 import time
+from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from typing import Any, NamedTuple
@@ -94,23 +95,32 @@ class StoredResponse(NamedTuple):
     compressed: Variant | None
 
 
-async def encode(response: CapturedResponse, route: KnownRoute, *, compress: bool = True) -> bytes:
+async def encode(response: CapturedResponse, route: KnownRoute) -> bytes:
     """Return the value of a cache entry."""
     assert route.cache_policy is not None
     head = {
         "status": response.status,
         "route": route.template,
-        "etag": response.header(b"etag").decode("latin-1") or entity_tag(response.body),
+        "etag": _etag_of(response).decode("latin-1"),
         "cache_control": route.cache_policy.cache_control,
         "length": len(response.body),
         "headers": [
-            [name.decode("latin-1"), value.decode("latin-1")]
-            for name, value in response.headers
-            if name not in REPLACED
+            [name.decode("latin-1"), value.decode("latin-1")] for name, value in _kept(response)
         ],
     }
-    compressed = await _compress(response.body) if compress else b""
+    compressed = await _compress(response.body)
     return b"".join((orjson.dumps(head), b"\n", response.body, compressed))
+
+
+async def prepare(
+    response: CapturedResponse, route: KnownRoute, *, compress: bool
+) -> StoredResponse:
+    """Return a response with status 200 as the cache would send it, without storing it."""
+    assert route.cache_policy is not None
+    compressed = await _compress(response.body) if compress else b""
+    control = route.cache_policy.cache_control.encode()
+    etag, headers = _etag_of(response), _kept(response)
+    return _with_variants(route.template or "", etag, control, headers, response.body, compressed)
 
 
 def decode(entry: Entry) -> StoredResponse:
@@ -128,13 +138,27 @@ def _decode(value: bytes) -> StoredResponse:
     body, compressed = rest[: head["length"]], rest[head["length"] :]
     if head["status"] != 200:  # its body contains a request id: no fixed length, no ETag
         return StoredResponse(head["status"], head["route"], Variant(b"", headers, [], body), None)
-    etag: bytes = head["etag"].encode("latin-1")
-    common = [(b"cache-control", head["cache_control"].encode()), (b"vary", b"accept-encoding")]
+    etag, control = head["etag"].encode("latin-1"), head["cache_control"].encode()
+    return _with_variants(head["route"], etag, control, headers, body, compressed)
+
+
+def _with_variants(
+    route: str, etag: bytes, control: bytes, headers: Headers, body: bytes, compressed: bytes
+) -> StoredResponse:
+    common = [(b"cache-control", control), (b"vary", b"accept-encoding")]
     plain = _variant(etag, common, headers, body)
     small = None
     if compressed:
         small = _variant(etag[:-1] + b'-gzip"', common, [*headers, GZIP], compressed)
-    return StoredResponse(200, head["route"], plain, small)
+    return StoredResponse(200, route, plain, small)
+
+
+def _etag_of(response: CapturedResponse) -> bytes:
+    return response.header(b"etag") or entity_tag(response.body).encode()
+
+
+def _kept(response: CapturedResponse) -> Headers:
+    return [header for header in response.headers if header[0] not in REPLACED]
 
 
 def _variant(etag: bytes, common: Headers, headers: Headers, body: bytes) -> Variant:
@@ -143,11 +167,26 @@ def _variant(etag: bytes, common: Headers, headers: Headers, body: bytes) -> Var
     return Variant(etag, [*headers, length, *common], common, body)
 
 
-async def send_stored(
+def send_entry(
     entry: Entry, source: Source, conditions: CacheRequestHeaders, send: Send
+) -> Awaitable[None]:
+    """Send the response of a cache entry, with its age."""
+    # An entry of Valkey was validated just now: RFC 9111 §5.1.
+    extra = []
+    if source is not Source.LOAD:
+        age = time.monotonic() - entry.validated_at if source is Source.MEMORY else 0
+        extra.append((b"age", b"%d" % age))
+    return send_stored(decode(entry), source, conditions, send, extra)
+
+
+async def send_stored(
+    stored: StoredResponse,
+    source: Source,
+    conditions: CacheRequestHeaders,
+    send: Send,
+    extra: Sequence[tuple[bytes, bytes]] = (),
 ) -> None:
     """Send the variant that the client accepts, or 304 if the client already has it."""
-    stored = decode(entry)
     if stored.status != 200:
         plain = stored.plain
         response = CapturedResponse(stored.status, plain.headers, plain.body, is_complete=True)
@@ -157,11 +196,8 @@ async def send_stored(
     status, headers, body = 200, variant.headers, variant.body
     if conditions.none_match and conditions.matches(variant.etag):
         status, headers, body = 304, variant.headers_if_not_modified, b""
-    headers = [*headers, X_CACHE[source]]  # a new list, to which the outer middleware adds
-    if source is Source.VALKEY:  # it was validated just now: RFC 9111 §5.1
-        headers.append((b"age", b"0"))
-    elif source is Source.MEMORY:
-        headers.append((b"age", b"%d" % (time.monotonic() - entry.validated_at)))
+    # A new list, to which the outer middleware adds.
+    headers = [*headers, X_CACHE[source], *extra]
     await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": body})
 

@@ -13,7 +13,7 @@ from app.features.archives.models import Archive, ArchiveStatus
 from app.features.avatars.service import object_key
 from app.features.users import service as users
 from app.features.users.models import User
-from app.features.users.queries import get_user
+from app.features.users.queries import read_account
 from app.infra.jobs.enqueue import enqueue
 from app.infra.jobs.inspection import find_live
 from app.infra.jobs.registry import JobContext
@@ -117,7 +117,7 @@ async def delete_expired_archives(session: AsyncSession) -> None:
 
 async def _write_profile(resources: ProcessResources, stream: ZipStream, user_id: int) -> None:
     async with resources.database.read() as session:
-        user = await get_user(session, user_id)
+        user = await read_account(session, user_id)
         picture = await queries.get_picture(session, user_id)
     if user is None:
         return

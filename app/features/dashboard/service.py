@@ -22,7 +22,7 @@ from app.features.dashboard.settings import DashboardSettings
 from app.features.posts import service as posts
 from app.features.posts.models import PostRow
 from app.features.users import queries as users
-from app.features.users.models import User
+from app.features.users.models import User, UserRow
 from app.infra.database.error_mapping import describe, to_app_error
 from app.infra.database.pagination import PageRequest
 from app.infra.http_client.failures import UpstreamFailed
@@ -46,7 +46,7 @@ Read = Callable[[ProcessResources, User], Awaitable[T]]
 class Dashboard:
     """A part that failed is None, and `degraded` has its name."""
 
-    profile: User | None
+    profile: UserRow | None
     recent_posts: Sequence[PostRow] | None
     stats: Stats | None
     upstream: UpstreamProfile | None
@@ -106,9 +106,9 @@ async def read_dashboard(resources: ProcessResources, user: User) -> Dashboard:
     return Dashboard(*found, degraded=sorted(parts.failures))
 
 
-async def read_profile(resources: ProcessResources, user: User) -> User | None:
-    def read(session: AsyncSession) -> Awaitable[User | None]:
-        return users.get_user(session, user.id)
+async def read_profile(resources: ProcessResources, user: User) -> UserRow | None:
+    def read(session: AsyncSession) -> Awaitable[UserRow | None]:
+        return users.read_account(session, user.id)
 
     return await resources.separate_reads.read("profile", read, _limit(resources))
 

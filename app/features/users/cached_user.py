@@ -28,7 +28,7 @@ async def load_entry(resources: ProcessResources, user_id: int) -> Entry:
     """Read the user from the database. The entry may also say that the user does not exist."""
     settings = resources.settings[CacheSettings]
     async with resources.database.read() as session:
-        user = await queries.get_user(session, user_id)
+        user = await queries.read_account(session, user_id)
     fields = None if user is None else {name: getattr(user, name) for name in CACHED_FIELDS}
     ttl = settings.missing_ttl_seconds if user is None else settings.ttl_seconds
     return Entry(cache_key(user_id), (tags.user(user_id),), orjson.dumps(fields), ttl)

@@ -1,16 +1,18 @@
 """Authentication."""
 
 from functools import partial
-from typing import Annotated
+from typing import Annotated, TypeVar
 
 from fastapi import Depends
 from fastapi.security import OAuth2PasswordBearer
 
 from app.errors import Forbidden, Unauthenticated
 from app.features.users import cached_user, queries
-from app.features.users.models import Role, User
+from app.features.users.models import Role, User, UserRow
 from app.infra.dependencies import Resources
 from app.infra.security.access_tokens import AccessToken
+
+UserT = TypeVar("UserT", User, UserRow)
 
 bearer_token = OAuth2PasswordBearer("/v1/auth/token", auto_error=False, scheme_name="password")
 
@@ -37,17 +39,17 @@ async def current_user(token: Token, resources: Resources) -> User:
     return _require_valid(cached_user.to_user(entry), token)
 
 
-async def fresh_user(token: Token, resources: Resources) -> User:
+async def fresh_user(token: Token, resources: Resources) -> UserRow:
     """Return the caller from the database, with email and credentials.
 
     This session is closed, and its connection returned, before the session of the route takes one.
     So no request needs two connections at once.
     """
     async with resources.database.read() as session:
-        return _require_valid(await queries.get_user(session, token.user_id), token)
+        return _require_valid(await queries.read_account(session, token.user_id), token)
 
 
-def _require_valid(user: User | None, token: AccessToken) -> User:
+def _require_valid(user: UserT | None, token: AccessToken) -> UserT:
     if user is None or user.deleted_at is not None:
         raise Unauthenticated("The account of this access token has been deleted.")
     if user.disabled:
@@ -68,4 +70,4 @@ async def current_admin(user: CurrentUser) -> User:
 
 CurrentAdmin = Annotated[User, Depends(current_admin)]
 # Read anew for each dependent, because passwords are checked against it.
-FreshUser = Annotated[User, Depends(fresh_user, use_cache=False)]
+FreshUser = Annotated[UserRow, Depends(fresh_user, use_cache=False)]

@@ -68,6 +68,24 @@ class AuthorRow(NamedTuple):
     avatar_url: str | None
 
 
+class UserRow(NamedTuple):
+    """An account that is read, with its address and credentials."""
+
+    id: int
+    name: str
+    bio: str
+    avatar_url: str | None
+    created_at: datetime
+    email: str
+    password_hash: str
+    role: Role
+    verified: bool
+    disabled: bool
+    credential_version: int
+    deleted_at: datetime | None
+    updated_at: datetime
+
+
 class PublicUserRow(NamedTuple):
     """What everybody may know of a user."""
 

@@ -4,7 +4,7 @@ from sqlalchemy import bindparam, delete, func, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from app.features.users.models import AuthorRow, PublicUserRow, Role, User
+from app.features.users.models import AuthorRow, PublicUserRow, Role, User, UserRow
 from app.infra.database.base import Base
 from app.infra.database.row_query import RowQuery
 from app.infra.database.rows import Columns
@@ -12,6 +12,7 @@ from app.infra.storage.stored_objects import StoredObject, release
 
 AUTHOR = Columns(AuthorRow, User)
 BY_ID = select(User).where(User.id == bindparam("user_id"))
+USER_BY_ID = RowQuery(Columns(UserRow, User), BY_ID)
 PUBLIC_BY_ID = RowQuery(Columns(PublicUserRow, User), BY_ID)
 BY_EMAIL = select(User).where(
     func.lower(User.email) == func.lower(bindparam("email")), User.deleted_at.is_(None)
@@ -33,8 +34,13 @@ ADMINS_LOCKED = (
 
 
 async def get_user(session: AsyncSession, user_id: int) -> User | None:
-    """Return the user with this id, even if deleted."""
+    """Return the user with this id, even if deleted, to write rows that belong to it."""
     return await session.scalar(BY_ID, {"user_id": user_id})
+
+
+async def read_account(session: AsyncSession, user_id: int) -> UserRow | None:
+    """Return the account with this id, even if deleted."""
+    return await USER_BY_ID.first(session, user_id=user_id)
 
 
 async def get_public_user(session: AsyncSession, user_id: int) -> PublicUserRow | None:
@@ -60,7 +66,9 @@ async def insert_user(session: AsyncSession, values: dict[str, str]) -> User | N
     return await session.scalar(statement.values(values).returning(User))
 
 
-async def update_user(session: AsyncSession, user: User, values: dict[str, object]) -> User | None:
+async def update_user(
+    session: AsyncSession, user: User | UserRow, values: dict[str, object]
+) -> User | None:
     """Change an account and return it, or None if its password was changed or it was deleted.
 
     A new address also needs that the old one is still that of `user`, so that every address that is
@@ -96,7 +104,7 @@ async def lock_admins(session: AsyncSession) -> list[int]:
     return list(await session.scalars(ADMINS_LOCKED))
 
 
-async def anonymise_user(session: AsyncSession, user: User) -> bool:
+async def anonymise_user(session: AsyncSession, user: User | UserRow) -> bool:
     """Remove everything personal from an account, and mark it as deleted.
 
     Return False if the account got another role since `user` was read.

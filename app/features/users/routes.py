@@ -6,7 +6,7 @@ from fastapi import APIRouter, Path, Response
 
 from app.features.users import service
 from app.features.users.dependencies import FreshUser
-from app.features.users.models import PublicUserRow, User
+from app.features.users.models import PublicUserRow, User, UserRow
 from app.features.users.schemas import PublicUserRead, UserCreate, UserRead, UserUpdate
 from app.infra.dependencies import Conditions, ReadSession, Resources, WriteSession
 from app.infra.rate_limits.limit import By, Limit
@@ -38,7 +38,7 @@ async def create_user(
 
 
 @router.get("/me", response_model=UserRead, responses=problems(401))
-async def read_me(user: FreshUser) -> User:
+async def read_me(user: FreshUser) -> UserRow:
     """Return the account of the caller."""
     return user
 
@@ -56,7 +56,7 @@ async def update_me(
     session: WriteSession,
     resources: Resources,
     precondition: Conditions,
-) -> User:
+) -> User | UserRow:
     """Change the account of the caller. 403 `invalid_credentials` for a wrong current password."""
     precondition.require()
     return await service.update_user(session, resources, user, data)

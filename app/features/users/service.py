@@ -5,7 +5,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.errors import Conflict, Forbidden, NotFound, Unauthenticated
 from app.features.users import queries, tags
-from app.features.users.models import UNIQUE_EMAIL, PublicUserRow, Role, User
+from app.features.users.models import UNIQUE_EMAIL, PublicUserRow, Role, User, UserRow
 from app.features.users.schemas import UserCreate, UserUpdate
 from app.infra.database.error_mapping import violated_constraint
 from app.infra.jobs.enqueue import enqueue
@@ -39,8 +39,8 @@ async def create_user(session: AsyncSession, resources: ProcessResources, data: 
 
 
 async def update_user(
-    session: AsyncSession, resources: ProcessResources, user: User, data: UserUpdate
-) -> User:
+    session: AsyncSession, resources: ProcessResources, user: User | UserRow, data: UserUpdate
+) -> User | UserRow:
     """Change the caller's account. A new password revokes all tokens, also that of this request.
 
     A new address is not verified. Mails go to the new and to the old address.
@@ -76,7 +76,7 @@ async def update_user(
     return updated
 
 
-async def delete_user(session: AsyncSession, user: User) -> None:
+async def delete_user(session: AsyncSession, user: User | UserRow) -> None:
     """Delete the caller's account, its jobs, and each row that references it with CASCADE.
 
     The row of the account stays, without personal data. What references it without CASCADE, such
@@ -157,7 +157,9 @@ async def _send_verification(
         )
 
 
-async def _tell_old_address(session: AsyncSession, resources: ProcessResources, user: User) -> None:
+async def _tell_old_address(
+    session: AsyncSession, resources: ProcessResources, user: User | UserRow
+) -> None:
     if resources.mailer.can_send:
         await enqueue(session, "account_mails.tell_old_address", user_id=user.id, email=user.email)
 

@@ -58,7 +58,7 @@ faults: environment ## Write docs/faults.md (47 minutes; needs HAProxy, nginx, P
 	@$(python) -m pytest tests/faults tests -m faults --faults --fault-table docs/faults.md -q
 
 bench: environment-bench ## Measure everything, and write docs/benchmarks.md. Also: make bench quick=1, only="ladder cache"
-	@$(python) -m benchmarks $(if $(filter 1,$(quick)),--quick) $(only)
+	@$(python) -m benchmarks $(if $(filter 1,$(quick)),--quick) $(if $(posts),--posts $(posts)) $(only)
 
 fmt: environment ## Format, and correct lint errors where that is safe
 	@$(python) -m ruff format

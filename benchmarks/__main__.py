@@ -1,13 +1,15 @@
 """`make bench`: measures all sections, and writes docs/benchmarks.md with its plots and figures.
 
-`make bench quick=1` measures less, and writes to .data/benchmarks. `make bench only="ladder cache"`
-measures some of the sections again, and keeps the others.
+`make bench quick=1` measures less, and writes to .data/benchmarks. So does another number of posts:
+`make bench posts=1000000 only=export`. `make bench only="ladder cache"` measures some of the
+sections again, and keeps the others.
 """
 
 import argparse
 import sys
 import time
 import traceback
+from dataclasses import replace
 from pathlib import Path
 
 from benchmarks import figures, report
@@ -24,13 +26,16 @@ def main() -> None:
     arguments = _parse_arguments()
     find_wrk()
     effort = QUICK if arguments.quick else FULL
-    folder = QUICK_FOLDER if arguments.quick else figures.DATA.parent
+    if arguments.posts:
+        effort = replace(effort, posts=arguments.posts)
+    is_published = not (arguments.quick or arguments.posts)
+    folder = figures.DATA.parent if is_published else QUICK_FOLDER
     known = {name_of(section): section for section in all_sections()}
     chosen = arguments.sections or list(known)
     if unknown := sorted(set(chosen) - set(known)):
         raise CommandError(f"There is no section {', '.join(unknown)}. Choose: {', '.join(known)}")
     data, failed = run(effort, folder, chosen)
-    if not arguments.quick:
+    if is_published:
         figures.rewrite(figures.ROOT, data["figures"])
     if failed:
         raise CommandError(
@@ -79,6 +84,7 @@ def _parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("sections", nargs="*")
     parser.add_argument("--quick", action="store_true")
+    parser.add_argument("--posts", type=int)
     return parser.parse_args()
 
 

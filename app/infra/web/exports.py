@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from math import ceil
 
 from starlette.requests import Request
 
@@ -60,7 +61,7 @@ class Exports:
         except TimeoutError:
             REFUSED.labels("exports").inc()
             if client in self._clients:
-                raise RateLimited(round(self.limits.send_seconds)) from None
+                raise RateLimited(ceil(self.limits.send_seconds)) from None
             raise Unavailable("This process runs as many exports as it may.") from None
 
 

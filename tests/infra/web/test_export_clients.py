@@ -178,6 +178,15 @@ def change_limits(app: FastAPI, monkeypatch: pytest.MonkeyPatch, **seconds: floa
     monkeypatch.setattr(app.state.exports, "limits", changed)
 
 
+async def test_the_settings_of_the_server_limit_its_exports(settings: Settings) -> None:
+    values = settings.model_dump()
+    values["server"] |= {"write_seconds": 7, "drain_seconds": 2, "graceful_timeout_seconds": 200}
+    async with running(Settings.model_validate(values)) as app:
+        limits = app.state.exports.limits
+        # 5 s of the graceful timeout are for closing everything.
+        assert (limits.send_seconds, limits.grace_seconds) == (7, 193)
+
+
 async def test_a_client_that_does_not_read_the_last_piece_is_cut_off(
     app: FastAPI, make: NoteFactory, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -139,6 +139,13 @@ async def held_by_stalled_readers(
     return held
 
 
+async def seconds_until_exited(process_id: int) -> float:
+    started = time.monotonic()
+    while Path(f"/proc/{process_id}").exists():
+        await asyncio.sleep(0.05)
+    return time.monotonic() - started
+
+
 def differs(found: Download) -> list[str]:
     titles = [int(line["title"]) for line in lines_of(found.body)]
     return ["posts lost or repeated"] * (titles != list(range(1, POSTS + 1)))
@@ -204,15 +211,12 @@ async def test_an_instance_with_exports_is_stopped(
         await connection.get("/livez")
         master = master_of(min(await service.processes()))
         os.kill(master, signal.SIGTERM)
-        told_at = time.monotonic()
+        exiting = asyncio.create_task(seconds_until_exited(master))
         await asyncio.sleep(TOLD_SECONDS)
         refused = await connection.write("GET", EXPORT, late_comer)
         connection.close()
         await downloads.ended()
-        cut = downloads.cut
-        while Path(f"/proc/{master}").exists():
-            await asyncio.sleep(0.05)
-        over = time.monotonic() - told_at
+        cut, over = downloads.cut, await exiting
     async with serve(GUARDED, limits=LIMITS) as another:
         await downloads.resume(another)
     broken = late("the last process exited", over, GRACEFUL_TIMEOUT_SECONDS)

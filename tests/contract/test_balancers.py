@@ -169,7 +169,8 @@ async def test_an_error_of_the_service_passes_unchanged(balanced: tuple[Address,
 def is_old_haproxy() -> bool:
     """Return whether HAProxy is older than 3.0. Compose runs a newer one."""
     assert HAPROXY is not None
-    version = subprocess.run([HAPROXY, "-v"], capture_output=True, text=True, check=True).stdout
+    command = [HAPROXY, "-v"]
+    version = subprocess.run(command, capture_output=True, encoding="utf-8", check=True).stdout
     return int(version.split("version ")[1].partition(".")[0]) < 3
 
 

@@ -27,7 +27,7 @@ def draw(chart: Chart, folder: Path) -> None:
     for theme, (background, text, grid, colours) in THEMES.items():
         settings = {
             "svg.hashsalt": chart.name,
-            "svg.fonttype": "path",
+            "svg.fonttype": "none",
             "font.size": 10,
             "axes.edgecolor": grid,
             "axes.labelcolor": text,
@@ -41,7 +41,7 @@ def draw(chart: Chart, folder: Path) -> None:
             axes = figure.subplots()
             axes.set_facecolor(background)
             if isinstance(chart, Bars):
-                figure.set_size_inches(WIDTH, 1.2 + 0.26 * _rows(chart))
+                figure.set_size_inches(WIDTH, 1 + 0.18 * _rows(chart))
                 _draw_bars(chart, axes, colours)
             else:
                 figure.set_size_inches(WIDTH, 4)
@@ -50,7 +50,7 @@ def draw(chart: Chart, folder: Path) -> None:
             for side in ("top", "right"):
                 axes.spines[side].set_visible(False)
             if len(chart.series) > 1:
-                axes.legend(frameon=False)
+                figure.legend(loc="outside lower center", ncols=len(chart.series), frameon=False)
             file = folder / f"{chart.name}-{theme}.svg"
             figure.savefig(file, format="svg", metadata={"Date": None, "Creator": None})
 
@@ -71,7 +71,7 @@ def _draw_bars(chart: Bars, axes: Axes, colours: Sequence[str]) -> None:
     axes.invert_yaxis()
     if chart.log:
         axes.set_xscale("log")
-    axes.margins(x=0.12)
+    axes.margins(x=0.12, y=0.02)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _short(value)))
     axes.grid(axis="x", linewidth=0.5)
     axes.set_axisbelow(True)

@@ -38,7 +38,7 @@ def write(data: Data, folder: Path) -> None:
                 text.append(_picture(chart))
             text.append(section.report(measured["data"]))
     (folder / "benchmarks.md").write_text("\n\n".join(text) + "\n", encoding="utf-8")
-    content = json.dumps(data, indent=1, ensure_ascii=False, sort_keys=True)
+    content = json.dumps(data, indent=1, ensure_ascii=False)
     (folder / "benchmarks.json").write_text(content + "\n", encoding="utf-8")
 
 

@@ -33,6 +33,9 @@ PATIENT = {
     "DATABASE_POOL_TIMEOUT_SECONDS": "20",
     "LIMITS_QUEUE_SECONDS": "20",
     "LIMITS_REQUEST_SECONDS": "25",
+    "DATABASE_CONNECT_TIMEOUT_SECONDS": "20",
+    "DATABASE_COMMAND_TIMEOUT_SECONDS": "20",
+    "DATABASE_STATEMENT_TIMEOUT_SECONDS": "19",
 }
 SLOW = 4  # a case that needs so many times the usual time is measured in one round
 
@@ -128,6 +131,8 @@ class World:
         title: str,
         servers: Mapping[str, Server],
         request_of: Callable[[str], Request],
+        *,
+        rounds: int | None = None,
         **options: Any,
     ) -> dict[str, Sample]:
         """Measure all servers in turns, after a warm-up; of each figure return the median.
@@ -135,15 +140,16 @@ class World:
         A server that needs long for one request is measured in one round, which is long enough for
         three responses on each connection.
         """
+        rounds = rounds or self.effort.rounds
         seconds = {
             name: self._warm_up(server, request_of(name)) for name, server in servers.items()
         }
         samples: dict[str, list[Sample]] = {name: [] for name in servers}
-        for number in range(self.effort.rounds):
+        for number in range(rounds):
             for name, server in servers.items():
                 if number and seconds[name] > SLOW * self.effort.seconds:
                     continue
-                self.status.show(f"{title}: round {number + 1} of {self.effort.rounds}, {name}")
+                self.status.show(f"{title}: round {number + 1} of {rounds}, {name}")
                 found = measure(
                     server.url,
                     request_of(name),

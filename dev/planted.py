@@ -52,7 +52,21 @@ PLANTED["account_mails"] = Planted(
     sections={"docs/accounts.md": "The pages of your frontend"},
 )
 PLANTED["mailbox"] = Planted(files=("tests/features/account_mails/test_browser.py",))
-PLANTED["posts"] = Planted(files=("tests/dev/test_compared.py",))
+PLANTED["posts"] = Planted(
+    files=(
+        "benchmarks/blog/__init__.py",
+        "benchmarks/blog/cursors.py",
+        "benchmarks/blog/schemas.py",
+        "benchmarks/blog/sql.py",
+        "benchmarks/claims.py",
+        "benchmarks/floors/__init__.py",
+        "benchmarks/mistakes/__init__.py",
+        "benchmarks/raw.py",
+        "benchmarks/rivals/__init__.py",
+        "benchmarks/sections/depth.py",
+        "tests/dev/test_compared.py",
+    )
+)
 PLANTED["dashboard"] = Planted(files=("benchmarks/sections/dashboard.py",))
 PLANTED["archives"] = Planted(sections={"docs/files.md": "Archives"})
 PLANTED["avatars"] = Planted(

@@ -27,7 +27,7 @@ def measure(world: World) -> Data:
     with world.serving(*targets) as servers:
         for case, rate in RATES.items():
             rounds: dict[str, list[list[float]]] = {name: [] for name in servers}
-            for number_of_round in range(world.effort.rounds):
+            for number_of_round in range(1 if world.effort.is_quick else 2):
                 for name, server in servers.items():
                     world.status.show(
                         f"Constant arrival, {TITLES[case]}: round {number_of_round + 1}, {name}"

@@ -26,7 +26,7 @@ from dev.terminal import say
 ORDER = 12
 TITLE = "The dashboard: reads in parallel"
 
-ROUNDS, POSTS = 200, 20_000
+ROUNDS, POSTS = 60, 20_000
 DELAYS = (0.0, 0.01, 0.05)  # seconds that the other service takes
 
 USER = "INSERT INTO users (email, name, password_hash) VALUES ('a@example.com', 'A', 'x')"

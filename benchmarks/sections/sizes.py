@@ -1,8 +1,7 @@
 """How many connections, pooled connections and workers bring how much."""
 
 from benchmarks.charts import Chart, Lines
-from benchmarks.load import Request, Sample, median_of, probe
-from benchmarks.load import measure as measure_load
+from benchmarks.load import Request, Sample
 from benchmarks.section import Data, as_data, number, sample_figures, share, table
 from benchmarks.world import PATIENT, Target, World, service
 
@@ -25,7 +24,7 @@ def measure(world: World) -> Data:
             kind: _measure_starts(
                 world,
                 f"workers, {kind}",
-                {str(count): service("x", settings, workers=count) for count in WORKERS},
+                {str(count): service("service", settings, workers=count) for count in WORKERS},
             )
             for kind, settings in (("page", NOT_CACHED), ("cached", {"CACHE_NAMESPACE": "sizes"}))
         },
@@ -34,28 +33,17 @@ def measure(world: World) -> Data:
 
 
 def _with_pool(size: int) -> Target:
-    return service("x", NOT_CACHED | {"DATABASE_POOL_SIZE": str(size)})
+    return service("service", NOT_CACHED | {"DATABASE_POOL_SIZE": str(size)})
 
 
 def _measure_starts(world: World, title: str, targets: dict[str, Target]) -> Data:
-    """Measure one target after the other, in rounds. Only one runs at a time."""
-    samples: dict[str, list[Sample]] = {name: [] for name in targets}
-    for _ in range(1 if world.effort.is_quick else 2):
-        for name, target in targets.items():
-            with world.serving(target) as servers:
-                world.status.show(f"Sizes, {title}: {name}")
-                [server] = servers.values()
-                probe(server.url, PAGE)
-                found = measure_load(
-                    server.url,
-                    PAGE,
-                    server=server.process_id,
-                    postgres=world.postgres_id,
-                    seconds=world.effort.seconds,
-                )
-            samples[name].append(found)
-    world.status.finish(f"Sizes, {title}: done")
-    return as_data({name: median_of(found) for name, found in samples.items()})
+    """Measure one target after the other. Only one runs at a time."""
+    found: dict[str, Sample] = {}
+    for name, target in targets.items():
+        with world.serving(target) as servers:
+            title_of = f"Sizes, {title}: {name}"
+            [found[name]] = world.compare(title_of, servers, lambda _: PAGE).values()
+    return as_data(found)
 
 
 def _measure_connections(world: World) -> Data:

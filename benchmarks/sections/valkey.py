@@ -19,7 +19,8 @@ from coherent_cache.store import Lease, Miss, Store, random_token
 ORDER = 14
 TITLE = "What one Valkey does for many workers"
 
-ENTRIES, WRITES = 2_000, 1_000
+ENTRIES, WRITES = 2_000, 200
+QUICK_ENTRIES = 200
 SUBSCRIBERS = (0, 10, 100, 1_000)
 TAGS = ("note:1", "notes:new", "notes:new:1")
 
@@ -78,33 +79,34 @@ async def listening(url: str, channel: str, count: int) -> AsyncIterator[None]:
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def rows(url: str) -> AsyncIterator[tuple[str, str]]:
+async def rows(url: str, entries: int) -> AsyncIterator[tuple[str, str]]:
     """Measure, and yield what was found."""
     config = CacheConfig(valkey_url=url, code_version="release", timeout_seconds=5)
     async with open_server(config) as valkey:
         store = Store(valkey, config)
         for title, tags, size in (("a post", 2, 1_000), ("a page of 20 posts", 40, 20_000)):
             await valkey.flushdb()
-            made = [entry(number, tags, size) for number in range(ENTRIES)]
+            made = [entry(number, tags, size) for number in range(entries)]
             before = (await valkey.info("memory"))["used_memory"]
             filled = await cost(valkey, [put(store, one) for one in made])
-            held = ((await valkey.info("memory"))["used_memory"] - before) / ENTRIES
+            held = ((await valkey.info("memory"))["used_memory"] - before) / entries
             looked = await cost(valkey, [store.is_valid(one) for one in made])
             yield f"{title}: validate a copy ({tags} tags)", f"{looked:.0f}"
             yield f"{title}: lease and fill", f"{filled:.0f}"
             yield f"{title}: {size} bytes are held in", f"{held:.0f} bytes"
-        for count in SUBSCRIBERS:
+        for count in SUBSCRIBERS[:2] if entries == QUICK_ENTRIES else SUBSCRIBERS:
             async with listening(url, store.channel, count):
                 told = await cost(valkey, [store.invalidate(TAGS) for _ in range(WRITES)])
             yield f"an invalidation of 3 tags, {count} workers listen", f"{told:.0f}"
 
 
-async def measure_all(url: str) -> Data:
-    return {what: figure async for what, figure in rows(url)}
+async def measure_all(url: str, entries: int) -> Data:
+    return {what: figure async for what, figure in rows(url, entries)}
 
 
 def measure(world: World) -> Data:
-    return asyncio.run(measure_all(world.servers.valkey_url))
+    entries = QUICK_ENTRIES if world.effort.is_quick else ENTRIES
+    return asyncio.run(measure_all(world.servers.valkey_url, entries))
 
 
 def figures(data: Data) -> dict[str, str]:

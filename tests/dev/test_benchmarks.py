@@ -14,7 +14,7 @@ from benchmarks.arrival import constant_arrival, percentile
 from benchmarks.charts import Bars, Chart, Lines
 from benchmarks.load import Request, cpu_seconds, memory_megabytes
 from benchmarks.section import all_sections, name_of, number, ratio, share, table
-from benchmarks.sections import ladder, middleware
+from benchmarks.sections import middleware
 from dev.terminal import CommandError
 from tests.upstream_server import open_upstream
 
@@ -26,14 +26,6 @@ CHARTS: list[Chart] = [
     Bars("bars", "Some bars", "ms", ["a", "b"], {"x": [1, 2], "y": [3, 4000]}, log=True),
     Lines("lines", "Some lines", "n", "ms", [1, 10, 100], {"x": [1, 2, 3]}, log_x=True),
 ]
-
-
-def sample(rps: float, p50: float) -> dict[str, float]:
-    return dict.fromkeys(("p95", "p99", "cpu", "postgres", "memory"), 1.0) | {
-        "rps": rps,
-        "p50": p50,
-        "refused": 0.0,
-    }
 
 
 @pytest.fixture
@@ -93,16 +85,6 @@ async def test_latency_of_constant_arrival_counts_from_when_a_request_was_due() 
 def test_percentiles() -> None:
     values = [float(value) for value in range(1, 101)]
     assert [percentile(values, one) for one in (0.5, 0.99, 1.0)] == [51, 100, 100]
-
-
-def test_rate_of_steps_that_block_is_that_of_their_batches() -> None:
-    samples = {"all-mistakes": sample(900, 1_000), "pooled-engine": sample(900, 500)}
-    samples |= {"async-driver": sample(640, 100)}
-    figures = ladder.figures({"row": 1, "cases": {"page": samples}})
-    assert figures["ladder.all-mistakes.page.rps"] == "64.0"
-    assert figures["ladder.pooled-engine.page.gain"] == "2.0×"
-    assert figures["ladder.async-driver.page.gain"] == "10×"
-    assert figures["ladder.async-driver.page.step"] == "5.0×"
 
 
 def test_cost_of_a_layer_is_what_it_adds_to_the_layers_inside_it() -> None:

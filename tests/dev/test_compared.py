@@ -20,6 +20,7 @@ from starlette.types import ASGIApp
 from app.infra.resources import ProcessResources
 from app.settings import Settings
 from benchmarks.cases import NEW_POST, comparable
+from benchmarks.sections import ladder
 from tests.application import client_of
 from tests.features.posts.factory import PostFactory
 
@@ -33,6 +34,14 @@ COMPARED = [
     "benchmarks.rivals.litestar_app",
     "benchmarks.rivals.blacksheep_app",
 ]
+
+
+def sample(rps: float, p50: float) -> dict[str, float]:
+    return dict.fromkeys(("p95", "p99", "cpu", "postgres", "memory"), 1.0) | {
+        "rps": rps,
+        "p50": p50,
+        "refused": 0.0,
+    }
 
 
 @asynccontextmanager
@@ -93,3 +102,13 @@ async def test_compared_servers_return_the_same_data_as_the_service(
         await engine.dispose()
     elif engine is not None:
         engine.dispose()
+
+
+def test_rate_of_steps_that_block_is_that_of_their_batches() -> None:
+    samples = {"all-mistakes": sample(900, 1_000), "pooled-engine": sample(900, 500)}
+    samples |= {"async-driver": sample(640, 100)}
+    figures = ladder.figures({"row": 1, "cases": {"page": samples}})
+    assert figures["ladder.all-mistakes.page.rps"] == "64.0"
+    assert figures["ladder.pooled-engine.page.gain"] == "2.0×"
+    assert figures["ladder.async-driver.page.gain"] == "10×"
+    assert figures["ladder.async-driver.page.step"] == "5.0×"

@@ -3,7 +3,7 @@
 import asyncio
 from statistics import median
 
-from benchmarks.arrival import constant_arrival, percentile
+from benchmarks.arrival import Arrivals, constant_arrival, percentile
 from benchmarks.cases import TITLES, requests_of
 from benchmarks.section import Data, number, table
 from benchmarks.world import World, service, uvicorn
@@ -26,7 +26,7 @@ def measure(world: World) -> Data:
     )
     with world.serving(*targets) as servers:
         for case, rate in RATES.items():
-            rounds: dict[str, list[list[float]]] = {name: [] for name in servers}
+            rounds: dict[str, list[Arrivals]] = {name: [] for name in servers}
             for number_of_round in range(1 if world.effort.is_quick else 2):
                 for name, server in servers.items():
                     world.status.show(
@@ -35,36 +35,41 @@ def measure(world: World) -> Data:
                     asyncio.run(constant_arrival(server.url, requests[case], rate, 0.5))
                     run = constant_arrival(server.url, requests[case], rate, seconds)
                     rounds[name].append(asyncio.run(run))
-            found[case] = {name: _summary(latencies) for name, latencies in rounds.items()}
+            found[case] = {name: _summary(of_server) for name, of_server in rounds.items()}
     world.status.finish("Constant arrival: done")
     return {"seconds": seconds, "cases": found}
 
 
-def _summary(rounds: list[list[float]]) -> dict[str, float]:
-    """Return the median of the rounds of each percentile."""
-    return {
-        name: float(f"{median(percentile(one, share) for one in rounds):.3g}")
+def _summary(rounds: list[Arrivals]) -> dict[str, float]:
+    """Return the median of the rounds of each percentile, and all errors."""
+    points = {
+        name: float(f"{median(percentile(one.latencies, share) for one in rounds):.3g}")
         for name, share in POINTS.items()
     }
+    return points | {"refused": sum(one.refused for one in rounds)}
 
 
 def figures(data: Data) -> dict[str, str]:
     found = {f"arrival.{case}.rate": str(rate) for case, rate in RATES.items()}
     for case, servers in data["cases"].items():
         for name, points in servers.items():
-            found |= {
-                f"arrival.{case}.{name}.{at}": f"{number(ms)} ms" for at, ms in points.items()
-            }
+            for point in POINTS:
+                found[f"arrival.{case}.{name}.{point}"] = f"{number(points[point])} ms"
     return found
 
 
 def report(data: Data) -> str:
     rows = [
-        [f"{TITLES[case]}, {RATES[case]} a second", SERVERS[name], *map(number, points.values())]
+        [
+            f"{TITLES[case]}, {RATES[case]} a second",
+            SERVERS[name],
+            *(number(points[point]) for point in POINTS),
+            f"{points['refused']:.0f}",
+        ]
         for case, servers in data["cases"].items()
         for name, points in servers.items()
     ]
-    head = ("requests", "server", *(f"{name} ms" for name in POINTS))
+    head = ("requests", "server", *(f"{name} ms" for name in POINTS), "errors")
     return f"{INTRODUCTION.format(**data)}\n\n{table(head, rows)}"
 
 

@@ -49,8 +49,8 @@ async def _upload_beside(
     content, until = _picture(), time.monotonic() + seconds
     threads = [asyncio.to_thread(_upload, url, headers, content, until) for _ in range(UPLOADERS)]
     uploads = asyncio.gather(*threads)
-    latencies = await constant_arrival(url, OTHERS, RATE, seconds)
-    return sum(await uploads), latencies
+    others = await constant_arrival(url, OTHERS, RATE, seconds)
+    return sum(await uploads), others.latencies
 
 
 def _upload(url: str, headers: dict[str, str], content: bytes, until: float) -> int:

@@ -78,8 +78,8 @@ def test_cpu_time_of_children_that_have_ended_is_counted() -> None:
 async def test_latency_of_constant_arrival_counts_from_when_a_request_was_due() -> None:
     async with open_upstream() as server:
         found = await constant_arrival(server.url, Request("/"), rate=50, seconds=0.5)
-    assert len(found) == 25
-    assert all(latency > 0 for latency in found)
+    assert (len(found.latencies), found.refused) == (25, 0)
+    assert all(latency > 0 for latency in found.latencies)
 
 
 def test_percentiles() -> None:

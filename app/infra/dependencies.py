@@ -31,6 +31,8 @@ async def process_resources(request: Request) -> ProcessResources:
     return opened
 
 
+# For routes. The dependencies below are a part of most requests, and call the function themselves:
+# FastAPI takes as long to solve a dependency as to call it many times.
 Resources = Annotated[ProcessResources, Depends(process_resources)]
 
 
@@ -43,18 +45,19 @@ async def _open_read_session(resources: ProcessResources) -> AsyncIterator[Async
         yield session
 
 
-async def read_session(resources: Resources) -> AsyncIterator[AsyncSession]:
+async def read_session(request: Request) -> AsyncIterator[AsyncSession]:
     """Open a session for reading. It takes a connection at its first statement."""
-    async with _open_read_session(resources) as session:
+    async with _open_read_session(await process_resources(request)) as session:
         yield session
 
 
-async def lagging_session(resources: Resources) -> AsyncIterator[AsyncSession]:
+async def lagging_session(request: Request) -> AsyncIterator[AsyncSession]:
     """Open a session for reading what may be DATABASE_REPLICA_LAG_SECONDS old.
 
     It uses the replica while its lag is small. If a query fails there, the request runs again on
     the primary. Responses for the cache are always loaded from the primary.
     """
+    resources = await process_resources(request)
     replica, current = resources.replica, request_context.get()
     is_cache_load = current is not None and current.shown_tags is not None
     if replica is None or not replica.is_up_to_date or is_cache_load or not may_retry():
@@ -72,18 +75,20 @@ async def lagging_session(resources: Resources) -> AsyncIterator[AsyncSession]:
         raise
 
 
-async def write_session(resources: Resources) -> AsyncIterator[AsyncSession]:
+async def write_session(request: Request) -> AsyncIterator[AsyncSession]:
     """Open the one transaction of this request."""
+    resources = await process_resources(request)
     async with resources.database.transaction() as session:
         yield session
 
 
 async def page_query(
-    resources: Resources,
+    request: Request,
     limit: Annotated[Limit, Query()] = 20,
     cursor: Annotated[str | None, Query(description="From `next` or `prev` of a page.")] = None,
 ) -> PageRequest:
     """Parse the query parameters of a list."""
+    resources = await process_resources(request)
     max_transaction = (
         timedelta(seconds=resources.settings[LimitsSettings].request_seconds) + COMMIT_MARGIN
     )

@@ -3,13 +3,13 @@
 from functools import partial
 from typing import Annotated, TypeVar
 
-from fastapi import Depends
+from fastapi import Depends, Request
 from fastapi.security import OAuth2PasswordBearer
 
 from app.errors import Forbidden, Unauthenticated
 from app.features.users import cached_user, queries
 from app.features.users.models import Role, User, UserRow
-from app.infra.dependencies import Resources
+from app.infra.dependencies import process_resources
 from app.infra.security.access_tokens import AccessToken
 
 UserT = TypeVar("UserT", User, UserRow)
@@ -18,33 +18,36 @@ bearer_token = OAuth2PasswordBearer("/v1/auth/token", auto_error=False, scheme_n
 
 
 async def access_token(
-    token: Annotated[str | None, Depends(bearer_token)], resources: Resources
+    token: Annotated[str | None, Depends(bearer_token)], request: Request
 ) -> AccessToken:
     if token is None:
         raise Unauthenticated("This call needs an access token.")
+    resources = await process_resources(request)
     return resources.access_tokens.verify(token)
 
 
 Token = Annotated[AccessToken, Depends(access_token)]
 
 
-async def current_user(token: Token, resources: Resources) -> User:
+async def current_user(token: Token, request: Request) -> User:
     """Return the fields of the caller that are cached: see `cached_user`.
 
     The cache in this process is skipped. So while Valkey is reachable, an account that is deleted
     or disabled, and a token that is revoked, are refused by all processes at once.
     """
+    resources = await process_resources(request)
     load, key = partial(cached_user.load_entry, resources, token.user_id), token.user_id
     entry, _ = await resources.reader.read(cached_user.cache_key(key), load, skip_memory=True)
     return _require_valid(cached_user.to_user(entry), token)
 
 
-async def fresh_user(token: Token, resources: Resources) -> UserRow:
+async def fresh_user(token: Token, request: Request) -> UserRow:
     """Return the caller from the database, with email and credentials.
 
     This session is closed, and its connection returned, before the session of the route takes one.
     So no request needs two connections at once.
     """
+    resources = await process_resources(request)
     async with resources.database.read() as session:
         return _require_valid(await queries.read_account(session, token.user_id), token)
 

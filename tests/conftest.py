@@ -238,7 +238,11 @@ def statements(resources: ProcessResources) -> Iterator[list[str]]:
         yield sent
 
 
-@pytest.fixture
+@pytest.fixture(autouse=True)
 def own_shutdown(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Let the shutdown of the server reach only the applications that this test starts."""
+    """Let the shutdown of the server reach only the applications that this test starts.
+
+    Otherwise the application that all tests of a process share would refuse exports and streams to
+    the tests that follow.
+    """
     monkeypatch.setattr(server_shutdown, "events", set())

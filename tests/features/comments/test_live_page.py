@@ -59,7 +59,7 @@ async def test_page_is_hidden_from_all_others(
 
 
 @pytest.fixture
-def served(settings: Settings, clean: None, own_shutdown: None) -> Iterator[Served]:
+def served(settings: Settings, clean: None) -> Iterator[Served]:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         served = Served(settings, listener)
         with served.serving():

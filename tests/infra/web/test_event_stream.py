@@ -159,9 +159,7 @@ async def test_head_request_ends_at_once_and_keeps_no_place(run: Run) -> None:
         assert case.places == 0
 
 
-async def test_streams_end_with_an_event_when_the_server_shuts_down(
-    own_shutdown: None, run: Run
-) -> None:
+async def test_streams_end_with_an_event_when_the_server_shuts_down(run: Run) -> None:
     async with run() as case:
         listeners = [Listening(case.app, case.url) for _ in range(3)]
         await eventually(lambda: all(len(one.messages) > 1 for one in listeners))
@@ -188,7 +186,7 @@ class Stalled(Listening):
 
 
 async def test_client_that_does_not_read_does_not_delay_the_shutdown(
-    own_shutdown: None, run: Run, monkeypatch: pytest.MonkeyPatch
+    run: Run, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("app.infra.events.hub.END_SECONDS", 0.1)
     async with run(send_seconds=3_600) as case:

@@ -281,7 +281,7 @@ async def abort(url: str, make: NoteFactory, user: User, after_bytes: int) -> No
 
 
 async def test_an_export_is_completed_while_the_server_shuts_down_and_no_other_begins(
-    own_shutdown: None, settings: Settings, make: NoteFactory, small_batches: None
+    settings: Settings, make: NoteFactory, small_batches: None
 ) -> None:
     notes = await make.notes(9)
     headers, others = [make.headers(await make.user()) for _ in range(2)]
@@ -300,7 +300,6 @@ async def test_an_export_is_completed_while_the_server_shuts_down_and_no_other_b
 
 
 async def test_an_export_that_takes_too_long_ends_visibly_when_the_server_shuts_down(
-    own_shutdown: None,
     settings: Settings,
     make: NoteFactory,
     caplog: pytest.LogCaptureFixture,

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from benchmarks import figures, report
 from benchmarks.load import find_wrk
-from benchmarks.machine import commit, describe
+from benchmarks.machine import describe
 from benchmarks.section import Data, all_sections, name_of
 from benchmarks.world import FULL, QUICK, Effort, open_world
 from dev.terminal import CommandError, bold, say
@@ -31,17 +31,28 @@ def main() -> None:
     is_published = not (arguments.quick or arguments.posts)
     folder = figures.DATA.parent if is_published else QUICK_FOLDER
     known = {name_of(section): section for section in all_sections()}
-    chosen = arguments.sections or list(known)
+    in_run = [
+        name
+        for name, section in known.items()
+        if getattr(section, "IN_QUICK", True) or not arguments.quick
+    ]
+    chosen = arguments.sections or in_run
     if unknown := sorted(set(chosen) - set(known)):
         raise CommandError(f"There is no section {', '.join(unknown)}. Choose: {', '.join(known)}")
     data, failed = run(effort, folder, chosen)
-    if is_published:
-        figures.rewrite(figures.ROOT, data["figures"])
+    problems = []
     if failed:
-        raise CommandError(
+        problems.append(
             f"Not measured: {', '.join(failed)}. Correct the errors above, then run: "
             f'make bench only="{" ".join(failed)}"'
         )
+    if is_published:
+        try:
+            figures.rewrite(figures.ROOT, data["figures"])
+        except CommandError as error:
+            problems.append(str(error))
+    if problems:
+        raise CommandError("\n".join(problems))
 
 
 def run(effort: Effort, folder: Path, chosen: list[str]) -> tuple[Data, list[str]]:
@@ -73,7 +84,7 @@ def run(effort: Effort, folder: Path, chosen: list[str]) -> tuple[Data, list[str
                 say(str(error) if isinstance(error, CommandError) else traceback.format_exc())
                 failed.append(name)
                 continue
-            data["sections"][name] = {"commit": commit(), "data": measured}
+            data["sections"][name] = {"commit": machine["commit"], "data": measured}
             report.write(data, folder)
     minutes = (time.monotonic() - started) / 60
     say(f"\nWrote {folder / 'benchmarks.md'} in {minutes:.0f} minutes.")

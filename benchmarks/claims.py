@@ -59,8 +59,8 @@ def measure(seconds: float) -> dict[str, float]:
 
 def best(call: Callable[[], Any], seconds: float) -> float:
     """Return the lowest time of a call. Other programs only increase it."""
-    lowest, until = float("inf"), time.monotonic() + seconds
     gc.collect()
+    lowest, until = float("inf"), time.monotonic() + seconds
     while time.monotonic() < until:
         started = time.process_time()
         for _ in range(200):

@@ -23,7 +23,7 @@ def describe(world: World) -> dict[str, str]:
         **{package: version(package) for package in PACKAGES},
         "posts": f"{world.effort.posts:,}",
         "rounds": f"{world.effort.rounds} of {world.effort.seconds:g} s",
-        "commit": commit(),
+        "commit": _commit(),
     }
 
 
@@ -35,7 +35,7 @@ def _cpu() -> str:
     return platform.machine()
 
 
-def commit() -> str:
+def _commit() -> str:
     """Return the commit, and whether files differ from it."""
     run = subprocess.run(
         ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],  # noqa: S607

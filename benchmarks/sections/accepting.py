@@ -21,6 +21,7 @@ from dev.terminal import CommandError
 
 ORDER = 13
 TITLE = "New connections"
+IN_QUICK = False
 
 HOST, WORKERS, CONNECTIONS = "127.0.0.1", 2, 64
 ROUNDS, QUICK_ROUNDS, REPLACEMENTS = 15, 3, 3

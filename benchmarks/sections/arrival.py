@@ -10,6 +10,7 @@ from benchmarks.world import World, service, uvicorn
 
 ORDER = 7
 TITLE = "Constant arrival"
+IN_QUICK = False
 
 RATES = {"page": 200, "me": 150}  # requests a second
 SECONDS, QUICK_SECONDS = 10, 2

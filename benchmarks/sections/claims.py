@@ -54,7 +54,7 @@ def measure(world: World) -> Data:
                 lambda _, path=path: Request(f"/{path}"),  # type: ignore[misc]
                 connections=200,
             )
-            found[path] = float(f"{samples['threads'].rps:.3g}")
+            found[f"{path}_routes"] = float(f"{samples['threads'].rps:.3g}")
     if "ladder" in world.measured:
         page = world.measured["ladder"]["cases"]["page"]
         for name, (after, before) in STEPS.items():
@@ -74,7 +74,7 @@ def _is_known(name: str, data: Data) -> bool:
 
 def _here(name: str, data: Data) -> str:
     if name == "threads":
-        return f"{data['def']:,.0f} requests/s, and {data['async']:,.0f} with async"
+        return f"{data['def_routes']:,.0f} a second, and {data['async_routes']:,.0f} with async def"
     if name == "double-validation":
         return share(data[name] - 1)
     return ratio(data[name])

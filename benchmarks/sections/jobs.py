@@ -30,6 +30,7 @@ from dev.terminal import say
 
 ORDER = 10
 TITLE = "Jobs"
+IN_QUICK = False
 
 JOBS, BATCH = 10_000, 1_000
 AT_ONCE = 32

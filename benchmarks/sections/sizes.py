@@ -7,6 +7,7 @@ from benchmarks.world import PATIENT, Target, World, service
 
 ORDER = 5
 TITLE = "Sizes: the pool, the workers, the connections"
+IN_QUICK = False
 
 POOLS = (1, 2, 5, 10, 20, 50)
 WORKERS = (1, 2, 4)

@@ -16,6 +16,7 @@ from tests.faults.load import register
 
 ORDER = 9
 TITLE = "Event streams"
+IN_QUICK = False
 
 CLIENTS, EVENTS = 500, 20
 BODY = "A comment of ordinary length. " * 7

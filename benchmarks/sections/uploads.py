@@ -14,6 +14,7 @@ from benchmarks.world import World, service, uvicorn
 
 ORDER = 11
 TITLE = "Uploads: pictures beside other requests"
+IN_QUICK = False
 
 RATE, SECONDS, UPLOADERS, SIDE = 50, 8, 2, 2_000
 OTHERS = Request("/v1/posts")

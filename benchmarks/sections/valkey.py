@@ -18,6 +18,7 @@ from coherent_cache.store import Lease, Miss, Store, random_token
 
 ORDER = 14
 TITLE = "What one Valkey does for many workers"
+IN_QUICK = False
 
 ENTRIES, WRITES = 2_000, 200
 QUICK_ENTRIES = 200

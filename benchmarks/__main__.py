@@ -58,7 +58,7 @@ def main() -> None:
 def run(effort: Effort, folder: Path, chosen: list[str]) -> tuple[Data, list[str]]:
     """Measure sections, and return all data with the names of the sections that failed.
 
-    The report is written after each section, so that nothing is lost when a later one fails.
+    The data is written after each section, so that nothing is lost when a later one fails.
     """
     started, failed = time.monotonic(), list[str]()
     with open_world(effort) as world:
@@ -85,7 +85,8 @@ def run(effort: Effort, folder: Path, chosen: list[str]) -> tuple[Data, list[str
                 failed.append(name)
                 continue
             data["sections"][name] = {"commit": machine["commit"], "data": measured}
-            report.write(data, folder)
+            report.save(data, folder)
+    report.write(data, folder)
     minutes = (time.monotonic() - started) / 60
     say(f"\nWrote {folder / 'benchmarks.md'} in {minutes:.0f} minutes.")
     return data, failed

@@ -21,9 +21,9 @@ def all_figures(data: Data, sections: Iterable[ModuleType] | None = None) -> dic
 
 def write(data: Data, folder: Path) -> None:
     """Write benchmarks.json, benchmarks.md and benchmarks/*.svg into a folder."""
-    from benchmarks.plots import draw
+    from benchmarks.plots import draw  # matplotlib is imported only when plots are drawn
 
-    data["figures"] = all_figures(data)
+    save(data, folder)
     plots = folder / "benchmarks"
     plots.mkdir(parents=True, exist_ok=True)
     for old in plots.glob("*.svg"):
@@ -38,6 +38,12 @@ def write(data: Data, folder: Path) -> None:
                 text.append(_picture(chart))
             text.append(section.report(measured["data"]))
     (folder / "benchmarks.md").write_text("\n\n".join(text) + "\n", encoding="utf-8")
+
+
+def save(data: Data, folder: Path) -> None:
+    """Write benchmarks.json, with all figures."""
+    folder.mkdir(parents=True, exist_ok=True)
+    data["figures"] = all_figures(data)
     content = json.dumps(data, indent=1, ensure_ascii=False)
     (folder / "benchmarks.json").write_text(content + "\n", encoding="utf-8")
 

@@ -41,7 +41,8 @@ class ServerConfig:
         A head may have `header_fields` fields and `header_bytes` bytes, and must arrive within
         `header_seconds`. `header_bytes` also limits the trailers and chunk extensions of a body. A
         body must arrive within `body_seconds` after its head. A client that does not read is
-        disconnected when the write buffer of its connection has been full for `write_seconds`.
+        disconnected when the write buffer of its connection has been full for `write_seconds`, or
+        when the connection has been closing for as long.
 
     Callbacks:
         `render_error(status, code, detail, path)` renders the response to a refused request. The

@@ -16,6 +16,7 @@ from graceful_gunicorn.config import ServerConfig
 from graceful_gunicorn.connection_draining import DrainingProtocol
 from graceful_gunicorn.mapped_file import MappedFile
 from graceful_gunicorn.shared_state import SHARED_STATE, Shutdown, WorkerState
+from graceful_gunicorn.unread_responses import UnreadResponses
 from graceful_gunicorn.worker_shutdown import WorkerShutdown
 
 logger = logging.getLogger(__name__)
@@ -43,6 +44,7 @@ class Server(uvicorn.Server):
         self._own = own
         self._acceptor = Acceptor(listeners, SHARED_STATE, own, self._on_accepted)
         self._worker_shutdown = WorkerShutdown(SHARED_STATE, own, server_config)
+        self._unread_responses = UnreadResponses(server_config)
         self._closing_seconds = server_config.closing_seconds
         # Uvicorn would exit at this limit without waiting for another worker, so it must not see
         # the limit. `on_tick` applies it instead.
@@ -69,8 +71,10 @@ class Server(uvicorn.Server):
             return True
         if self._max_requests and self.server_state.total_requests >= self._max_requests:
             self._worker_shutdown.request(being_replaced=False)
-        if counter % TICKS_PER_SECOND == 0 and not self._worker_shutdown.in_progress:
-            self._shed_excess_connections()
+        if counter % TICKS_PER_SECOND == 0:
+            self._unread_responses.abort_overdue(self.server_state.connections)
+            if not self._worker_shutdown.in_progress:
+                self._shed_excess_connections()
         return self._worker_shutdown.advance(self._acceptor, self.server_state)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002 - Uvicorn's

@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from dev.planted import KEPT
-from tests.contract.test_documents import setting_names
+from tests.contract.test_documents import plain, setting_names
 
 PROJECT = Path(__file__).parents[2]
 GUIDE = PROJECT / "docs" / "guide"
@@ -119,6 +119,14 @@ def test_every_name_that_a_page_gives_is_in_the_code() -> None:
             if "/" not in span and not span.startswith(("make ", "python ")):
                 for name in re.findall(r"[A-Za-z]\w*(?:_\w+|[a-z][A-Z]\w*)", span):
                     assert name in known, f"{page.name}: {name}"
+
+
+def test_every_default_that_a_page_gives_is_that_of_the_setting() -> None:
+    names = setting_names()
+    for page in PAGES:
+        for name, value in re.findall(r"`([A-Z_]+)` \(([\d.,]+)\)", prose(page)):
+            default = plain(names[name])
+            assert value.replace(",", "") == default, f"{page.name}: {name} is {default}"
 
 
 def test_what_is_named_outside_of_tables_cannot_be_removed() -> None:

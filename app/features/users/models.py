@@ -85,6 +85,10 @@ class UserRow(NamedTuple):
     deleted_at: datetime | None
     updated_at: datetime
 
+    def __repr__(self) -> str:
+        """Name no address and no hash: an error of a response quotes the row, and is logged."""
+        return f"UserRow(id={self.id})"
+
 
 class PublicUserRow(NamedTuple):
     """What everybody may know of a user."""

@@ -1,11 +1,13 @@
 """Sends statements with asyncpg itself, on a connection of the pool."""
 
+import asyncio
 from collections.abc import Sequence
 from typing import Any
 
 import asyncpg
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.util import greenlet_spawn
 
 from app.errors import Unavailable
 from app.infra.database.engine import DISCONNECT_SQLSTATES
@@ -25,7 +27,10 @@ async def fetch(engine: AsyncEngine, sql: str, values: Sequence[Any]) -> Sequenc
             records: Sequence[Sequence[Any]] = await driver.fetch(sql, *values)
     except BaseException as error:
         is_lost = _is_lost(driver, error)
-        if is_lost:
+        if isinstance(error, asyncio.CancelledError):
+            # In a greenlet, this waits until the server has cancelled the statement.
+            await greenlet_spawn(connection.invalidate)
+        elif is_lost:
             connection.invalidate()  # outside a greenlet, this closes the socket at once
         if isinstance(error, TimeoutError):
             raise Unavailable("The database did not answer in time.") from error

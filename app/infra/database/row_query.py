@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from typing import Any, Generic
 
-from sqlalchemy import Dialect, Float, Select, literal_column
+from sqlalchemy import Dialect, Select, literal_column
 from sqlalchemy.dialects.postgresql.asyncpg import dialect
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.types import TypeEngine
@@ -17,7 +17,8 @@ from app.infra.database.driver import fetch
 from app.infra.database.rows import Columns, RowT
 from app.infra.database.sessions import idle_read_engine
 
-DIALECT: Dialect = dialect()  # type: ignore[no-untyped-call]
+# With the module of the driver, which converters of some types need.
+DIALECT: Dialect = dialect(dbapi=dialect.import_dbapi())  # type: ignore[no-untyped-call]
 NUMERIC, DOUBLE_PRECISION = 1700, 701  # the OIDs of types of PostgreSQL
 
 Values = Sequence[Any]
@@ -94,7 +95,7 @@ class _Sql:
             for parameter in compiled.binds.values()
         )
         self._parameters = [
-            (name, compiled.binds[name], _bind_processor(compiled.binds[name].type))
+            (compiled.binds[name], _bind_processor(compiled.binds[name].type))
             for name in compiled.positiontup or ()
         ]
         results = [_result_processor(column.type) for column in statement.selected_columns]
@@ -103,8 +104,10 @@ class _Sql:
     def values(self, parameters: Mapping[str, Any]) -> Values:
         """Return the values of the parameters of the SQL, in its order."""
         values = []
-        for name, parameter, convert in self._parameters:
-            value = parameters[name] if parameter.required else parameter.effective_value
+        for parameter, convert in self._parameters:
+            name = parameter.key
+            is_passed = parameter.required or name in parameters
+            value = parameters[name] if is_passed else parameter.effective_value
             values.append(value if convert is None else convert(value))
         return values
 
@@ -126,6 +129,15 @@ def _bind_processor(kind: TypeEngine[Any]) -> Converter | None:
 
 
 def _result_processor(kind: TypeEngine[Any]) -> Converter | None:
-    # Numbers ask which type PostgreSQL has sent.
-    oid = DOUBLE_PRECISION if isinstance(kind, Float) else NUMERIC
-    return kind.dialect_impl(DIALECT).result_processor(DIALECT, oid)
+    """Return the converter of a type. Numbers have one for each type that PostgreSQL may send."""
+    implementation = kind.dialect_impl(DIALECT)
+    of_numeric = implementation.result_processor(DIALECT, NUMERIC)
+    of_double = implementation.result_processor(DIALECT, DOUBLE_PRECISION)
+    if of_numeric is None and of_double is None:
+        return None
+
+    def convert(value: Any) -> Any:
+        chosen = of_double if isinstance(value, float) else of_numeric
+        return value if chosen is None else chosen(value)
+
+    return convert

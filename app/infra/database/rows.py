@@ -1,6 +1,6 @@
 """Rows that are read and not changed: named tuples, each filled from the columns of its fields."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from operator import itemgetter
 from types import NoneType
 from typing import Any, Generic, NamedTuple, TypeVar, get_args, get_type_hints
@@ -30,7 +30,7 @@ class Columns(Generic[RowT]):
     entity fill a row inside the row. Their table is joined: by a LEFT JOIN if the type of the field
     permits None, otherwise by an inner one.
 
-    Raises `TypeError` for a field that nothing fills.
+    Raises `TypeError` for a field that nothing fills, and for two rows of one table.
     """
 
     def __init__(
@@ -54,6 +54,9 @@ class Columns(Generic[RowT]):
             is_optional = NoneType in get_args(hints[name])
             self._inner[name] = _Inner(columns, part, getattr(entity, name), is_optional)
         self._in_order = itemgetter(*map([*own, *inner].index, names)) if inner else None
+        entities = [entity, *(one.columns.entity for one, _ in self.joins())]
+        if twice := {one.__name__ for one in entities if entities.count(one) > 1}:
+            raise TypeError(f"{row.__name__} can contain only one row of {sorted(twice)}")
 
     @property
     def name(self) -> str:
@@ -78,8 +81,8 @@ class Columns(Generic[RowT]):
 
     def select(self, statement: Select[Any], *more: ColumnElement[Any]) -> Select[Any]:
         """Return a statement that selects these columns and `more`, instead of what it selected."""
-        for one in self._inner.values():
-            statement = statement.join(one.relationship, isouter=one.is_optional)
+        for one, is_outer in self.joins():
+            statement = statement.join(one.columns.entity, one.relationship, isouter=is_outer)
         return statement.with_only_columns(*self.flat(), *more, maintain_column_froms=True)
 
     def to_row(self, values: Sequence[Any]) -> RowT:
@@ -90,6 +93,15 @@ class Columns(Generic[RowT]):
             found = self._in_order((*found, *inner))
         row: RowT = self._row._make(found)
         return row
+
+    def joins(self, is_outer: bool = False) -> Iterator[tuple[_Inner, bool]]:
+        """Return all inner rows, outer ones first, and whether their join is an outer one.
+
+        What is inside a row that may be missing may be missing too.
+        """
+        for one in self._inner.values():
+            yield one, is_outer or one.is_optional
+            yield from one.columns.joins(is_outer or one.is_optional)
 
     def _column(self, name: str, other: Any) -> Any:
         if other is not None:

@@ -8,7 +8,10 @@ import pytest
 from fastapi import FastAPI
 from sqlalchemy import select, update
 
+from app.features.accounts.service import list_accounts
 from app.features.users.models import Role, User
+from app.infra.database.pagination import PageRequest
+from app.infra.resources import ProcessResources
 from tests.application import client_of
 from tests.features.users.factory import PASSWORD, UserFactory
 from tests.locks import waits_for_a_lock
@@ -45,6 +48,13 @@ async def test_account_is_listed_with_its_state(
         "verified": False,
         "disabled": False,
     }
+
+
+async def test_a_logged_account_has_no_address(resources: ProcessResources, admin: User) -> None:
+    async with resources.database.read() as session:
+        page = await list_accounts(session, PageRequest(1), q=admin.email, role=None)
+    assert [row.email for row in page.items] == [admin.email]
+    assert admin.email not in repr(page)
 
 
 async def test_accounts_are_searched_by_the_beginning_of_their_address(

@@ -4,8 +4,11 @@ import asyncio
 
 import httpx2
 import pytest
+from pydantic import ValidationError
 from sqlalchemy import text
 
+from app.features.users.queries import read_account
+from app.features.users.schemas import UserRead
 from app.infra.resources import ProcessResources
 from app.infra.security.passwords import PasswordMatch
 from tests.features.users.factory import PASSWORD, UserFactory
@@ -27,6 +30,24 @@ async def test_profile_can_be_changed_without_a_password(client: Client, make: U
     assert response.status_code == 200
     assert (response.json()["name"], response.json()["bio"]) == ("Ann", "I count.")
     assert (await client.get(f"/v1/users/{user.id}")).json()["bio"] == "I count."
+
+
+async def test_an_error_of_a_response_quotes_no_address_and_no_hash(
+    resources: ProcessResources, make: UserFactory
+) -> None:
+    class WithAnotherField(UserRead):
+        colour: str
+
+    user = await make.user()
+    async with resources.database.read() as session:
+        account = await read_account(session, user.id)
+    assert account is not None
+    with pytest.raises(ValidationError) as caught:
+        WithAnotherField.model_validate(account, from_attributes=True)
+    errors = str(caught.value.errors())  # FastAPI logs them
+    assert "colour" in errors
+    assert account.email not in errors
+    assert account.password_hash not in errors
 
 
 async def test_empty_change_changes_nothing(client: Client, make: UserFactory) -> None:

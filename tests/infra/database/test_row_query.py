@@ -23,7 +23,7 @@ from sqlalchemy import (
     select,
     text,
 )
-from sqlalchemy.dialects.postgresql import ARRAY, JSONB
+from sqlalchemy.dialects.postgresql import ARRAY, INT4RANGE, JSONB, Range
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
@@ -74,7 +74,17 @@ class Parcel(Separate):
     prices: Mapped[list[Decimal]] = mapped_column(ARRAY(Numeric(12, 2)))
     code: Mapped[UUID]
     wait: Mapped[timedelta]
+    sizes: Mapped[Range[int]] = mapped_column(INT4RANGE)
 
+    shelf: Mapped[Shelf | None] = relationship(lazy="raise")
+
+
+class Label(Separate):
+    __tablename__ = "test_labels"
+
+    parcel_id: Mapped[int | None] = mapped_column(ForeignKey(Parcel.id))
+    shelf_id: Mapped[int | None] = mapped_column(ForeignKey(Shelf.id))
+    parcel: Mapped[Parcel | None] = relationship(lazy="raise")
     shelf: Mapped[Shelf | None] = relationship(lazy="raise")
 
 
@@ -97,11 +107,33 @@ class ParcelRow(NamedTuple):
     prices: list[Decimal]
     code: UUID
     wait: timedelta
+    sizes: Range[int]
     length: int
+    as_float: float
+    as_decimal: Decimal
+
+
+class PlacedRow(NamedTuple):
+    id: int
+    shelf: ShelfRow
+
+
+class LabelRow(NamedTuple):
+    id: int
+    parcel: PlacedRow | None
 
 
 SHELF = Columns(ShelfRow, Shelf)
-PARCEL = Columns(ParcelRow, Parcel, shelf=SHELF, length=func.cardinality(Parcel.words))
+PARCEL = Columns(
+    ParcelRow,
+    Parcel,
+    shelf=SHELF,
+    length=func.cardinality(Parcel.words),
+    as_float=func.abs(Parcel.price, type_=Float),  # PostgreSQL sends `numeric`
+    as_decimal=Parcel.price * Parcel.rate,  # and here `double precision`
+)
+PLACED = Columns(PlacedRow, Parcel, shelf=SHELF)
+LABEL = Columns(LabelRow, Label, parcel=PLACED)
 PARCELS = RowQuery(PARCEL, select(Parcel).order_by(Parcel.id))
 VALUES: dict[str, Any] = {
     "kind": Kind.SMALL,
@@ -115,7 +147,9 @@ VALUES: dict[str, Any] = {
     "prices": [Decimal("0.10")],
     "code": UUID(int=7),
     "wait": timedelta(minutes=5),
+    "sizes": Range(1, 5),
 }
+COMPUTED: dict[str, Any] = {"length": 2, "as_float": 1.5, "as_decimal": Decimal("0.15")}
 
 
 @pytest.fixture
@@ -134,8 +168,8 @@ async def test_rows_have_the_types_of_their_columns(
     resources: ProcessResources, parcels: None
 ) -> None:
     expected = [
-        ParcelRow(id=1, shelf=ShelfRow(1, "top"), length=2, **VALUES),
-        ParcelRow(id=2, shelf=None, length=2, **VALUES),
+        ParcelRow(id=1, shelf=ShelfRow(1, "top"), **VALUES, **COMPUTED),
+        ParcelRow(id=2, shelf=None, **VALUES, **COMPUTED),
     ]
     async with resources.database.read() as session:
         sent_by_driver = await PARCELS.all(session)
@@ -156,6 +190,47 @@ async def test_a_parameter_has_the_type_of_its_column(
         assert await query.all(session, kind=Kind.LARGE) == []
         assert [row.id for row in await query.all(session, kind=Kind.SMALL, limit=1)] == [2]
         assert await query.first(session, kind=Kind.LARGE) is None
+
+
+async def test_a_parameter_with_a_default_may_be_passed(
+    resources: ProcessResources, parcels: None
+) -> None:
+    query = RowQuery(PARCEL, select(Parcel).where(Parcel.id == bindparam("parcel_id", 1)))
+    async with resources.database.read() as session:
+        assert [row.id for row in await query.all(session)] == [1]
+        assert [row.id for row in await query.all(session, parcel_id=2)] == [2]
+
+
+async def test_a_parameter_is_converted_by_the_module_of_the_driver(
+    resources: ProcessResources, parcels: None
+) -> None:
+    query = RowQuery(PARCEL, select(Parcel).where(Parcel.sizes == bindparam("sizes")))
+    async with resources.database.read() as session:
+        assert len(await query.all(session, sizes=Range(1, 5))) == 2
+        assert await query.all(session, sizes=Range(1, 6)) == []
+
+
+async def test_a_row_may_contain_a_row_that_contains_one(
+    resources: ProcessResources, parcels: None
+) -> None:
+    async with resources.database.transaction() as session:
+        await session.execute(insert(Shelf).values(id=2, label="other"))
+        await session.execute(insert(Label).values(id=1, parcel_id=1))
+        await session.execute(insert(Label).values(id=2, parcel_id=None))
+    query = RowQuery(LABEL, select(Label).order_by(Label.id))
+    async with resources.database.read() as session:
+        found = await query.all(session)
+    placed = PlacedRow(id=1, shelf=ShelfRow(1, "top"))
+    assert found == [LabelRow(id=1, parcel=placed), LabelRow(id=2, parcel=None)]
+
+
+def test_two_rows_of_one_table_are_refused_at_import() -> None:
+    class Wrong(NamedTuple):
+        shelf: ShelfRow
+        parcel: PlacedRow
+
+    with pytest.raises(TypeError, match=r"Wrong can contain only one row of \['Shelf'\]"):
+        Columns(Wrong, Label, shelf=SHELF, parcel=PLACED)
 
 
 async def test_a_parameter_may_have_many_values(resources: ProcessResources, parcels: None) -> None:
@@ -195,6 +270,12 @@ async def test_a_read_session_uses_one_connection_at_a_time(
         assert pool.checkedout() == held == 1
 
 
+RUNNING = text(
+    "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() "
+    "AND state = 'active' AND query LIKE '%pg_sleep%' AND pid <> pg_backend_pid()"
+)
+
+
 class SlowRow(NamedTuple):
     id: int
     slept: None
@@ -228,6 +309,25 @@ async def test_a_cancelled_statement_gives_back_its_place_in_the_pool(
         row = await by_id.first(session, user_id=user.id)
     assert row is not None
     assert row.id == user.id
+
+
+async def test_a_cancelled_statement_ends_in_the_server_too(
+    resources: ProcessResources, make: NoteFactory
+) -> None:
+    await make.user()
+
+    async def read_slowly() -> None:
+        async with resources.database.read() as session:
+            await SLOW.all(session)
+
+    async with resources.database.read() as session:
+        task = asyncio.create_task(read_slowly())
+        while not await session.scalar(RUNNING):
+            await asyncio.sleep(0.01)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert await session.scalar(RUNNING) == 0
 
 
 async def test_a_connection_that_the_server_has_closed_is_replaced(

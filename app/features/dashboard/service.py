@@ -2,7 +2,8 @@
 
 Each part has its own limit, and its own session: a session runs one statement at a time. No part
 holds a connection while it waits for something else, so parts cannot wait for each other. If many
-dashboards are read at once, their parts wait for their turn.
+dashboards are read at once, their parts wait for their turn. All parts end before the time of the
+request does, so that those that could be read are sent.
 """
 
 import asyncio
@@ -25,6 +26,7 @@ from app.features.users import queries as users
 from app.features.users.models import User, UserRow
 from app.infra.database.error_mapping import describe, to_app_error
 from app.infra.database.pagination import PageRequest
+from app.infra.http_client.deadline import end_of_request
 from app.infra.http_client.failures import UpstreamFailed
 from app.infra.observability.diagnostics.report import report
 from app.infra.observability.metrics import PARTS_FAILED
@@ -63,7 +65,8 @@ class _Parts:
     async def read(self, name: PartName, read: Read[T], user: User) -> T | None:
         """Return the part, or None if it fails or takes too long."""
         try:
-            return await read(self._resources, user)
+            async with asyncio.timeout_at(end_of_request()):
+                return await read(self._resources, user)
         except TimeoutError:
             await self._record(name, Unavailable("The dashboard took too long."))
         except Exception as error:

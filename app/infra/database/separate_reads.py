@@ -20,7 +20,7 @@ from app.infra.observability.metrics import REPLICA_READS
 
 T = TypeVar("T")
 Query = Callable[[AsyncSession], Awaitable[T]]
-WAITING_SECONDS = 5.0  # for a place. With the time of the query, it is less than a request may take
+WAITING_SECONDS = 5.0  # for a place, which is less than a request may take
 
 
 class SeparateReads:

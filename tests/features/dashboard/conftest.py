@@ -51,11 +51,14 @@ def open_app(settings: Settings) -> Open:
 
     @asynccontextmanager
     async def open_with(
-        database: dict[str, Any] | None = None, **dashboard: Any
+        database: dict[str, Any] | None = None,
+        limits: dict[str, Any] | None = None,
+        **dashboard: Any,
     ) -> AsyncIterator[FastAPI]:
         values = {"part_seconds": 60, "upstream_seconds": 60, **dashboard}
         changed = {
             "database": settings.database.model_copy(update=database or {}),
+            "limits": settings.limits.model_copy(update=limits or {}),
             "dashboard": settings.dashboard.model_copy(update=values),
             "http_client": settings.http_client.model_copy(update=PATIENT),
         }

@@ -16,6 +16,7 @@ from app.errors import Unavailable
 from app.features.dashboard import queries, service
 from app.features.users.models import User
 from app.infra.database.separate_reads import SeparateReads
+from app.infra.http_client import deadline
 from app.infra.resources import ProcessResources
 from app.settings import Settings
 from tests.application import client_of
@@ -159,6 +160,19 @@ async def test_part_that_the_database_cannot_read_in_time_is_left_out(
         assert body["profile"] is not None
         assert app.state.resources.database.engine.pool.checkedout() == 0
         assert (await read(app, headers))["degraded"] == []
+
+
+async def test_parts_that_were_read_are_sent_when_the_time_of_the_request_ends(
+    open_app: Open, database_url: str, headers: Headers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(deadline, "RESERVE_SECONDS", 2.5)  # the machine may be busy
+    async with (
+        open_app(database=PATIENT, limits={"request_seconds": 5}) as app,
+        locked_posts(database_url),
+    ):
+        body = await read(app, headers)
+    assert body["degraded"] == ["recent_posts", "stats"]
+    assert body["profile"] is not None
 
 
 async def test_part_runs_again_on_a_new_connection_if_its_own_was_lost(

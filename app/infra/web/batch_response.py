@@ -14,7 +14,7 @@ from anyio.to_thread import run_sync
 from sqlalchemy.exc import DBAPIError
 from starlette.requests import ClientDisconnect
 from starlette.responses import StreamingResponse
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from app.errors import Unavailable
 from app.infra.database.error_mapping import describe
@@ -87,9 +87,9 @@ class BatchResponse(StreamingResponse):
         start = {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
         try:
             async with aclosing(self._batches):
-                await send(start)
+                await _send_message(send, start)
                 await self._send_batches(send)
-        except ResponseCutOff as error:
+        except (ResponseCutOff, ClientDisconnect) as error:
             return error
         except Unavailable as error:
             return ResponseCutOff(error.detail)
@@ -113,6 +113,14 @@ class BatchResponse(StreamingResponse):
     async def _send_piece(self, send: Send, body: bytes, *, more: bool) -> None:
         try:
             async with asyncio.timeout(self._limits.send_seconds):
-                await send({"type": "http.response.body", "body": body, "more_body": more})
+                message = {"type": "http.response.body", "body": body, "more_body": more}
+                await _send_message(send, message)
         except TimeoutError:
             raise ClientTooSlow from None
+
+
+async def _send_message(send: Send, message: Message) -> None:
+    try:
+        await send(message)
+    except OSError:  # some servers raise it when the client has disconnected
+        raise ClientDisconnect from None

@@ -21,7 +21,7 @@ from app.errors import Forbidden, NotFound
 from app.features.users import tags as users
 from app.features.users.dependencies import CurrentUser
 from app.features.users.models import AuthorRow, User
-from app.features.users.queries import AUTHOR
+from app.features.users.queries import AUTHOR_COLUMNS
 from app.features.users.schemas import Author
 from app.infra.database.base import Base
 from app.infra.database.export import Export
@@ -93,20 +93,20 @@ class NoteRow(NamedTuple):
 WITH_AUTHOR = joinedload(Note.author, innerjoin=True).load_only(
     User.id, User.name, User.avatar_url, raiseload=True
 )
-NOTE = Columns(NoteRow, Note, author=AUTHOR)
+NOTE_COLUMNS = Columns(NoteRow, Note, author=AUTHOR_COLUMNS)
 NOTES = select(Note)
 BY_ID = NOTES.where(Note.id == bindparam("note_id"))
 BY_ID_LOCKED = BY_ID.options(WITH_AUTHOR).with_for_update(of=Note)
-NOTE_BY_ID = RowQuery(NOTE, BY_ID)
-ALL_NOTES = KeysetList("notes", NOTE, NOTES, newest_first=True)
+NOTE_BY_ID = RowQuery(NOTE_COLUMNS, BY_ID)
+ALL_NOTES = KeysetList("notes", NOTE_COLUMNS, NOTES, newest_first=True)
 NOTES_BY_AUTHOR = KeysetList(
-    "notes", NOTE, NOTES.where(Note.author_id == bindparam("author_id")), newest_first=True
+    "notes", NOTE_COLUMNS, NOTES.where(Note.author_id == bindparam("author_id")), newest_first=True
 )
 REPLIES = KeysetList(
-    "replies", NOTE, NOTES.where(Note.parent_id == bindparam("note_id")), newest_first=False
+    "replies", NOTE_COLUMNS, NOTES.where(Note.parent_id == bindparam("note_id")), newest_first=False
 )
 NEXT_REPLIES = RowQuery(
-    NOTE,
+    NOTE_COLUMNS,
     NOTES.where(Note.parent_id == bindparam("note_id"), Note.id > bindparam("after")).order_by(
         Note.id
     ),

@@ -15,11 +15,13 @@ LAST_CHARACTER = "\U0010ffff"
 BEGINNING = func.lower(bindparam("q"))
 RANGE = BEGINNING, BEGINNING + literal(LAST_CHARACTER)
 ACCOUNTS = select(User).where(User.deleted_at.is_(None))
-ACCOUNT = Columns(AccountRow, User)
-ALL_ACCOUNTS = KeysetList("accounts", ACCOUNT, ACCOUNTS, order_by=User.email_key, within=RANGE)
+ACCOUNT_COLUMNS = Columns(AccountRow, User)
+ALL_ACCOUNTS = KeysetList(
+    "accounts", ACCOUNT_COLUMNS, ACCOUNTS, order_by=User.email_key, within=RANGE
+)
 ACCOUNTS_BY_ROLE = KeysetList(
     "accounts",
-    ACCOUNT,
+    ACCOUNT_COLUMNS,
     ACCOUNTS.where(User.role == bindparam("role")),
     order_by=User.email_key,
     within=RANGE,

@@ -9,12 +9,12 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from app.features.comments.models import Comment, CommentRow
 from app.features.posts.models import Post
 from app.features.users.models import User
-from app.features.users.queries import AUTHOR
+from app.features.users.queries import AUTHOR_COLUMNS
 from app.infra.database.pagination import KeysetList
 from app.infra.database.row_query import RowQuery
 from app.infra.database.rows import Columns
 
-COMMENT = Columns(CommentRow, Comment, author=AUTHOR)
+COMMENT_COLUMNS = Columns(CommentRow, Comment, author=AUTHOR_COLUMNS)
 OF_POST = select(Comment).where(Comment.post_id == bindparam("post_id"))
 BY_ID = select(Comment).where(Comment.id == bindparam("comment_id"))
 POST_EXISTS = select(Post.id).where(Post.id == bindparam("post_id"))
@@ -27,7 +27,7 @@ COUNT_CHANGE = (
 )
 
 NEXT_COMMENTS = RowQuery(
-    COMMENT, OF_POST.where(Comment.id > bindparam("after")).order_by(Comment.id)
+    COMMENT_COLUMNS, OF_POST.where(Comment.id > bindparam("after")).order_by(Comment.id)
 )
 NEWEST_ID = (
     select(func.max(Comment.id)).where(Comment.post_id == Post.id).correlate(Post).scalar_subquery()
@@ -36,7 +36,7 @@ NEWEST_IDS = select(Post.id, func.coalesce(NEWEST_ID, 0).label("newest")).where(
     Post.id == any_(bindparam("post_ids", type_=ARRAY(BigInteger)))
 )
 
-COMMENTS_OF_POST = KeysetList("comments", COMMENT, OF_POST, newest_first=False)
+COMMENTS_OF_POST = KeysetList("comments", COMMENT_COLUMNS, OF_POST, newest_first=False)
 
 
 async def post_exists(session: AsyncSession, post_id: int) -> bool:

@@ -19,11 +19,14 @@ OWN_DRAFTS = select(Draft).where(Draft.owner_id == bindparam("owner_id"))
 BY_ID = OWN_DRAFTS.where(Draft.id == bindparam("draft_id"))
 BY_ID_LOCKED = BY_ID.with_for_update()
 
-DRAFT = Columns(DraftRow, Draft)
-DRAFT_BY_ID = RowQuery(DRAFT, BY_ID)
-ALL_DRAFTS = KeysetList("drafts", DRAFT, OWN_DRAFTS, newest_first=True)
+DRAFT_COLUMNS = Columns(DraftRow, Draft)
+DRAFT_BY_ID = RowQuery(DRAFT_COLUMNS, BY_ID)
+ALL_DRAFTS = KeysetList("drafts", DRAFT_COLUMNS, OWN_DRAFTS, newest_first=True)
 DRAFTS_BY_STATUS = KeysetList(
-    "drafts", DRAFT, OWN_DRAFTS.where(Draft.status == bindparam("status")), newest_first=True
+    "drafts",
+    DRAFT_COLUMNS,
+    OWN_DRAFTS.where(Draft.status == bindparam("status")),
+    newest_first=True,
 )
 
 DUE = select(Draft).where(

@@ -6,28 +6,28 @@ from sqlalchemy.orm import joinedload
 
 from app.features.posts.models import Post, PostRow
 from app.features.users.models import User
-from app.features.users.queries import AUTHOR
+from app.features.users.queries import AUTHOR_COLUMNS
 from app.infra.database.export import Export
 from app.infra.database.pagination import KeysetList
 from app.infra.database.row_query import RowQuery
 from app.infra.database.rows import Columns
 
-POST = Columns(PostRow, Post, author=AUTHOR)
+POST_COLUMNS = Columns(PostRow, Post, author=AUTHOR_COLUMNS)
 POSTS = select(Post)
 BY_ID = POSTS.where(Post.id == bindparam("post_id"))
-POST_BY_ID = RowQuery(POST, BY_ID)
+POST_BY_ID = RowQuery(POST_COLUMNS, BY_ID)
 # To change a post. Load the author with a join, and only the columns that are shown.
 WITH_AUTHOR = joinedload(Post.author, innerjoin=True).load_only(
     User.id, User.name, User.avatar_url, raiseload=True
 )
 BY_ID_LOCKED = BY_ID.options(WITH_AUTHOR).with_for_update(of=Post)
 
-ALL_POSTS = KeysetList("posts", POST, POSTS, newest_first=True)
+ALL_POSTS = KeysetList("posts", POST_COLUMNS, POSTS, newest_first=True)
 POSTS_BY_AUTHOR = KeysetList(
-    "posts", POST, POSTS.where(Post.author_id == bindparam("author_id")), newest_first=True
+    "posts", POST_COLUMNS, POSTS.where(Post.author_id == bindparam("author_id")), newest_first=True
 )
 
-EXPORTED_POSTS = Export("posts", POSTS.join(Post.author), Post, POST.by_name())
+EXPORTED_POSTS = Export("posts", POSTS.join(Post.author), Post, POST_COLUMNS.by_name())
 
 
 async def get_post(session: AsyncSession, post_id: int) -> PostRow | None:

@@ -10,7 +10,7 @@ from app.infra.database.row_query import RowQuery
 from app.infra.database.rows import Columns
 from app.infra.storage.stored_objects import StoredObject, release
 
-AUTHOR = Columns(AuthorRow, User)
+AUTHOR_COLUMNS = Columns(AuthorRow, User)
 BY_ID = select(User).where(User.id == bindparam("user_id"))
 USER_BY_ID = RowQuery(Columns(UserRow, User), BY_ID)
 PUBLIC_BY_ID = RowQuery(Columns(PublicUserRow, User), BY_ID)

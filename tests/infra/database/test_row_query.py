@@ -29,7 +29,7 @@ from sqlalchemy.orm import Mapped, mapped_column, relationship
 
 from app.errors import Unavailable
 from app.features.users.models import User
-from app.features.users.queries import AUTHOR
+from app.features.users.queries import AUTHOR_COLUMNS
 from app.infra.database.base import Base
 from app.infra.database.pool import FifoPool
 from app.infra.database.row_query import RowQuery
@@ -300,7 +300,7 @@ async def test_a_cancelled_statement_gives_back_its_place_in_the_pool(
     resources: ProcessResources, make: NoteFactory
 ) -> None:
     user = await make.user()
-    by_id = RowQuery(AUTHOR, select(User).where(User.id == bindparam("user_id")))
+    by_id = RowQuery(AUTHOR_COLUMNS, select(User).where(User.id == bindparam("user_id")))
     for _ in range(resources.database.engine.pool.size() + 1):  # type: ignore[attr-defined]
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.05), resources.database.read() as session:
@@ -334,7 +334,7 @@ async def test_a_connection_that_the_server_has_closed_is_replaced(
     resources: ProcessResources, make: NoteFactory
 ) -> None:
     user = await make.user()
-    by_id = RowQuery(AUTHOR, select(User).where(User.id == bindparam("user_id")))
+    by_id = RowQuery(AUTHOR_COLUMNS, select(User).where(User.id == bindparam("user_id")))
     terminate = text(
         "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
         "WHERE pid <> pg_backend_pid() AND datname = current_database() AND state = 'idle'"

@@ -13,6 +13,13 @@ from app.errors import Unavailable
 from app.infra.database.engine import DISCONNECT_SQLSTATES
 from app.infra.database.query_stats import recorded
 
+DRIVER_ERRORS = (
+    OSError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,
+    asyncpg.PostgresError,
+)
+
 
 async def fetch(engine: AsyncEngine, sql: str, values: Sequence[Any]) -> Sequence[Sequence[Any]]:
     """Run a statement outside a transaction, and return its rows.
@@ -30,11 +37,12 @@ async def fetch(engine: AsyncEngine, sql: str, values: Sequence[Any]) -> Sequenc
         if isinstance(error, asyncio.CancelledError):
             # In a greenlet, this waits until the server has cancelled the statement.
             await greenlet_spawn(connection.invalidate)
-        elif is_lost:
+        elif is_lost or isinstance(error, asyncpg.InternalServerError):
+            # Prepared statements may refer to a type that a migration has replaced.
             connection.invalidate()  # outside a greenlet, this closes the socket at once
         if isinstance(error, TimeoutError):
             raise Unavailable("The database did not answer in time.") from error
-        if isinstance(error, OSError | asyncpg.InterfaceError | asyncpg.PostgresError):
+        if isinstance(error, DRIVER_ERRORS):
             if isinstance(error, asyncpg.PostgresError):
                 error.detail = None  # it quotes the row, and errors are logged
             raise DBAPIError(sql, None, error, connection_invalidated=is_lost) from error
@@ -49,6 +57,8 @@ def _is_lost(driver: Any, error: BaseException) -> bool:
 
     After a cancellation, the server may still be working on the statement.
     """
-    if not isinstance(error, Exception) or isinstance(error, TimeoutError) or driver.is_closed():
+    if not isinstance(error, Exception) or driver.is_closed():
+        return True
+    if isinstance(error, TimeoutError | asyncpg.InternalClientError):
         return True
     return getattr(error, "sqlstate", None) in DISCONNECT_SQLSTATES

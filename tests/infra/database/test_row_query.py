@@ -31,9 +31,12 @@ from app.errors import Unavailable
 from app.features.users.models import User
 from app.features.users.queries import AUTHOR_COLUMNS
 from app.infra.database.base import Base
+from app.infra.database.driver import fetch
+from app.infra.database.engine import open_engine
 from app.infra.database.pool import FifoPool
 from app.infra.database.row_query import RowQuery
 from app.infra.database.rows import Columns
+from app.infra.database.settings import DatabaseSettings
 from app.infra.resources import ProcessResources
 from app.infra.validation.fields import Choice
 from tests.application import recorded_statements
@@ -349,6 +352,39 @@ async def test_a_connection_that_the_server_has_closed_is_replaced(
         except (DBAPIError, Unavailable) as error:
             assert isinstance(error, Unavailable) or error.connection_invalidated
     assert found[-1] is not None
+
+
+async def test_a_type_that_a_migration_has_replaced_costs_each_connection_one_error(
+    resources: ProcessResources,
+) -> None:
+    settings = resources.settings[DatabaseSettings].model_copy(update={"pool_size": 1})
+    engine = open_engine(settings, "test")
+    colours = "SELECT colour FROM test_colours WHERE colour = $1::test_colour"
+
+    async def change(*statements: str) -> None:
+        async with resources.database.engine.begin() as connection:
+            for statement in statements:
+                await connection.execute(text(statement))
+
+    await change(
+        "CREATE TYPE test_colour AS ENUM ('red')",
+        "CREATE TABLE test_colours AS SELECT 'red'::test_colour AS colour",
+    )
+    try:
+        assert len(await fetch(engine, colours, ["red"])) == 1
+        await change(
+            "ALTER TYPE test_colour RENAME TO test_old_colour",
+            "CREATE TYPE test_colour AS ENUM ('red', 'blue')",
+            "ALTER TABLE test_colours ALTER colour TYPE test_colour "
+            "USING colour::text::test_colour",
+            "DROP TYPE test_old_colour",
+        )
+        with pytest.raises(DBAPIError):
+            await fetch(engine, colours, ["red"])
+        assert len(await fetch(engine, colours, ["red"])) == 1
+    finally:
+        await change("DROP TABLE test_colours", "DROP TYPE test_colour")
+        await engine.dispose()
 
 
 def test_a_field_that_nothing_fills_is_refused_at_import() -> None:

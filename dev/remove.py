@@ -62,7 +62,9 @@ def problem_with_removing(feature: Feature, files: Files, known: Sequence[str]) 
     users = [
         path
         for path in importers(files, *feature.modules)
-        if not feature.owns(path) and not path.startswith((*ASSEMBLY, *DRIVERS))
+        if not feature.owns(path)
+        and path not in feature.planted.files
+        and not path.startswith((*ASSEMBLY, *DRIVERS))
     ]
     children = [one for one in reversed(known) if any(map(Feature(one).owns, users))]
     if children:

@@ -5,7 +5,7 @@ import pytest
 from dev.documents import without_rows, without_section, without_settings
 from dev.drivers import drivers_without
 from dev.features import Feature
-from dev.planted import KEPT
+from dev.planted import KEPT, PLANTED, Planted
 from dev.remove import problem_with_removing
 
 KNOWN = ["users", "auth", "orders", "invoices"]
@@ -54,6 +54,15 @@ def test_feature_that_other_code_imports_is_refused() -> None:
     problem = problem_with_removing(ORDERS, files, KNOWN)
     assert problem is not None
     assert "these files import it:\n  tests/infra/test_x.py\n" in problem
+
+
+def test_file_that_is_removed_with_the_feature_may_import_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    planted = Planted(files=("tests/dev/test_x.py",))
+    monkeypatch.setitem(PLANTED, "orders", planted)
+    files = {"tests/dev/test_x.py": "from tests.features.orders.factory import OrderFactory"}
+    assert problem_with_removing(ORDERS, files, KNOWN) is None
 
 
 def test_drivers_go_with_the_routes_that_they_need_and_with_their_helpers() -> None:

@@ -37,7 +37,7 @@ def remove_feature(name: str) -> None:
         raise CommandError(problem)
     removal = _Removal(feature, files)
     with ExitStack() as stack:
-        has_tables = f"app/features/{name}/models.py" in files
+        has_tables = "__tablename__" in files.get(f"app/features/{name}/models.py", "")
         servers = stack.enter_context(open_servers(exclusive=True)) if has_tables else None
         stack.enter_context(undone_on_failure())
         removal.delete_files()

@@ -59,6 +59,6 @@ def _is_lost(driver: Any, error: BaseException) -> bool:
     """
     if not isinstance(error, Exception) or driver.is_closed():
         return True
-    if isinstance(error, TimeoutError | asyncpg.InternalClientError):
+    if isinstance(error, OSError | asyncpg.InternalClientError | asyncpg.PostgresConnectionError):
         return True
     return getattr(error, "sqlstate", None) in DISCONNECT_SQLSTATES

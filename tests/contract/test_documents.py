@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from app.settings import Settings
+from dev.planted import KEPT, PLANTED, Planted
 
 PROJECT = Path(__file__).parents[2]
 PACKAGES = ("coherent_cache", "graceful_gunicorn")
@@ -53,6 +54,20 @@ def test_the_example_names_every_setting_with_its_default() -> None:
     text = (PROJECT / ".env.example").read_text(encoding="utf-8")
     found = dict(re.findall(r"^#?([A-Z0-9_]+)=(.*)$", text, re.MULTILINE))
     assert found == {name: plain(value) for name, value in setting_names().items()}
+
+
+@pytest.mark.parametrize("document", DOCUMENTS)
+def test_a_feature_that_can_be_removed_is_named_where_its_removal_is_seen(document: str) -> None:
+    """`make remove` deletes rows of tables, and the sections of a feature, and no other text."""
+    path, heading = str((PROJECT / document).relative_to(PROJECT)), ""
+    if path.startswith("docs/decisions/"):
+        return  # history
+    text = (PROJECT / document).read_text(encoding="utf-8")
+    for line in re.sub(r"^ *```.*?^ *```$", "", text, flags=re.MULTILINE | re.DOTALL).splitlines():
+        heading = line.lstrip("# ") if line.startswith("#") else heading
+        for name in re.findall(r"`(?:app|tests)/features/(\w+)", line):
+            is_in_own_section = PLANTED.get(name, Planted()).sections.get(path) == heading
+            assert name in KEPT or line.startswith("|") or is_in_own_section, line
 
 
 @pytest.mark.parametrize("document", DOCUMENTS)

@@ -27,9 +27,9 @@ logging.basicConfig(level=logging.INFO, stream=sys.stdout, format="%(asctime)s %
 logger = logging.getLogger("access")
 
 settings = Settings()
-# As many connections as requests. With fewer, a request that waits for one stops the event loop,
-# and the requests that have one never give it back.
-engine = create_engine(settings.url("psycopg"), pool_size=64)
+# More connections than requests: those of clients that have left run on for a while. A request that
+# waited for one would stop the event loop, and the requests that have one never give it back.
+engine = create_engine(settings.url("psycopg"), pool_size=64, max_overflow=-1)
 
 
 async def open_session() -> AsyncIterator[Session]:

@@ -3,7 +3,7 @@
 FastAPI matches routes one by one, and matches those of an included router twice. `RouteTable` looks
 routes up by the first two segments of their paths, so that the routes of other features cost a
 request nothing. The first route whose path has no parameters and is that of the request decides
-about the method: PATCH /v1/posts/export gets 405, and does not ask for a post with the id "export".
+about the method: PATCH /…/export gets 405, and does not ask for something with the id "export".
 Otherwise requests are answered as without the table, only faster.
 """
 

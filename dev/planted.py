@@ -77,6 +77,9 @@ PLANTED["avatars"] = Planted(
     ),
     sections={"docs/files.md": "Avatars"},
 )
+PLANTED["idempotency"] = Planted(
+    files=("tests/contract/test_idempotency.py", "tests/faults/test_idempotency.py")
+)
 PLANTED["board"] = Planted(sections={"docs/observability.md": "The live board"})
 
 # Features that stay, and why.

@@ -23,9 +23,10 @@ from app.infra.dependencies import LaggingSession, Resources, WriteSession
 from app.infra.observability.logs import open_log
 from app.main import create_app
 from app.settings import Settings
-from tests.faults import jobs, once
+from tests.faults import jobs
 from tests.faults.controls import CONTROL, PATCHES, SETTINGS
 from tests.faults.troubles import BROKEN, LOADS, TROUBLE, TROUBLES
+from tests.features.idempotency import slow_route
 from tests.sample import stream as endless_stream
 
 if Path(os.environ.get(BROKEN, "/nowhere")).exists():
@@ -36,7 +37,7 @@ settings = Settings.model_validate_json(os.environ[SETTINGS])
 app = create_app(settings, open_log(settings.log, is_production=settings.is_production))
 app.include_router(endless_stream.router)
 app.include_router(jobs.router)
-app.include_router(once.router)
+app.include_router(slow_route.router)
 
 for replacement in PATCHES.get(os.environ[CONTROL], ()):
     patch.object(*replacement).start()

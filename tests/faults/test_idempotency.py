@@ -9,10 +9,10 @@ import pytest
 
 from tests.faults.conftest import Judge, Serve
 from tests.faults.load import Answer, register, timed, unexpected
-from tests.faults.once import TABLE
 from tests.faults.postgres import Backend
 from tests.faults.service import Service
 from tests.faults.verdicts import GUARDED
+from tests.features.idempotency.slow_route import TABLE
 
 pytestmark = pytest.mark.faults
 AT_ONCE, SLOW_SECONDS = 50, 3

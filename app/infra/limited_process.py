@@ -25,7 +25,7 @@ def limited(limits: tuple[int, int], function: Callable[[*Ts], T], *arguments: *
     """Run a function within limits on CPU time in seconds, and on memory in bytes.
 
     The limit on CPU time ends a process whose parent was killed. If a container has no memory left,
-    the system kills this process before those that answer requests.
+    the system kills this process before the processes that answer requests.
     """
     import resource  # it exists on Unix only
 

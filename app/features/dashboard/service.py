@@ -3,7 +3,7 @@
 Each part has its own limit, and its own session: a session runs one statement at a time. No part
 holds a connection while it waits for something else, so parts cannot wait for each other. If many
 dashboards are read at once, their parts wait for their turn. All parts end before the time of the
-request does, so that those that could be read are sent.
+request does, and the client gets the parts that were read.
 """
 
 import asyncio

@@ -97,7 +97,7 @@ class Columns(Generic[RowT]):
     def joins(self, is_outer: bool = False) -> Iterator[tuple[_Inner, bool]]:
         """Return all inner rows, outer ones first, and whether their join is an outer one.
 
-        What is inside a row that may be missing may be missing too.
+        If a row may be missing, the rows inside it have outer joins too.
         """
         for one in self._inner.values():
             yield one, is_outer or one.is_optional

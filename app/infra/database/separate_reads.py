@@ -41,8 +41,8 @@ class SeparateReads:
 
         Raises TimeoutError after `seconds`. The time for which the query waits for its turn does
         not count: on a busy machine everything is slow, and waiting is better than failing. But if
-        a query with this `name` takes too long, those that wait fail too. They probably need the
-        same table, and each of them would keep the others waiting for `seconds`.
+        a query with this `name` takes too long, the waiting queries with that name fail too. They
+        probably need the same table, and each would keep the others waiting for `seconds`.
         """
         try:
             return await self._primary.run(name, query, seconds)

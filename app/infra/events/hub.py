@@ -26,7 +26,7 @@ from coherent_cache import Cache
 
 POLL_SECONDS = 1.0  # between comparisons with the database, while Valkey is away
 CHECK_SECONDS = 15.0  # and while it is not
-# How long clients have to read the last event: one that does not read must not delay the shutdown.
+# How long a client has to read the last event. A client that reads nothing must not delay a stop.
 END_SECONDS = 1.0
 
 

@@ -34,8 +34,8 @@ class Topic:
     """All events after `floor` and up to `position`, and the clients that listen.
 
     There is no queue for each client: what a slow client has not read yet is kept here for all of
-    them together, for two seconds. What is older may have been deleted, or its author have a new
-    name, so a client that still needs it reads the database.
+    them together, for two seconds. An older event may have been deleted, or its author may have a
+    new name, so a client that still needs it reads the database.
     """
 
     def __init__(self, feed: Feed, key: int, position: int) -> None:
@@ -135,7 +135,7 @@ class Listener:
         self.wake()
 
     def end_within(self, seconds: float) -> None:
-        """Give the client so much time to read what is being sent."""
+        """Give the client `seconds` to read the event that is being sent."""
         if self.limit is not None:
             self.limit.reschedule(asyncio.get_running_loop().time() + seconds)
 

@@ -49,7 +49,7 @@ class Replica:
         self._checks = checks
         self._primary = primary
         self._max_lag_seconds = max_lag_seconds
-        self._up_to_date_at = self._answered_at = float("-inf")
+        self._up_to_date_at = self._answered_at = self._distrusted_at = float("-inf")
         self._positions: deque[tuple[float, int]] = deque(maxlen=MAX_POSITIONS)
         self._state = "unreachable"
 
@@ -81,8 +81,9 @@ class Replica:
         return True
 
     def distrust(self) -> None:
-        """Do not use the replica before the next check succeeds."""
+        """Do not use the replica before a check that begins after this succeeds."""
         self._up_to_date_at = float("-inf")
+        self._distrusted_at = time.monotonic()
 
     def measure(self) -> None:
         REPLICA_LAG.set(self.lag_seconds)
@@ -109,6 +110,8 @@ class Replica:
                 self._record(now, (await session.execute(POSITION)).scalar_one())
         async with self._checks.read() as session:
             is_replica, replayed = (await session.execute(REPLAYED)).one()
+        if self._distrusted_at >= now:  # its connection was lost while this check was running
+            return "unreachable"
         self._answered_at = time.monotonic()
         if not is_replica:
             self.distrust()

@@ -25,7 +25,7 @@ FOUND = "app.route_table.found"  # the key of the scope
 
 
 class _Found(NamedTuple):
-    """What was found for a request. A layer may have changed the scope since."""
+    """The route of a request. It is valid only while the scope asks the same question."""
 
     question: tuple[object, ...]
     route: KnownRoute | None

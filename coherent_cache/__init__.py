@@ -3,6 +3,7 @@
 from coherent_cache.assembly import Cache, NoCache, NotFlushed, flush_cache
 from coherent_cache.budget import READ_SECONDS, CacheBusy
 from coherent_cache.cache_tracing import OpenSpan
+from coherent_cache.client import MultiplexedRedis
 from coherent_cache.config import CacheConfig, code_digest
 from coherent_cache.entry import Entry
 from coherent_cache.invalidation import collect_shown_tags, invalidate, shows, tags_to_invalidate
@@ -19,6 +20,7 @@ __all__ = [
     "CacheBusy",
     "CacheConfig",
     "Entry",
+    "MultiplexedRedis",
     "NoCache",
     "NotFlushed",
     "OpenSpan",

@@ -1,17 +1,78 @@
 """Opens the connection to Valkey. Timeouts keep a broken server from blocking requests."""
 
+import asyncio
+from inspect import isawaitable
 from typing import Any
 
-from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio import ConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as ConnectionLost
 
+from coherent_cache._tasks import detached
 from coherent_cache.cluster import ValkeyCluster
 from coherent_cache.config import CacheConfig
+from coherent_cache.connection import Connection, open_connection
 
 # One command may need four: the command, the search for the slot's new owner, and the retry.
 TIMEOUTS_PER_CLUSTER_COMMAND = 4
+
+
+class MultiplexedRedis(Redis):
+    """A client of redis-py that sends the commands of all tasks over one connection.
+
+    It connects at its first command. Only `pubsub` and `pipeline` take connections from the pool of
+    redis-py. A command takes `timeout_seconds` at most, and twice as long if it has to connect. It
+    is sent once more if its connection turns out to be closed, so it must be safe to repeat. A
+    command that timed out is not repeated, because that would double the wait.
+    """
+
+    def __init__(self, url: str, timeout_seconds: float) -> None:
+        pool = ConnectionPool.from_url(
+            url,
+            socket_timeout=timeout_seconds,
+            socket_connect_timeout=timeout_seconds,
+            protocol=2,
+        )
+        super().__init__(connection_pool=pool)
+        self.auto_close_connection_pool = True
+        self._timeout_seconds = timeout_seconds
+        self._current: Connection | None = None
+        self._opening: asyncio.Task[None] | None = None
+
+    async def execute_command(self, *arguments: Any, **options: Any) -> Any:
+        """Send a command, and return its reply as redis-py would."""
+        connection = await self._connection()
+        try:
+            reply = await connection.execute(arguments)
+        except ConnectionLost:
+            if connection.is_usable:  # the server has replied with this error
+                raise
+            reply = await (await self._connection()).execute(arguments)
+        convert = self.response_callbacks.get(arguments[0])
+        if convert is None:
+            return reply
+        options.pop("keys", None)  # for caches of redis-py
+        converted = convert(reply, **options)
+        return await converted if isawaitable(converted) else converted
+
+    async def aclose(self, close_connection_pool: bool | None = None) -> None:
+        if self._opening is not None:
+            self._opening.cancel()
+        if self._current is not None:
+            self._current.close()
+        await super().aclose(close_connection_pool)
+
+    async def _connection(self) -> Connection:
+        """Return the connection. All that wait for a new one share its success or its failure."""
+        while self._current is None or not self._current.is_usable:
+            if self._opening is None or self._opening.done():
+                self._opening = detached(self._open())
+            await asyncio.shield(self._opening)
+        return self._current
+
+    async def _open(self) -> None:
+        self._current = await open_connection(self.connection_pool, self._timeout_seconds)
 
 
 def open_valkey(config: CacheConfig) -> Redis | ValkeyCluster:
@@ -19,40 +80,24 @@ def open_valkey(config: CacheConfig) -> Redis | ValkeyCluster:
     return open_cluster(config) if config.is_cluster else open_server(config)
 
 
-def open_server(config: CacheConfig) -> Redis:
-    """Create the client of a single server. The client owns its connection pool.
-
-    A command takes `timeout_seconds` at most. It is retried once if its connection turns out to be
-    closed. A command that timed out is not retried, because that would double the wait.
-    """
-    pool = BlockingConnectionPool.from_url(
-        config.valkey_url,
-        **_limits(config),
-        timeout=config.timeout_seconds,
-        retry=Retry(NoBackoff(), 1, supported_errors=(ConnectionLost,)),
-    )
-    return Redis.from_pool(pool)
+def open_server(config: CacheConfig) -> MultiplexedRedis:
+    """Create the client of a single server."""
+    return MultiplexedRedis(config.valkey_url, config.timeout_seconds)
 
 
 def open_cluster(config: CacheConfig) -> ValkeyCluster:
     """Create the client of a cluster. `valkey_url` may name any reachable node."""
     cluster = ValkeyCluster.from_url(
         config.valkey_url,
-        **_limits(config),
+        max_connections=config.max_connections,
+        socket_timeout=config.timeout_seconds,
+        socket_connect_timeout=config.timeout_seconds,
+        # With RESP3 notifications, the pool skips its check for unread data, and one command could
+        # receive the reply of another.
+        protocol=2,
         command_timeout_seconds=TIMEOUTS_PER_CLUSTER_COMMAND * config.timeout_seconds,
         require_full_coverage=False,  # slots that this namespace does not use may have no owner
         retry=Retry(NoBackoff(), 1),
     )
     assert isinstance(cluster, ValkeyCluster)  # `from_url` is annotated with the base class
     return cluster
-
-
-def _limits(config: CacheConfig) -> dict[str, Any]:
-    return {
-        "max_connections": config.max_connections,
-        "socket_timeout": config.timeout_seconds,
-        "socket_connect_timeout": config.timeout_seconds,
-        # With RESP3 notifications, the pool skips its check for unread data, and one command could
-        # receive the reply of another.
-        "protocol": 2,
-    }

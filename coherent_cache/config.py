@@ -19,6 +19,7 @@ class CacheConfig:
     `memory_bytes` bounds the estimated size of the entries in the memory of each process.
     `memory_ttl_seconds` is how long an entry in process memory is used without asking Valkey. 0
     switches the memory tier off.
+    `max_connections` bounds the connections to each node of a cluster.
     `timeout_seconds` limits a single command, and also all commands of one read together. A look-up
     that takes longer than `slow_seconds` counts as slow. Reads bypass the cache while its look-ups
     stay slow.

@@ -12,6 +12,7 @@ from app.infra.settings_base.urls import valkey_url
 class ValkeySettings(Section):
     """For a cluster, `url` is the address of any node.
 
+    `max_connections` is how many connections a worker has to each node of a cluster.
     `timeout_seconds` limits one command, and all commands of one read together. If look-ups keep
     taking longer than `slow_seconds`, reads bypass the cache.
     """

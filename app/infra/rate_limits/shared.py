@@ -8,21 +8,17 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
-from redis.asyncio import BlockingConnectionPool, Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import NoBackoff
-from redis.exceptions import ConnectionError as ConnectionLost
 from redis.exceptions import RedisError
 
 from app.infra.breaker import Breaker, BreakerOpen
 from app.infra.observability.background import detached
 from app.infra.rate_limits.limit import Charge, Count, count
+from coherent_cache import MultiplexedRedis
 
 logger = logging.getLogger(__name__)
 
 VALKEY_ERRORS = (RedisError, OSError)
 NO_EVICTION = "noeviction"
-MAX_CONNECTIONS = 4
 MAX_BATCH = 100  # requests
 
 # Counts requests with GCRA. It uses the clock of Valkey, so the clocks of the instances do not
@@ -91,17 +87,7 @@ class SharedLimits:
     """
 
     def __init__(self, url: str, timeout_seconds: float) -> None:
-        pool = BlockingConnectionPool.from_url(
-            url,
-            max_connections=MAX_CONNECTIONS,
-            timeout=timeout_seconds,
-            socket_timeout=timeout_seconds,
-            socket_connect_timeout=timeout_seconds,
-            # A command that timed out is not repeated, because that would double the wait.
-            retry=Retry(NoBackoff(), 1, supported_errors=(ConnectionLost,)),
-            protocol=2,
-        )
-        self._valkey = Redis.from_pool(pool)
+        self._valkey = MultiplexedRedis(url, timeout_seconds)
         self._take = self._valkey.register_script(TAKE)
         self._give_back = self._valkey.register_script(GIVE_BACK)
         self._breaker = Breaker(on_open=_log_failure, on_close=_log_recovery)

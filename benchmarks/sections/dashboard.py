@@ -12,13 +12,14 @@ from pydantic import SecretStr
 from sqlalchemy import text
 
 from app.features.dashboard import service
-from app.features.users.models import User
+from app.features.users.models import CallerRow
+from app.features.users.queries import read_caller
 from app.infra.database.connection_budget import APPLICATION_NAME
 from app.infra.lifespan import open_resources
 from app.infra.resources import ProcessResources
 from app.settings import Settings
 from benchmarks.section import Data, number, share, table
-from benchmarks.world import World
+from benchmarks.world import DEMO_USER, World
 from dev.database import upgrade
 from dev.servers import embedded_servers
 from dev.terminal import say
@@ -38,7 +39,7 @@ OWN_POSTS = """
 BODY = b'{"headline": "A text"}'
 RESPONSE = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n%s" % (len(BODY), BODY)
 
-Read = Callable[[ProcessResources, User], Awaitable[object]]
+Read = Callable[[ProcessResources, CallerRow], Awaitable[object]]
 READS: dict[str, Read] = {
     "the profile alone": service.read_profile,
     "the newest posts alone": service.read_recent_posts,
@@ -71,7 +72,10 @@ async def measure_reads(settings: Settings, delay: float, rounds: int) -> list[f
         dashboard = settings.dashboard.model_copy(update={"upstream_url": url})
         own = settings.model_copy(update={"dashboard": dashboard}).sections()
         async with open_resources(own, APPLICATION_NAME) as resources:
-            user, times = User(id=1), {name: list[float]() for name in READS}
+            async with resources.database.read() as session:
+                user = await read_caller(session, DEMO_USER)
+            assert user is not None
+            times = {name: list[float]() for name in READS}
             for _ in range(rounds):
                 for name, read in READS.items():
                     started = time.perf_counter()

@@ -15,18 +15,18 @@ from sqlalchemy import ForeignKey, Index, String, bindparam, func, select
 from sqlalchemy import Text as TextColumn
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Mapped, aliased, joinedload, mapped_column, relationship
-from sqlalchemy.orm.attributes import set_committed_value
 
 from app.errors import Forbidden, NotFound
 from app.features.users import tags as users
 from app.features.users.dependencies import CurrentUser
-from app.features.users.models import AuthorRow, User
-from app.features.users.queries import AUTHOR_COLUMNS
+from app.features.users.models import AuthorRow, CallerRow, User
+from app.features.users.queries import AUTHOR_COLUMNS, author_of
 from app.features.users.schemas import Author
 from app.infra.database.base import Base
 from app.infra.database.export import Export
 from app.infra.database.export_columns import Fields
 from app.infra.database.pagination import KeysetList, Page
+from app.infra.database.row_insert import RowInsert
 from app.infra.database.row_query import RowQuery
 from app.infra.database.rows import Columns
 from app.infra.dependencies import Conditions, ExportPlace, PageQuery, ReadSession, WriteSession
@@ -97,6 +97,7 @@ NOTE_COLUMNS = Columns(NoteRow, Note, author=AUTHOR_COLUMNS)
 NOTES = select(Note)
 BY_ID = NOTES.where(Note.id == bindparam("note_id"))
 BY_ID_LOCKED = BY_ID.options(WITH_AUTHOR).with_for_update(of=Note)
+NEW_NOTE = RowInsert(NOTE_COLUMNS)
 NOTE_BY_ID = RowQuery(NOTE_COLUMNS, BY_ID)
 ALL_NOTES = KeysetList("notes", NOTE_COLUMNS, NOTES, newest_first=True)
 NOTES_BY_AUTHOR = KeysetList(
@@ -205,10 +206,9 @@ async def list_notes(
 
 @router.post("", status_code=201, response_model=NoteRead, max_body_size=LARGEST_NOTE)
 async def create_note(data: NoteCreate, user: CurrentUser, session: WriteSession) -> Response:
-    note = Note(author_id=user.id, title=data.title, body=data.body)
-    session.add(note)
-    await session.flush()
-    set_committed_value(note, "author", user)
+    note = await NEW_NOTE.one(
+        session, author=author_of(user), author_id=user.id, title=data.title, body=data.body
+    )
     invalidate(session, note_tag(note.id), NEW_NOTES, new_notes_by(user.id))
     headers = {"Location": f"/test/notes/{note.id}"}
     return tagged_response(NOTE_READ, note, note.version, 201, headers)
@@ -275,7 +275,7 @@ async def list_replies(
     return page
 
 
-async def own_note(session: AsyncSession, author: User, note_id: int) -> Note:
+async def own_note(session: AsyncSession, author: CallerRow, note_id: int) -> Note:
     note = existing(await session.scalar(BY_ID_LOCKED, {"note_id": note_id}))
     if note.author_id != author.id:
         raise Forbidden("Only its author may change a note.")

@@ -12,7 +12,7 @@ from app.features.archives import queries
 from app.features.archives.models import Archive, ArchiveStatus
 from app.features.avatars.service import object_key
 from app.features.users import service as users
-from app.features.users.models import User
+from app.features.users.models import CallerRow
 from app.features.users.queries import read_account
 from app.infra.jobs.enqueue import enqueue
 from app.infra.jobs.inspection import find_live
@@ -39,7 +39,7 @@ class ArchiveDeleted(Exception):
     """The account was deleted while its archive was made."""
 
 
-async def create_archive(session: AsyncSession, objects: ObjectStore, user: User) -> Archive:
+async def create_archive(session: AsyncSession, objects: ObjectStore, user: CallerRow) -> Archive:
     """Ask for an archive. Raises `Conflict` while another one is made, and `RateLimited`.
 
     Failed archives do not count. After the insert, no other request can insert an archive of this
@@ -61,7 +61,7 @@ async def create_archive(session: AsyncSession, objects: ObjectStore, user: User
     return archive
 
 
-async def read_archive(session: AsyncSession, user: User, archive_id: int) -> Archive:
+async def read_archive(session: AsyncSession, user: CallerRow, archive_id: int) -> Archive:
     """Return the caller's archive, or raise `NotFound`."""
     archive = await queries.get_archive(session, user.id, archive_id)
     if archive is None:
@@ -69,7 +69,7 @@ async def read_archive(session: AsyncSession, user: User, archive_id: int) -> Ar
     return archive
 
 
-async def read_finished_archive(session: AsyncSession, user: User, archive_id: int) -> Archive:
+async def read_finished_archive(session: AsyncSession, user: CallerRow, archive_id: int) -> Archive:
     """Return the caller's archive if it can be downloaded. Otherwise raise an error."""
     archive = await read_archive(session, user, archive_id)
     if archive.status is not ArchiveStatus.DONE:

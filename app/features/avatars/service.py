@@ -10,7 +10,7 @@ from app.features.avatars import queries
 from app.features.avatars.image import RefusedImage, image_format, make_avatar
 from app.features.avatars.settings import AvatarSettings
 from app.features.users import tags
-from app.features.users.models import User
+from app.features.users.models import CallerRow, User
 from app.infra.process_pool import ProcessPool
 from app.infra.resources import ProcessResources
 from app.infra.server.settings import ServerSettings
@@ -70,7 +70,9 @@ async def store_picture(
     return Picture(object_id, digest)
 
 
-async def set_avatar(session: AsyncSession, user: User, picture: Picture, url: str) -> None:
+async def set_avatar(
+    session: AsyncSession, user: User | CallerRow, picture: Picture, url: str
+) -> None:
     """Show a picture as the avatar of the caller. The one before is deleted if nobody else has it.
 
     The account is locked first, so that two uploads of a user take turns.
@@ -85,7 +87,7 @@ async def set_avatar(session: AsyncSession, user: User, picture: Picture, url: s
     invalidate(session, tags.user(user.id))
 
 
-async def delete_avatar(session: AsyncSession, user: User) -> None:
+async def delete_avatar(session: AsyncSession, user: User | CallerRow) -> None:
     """Remove the avatar of the caller, if there is one."""
     if not await queries.set_url(session, user.id, None):
         raise Unauthenticated("The account of this access token has been deleted.")

@@ -8,13 +8,15 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.features.comments.models import Comment, CommentRow
 from app.features.posts.models import Post
-from app.features.users.models import User
-from app.features.users.queries import AUTHOR_COLUMNS
+from app.features.users.models import CallerRow
+from app.features.users.queries import AUTHOR_COLUMNS, author_of
 from app.infra.database.pagination import KeysetList
+from app.infra.database.row_insert import RowInsert
 from app.infra.database.row_query import RowQuery
 from app.infra.database.rows import Columns
 
 COMMENT_COLUMNS = Columns(CommentRow, Comment, author=AUTHOR_COLUMNS)
+NEW_COMMENT = RowInsert(COMMENT_COLUMNS)
 OF_POST = select(Comment).where(Comment.post_id == bindparam("post_id"))
 BY_ID = select(Comment).where(Comment.id == bindparam("comment_id"))
 POST_EXISTS = select(Post.id).where(Post.id == bindparam("post_id"))
@@ -67,12 +69,13 @@ async def get_comment(session: AsyncSession, comment_id: int) -> Comment | None:
     return await session.scalar(BY_ID, {"comment_id": comment_id})
 
 
-async def insert_comment(session: AsyncSession, post_id: int, author: User, body: str) -> Comment:
+async def insert_comment(
+    session: AsyncSession, post_id: int, author: CallerRow, body: str
+) -> CommentRow:
     """Insert a comment. The caller holds the lock of `change_count`."""
-    comment = Comment(post_id=post_id, author_id=author.id, body=body)
-    session.add(comment)
-    await session.flush()
-    return comment
+    return await NEW_COMMENT.one(
+        session, author=author_of(author), author_id=author.id, post_id=post_id, body=body
+    )
 
 
 async def delete_comment(session: AsyncSession, comment_id: int) -> bool:

@@ -11,7 +11,7 @@ from fastapi import Path as PathParameter
 from starlette.responses import HTMLResponse
 
 from app.features.comments import service
-from app.features.comments.models import Comment, CommentRow
+from app.features.comments.models import CommentRow
 from app.features.comments.schemas import CommentCreate, CommentPage, CommentRead
 from app.features.idempotency.dependencies import IdempotentRoute, IdempotentSession
 from app.features.users.dependencies import CurrentUser
@@ -84,7 +84,7 @@ async def stream_comments(post_id: PostId, session: ReadSession, last: LastEvent
 )
 async def create_comment(
     post_id: PostId, data: CommentCreate, user: CurrentUser, session: IdempotentSession
-) -> Comment:
+) -> CommentRow:
     """Comment on a post."""
     return await service.create_comment(session, user, post_id, data)
 

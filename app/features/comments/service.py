@@ -4,15 +4,14 @@ from collections.abc import Sequence
 
 from pydantic import TypeAdapter
 from sqlalchemy.ext.asyncio import AsyncSession
-from sqlalchemy.orm.attributes import set_committed_value
 
 from app.errors import Forbidden, NotFound
 from app.features.comments import queries
-from app.features.comments.models import Comment, CommentRow
+from app.features.comments.models import CommentRow
 from app.features.comments.schemas import CommentCreate, CommentRead
 from app.features.posts import tags as posts
 from app.features.users import tags as users
-from app.features.users.models import User
+from app.features.users.models import CallerRow
 from app.infra.database.pagination import Page, PageRequest
 from app.infra.events.feed import Event, Feed
 from app.infra.validation.preconditions import Precondition
@@ -48,20 +47,19 @@ async def list_comments(
 
 
 async def create_comment(
-    session: AsyncSession, author: User, post_id: int, data: CommentCreate
-) -> Comment:
+    session: AsyncSession, author: CallerRow, post_id: int, data: CommentCreate
+) -> CommentRow:
     # This locks the post until the commit, before the comment draws its id. So the comments of a
     # post become visible in the order of their ids, and a stream never has to look back.
     if not await queries.change_count(session, post_id, +1):
         raise NotFound(NO_POST)
     comment = await queries.insert_comment(session, post_id, author, data.body)
-    set_committed_value(comment, "author", author)
     invalidate(session, posts.post(post_id))
     return comment
 
 
 async def delete_comment(
-    session: AsyncSession, author: User, comment_id: int, precondition: Precondition
+    session: AsyncSession, author: CallerRow, comment_id: int, precondition: Precondition
 ) -> None:
     comment = await queries.get_comment(session, comment_id)
     if comment is None:

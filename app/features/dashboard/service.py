@@ -23,7 +23,7 @@ from app.features.dashboard.settings import DashboardSettings
 from app.features.posts import service as posts
 from app.features.posts.models import PostRow
 from app.features.users import queries as users
-from app.features.users.models import User, UserRow
+from app.features.users.models import CallerRow, UserRow
 from app.infra.database.error_mapping import describe, to_app_error
 from app.infra.database.pagination import PageRequest
 from app.infra.http_client.deadline import end_of_request
@@ -41,7 +41,7 @@ RECENT_POSTS = 5
 NO_PROFILE = 404
 
 T = TypeVar("T")
-Read = Callable[[ProcessResources, User], Awaitable[T]]
+Read = Callable[[ProcessResources, CallerRow], Awaitable[T]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,7 +62,7 @@ class _Parts:
         self.failures: dict[PartName, Exception] = {}
         self._resources = resources
 
-    async def read(self, name: PartName, read: Read[T], user: User) -> T | None:
+    async def read(self, name: PartName, read: Read[T], user: CallerRow) -> T | None:
         """Return the part, or None if it fails or takes too long."""
         try:
             async with asyncio.timeout_at(end_of_request()):
@@ -91,7 +91,7 @@ class _Parts:
         return not isinstance(error, Unavailable)
 
 
-async def read_dashboard(resources: ProcessResources, user: User) -> Dashboard:
+async def read_dashboard(resources: ProcessResources, user: CallerRow) -> Dashboard:
     """Return the parts that can be read.
 
     If there is no part at all, as when the database is away, this raises the failure of one. The
@@ -109,28 +109,28 @@ async def read_dashboard(resources: ProcessResources, user: User) -> Dashboard:
     return Dashboard(*found, degraded=sorted(parts.failures))
 
 
-async def read_profile(resources: ProcessResources, user: User) -> UserRow | None:
+async def read_profile(resources: ProcessResources, user: CallerRow) -> UserRow | None:
     def read(session: AsyncSession) -> Awaitable[UserRow | None]:
         return users.read_account(session, user.id)
 
     return await resources.separate_reads.read("profile", read, _limit(resources))
 
 
-async def read_recent_posts(resources: ProcessResources, user: User) -> Sequence[PostRow]:
+async def read_recent_posts(resources: ProcessResources, user: CallerRow) -> Sequence[PostRow]:
     async def read(session: AsyncSession) -> Sequence[PostRow]:
         return (await posts.list_posts(session, PageRequest(RECENT_POSTS), user.id)).items
 
     return await resources.separate_reads.read("recent_posts", read, _limit(resources))
 
 
-async def read_stats(resources: ProcessResources, user: User) -> Stats:
+async def read_stats(resources: ProcessResources, user: CallerRow) -> Stats:
     def read(session: AsyncSession) -> Awaitable[Stats]:
         return queries.get_stats(session, user.id)
 
     return await resources.separate_reads.read_lagging("stats", read, _limit(resources))
 
 
-async def read_upstream(resources: ProcessResources, user: User) -> UpstreamProfile | None:
+async def read_upstream(resources: ProcessResources, user: CallerRow) -> UpstreamProfile | None:
     """Return the profile of another service, or None if it has none or there is no such service."""
     settings = resources.settings[DashboardSettings]
     if settings.upstream_url is None:

@@ -4,14 +4,16 @@ Each statement names the owner, so nobody can reach the draft of another user. T
 are due are run by jobs.
 """
 
+from collections.abc import Mapping
 from datetime import date
 
 from sqlalchemy import bindparam, delete, select, tuple_
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.features.drafts.models import Draft, DraftRow, DraftStatus
-from app.features.users.models import User
+from app.features.users.models import CallerRow, User
 from app.infra.database.pagination import KeysetList
+from app.infra.database.row_insert import RowInsert
 from app.infra.database.row_query import RowQuery
 from app.infra.database.rows import Columns
 
@@ -21,6 +23,7 @@ BY_ID_LOCKED = BY_ID.with_for_update()
 
 DRAFT_COLUMNS = Columns(DraftRow, Draft)
 DRAFT_BY_ID = RowQuery(DRAFT_COLUMNS, BY_ID)
+NEW_DRAFT = RowInsert(DRAFT_COLUMNS)
 ALL_DRAFTS = KeysetList("drafts", DRAFT_COLUMNS, OWN_DRAFTS, newest_first=True)
 DRAFTS_BY_STATUS = KeysetList(
     "drafts",
@@ -45,22 +48,23 @@ DUE_PAGE = (
 DUE_LOCKED = DUE.where(Draft.id == bindparam("draft_id")).with_for_update()
 
 
-async def get_draft(session: AsyncSession, owner: User, draft_id: int) -> DraftRow | None:
+async def get_draft(session: AsyncSession, owner: CallerRow, draft_id: int) -> DraftRow | None:
     return await DRAFT_BY_ID.first(session, owner_id=owner.id, draft_id=draft_id)
 
 
-async def lock_draft(session: AsyncSession, owner: User, draft_id: int) -> Draft | None:
+async def lock_draft(session: AsyncSession, owner: CallerRow, draft_id: int) -> Draft | None:
     """Return the draft, and lock it until the transaction ends."""
     return await session.scalar(BY_ID_LOCKED, {"owner_id": owner.id, "draft_id": draft_id})
 
 
-async def insert_draft(session: AsyncSession, draft: Draft) -> None:
+async def insert_draft(
+    session: AsyncSession, owner: CallerRow, values: Mapping[str, object]
+) -> DraftRow:
     """Insert a draft. Raises `IntegrityError` for UNIQUE_TITLE if its owner has this title."""
-    session.add(draft)
-    await session.flush()
+    return await NEW_DRAFT.one(session, owner_id=owner.id, **values)
 
 
-async def delete_draft(session: AsyncSession, owner: User, draft_id: int) -> None:
+async def delete_draft(session: AsyncSession, owner: CallerRow, draft_id: int) -> None:
     await session.execute(delete(Draft).where(Draft.owner_id == owner.id, Draft.id == draft_id))
 
 

@@ -13,11 +13,11 @@ from app.features.drafts import queries
 from app.features.drafts.models import UNIQUE_TITLE, Draft, DraftRow, DraftStatus
 from app.features.drafts.schemas import DraftCreate, DraftUpdate
 from app.features.posts import service as posts
-from app.features.posts.models import Post
+from app.features.posts.models import PostRow
 from app.features.posts.schemas import PostCreate
 from app.features.users import service as users
-from app.features.users.models import User
-from app.features.users.queries import get_user
+from app.features.users.models import CallerRow
+from app.features.users.queries import read_caller
 from app.infra.database.error_mapping import violated_constraint
 from app.infra.database.pagination import Page, PageRequest
 from app.infra.validation.preconditions import Precondition
@@ -27,29 +27,31 @@ DraftT = TypeVar("DraftT", Draft, DraftRow)
 
 
 async def list_drafts(
-    session: AsyncSession, owner: User, query: PageRequest, status: DraftStatus | None
+    session: AsyncSession, owner: CallerRow, query: PageRequest, status: DraftStatus | None
 ) -> Page[DraftRow]:
     if status is None:
         return await queries.ALL_DRAFTS.page(session, query, owner_id=owner.id)
     return await queries.DRAFTS_BY_STATUS.page(session, query, owner_id=owner.id, status=status)
 
 
-async def read_draft(session: AsyncSession, owner: User, draft_id: int) -> DraftRow:
+async def read_draft(session: AsyncSession, owner: CallerRow, draft_id: int) -> DraftRow:
     """Return the caller's draft, or raise `NotFound`."""
     return _require_existing(await queries.get_draft(session, owner, draft_id))
 
 
-async def create_draft(session: AsyncSession, owner: User, data: DraftCreate) -> Draft:
+async def create_draft(session: AsyncSession, owner: CallerRow, data: DraftCreate) -> DraftRow:
     await users.keep_account(session, owner)
-    draft = Draft(owner_id=owner.id, **data.model_dump())
-    draft.status = _planned_status(draft.publish_on)
+    values = data.model_dump() | {"status": _planned_status(data.publish_on)}
     with _refuse_taken_title():
-        await queries.insert_draft(session, draft)
-    return draft
+        return await queries.insert_draft(session, owner, values)
 
 
 async def update_draft(
-    session: AsyncSession, owner: User, draft_id: int, data: DraftUpdate, precondition: Precondition
+    session: AsyncSession,
+    owner: CallerRow,
+    draft_id: int,
+    data: DraftUpdate,
+    precondition: Precondition,
 ) -> Draft:
     """Change the caller's draft. Its version increases if anything changes."""
     draft = await _own_draft(session, owner, draft_id)
@@ -66,7 +68,7 @@ async def update_draft(
 
 
 async def delete_draft(
-    session: AsyncSession, owner: User, draft_id: int, precondition: Precondition
+    session: AsyncSession, owner: CallerRow, draft_id: int, precondition: Precondition
 ) -> None:
     """Delete the caller's draft."""
     draft = await _own_draft(session, owner, draft_id)
@@ -74,7 +76,7 @@ async def delete_draft(
     await queries.delete_draft(session, owner, draft_id)
 
 
-async def publish_draft(session: AsyncSession, owner: User, draft_id: int) -> Post:
+async def publish_draft(session: AsyncSession, owner: CallerRow, draft_id: int) -> PostRow:
     """Make a post from the caller's draft, once. The post stays if the draft is deleted.
 
     The draft is locked until the commit, so a concurrent call sees that it is published.
@@ -98,12 +100,12 @@ async def publish_due_draft(session: AsyncSession, draft_id: int) -> None:
     draft = await queries.lock_due_draft(session, draft_id, _today())
     if draft is None:
         return
-    owner = await get_user(session, draft.owner_id)
+    owner = await read_caller(session, draft.owner_id)
     if owner is not None and not owner.disabled:
         await _publish(session, owner, draft)
 
 
-async def _publish(session: AsyncSession, owner: User, draft: Draft) -> Post:
+async def _publish(session: AsyncSession, owner: CallerRow, draft: Draft) -> PostRow:
     post = await posts.create_post(session, owner, PostCreate(title=draft.title, body=draft.body))
     draft.status, draft.post_id = DraftStatus.PUBLISHED, post.id
     draft.version += 1
@@ -114,7 +116,7 @@ def _today() -> date:
     return datetime.now(UTC).date()
 
 
-async def _own_draft(session: AsyncSession, owner: User, draft_id: int) -> Draft:
+async def _own_draft(session: AsyncSession, owner: CallerRow, draft_id: int) -> Draft:
     return _require_existing(await queries.lock_draft(session, owner, draft_id))
 
 

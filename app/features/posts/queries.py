@@ -5,10 +5,11 @@ from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import joinedload
 
 from app.features.posts.models import Post, PostRow
-from app.features.users.models import User
-from app.features.users.queries import AUTHOR_COLUMNS
+from app.features.users.models import CallerRow, User
+from app.features.users.queries import AUTHOR_COLUMNS, author_of
 from app.infra.database.export import Export
 from app.infra.database.pagination import KeysetList
+from app.infra.database.row_insert import RowInsert
 from app.infra.database.row_query import RowQuery
 from app.infra.database.rows import Columns
 
@@ -16,6 +17,7 @@ POST_COLUMNS = Columns(PostRow, Post, author=AUTHOR_COLUMNS)
 POSTS = select(Post)
 BY_ID = POSTS.where(Post.id == bindparam("post_id"))
 POST_BY_ID = RowQuery(POST_COLUMNS, BY_ID)
+NEW_POST = RowInsert(POST_COLUMNS)
 # To change a post. Load the author with a join, and only the columns that are shown.
 WITH_AUTHOR = joinedload(Post.author, innerjoin=True).load_only(
     User.id, User.name, User.avatar_url, raiseload=True
@@ -39,11 +41,10 @@ async def lock_post(session: AsyncSession, post_id: int) -> Post | None:
     return await session.scalar(BY_ID_LOCKED, {"post_id": post_id})
 
 
-async def insert_post(session: AsyncSession, author: User, title: str, body: str) -> Post:
-    post = Post(author_id=author.id, title=title, body=body)
-    session.add(post)
-    await session.flush()
-    return post
+async def insert_post(session: AsyncSession, author: CallerRow, title: str, body: str) -> PostRow:
+    return await NEW_POST.one(
+        session, author=author_of(author), author_id=author.id, title=title, body=body
+    )
 
 
 async def delete_post(session: AsyncSession, post_id: int) -> None:

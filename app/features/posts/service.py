@@ -3,14 +3,13 @@
 from typing import TypeVar
 
 from sqlalchemy.ext.asyncio import AsyncSession
-from sqlalchemy.orm.attributes import set_committed_value
 
 from app.errors import Forbidden, NotFound
 from app.features.posts import queries, tags
 from app.features.posts.models import Post, PostRow
 from app.features.posts.schemas import PostCreate, PostUpdate
 from app.features.users import tags as users
-from app.features.users.models import User
+from app.features.users.models import CallerRow
 from app.infra.database.pagination import Page, PageRequest
 from app.infra.validation.preconditions import Precondition
 from coherent_cache import invalidate, shows
@@ -37,15 +36,18 @@ async def read_post(session: AsyncSession, post_id: int) -> PostRow:
     return post
 
 
-async def create_post(session: AsyncSession, author: User, data: PostCreate) -> Post:
+async def create_post(session: AsyncSession, author: CallerRow, data: PostCreate) -> PostRow:
     post = await queries.insert_post(session, author, data.title, data.body)
-    set_committed_value(post, "author", author)
     invalidate(session, tags.post(post.id), tags.NEW_POSTS, tags.new_posts_by(author.id))
     return post
 
 
 async def update_post(
-    session: AsyncSession, author: User, post_id: int, data: PostUpdate, precondition: Precondition
+    session: AsyncSession,
+    author: CallerRow,
+    post_id: int,
+    data: PostUpdate,
+    precondition: Precondition,
 ) -> Post:
     """Change the caller's post. Its version increases if anything changes."""
     post = await _own_post(session, author, post_id)
@@ -60,7 +62,7 @@ async def update_post(
 
 
 async def delete_post(
-    session: AsyncSession, author: User, post_id: int, precondition: Precondition
+    session: AsyncSession, author: CallerRow, post_id: int, precondition: Precondition
 ) -> None:
     """Delete the caller's post."""
     post = await _own_post(session, author, post_id)
@@ -69,7 +71,7 @@ async def delete_post(
     invalidate(session, tags.post(post.id))
 
 
-async def _own_post(session: AsyncSession, author: User, post_id: int) -> Post:
+async def _own_post(session: AsyncSession, author: CallerRow, post_id: int) -> Post:
     post = _require_existing(await queries.lock_post(session, post_id))
     if post.author_id != author.id:
         raise Forbidden("Only the author may change a post.")

@@ -8,11 +8,11 @@ from fastapi.security import OAuth2PasswordBearer
 
 from app.errors import Forbidden, Unauthenticated
 from app.features.users import cached_user, queries
-from app.features.users.models import Role, User, UserRow
+from app.features.users.models import CallerRow, Role, UserRow
 from app.infra.dependencies import process_resources
 from app.infra.security.access_tokens import AccessToken
 
-UserT = TypeVar("UserT", User, UserRow)
+UserT = TypeVar("UserT", CallerRow, UserRow)
 
 bearer_token = OAuth2PasswordBearer("/v1/auth/token", auto_error=False, scheme_name="password")
 
@@ -29,8 +29,8 @@ async def access_token(
 Token = Annotated[AccessToken, Depends(access_token)]
 
 
-async def current_user(token: Token, request: Request) -> User:
-    """Return the fields of the caller that are cached: see `cached_user`.
+async def current_user(token: Token, request: Request) -> CallerRow:
+    """Return the fields of the caller that are cached.
 
     The cache in this process is skipped. So while Valkey is reachable, an account that is deleted
     or disabled, and a token that is revoked, are refused by all processes at once.
@@ -38,7 +38,7 @@ async def current_user(token: Token, request: Request) -> User:
     resources = await process_resources(request)
     load, key = partial(cached_user.load_entry, resources, token.user_id), token.user_id
     entry, _ = await resources.reader.read(cached_user.cache_key(key), load, skip_memory=True)
-    return _require_valid(cached_user.to_user(entry), token)
+    return _require_valid(cached_user.to_caller(entry), token)
 
 
 async def fresh_user(token: Token, request: Request) -> UserRow:
@@ -62,15 +62,15 @@ def _require_valid(user: UserT | None, token: AccessToken) -> UserT:
     return user
 
 
-CurrentUser = Annotated[User, Depends(current_user)]
+CurrentUser = Annotated[CallerRow, Depends(current_user)]
 
 
-async def current_admin(user: CurrentUser) -> User:
+async def current_admin(user: CurrentUser) -> CallerRow:
     if user.role is not Role.ADMIN:
         raise Forbidden("Only an administrator may do this.")
     return user
 
 
-CurrentAdmin = Annotated[User, Depends(current_admin)]
+CurrentAdmin = Annotated[CallerRow, Depends(current_admin)]
 # Read anew for each dependent, because passwords are checked against it.
 FreshUser = Annotated[UserRow, Depends(fresh_user, use_cache=False)]

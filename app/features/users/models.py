@@ -90,6 +90,24 @@ class UserRow(NamedTuple):
         return f"UserRow(id={self.id})"
 
 
+class CallerRow(NamedTuple):
+    """The calling user: what decides whether and what the user may do, and what everybody may see.
+
+    There is no address in it, and no hash.
+    """
+
+    id: int
+    name: str
+    bio: str
+    avatar_url: str | None
+    created_at: datetime
+    role: Role
+    verified: bool
+    disabled: bool
+    credential_version: int
+    deleted_at: datetime | None
+
+
 class PublicUserRow(NamedTuple):
     """What everybody may know of a user."""
 

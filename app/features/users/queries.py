@@ -4,7 +4,14 @@ from sqlalchemy import bindparam, delete, func, select, text, update
 from sqlalchemy.dialects.postgresql import insert
 from sqlalchemy.ext.asyncio import AsyncSession
 
-from app.features.users.models import AuthorRow, PublicUserRow, Role, User, UserRow
+from app.features.users.models import (
+    AuthorRow,
+    CallerRow,
+    PublicUserRow,
+    Role,
+    User,
+    UserRow,
+)
 from app.infra.database.base import Base
 from app.infra.database.row_query import RowQuery
 from app.infra.database.rows import Columns
@@ -13,6 +20,7 @@ from app.infra.storage.stored_objects import StoredObject, release
 AUTHOR_COLUMNS = Columns(AuthorRow, User)
 BY_ID = select(User).where(User.id == bindparam("user_id"))
 USER_BY_ID = RowQuery(Columns(UserRow, User), BY_ID)
+CALLER_BY_ID = RowQuery(Columns(CallerRow, User), BY_ID)
 PUBLIC_BY_ID = RowQuery(Columns(PublicUserRow, User), BY_ID)
 BY_EMAIL = select(User).where(
     func.lower(User.email) == func.lower(bindparam("email")), User.deleted_at.is_(None)
@@ -33,9 +41,14 @@ ADMINS_LOCKED = (
 )
 
 
-async def get_user(session: AsyncSession, user_id: int) -> User | None:
-    """Return the user with this id, even if deleted, to write rows that belong to it."""
-    return await session.scalar(BY_ID, {"user_id": user_id})
+def author_of(caller: CallerRow) -> AuthorRow:
+    """Return the caller as the author of what the caller writes."""
+    return AuthorRow(caller.id, caller.name, caller.avatar_url)
+
+
+async def read_caller(session: AsyncSession, user_id: int) -> CallerRow | None:
+    """Return the user with this id, even if deleted, to do what only this user may do."""
+    return await CALLER_BY_ID.first(session, user_id=user_id)
 
 
 async def read_account(session: AsyncSession, user_id: int) -> UserRow | None:

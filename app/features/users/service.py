@@ -5,7 +5,14 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.errors import Conflict, Forbidden, NotFound, Unauthenticated
 from app.features.users import queries, tags
-from app.features.users.models import UNIQUE_EMAIL, PublicUserRow, Role, User, UserRow
+from app.features.users.models import (
+    UNIQUE_EMAIL,
+    CallerRow,
+    PublicUserRow,
+    Role,
+    User,
+    UserRow,
+)
 from app.features.users.schemas import UserCreate, UserUpdate
 from app.infra.database.error_mapping import violated_constraint
 from app.infra.jobs.enqueue import enqueue
@@ -92,7 +99,7 @@ async def delete_user(session: AsyncSession, user: User | UserRow) -> None:
     invalidate(session, tags.user(user.id), tags.account(user.id))
 
 
-async def keep_account(session: AsyncSession, user: User) -> None:
+async def keep_account(session: AsyncSession, user: CallerRow) -> None:
     """Let a concurrent deletion of the account wait for the end of this transaction.
 
     Call this before inserting a row that must go with the account. Without it, the row could be

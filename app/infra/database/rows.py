@@ -85,6 +85,22 @@ class Columns(Generic[RowT]):
             statement = statement.join(one.columns.entity, one.relationship, isouter=is_outer)
         return statement.with_only_columns(*self.flat(), *more, maintain_column_froms=True)
 
+    @property
+    def inner_names(self) -> Sequence[str]:
+        """The names of the fields that have rows inside the row."""
+        return tuple(self._inner)
+
+    def of_table(self) -> list[Any]:
+        """Return the columns without those of inner rows, for RETURNING of an INSERT."""
+        columns = self.entity.__mapper__.columns
+        return [columns.get(name, column) for name, column in self._own.items()]
+
+    def to_new_row(self, values: Sequence[Any], inner: Sequence[Any]) -> RowT:
+        """Make a row of the values of `of_table` and of its inner rows, in their order."""
+        found: Any = (*values, *inner)
+        row: RowT = self._row._make(self._in_order(found) if self._in_order else found)
+        return row
+
     def to_row(self, values: Sequence[Any]) -> RowT:
         """Make a row of what the statement has returned. Values of other columns are ignored."""
         found: Any = values[: len(self._own)]

@@ -139,11 +139,12 @@ async def test_one_archive_is_made_at_a_time(
 
 
 async def test_without_a_store_no_archive_is_begun(
-    owner: User, resources: ProcessResources
+    owner: User, make: ArchiveFactory, resources: ProcessResources
 ) -> None:
+    caller = await make.caller(owner)
     with pytest.raises(Unavailable, match="no store for files"):
         async with resources.database.transaction() as session:
-            await service.create_archive(session, ObjectStore(None, 1), owner)
+            await service.create_archive(session, ObjectStore(None, 1), caller)
     assert await queued(resources) == []
 
 

@@ -281,8 +281,8 @@ async def test_comments_of_a_post_become_visible_in_the_order_of_their_ids(
     Otherwise a stream could send the second comment, and would never ask for the first.
     """
     resources: ProcessResources = service.state.resources
-    author = await make.user()
-    post = await make.post(author)
+    user = await make.user()
+    author, post = await make.caller(user), await make.post(user)
     created: list[int] = []
 
     async def comment() -> None:

@@ -196,13 +196,13 @@ async def test_without_any_part_the_answer_is_503(
     open_app: Open, profiles: UpstreamServer, make: PostFactory, owner: User
 ) -> None:
     profiles.answer = hangs_up
-    pool = {"pool_size": 1, "pool_timeout_seconds": 0.05}
+    pool, caller = {"pool_size": 1, "pool_timeout_seconds": 0.05}, await make.caller(owner)
     async with open_app(database=pool, upstream_url=profiles.url) as app:
         held: ProcessResources = app.state.resources
         async with held.database.read() as session:
             await session.execute(text("SELECT 1"))
             with pytest.raises(Unavailable, match="All database connections are busy"):
-                await service.read_dashboard(held, owner)
+                await service.read_dashboard(held, caller)
             async with client_of(app) as client:
                 response = await client.get(URL, headers=make.headers(owner))
     assert response.status_code == 503
@@ -210,14 +210,14 @@ async def test_without_any_part_the_answer_is_503(
 
 
 async def test_parts_that_need_the_database_are_missing_while_the_other_service_answers(
-    open_app: Open, profiles: UpstreamServer, owner: User
+    open_app: Open, profiles: UpstreamServer, make: PostFactory, owner: User
 ) -> None:
-    pool = {"pool_size": 1, "pool_timeout_seconds": 0.05}
+    pool, caller = {"pool_size": 1, "pool_timeout_seconds": 0.05}, await make.caller(owner)
     async with open_app(database=pool, upstream_url=profiles.url) as app:
         held: ProcessResources = app.state.resources
         async with held.database.read() as session:
             await session.execute(text("SELECT 1"))
-            dashboard = await service.read_dashboard(held, owner)
+            dashboard = await service.read_dashboard(held, caller)
     assert dashboard.upstream is not None
     assert dashboard.degraded == ["profile", "recent_posts", "stats"]
 

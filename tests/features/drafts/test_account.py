@@ -35,10 +35,11 @@ async def test_deleted_account_leaves_no_draft(
 
 
 async def test_deletion_waits_for_a_draft_that_is_being_created(
-    client: Client, resources: ProcessResources, owner: User, headers: Headers
+    client: Client, resources: ProcessResources, make: DraftFactory, owner: User, headers: Headers
 ) -> None:
+    caller = await make.caller(owner)
     async with resources.database.transaction() as session:
-        await service.create_draft(session, owner, DraftCreate.model_validate(NEW))
+        await service.create_draft(session, caller, DraftCreate.model_validate(NEW))
         deletion = asyncio.create_task(client.delete("/v1/users/me", headers=headers))
         await waits_for_a_lock(resources)
     assert (await deletion).status_code == 204

@@ -14,7 +14,7 @@ from app.errors import Conflict
 from app.features.idempotency.dependencies import IdempotentRoute, IdempotentSession
 from app.features.users import service as users
 from app.features.users.dependencies import CurrentUser, FreshUser
-from app.features.users.models import User, UserRow
+from app.features.users.models import CallerRow, UserRow
 from app.infra.database.sessions import after_commit
 from app.infra.dependencies import WriteSession
 from tests.sample.notes import Note
@@ -44,7 +44,7 @@ class NoteOut(BaseModel):
     title: str
 
 
-async def add(session: AsyncSession, user: User | UserRow, title: str = "T") -> Note:
+async def add(session: AsyncSession, user: CallerRow | UserRow, title: str = "T") -> Note:
     session.add(note := Note(author_id=user.id, title=title, body=""))
     await session.flush()
     return note

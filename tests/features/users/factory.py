@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from itertools import count
 
-from app.features.users import tags
-from app.features.users.models import User
+from app.features.users import queries, tags
+from app.features.users.models import CallerRow, User
 from coherent_cache import invalidate
 from tests.factory import Factory
 
@@ -30,6 +30,13 @@ class UserFactory(Factory):
             await session.flush()
             invalidate(session, tags.user(user.id))
         return user
+
+    async def caller(self, user: User) -> CallerRow:
+        """Return what `CurrentUser` is in a request of `user`."""
+        async with self.resources.database.read() as session:
+            caller = await queries.read_caller(session, user.id)
+        assert caller is not None
+        return caller
 
     def headers(self, user: User) -> dict[str, str]:
         """Return the headers of a request that `user` makes."""

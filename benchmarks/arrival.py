@@ -31,12 +31,19 @@ async def constant_arrival(url: str, request: Request, rate: float, seconds: flo
     message = _message(request)
 
     async def send(due: float) -> None:
-        if idle:
-            reader, writer = idle.pop()
-        else:
-            reader, writer = await asyncio.open_connection(place.hostname, place.port)
-        writer.write(message)
-        head = await reader.readuntil(b"\r\n\r\n")
+        while True:
+            if is_kept := bool(idle):
+                reader, writer = idle.pop()
+            else:
+                reader, writer = await asyncio.open_connection(place.hostname, place.port)
+            writer.write(message)
+            try:
+                head = await reader.readuntil(b"\r\n\r\n")
+                break
+            except (asyncio.IncompleteReadError, ConnectionError):
+                writer.close()
+                if not is_kept:  # the server has closed a connection that nobody used for a while
+                    raise
         await reader.readexactly(_length(head))
         found.latencies.append((loop.time() - due) * 1e3)
         found.refused += b" 200 " not in head.partition(b"\r\n")[0]

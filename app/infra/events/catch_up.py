@@ -20,12 +20,17 @@ class CatchUp:
         self._retry_at = float("-inf")  # for all clients, after a read that failed
 
     async def next_events(self, listener: Listener, until: float) -> list[bytes]:
-        """Return the next events, or none if the time comes or the database is away."""
+        """Return the next events, or none if the time comes or the database is away.
+
+        It returns none, too, when the stream ends while the client waits for its turn.
+        """
         try:
-            async with asyncio.timeout_at(until):
+            async with asyncio.timeout_at(until) as listener.turn:
                 await self._turns.acquire()
         except TimeoutError:
             return []
+        finally:
+            listener.turn = None
         try:
             # While it waited, another client may have read what this one needs. So clients that
             # reconnect together read the database a few times, and not once each.

@@ -140,8 +140,8 @@ class EventHub:
         await shutdown.wait()
         self.is_ending = True
         for topic in self._all():
-            topic.wake()
             for listener in topic.listeners:
+                listener.end()
                 listener.end_within(END_SECONDS)
 
     def _all(self) -> list[Topic]:

@@ -93,7 +93,8 @@ class Topic:
     def end(self) -> None:
         """Note that the key has been deleted."""
         self.exists = False
-        self.wake()
+        for listener in self.listeners:
+            listener.end()
 
     def wake(self) -> None:
         for listener in self.listeners:
@@ -115,7 +116,8 @@ class Topic:
 class Listener:
     """A client. `position` is the id of the last event that it was given.
 
-    `most` is how many events are read for it at once. `limit` is set while events are being sent.
+    `most` is how many events are read for it at once. `limit` is set while events are being sent,
+    and `turn` while it waits for its turn to read.
     """
 
     def __init__(self, topic: Topic, position: int) -> None:
@@ -124,15 +126,22 @@ class Listener:
         self.has_left = False
         self.most = PAGE
         self.limit: asyncio.Timeout | None = None
+        self.turn: asyncio.Timeout | None = None
         self._woken = asyncio.Event()
 
     def wake(self) -> None:
         self._woken.set()
 
+    def end(self) -> None:
+        """Wake it because its stream ends, even if it waits for its turn."""
+        self.wake()
+        if self.turn is not None and not self.turn.expired():
+            self.turn.reschedule(asyncio.get_running_loop().time())
+
     def leave(self) -> None:
         """Note that the client has disconnected."""
         self.has_left = True
-        self.wake()
+        self.end()
 
     def end_within(self, seconds: float) -> None:
         """Give the client `seconds` to read the event that is being sent."""

@@ -13,7 +13,7 @@ from typing import Annotated
 from fastapi import Depends, Header, Query
 from sqlalchemy.ext.asyncio import AsyncSession
 from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
+from starlette.types import Message, Receive, Scope, Send
 
 from app.errors import NotFound
 from app.infra.events.feed import Feed
@@ -92,15 +92,10 @@ class EventStream(Response):
             if (current := request_context.get()) is not None:
                 current.has_place = True
                 current.stop_clock()  # the time for which a client listens is not latency
-            start = {"type": "http.response.start", "status": self.status_code}
-            await send({**start, "headers": self.raw_headers})
-            if is_head_request():
-                await send({"type": "http.response.body"})
-                return
             watching = detached(_watch(receive, listener))
             try:
                 async with hub.sending(listener):
-                    await _send_events(hub, listener, send)
+                    await self._respond(hub, listener, send)
             except TimeoutError:
                 if listener.limit is None or not listener.limit.expired():
                     raise
@@ -108,34 +103,45 @@ class EventStream(Response):
             finally:
                 watching.cancel()
 
+    async def _respond(self, hub: EventHub, listener: Listener, send: Send) -> None:
+        async def send_in_time(message: Message) -> None:
+            # The start has a deadline too: the client may not have read an earlier response.
+            try:
+                async with asyncio.timeout(hub.settings.send_seconds):
+                    await send(message)
+            except TimeoutError:
+                raise _cut() from None
+            except OSError:  # some servers raise it when the client has disconnected
+                listener.leave()
+
+        start = {"type": "http.response.start", "status": self.status_code}
+        await send_in_time({**start, "headers": self.raw_headers})
+        if is_head_request():
+            await send_in_time({"type": "http.response.body"})
+        else:
+            await _send_events(hub, listener, send_in_time)
+
 
 async def _send_events(hub: EventHub, listener: Listener, send: Send) -> None:
-    heartbeat_seconds, send_seconds = hub.settings.heartbeat_seconds, hub.settings.send_seconds
-    now = asyncio.get_running_loop().time
+    heartbeat_seconds, now = hub.settings.heartbeat_seconds, asyncio.get_running_loop().time
 
-    async def send_in_time(body: bytes, *, more: bool = True) -> None:
-        try:
-            async with asyncio.timeout(send_seconds):
-                await send({"type": "http.response.body", "body": body, "more_body": more})
-        except TimeoutError:
-            raise _cut() from None
-        except OSError:  # some servers raise it when the client has disconnected
-            listener.leave()
+    async def send_body(body: bytes, *, more: bool = True) -> None:
+        await send({"type": "http.response.body", "body": body, "more_body": more})
 
     pause = random.randint(MIN_RECONNECT_MILLISECONDS, MAX_RECONNECT_MILLISECONDS)  # noqa: S311 - jitter
     # An id without data is no event. A client that has had none yet keeps its place by it.
-    await send_in_time(b"retry: %d\nid: %d\n\n" % (pause, listener.position))
+    await send_body(b"retry: %d\nid: %d\n\n" % (pause, listener.position))
     while True:
         found = await hub.next_events(listener, now() + heartbeat_seconds)
         if found:
-            await send_in_time(found[0] if len(found) == 1 else b"".join(found))
+            await send_body(found[0] if len(found) == 1 else b"".join(found))
             hub.sent += len(found)
         elif hub.has_ended(listener):
             break
         else:
-            await send_in_time(HEARTBEAT)
+            await send_body(HEARTBEAT)
     if not listener.has_left:
-        await send_in_time(SHUTDOWN if hub.is_ending else DELETED, more=False)
+        await send_body(SHUTDOWN if hub.is_ending else DELETED, more=False)
 
 
 def _cut() -> ClientTooSlow:

@@ -122,6 +122,19 @@ async def test_client_that_does_not_read_is_cut_and_the_others_are_not(run: Run)
     assert (REGISTRY.get_sample_value("event_stream_listeners_cut_total") or 0) == before + 1
 
 
+@pytest.mark.parametrize("method", ["GET", "HEAD"])
+async def test_client_that_does_not_read_the_head_of_the_response_is_cut(
+    run: Run, method: str
+) -> None:
+    """It has not read an earlier response on the same connection."""
+    async with run(send_seconds=0.1) as case:
+        stalled = Listening(case.app, case.url, method=method)
+        stalled.stall()
+        with pytest.raises(ClientTooSlow):
+            await stalled.finished()
+        assert case.places == 0
+
+
 @pytest.mark.slow
 def test_connection_of_a_client_that_does_not_read_is_closed(
     settings: Settings, clean: None, caplog: pytest.LogCaptureFixture
@@ -197,7 +210,9 @@ async def test_client_that_does_not_read_does_not_delay_the_shutdown(
             await reader.finished()
             assert reader.end == "shutdown"
         late = Stalled(case.app, case.url)  # on a connection that was open already
-        for one in (stalled, late):
+        behind = Listening(case.app, case.url)  # and its earlier response was not read
+        behind.stall()
+        for one in (stalled, late, behind):
             with pytest.raises(ClientTooSlow):
                 await one.finished()
         assert case.places == 0
@@ -317,6 +332,38 @@ async def test_client_that_waits_for_its_turn_gets_heartbeats_and_may_leave(
                 await one.received(reply)
         for one in reading:
             await one.leave()
+
+
+@pytest.mark.parametrize("end", ["shutdown", "deleted"])
+async def test_client_that_waits_for_its_turn_learns_at_once_that_its_stream_ends(
+    run: Run, monkeypatch: pytest.MonkeyPatch, end: str
+) -> None:
+    """The database does not answer those who read. A client that leaves frees its place, too."""
+    monkeypatch.setattr("app.infra.events.hub.END_SECONDS", 3_600)
+    async with run(heartbeat_seconds=3_600) as case:
+        await case.reply()
+        monkeypatch.setattr(case.hub._catch_up._reader, "read", hang)
+        reading = [Listening(case.app, case.url, last=0) for _ in range(CATCHING_UP)]
+        await eventually(lambda: all(len(one.messages) > 1 for one in reading))
+        waiting, leaving = (Listening(case.app, case.url, last=0) for _ in range(2))
+        await eventually(lambda: all(len(one.messages) > 1 for one in (waiting, leaving)))
+        await leaving.leave()
+        if end == "shutdown":
+            server_shutdown.begin()
+        else:
+            [[topic]] = case.hub._topics.values()
+            topic.end()
+        await waiting.finished()
+        assert waiting.end == end
+        for one in reading:
+            one.task.cancel()
+        await asyncio.wait({one.task for one in reading})
+        assert case.places == 0
+
+
+async def hang(*_: object) -> NoReturn:
+    await asyncio.Event().wait()
+    raise AssertionError
 
 
 async def test_clients_that_missed_the_same_events_share_a_read(

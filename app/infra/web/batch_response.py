@@ -87,7 +87,7 @@ class BatchResponse(StreamingResponse):
         start = {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
         try:
             async with aclosing(self._batches):
-                await _send_message(send, start)
+                await self._send_in_time(send, start)
                 await self._send_batches(send)
         except (ResponseCutOff, ClientDisconnect) as error:
             return error
@@ -111,16 +111,14 @@ class BatchResponse(StreamingResponse):
         await self._send_piece(send, end, more=False)
 
     async def _send_piece(self, send: Send, body: bytes, *, more: bool) -> None:
+        message = {"type": "http.response.body", "body": body, "more_body": more}
+        await self._send_in_time(send, message)
+
+    async def _send_in_time(self, send: Send, message: Message) -> None:
         try:
             async with asyncio.timeout(self._limits.send_seconds):
-                message = {"type": "http.response.body", "body": body, "more_body": more}
-                await _send_message(send, message)
+                await send(message)
         except TimeoutError:
             raise ClientTooSlow from None
-
-
-async def _send_message(send: Send, message: Message) -> None:
-    try:
-        await send(message)
-    except OSError:  # some servers raise it when the client has disconnected
-        raise ClientDisconnect from None
+        except OSError:  # some servers raise it when the client has disconnected
+            raise ClientDisconnect from None

@@ -8,6 +8,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Message
 
 from app.infra.web.batch_response import BatchLimits, BatchResponse
+from app.infra.web.server_error import ClientTooSlow
 
 
 async def stay() -> Message:
@@ -35,3 +36,23 @@ async def test_server_that_refuses_to_send_says_that_the_client_has_left(sent: i
     with pytest.raises(ClientDisconnect):
         await response({}, stay, send)
     assert closed.is_set() == bool(sent)
+
+
+@pytest.mark.parametrize("sent", [0, 1])
+async def test_client_that_does_not_read_is_cut(sent: int) -> None:
+    """Even before the start of the response, if it has not read an earlier one."""
+    messages = list[Message]()
+
+    async def batches() -> AsyncGenerator[memoryview, None]:
+        yield memoryview(b"a line\n")
+
+    async def send(message: Message) -> None:
+        if len(messages) == sent:
+            await stay()
+        messages.append(message)
+
+    limits = BatchLimits(asyncio.Event(), grace_seconds=60, send_seconds=0.05)
+    response = BatchResponse(batches(), limits, encoder=None, headers={}, media_type="text/csv")
+    with pytest.raises(ClientTooSlow):
+        async with asyncio.timeout(60):
+            await response({}, stay, send)

@@ -11,6 +11,7 @@ load balancer may take to notice.
 
 import os
 import time
+from collections.abc import Iterable
 
 from uvicorn.server import ServerState
 
@@ -24,6 +25,9 @@ REPLACEMENT_WAIT_SECONDS = 10.0
 # While the instance shuts down, a connection that was idle for this many ticks is closed. A client
 # whose response was given up has as much time to read what was sent before, in any shutdown.
 MAX_IDLE_TICKS = 10
+# And a client of whose complete response nothing was read for this many ticks is disconnected, in
+# any shutdown. The system holds some of the response, and asks for more only now and then.
+MAX_UNREAD_TICKS = 50
 
 
 class WorkerShutdown:
@@ -41,6 +45,8 @@ class WorkerShutdown:
         self._deadline: float | None = None
         self._stopped_accepting = False
         self._idle_ticks: dict[DrainingProtocol, int] = {}
+        # How many bytes wait for the client, and for how many ticks they have been as many.
+        self._unread: dict[DrainingProtocol, tuple[int, int]] = {}
 
     def request(self, *, being_replaced: bool) -> None:
         """Shut down as soon as another worker accepts. A repeated request changes nothing.
@@ -113,6 +119,18 @@ class WorkerShutdown:
             if ticks > MAX_IDLE_TICKS:
                 close = connection.transport.abort if connection.is_cut_off else connection.shutdown
                 close()
+        self._abort_unread(connections)
+
+    def _abort_unread(self, connections: Iterable[DrainingProtocol]) -> None:
+        """End connections whose clients do not read the end of a response. Slow ones go on."""
+        before, self._unread = self._unread, {}
+        for connection in connections:
+            size = connection.transport.get_write_buffer_size() if connection.is_idle else 0
+            if size:
+                last_size, ticks = before.get(connection, (size, 0))
+                self._unread[connection] = size, ticks + 1 if size == last_size else 0
+                if ticks >= MAX_UNREAD_TICKS:
+                    connection.transport.abort()
 
     def _is_finished(self, state: ServerState, now: float) -> bool:
         assert self._deadline is not None

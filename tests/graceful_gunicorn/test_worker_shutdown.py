@@ -14,6 +14,7 @@ from graceful_gunicorn.connection_draining import DrainingProtocol
 from graceful_gunicorn.shared_state import SharedState, Shutdown
 from graceful_gunicorn.worker_shutdown import (
     MAX_IDLE_TICKS,
+    MAX_UNREAD_TICKS,
     REPLACEMENT_WAIT_SECONDS,
     WorkerShutdown,
 )
@@ -167,18 +168,27 @@ class Transport:
 
     is_aborted = False
 
-    def __init__(self, *, is_closing: bool) -> None:
+    def __init__(self, *, is_closing: bool, unread_bytes: int = 1_000_000) -> None:
         self.is_closing = lambda: is_closing
+        self.unread_bytes = unread_bytes
 
     def abort(self) -> None:
         self.is_aborted = True
 
+    def close(self) -> None:
+        self.is_closing = lambda: True
 
-def unfinished(*, is_closing: bool) -> tuple[DrainingProtocol, Transport]:
+    def get_write_buffer_size(self) -> int:
+        return self.unread_bytes
+
+
+def unread(
+    *, is_closing: bool, is_complete: bool = False, **options: Any
+) -> tuple[DrainingProtocol, Transport]:
     """Return a connection whose response has begun, and whose client does not read it."""
     connection: Any = DrainingProtocol.__new__(DrainingProtocol)
-    connection.cycle = SimpleNamespace(response_complete=False, response_started=True)
-    connection.transport = Transport(is_closing=is_closing)
+    connection.cycle = SimpleNamespace(response_complete=is_complete, response_started=True)
+    connection.transport = Transport(is_closing=is_closing, **options)
     return connection, connection.transport
 
 
@@ -191,7 +201,7 @@ def test_a_response_that_was_given_up_does_not_delay_the_shutdown(
     worker, other = Worker(shared_state), Worker(shared_state)
     other.advance()
     (given_up, socket), (sending, other_socket) = (
-        unfinished(is_closing=is_closing) for is_closing in (True, False)
+        unread(is_closing=is_closing) for is_closing in (True, False)
     )
     worker.server_state.connections.update({given_up, sending})
     if whole_instance:
@@ -206,3 +216,31 @@ def test_a_response_that_was_given_up_does_not_delay_the_shutdown(
         worker.advance()
     assert socket.is_aborted
     assert not other_socket.is_aborted
+
+
+@pytest.mark.parametrize("whole_instance", [True, False])
+@pytest.mark.parametrize("is_closing", [True, False])
+def test_a_client_that_does_not_read_the_end_of_a_response_does_not_delay_the_shutdown(
+    clock: Clock, *, is_closing: bool, whole_instance: bool
+) -> None:
+    """One that reads slowly has its time until the deadline."""
+    shared_state = SharedState()
+    worker, other = Worker(shared_state), Worker(shared_state)
+    other.advance()
+    (stuck, socket), (slow, slow_socket), (read, read_socket) = (
+        unread(is_closing=is_closing, is_complete=True, unread_bytes=size)
+        for size in (1_000_000, 1_000_000, 0)
+    )
+    worker.server_state.connections.update({stuck, slow, read})
+    if whole_instance:
+        shared_state.shutdown = Shutdown.GRACEFUL
+    worker.shutdown.request(being_replaced=True)
+    worker.advance()
+    clock.now += DRAIN_SECONDS
+    for tick in range(3 * MAX_UNREAD_TICKS):
+        worker.advance()
+        slow_socket.unread_bytes -= 1_000 * (tick % MAX_UNREAD_TICKS == 0)
+        assert not (socket.is_aborted and tick < MAX_UNREAD_TICKS - 2)
+    assert socket.is_aborted
+    assert not slow_socket.is_aborted
+    assert not read_socket.is_aborted

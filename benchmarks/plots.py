@@ -9,7 +9,7 @@ from pathlib import Path
 import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter
+from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
 from benchmarks.charts import Bars, Chart, Lines
 
@@ -71,6 +71,8 @@ def _draw_bars(chart: Bars, axes: Axes, colours: Sequence[str]) -> None:
     axes.invert_yaxis()
     if chart.log:
         axes.set_xscale("log")
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_minor_formatter(NullFormatter())
     axes.margins(x=0.12, y=0.02)
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _short(value)))
     axes.grid(axis="x", linewidth=0.5)
@@ -87,6 +89,7 @@ def _draw_lines(chart: Lines, axes: Axes, colours: Sequence[str]) -> None:
         axes.minorticks_off()
     if chart.log_y:
         axes.set_yscale("log")
+        axes.yaxis.set_minor_formatter(NullFormatter())
     else:
         axes.set_ylim(bottom=0)
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _short(value)))

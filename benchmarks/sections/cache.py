@@ -138,12 +138,16 @@ def _figures(data: Data) -> Iterator[tuple[str, str]]:
         yield from sample_figures(f"hits.{hits}", sample)
 
 
-def report(data: Data) -> str:
-    titles = {
+def _titles(data: Data) -> dict[str, str]:
+    return {
         "page": "One page of 20 posts",
         "post": "One post",
         "random": f"{data['posts']:,} posts at random",
     }
+
+
+def report(data: Data) -> str:
+    titles = _titles(data)
     parts = [INTRODUCTION]
     for case, samples in data["tiers"].items():
         rows = [
@@ -168,7 +172,8 @@ def report(data: Data) -> str:
 def charts(data: Data) -> list[Chart]:
     tiers = list(TIERS)
     rates = {
-        case: [samples[tier]["rps"] for tier in tiers] for case, samples in data["tiers"].items()
+        _titles(data)[case]: [samples[tier]["rps"] for tier in tiers]
+        for case, samples in data["tiers"].items()
     }
     shares = list(data["hits"])
     mixed = {"requests a second": [data["hits"][one]["rps"] for one in shares]}

@@ -28,8 +28,13 @@ Ts = TypeVarTuple("Ts")
 # With uvloop, anyio raises the second one for a process that has died before it is killed.
 DIED = (BrokenWorkerProcess, ProcessLookupError)
 WARM_AFTER_SECONDS = 3.0
+# A process that needs longer to start is killed. anyio kills one that does not come up in 20 s, and
+# only the one that is still starting after that can be killed by a cancellation.
+START_SECONDS = 30.0
 TOO_MANY = "Too many requests of this kind are being processed. Try again in a moment."
-TOO_SLOW = "Processing it took too long."
+TOO_SLOW = "This work took too long, and was stopped."
+KILLED = "The process for this work was killed, and so was the second one."
+NOT_STARTED = "The process for this work could not be started. Try again in a moment."
 
 _locks: RunVar[asyncio.Lock | None] = RunVar("process_pool.lock")
 
@@ -37,10 +42,10 @@ _locks: RunVar[asyncio.Lock | None] = RunVar("process_pool.lock")
 class ProcessPool:
     """Runs at most `size` calls at the same time, and lets `queue` more wait for `queue_seconds`.
 
-    A call that takes longer than `seconds` is killed. The start of a process does not count. All of
-    these raise `Unavailable`. So does a call whose process dies twice or cannot be started.
-    Functions must be at the top of a module, and their module should import little, because each
-    process imports it.
+    A call that takes longer than `seconds` is killed. The start of a process does not count: it may
+    take `START_SECONDS`. All of these raise `Unavailable`. So does a call whose process dies twice
+    or cannot be started. Functions must be at the top of a module, and their module should import
+    little, because each process imports it.
     """
 
     def __init__(
@@ -84,8 +89,10 @@ class ProcessPool:
                 return await self._call(function, *arguments)
             except DIED:  # perhaps it was killed while it was idle
                 return await self._call(function, *arguments)
-        except (TimeoutError, *DIED):
+        except TimeoutError:
             raise self._refused(TOO_SLOW) from None
+        except DIED:
+            raise self._refused(KILLED) from None
         finally:
             self._slots.release()
 
@@ -109,14 +116,14 @@ class ProcessPool:
         """
         loop, lock = asyncio.get_running_loop(), _lock_of_loop()
         await lock.acquire()
-        starting = detached(run_sync(imported, function, limiter=self._limiter))
+        starting = detached(self._start_process(function))
         try:
             await asyncio.shield(starting)
         except (OSError, RuntimeError) as error:
             if isinstance(error, DIED):
                 raise
             logger.warning("No process could be started: %s", error)
-            raise self._refused(TOO_MANY) from error
+            raise self._refused(NOT_STARTED) from error
         finally:
             if starting.done():
                 loop.call_soon(lock.release)
@@ -124,6 +131,13 @@ class ProcessPool:
                 starting.add_done_callback(partial(_release, lock))
         limit.reschedule(loop.time() + self._seconds)
         yield
+
+    async def _start_process(self, function: Callable[..., object]) -> None:
+        try:
+            async with asyncio.timeout(START_SECONDS):
+                await run_sync(imported, function, cancellable=True, limiter=self._limiter)
+        except TimeoutError:
+            raise TimeoutError(f"it took more than {START_SECONDS:g} s") from None
 
     def _count(self, change: int) -> None:
         self._taken += change

@@ -122,7 +122,7 @@ async def test_call_whose_process_is_killed_runs_again() -> None:
 
 async def test_call_that_kills_each_process_is_given_up() -> None:
     processes = pool()
-    with pytest.raises(Unavailable):
+    with pytest.raises(Unavailable, match="was killed"):
         await processes.run(work.die)
     assert await processes.run(work.double, 4) == 8
 
@@ -184,8 +184,24 @@ async def test_process_that_cannot_be_started_is_unavailable(
     await kill_idle()
     with monkeypatch.context() as patch:
         patch.setattr("anyio.to_process.open_process", refuse)
-        with pytest.raises(Unavailable, match="Too many"):
+        with pytest.raises(Unavailable, match="could not be started"):
             await pool().run(work.double, 4)
+    assert await pool().run(work.double, 4) == 8
+
+
+@linux
+async def test_process_that_does_not_end_its_start_is_killed(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Otherwise all later calls would wait for it. Here, an import hangs."""
+    await kill_idle()
+    with monkeypatch.context() as patch:
+        patch.setenv("TEST_IMPORT_SECONDS", "3600")
+        patch.setattr("app.infra.process_pool.START_SECONDS", 5)
+        with pytest.raises(Unavailable, match="could not be started"):
+            await pool().run(slow_import.double, 4)
+    assert "No process could be started: it took more than 5 s" in caplog.text
+    assert children() == []
     assert await pool().run(work.double, 4) == 8
 
 

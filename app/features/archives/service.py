@@ -90,7 +90,7 @@ async def build_archive(context: JobContext, archive_id: int, user_id: int) -> N
     async with resources.database.transaction() as session:
         if not await queries.set_progress(session, archive_id, 0):
             return
-        object_id = await reserve(session, key, 2 * TIME_LIMIT.total_seconds())
+    object_id = await reserve(resources.database, key, 2 * TIME_LIMIT.total_seconds())
     try:
         async with resources.objects.writer(key) as write:
             stream = ZipStream(write)

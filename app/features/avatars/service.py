@@ -64,8 +64,7 @@ async def store_picture(
     digest = sha256(made).hexdigest()
     key = object_key(digest)
     seconds = resources.settings[LimitsSettings].request_seconds + COMMIT_SECONDS
-    async with resources.database.transaction() as session:
-        object_id = await reserve(session, key, seconds)
+    object_id = await reserve(resources.database, key, seconds)
     await resources.objects.put(key, made)
     return Picture(object_id, digest)
 

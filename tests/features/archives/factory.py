@@ -28,8 +28,7 @@ class ArchiveFactory(CommentFactory):
             **values,
         }
         key = str(values["key"])
-        async with self.resources.database.transaction() as session:
-            values.setdefault("object_id", await reserve(session, key, 3_600))
+        values.setdefault("object_id", await reserve(self.resources.database, key, 3_600))
         await self.resources.objects.put(key, content)
         async with self.resources.database.transaction() as session:
             session.add(archive := Archive(user_id=owner.id, **values))

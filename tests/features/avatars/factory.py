@@ -17,8 +17,7 @@ class AvatarFactory(UserFactory):
         """Store a file as the avatar of a user, as it is. Return the hash that names it."""
         content = b"the picture of user %d" % owner.id if content is None else content
         digest = sha256(content).hexdigest()
-        async with self.resources.database.transaction() as session:
-            object_id = await reserve(session, object_key(digest), 3_600)
+        object_id = await reserve(self.resources.database, object_key(digest), 3_600)
         await self.resources.objects.put(object_key(digest), content)
         async with self.resources.database.transaction() as session:
             url = url_of(self.resources.settings, digest)

@@ -1,6 +1,7 @@
 """Files that nobody needs are deleted, and no other ones."""
 
 import asyncio
+from collections.abc import AsyncIterator
 from dataclasses import replace
 
 import httpx2
@@ -82,8 +83,7 @@ async def test_deleted_account_shows_no_picture(
 async def test_file_whose_request_fails_is_deleted_later(
     make: AvatarFactory, resources: ProcessResources
 ) -> None:
-    async with resources.database.transaction() as session:
-        await reserve(session, object_key("failed"), 3_600)
+    await reserve(resources.database, object_key("failed"), 3_600)
     await resources.objects.put(object_key("failed"), b"x")
     await delete_unreferenced(resources.database, resources.objects)
     assert await exists(resources, "failed")  # the request could still commit
@@ -97,8 +97,8 @@ async def test_file_is_not_deleted_while_a_request_begins_to_refer_to_it(
     digest = await make.avatar(owner)
     async with resources.database.transaction() as session:
         await service.delete_avatar(session, owner)
+    object_id = await reserve(resources.database, object_key(digest), -1)
     async with resources.database.transaction() as session:
-        object_id = await reserve(session, object_key(digest), -1)
         await refer(session, object_id)
         await delete_unreferenced(resources.database, resources.objects)
         assert await exists(resources, digest)
@@ -107,12 +107,99 @@ async def test_file_is_not_deleted_while_a_request_begins_to_refer_to_it(
 async def test_request_that_is_too_late_is_refused(
     make: AvatarFactory, owner: User, resources: ProcessResources
 ) -> None:
-    async with resources.database.transaction() as session:
-        object_id = await reserve(session, object_key("late"), -1)
+    object_id = await reserve(resources.database, object_key("late"), -1)
     await delete_unreferenced(resources.database, resources.objects)
     with pytest.raises(Unavailable):
         async with resources.database.transaction() as session:
             await refer(session, object_id)
+
+
+class SlowDeletion:
+    """A call of the store that deletes nothing until `go_on` is set."""
+
+    def __init__(self, resources: ProcessResources, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.began, self.go_on = asyncio.Event(), asyncio.Event()
+        self._delete = resources.objects.delete
+        monkeypatch.setattr(resources.objects, "delete", self._wait_and_delete)
+        running = delete_unreferenced(resources.database, resources.objects)
+        self.task = asyncio.create_task(running)
+
+    async def _wait_and_delete(self, key: str) -> None:
+        self.began.set()
+        await self.go_on.wait()
+        await self._delete(key)
+
+
+@pytest.fixture
+async def slow_deletion(
+    make: AvatarFactory, resources: ProcessResources, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[SlowDeletion]:
+    """The job while it deletes the file `old`, which nobody needs any more."""
+    await reserve(resources.database, object_key("old"), -1)
+    await resources.objects.put(object_key("old"), b"before")
+    deletion = SlowDeletion(resources, monkeypatch)
+    await deletion.began.wait()
+    yield deletion
+    deletion.task.cancel()
+
+
+async def test_no_connection_is_held_while_the_store_deletes(
+    slow_deletion: SlowDeletion, resources: ProcessResources
+) -> None:
+    assert resources.database.engine.pool.checkedout() == 0  # type: ignore[attr-defined]
+
+
+async def test_file_that_is_being_deleted_is_stored_again_after_that(
+    slow_deletion: SlowDeletion, resources: ProcessResources
+) -> None:
+    reserving = asyncio.create_task(reserve(resources.database, object_key("old"), 60))
+    await asyncio.sleep(0.2)
+    assert not reserving.done()
+    slow_deletion.go_on.set()
+    object_id = await reserving
+    assert not await exists(resources, "old")
+    await resources.objects.put(object_key("old"), b"again")
+    await slow_deletion.task
+    async with resources.database.transaction() as session:
+        await refer(session, object_id)
+    assert await exists(resources, "old")
+
+
+async def test_file_that_is_being_deleted_cannot_be_referred_to(
+    slow_deletion: SlowDeletion, resources: ProcessResources
+) -> None:
+    async with resources.database.read() as session:
+        object_id = await session.scalar(text("SELECT id FROM stored_objects"))
+    with pytest.raises(Unavailable):
+        async with resources.database.transaction() as session:
+            await refer(session, object_id)
+
+
+async def test_deletion_whose_process_dies_is_done_by_the_next_run(
+    slow_deletion: SlowDeletion, resources: ProcessResources, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Until then, nobody can store the file: the process could be alive, and delete it."""
+    monkeypatch.setattr("app.infra.storage.stored_objects.WAIT_SECONDS", 0.1)
+    slow_deletion.task.cancel()
+    with pytest.raises(Unavailable, match="being deleted"):
+        await reserve(resources.database, object_key("old"), 60)
+    slow_deletion.go_on.set()
+    await clean_up(resources)
+    assert not await exists(resources, "old")
+    assert await reserve(resources.database, object_key("old"), 60)
+
+
+async def test_deletion_that_took_too_long_does_not_delete_the_row_of_a_new_file(
+    slow_deletion: SlowDeletion, resources: ProcessResources
+) -> None:
+    async with resources.database.transaction() as session:
+        past = "UPDATE stored_objects SET deleting_until = now() - interval '1 second'"
+        await session.execute(text(past))
+    object_id = await reserve(resources.database, object_key("old"), 60)
+    slow_deletion.go_on.set()
+    await slow_deletion.task
+    async with resources.database.transaction() as session:
+        await refer(session, object_id)
 
 
 async def test_without_a_store_an_upload_is_refused_at_once(

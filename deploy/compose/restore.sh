@@ -2,10 +2,11 @@
 # Replaces all data by those of a backup: deploy/compose/restore.sh FILE
 #
 # The backup is loaded and migrated beside the present database, which serves meanwhile. If that succeeds,
-# the service stops for half a minute, and the two databases change places. The replaced database is kept
-# under the name `app_replaced` until the next restore. The files of FILE.objects.tar are added to the volume
-# `objects` before: a file never changes under its name, so none of the present files is replaced. If no instance runs, only the database is started
-# before: so it does not matter whether the service starts with the present data.
+# the service stops, the files of FILE.objects.tar are added to the volume `objects`, and the two databases
+# change places. This takes half a minute, and the time for reading the files. The replaced database is kept
+# under the name `app_replaced` until the next restore. Files that only it names are deleted after a week.
+# If no instance runs, only the database is started before: so it does not matter whether the service starts
+# with the present data.
 set -eu
 caller=$PWD
 cd "$(dirname "$0")/../.."
@@ -69,17 +70,21 @@ in_image migrate sh -c 'DATABASE_URL=$(sed -n "s,/app\(?.*\)*$,/app_restored\1,p
     fail "The backup could not be migrated, so nothing was changed. If a revision cannot be located, a newer version" \
         "of the service wrote the backup: check out that version, run deploy/compose/upgrade.sh, and try again."
 
+say "4. Stopping the service. It does not answer until it is started again"
+[ "$running" -eq 0 ] || stopped=yes
+docker compose stop app worker
+
+# A running worker would delete files that only the backup needs. A file never changes under its name, so
+# none of the present files has to be replaced.
 if [ -f "$objects" ]; then
-    say "4. Adding the files of $objects"
+    say "5. Adding the files of $objects"
     in_image app tar --extract --skip-old-files --directory /var/lib/objects <"$objects" ||
         fail "The files could not be added, so the data were not changed. Is $objects complete, and is the disk not full?"
 else
-    say "4. There is no $objects, so no files are added"
+    say "5. There is no $objects, so no files are added"
 fi
 
-say "5. Changing the databases. The service does not answer until this is done"
-[ "$running" -eq 0 ] || stopped=yes
-docker compose stop app worker
+say "6. Changing the databases"
 sql --dbname postgres <<'SQL'
 DROP DATABASE IF EXISTS app_replaced WITH (FORCE);
 SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'app' \g /dev/null
@@ -91,8 +96,12 @@ SQL
 trap say_how_to_start EXIT
 in_image app python -m app.flush_cache
 
-say "6. Starting the service"
+say "7. Starting the service"
 start_service
 trap - EXIT
+
+say "8. Looking for files that the restored data do not name"
+in_image app python -m app.delete_orphans ||
+    say "Nothing will delete such files. To look for them again: docker compose run --rm app python -m app.delete_orphans"
 say "The data of $file are served. When you do not need the replaced data any more, delete them:" \
     "docker compose exec database dropdb --username postgres app_replaced"

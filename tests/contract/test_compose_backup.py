@@ -133,16 +133,36 @@ def test_a_backup_that_cannot_be_loaded_does_not_stop_the_service(
     assert machine.place("RENAME TO app;") == -1
 
 
-def test_files_are_added_before_the_databases_change_places(machine: Machine, backup: Path) -> None:
+def test_files_are_added_while_no_instance_and_no_worker_runs(
+    machine: Machine, backup: Path
+) -> None:
+    """A worker would delete those that the present data do not need."""
     assert machine.run("restore.sh", backup) == 0
     assert machine.place("tar --extract") == -1
     assert "no files are added" in machine.said
     backup.with_suffix(".objects.tar").write_bytes(b"")
     assert machine.run("restore.sh", backup) == 0
     added = machine.place("tar --extract --skip-old-files --directory /var/lib/objects")
-    assert -1 < added < machine.place("compose stop app worker")
+    assert machine.place("compose stop app worker") < added < machine.place("RENAME TO app;")
+
+
+def test_the_service_starts_again_if_the_files_cannot_be_added(
+    machine: Machine, backup: Path
+) -> None:
+    backup.with_suffix(".objects.tar").write_bytes(b"")
     assert machine.run("restore.sh", backup, failing="tar --extract") == 1
-    assert machine.place("compose stop app") == -1
+    assert -1 < machine.place("tar --extract") < machine.place("compose start app worker")
+    assert machine.place("RENAME TO app;") == -1
+
+
+@pytest.mark.parametrize("failing", ["nothing", "delete_orphans"])
+def test_files_of_the_replaced_data_are_looked_for_at_the_end(
+    machine: Machine, backup: Path, failing: str
+) -> None:
+    assert machine.run("restore.sh", backup, failing=failing) == 0
+    assert machine.place("--scale app=1") < machine.place("app python -m app.delete_orphans")
+    assert ("To look for them again" in machine.said) == (failing != "nothing")
+    assert "are served" in machine.said
 
 
 def test_the_service_starts_again_if_the_databases_cannot_change_places(

@@ -74,10 +74,10 @@ def delete_unfinished(settings: StorageSettings) -> None:
 
     A bucket has lifecycle rules for this. Call it in a thread: the folder may have many files.
     """
-    if settings.bucket is not None or settings.folder is None:
+    if settings.folder_in_use is None:
         return
     old = time.time() - UNFINISHED_SECONDS
-    for file in settings.folder.rglob(UNFINISHED):
+    for file in settings.folder_in_use.rglob(UNFINISHED):
         with suppress(FileNotFoundError):  # it has been completed meanwhile
             if file.stat().st_mtime < old:
                 file.unlink()

@@ -36,6 +36,11 @@ class StorageSettings(Section):
             return self
         return self.model_copy(update={"folder": DEVELOPMENT_FOLDER})
 
+    @property
+    def folder_in_use(self) -> Path | None:
+        """The folder of the files, or None if they are in a bucket or nowhere."""
+        return None if self.bucket else self.folder
+
     @field_validator("bucket")
     @classmethod
     def _check_bucket(cls, bucket: str | None) -> str | None:

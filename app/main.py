@@ -152,8 +152,8 @@ def create_app(
     """
     load_jobs(features)
     sections = settings.sections()
-    limiter = ConcurrencyLimiter(sections[LimitsSettings])
-    docs, server = sections[DocsSettings], sections[ServerSettings]
+    limits, server = sections[LimitsSettings], sections[ServerSettings]
+    docs, limiter = sections[DocsSettings], ConcurrencyLimiter(limits)
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
@@ -164,10 +164,10 @@ def create_app(
             workers = settings.web_concurrency or available_cores()
             measures = limiter.measure, partial(WORKERS.set, 1)
             opened = open_resources(sections, APPLICATION_NAME, *measures, workers=workers)
-            app.state.exports = Exports(
-                sections[LimitsSettings].exports,
-                BatchLimits(shutdown, server.completion_seconds, server.write_seconds),
+            app.state.batch_limits = BatchLimits(
+                shutdown, server.completion_seconds, server.write_seconds
             )
+            app.state.exports = Exports(limits.exports, app.state.batch_limits)
             async with opened as resources:
                 app.state.resources, app.state.cache_reader = resources, resources.reader
                 await resources.rate_limiter.check(app.state.route_table.limits)
@@ -192,7 +192,6 @@ def create_app(
     )
     app.outer, app.inner = outer_middleware(sections, log), inner_middleware(sections, limiter)
     app.state.settings, app.state.concurrency_limiter = sections, limiter
-    limits = sections[LimitsSettings]
     app.state.downloads = Places(
         "downloads", "downloads", most=limits.downloads, per_client=limits.downloads_per_client
     )

@@ -31,12 +31,17 @@ Batches = AsyncGenerator[memoryview, None]
 class BatchLimits:
     """A client has to read a piece in `send_seconds`.
 
-    After `shutdown` is set, a response may go on for `grace_seconds`.
+    After `shutdown` is set, a response may go on for `grace_seconds`, and no other one may begin.
     """
 
     shutdown: asyncio.Event
     grace_seconds: float
     send_seconds: float
+
+    def check_shutdown(self) -> None:
+        """Raise `Unavailable` after the shutdown has begun."""
+        if self.shutdown.is_set():
+            raise Unavailable("The server is shutting down.")
 
 
 class BatchResponse(StreamingResponse):
@@ -51,11 +56,12 @@ class BatchResponse(StreamingResponse):
         batches: Batches,
         limits: BatchLimits,
         *,
-        encoder: Encoder | None,
         headers: Mapping[str, str],
         media_type: str,
+        status_code: int = 200,
+        encoder: Encoder | None = None,
     ) -> None:
-        super().__init__(batches, headers=headers, media_type=media_type)
+        super().__init__(batches, status_code, headers, media_type)
         self._batches, self._limits, self._encoder = batches, limits, encoder
 
     async def __call__(self, _scope: Scope, receive: Receive, send: Send) -> None:
@@ -84,7 +90,11 @@ class BatchResponse(StreamingResponse):
 
     async def _send(self, send: Send) -> Exception | None:
         """Send everything. Return the error if the response cannot be completed."""
-        start = {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
+        start = {
+            "type": "http.response.start",
+            "status": self.status_code,
+            "headers": self.raw_headers,
+        }
         try:
             async with aclosing(self._batches):
                 await self._send_in_time(send, start)

@@ -42,8 +42,7 @@ class Exports:
 
         One client would otherwise take all places by reading slowly.
         """
-        if self.limits.shutdown.is_set():
-            raise Unavailable("The server is shutting down.")
+        self.limits.check_shutdown()
         await self._wait_for_place(client)
         self._clients.add(client)
         try:

@@ -2,26 +2,27 @@
 
 A piece is read from the store when the client has taken the one before. So a slow client holds a
 piece in memory, and neither a connection to the store nor one to the database. A response of more
-than one piece is a download: their number is limited, for each client and together.
+than one piece is a download: their number is limited, for each client and together. When the server
+shuts down, a download that is not complete in time is cut off. The client asks for the rest of it,
+with `Range`, and another instance answers.
 """
 
 import re
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import Mapping
 from typing import NamedTuple
 
 from fastapi import Request
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from app.errors import NotFound, Unavailable
-from app.infra.observability.request_context import request_context
 from app.infra.places import Places
 from app.infra.storage.store import ObjectStore
+from app.infra.web.batch_response import Batches, BatchLimits, BatchResponse
 from app.infra.web.client_address import client_of
 from app.infra.web.conditional_requests import read_cache_headers
 from app.infra.web.head_requests import is_head_request
 from app.infra.web.problems import code_of, problem
-from app.infra.web.server_error import ResponseCutOff
 
 PIECE_BYTES = 256 * 1024
 # One range. A client that asks for several gets the whole object (RFC 9110, §14.2).
@@ -37,14 +38,12 @@ class ObjectFile(NamedTuple):
     cache_control: str
 
 
-class Download(StreamingResponse):
+class Download(BatchResponse):
     """Takes a place until the client has all of it."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         downloads: Places = scope["app"].state.downloads
         with downloads.take(client_of(scope)):
-            if (current := request_context.get()) is not None:
-                current.stop_clock()  # the time that the client needs is not latency
             await super().__call__(scope, receive, send)
 
 
@@ -56,7 +55,8 @@ async def object_response(
 ) -> Response:
     """Return the response. Raises `NotFound` if the store does not have the object.
 
-    Sending it raises `RateLimited` or `Unavailable` if there are too many downloads.
+    It also raises `Unavailable` for a download after the shutdown of the server has begun. Sending
+    the response raises `RateLimited` or `Unavailable` if there are too many downloads.
     """
     size = await objects.size(file.key)
     if size is None:
@@ -84,20 +84,16 @@ async def object_response(
     first = await _piece(objects, file.key, start, end)
     if len(first) == end - start:
         return Response(first, status, sent, media_type=file.media_type)
+    limits: BatchLimits = request.app.state.batch_limits
+    limits.check_shutdown()
     pieces = _pieces(objects, file.key, first, start, end)
-    return Download(pieces, status, sent, media_type=file.media_type)
+    return Download(pieces, limits, headers=sent, media_type=file.media_type, status_code=status)
 
 
-async def _pieces(
-    objects: ObjectStore, key: str, first: bytes, start: int, end: int
-) -> AsyncIterator[bytes]:
-    yield first
+async def _pieces(objects: ObjectStore, key: str, first: bytes, start: int, end: int) -> Batches:
+    yield memoryview(first)
     for position in range(start + len(first), end, PIECE_BYTES):
-        try:
-            piece = await _piece(objects, key, position, end)
-        except Unavailable as error:
-            raise ResponseCutOff(error.detail) from error
-        yield piece
+        yield memoryview(await _piece(objects, key, position, end))
 
 
 async def _piece(objects: ObjectStore, key: str, start: int, end: int) -> bytes:

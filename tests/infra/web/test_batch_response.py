@@ -32,7 +32,7 @@ async def test_server_that_refuses_to_send_says_that_the_client_has_left(sent: i
         messages.append(message)
 
     limits = BatchLimits(asyncio.Event(), grace_seconds=60, send_seconds=60)
-    response = BatchResponse(batches(), limits, encoder=None, headers={}, media_type="text/csv")
+    response = BatchResponse(batches(), limits, headers={}, media_type="text/csv")
     with pytest.raises(ClientDisconnect):
         await response({}, stay, send)
     assert closed.is_set() == bool(sent)

@@ -77,7 +77,11 @@ class JobExecutor:
                 else:
                     await self._run(job, claim, queued.payload, current)
         except ClaimLost:
-            logger.warning("Another worker has taken over job %s %s", job.name, queued.id)
+            logger.warning(
+                "What this worker did for job %s %s is undone: another worker has taken over the "
+                "job, or it was discarded, for example with its account",
+                *(job.name, queued.id),
+            )
         except Exception as error:
             logger.warning(
                 "The result of job %s %s could not be stored, so it runs again when its heartbeat "

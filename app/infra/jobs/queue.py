@@ -60,7 +60,7 @@ class Claim:
 
 
 class ClaimLost(Exception):
-    """Another worker has the job, because this one was thought to be dead."""
+    """The job was discarded, or another worker has it, because this one was thought to be dead."""
 
 
 async def complete(session: AsyncSession, claim: Claim) -> None:

@@ -223,6 +223,7 @@ async def test_account_that_is_deleted_meanwhile_gets_no_archive(
     monkeypatch.setattr(service, "_write_profile", delete_account)
     await run_jobs(resources)
     assert not [record for record in caplog.records if record.levelno >= logging.ERROR]
+    assert "or it was discarded, for example with its account" in caplog.text
     assert await queued(resources) == []
     await clean_up(resources)
     async with resources.database.read() as session:

@@ -259,7 +259,7 @@ async def test_slow_worker_that_lost_its_job_changes_nothing(
     release.set()
     await running
     assert await body.read() == "Body!"
-    assert "Another worker has taken over job notes.edit" in caplog.text
+    assert "What this worker did for job notes.edit" in caplog.text
 
 
 async def test_redelivered_job_whose_effect_was_committed_does_nothing(

@@ -18,6 +18,7 @@ from app.infra.rate_limits.limit import Limit
 from app.infra.web.object_response import ObjectFile, object_response
 from app.infra.web.openapi import NOT_MODIFIED, problems
 from app.infra.web.rate_limited import ADDRESS, WRITES, rate_limited
+from app.infra.web.upload import read_upload
 
 LARGEST_FILE = 6 * 1024 * 1024
 UPLOADS = Limit("avatars", quota=60, seconds=3_600)
@@ -81,7 +82,7 @@ async def put_avatar(
     Of an animation, the first picture is taken. 422 `invalid_image` for a file that is damaged, or
     has too many pixels.
     """
-    file = service.read_file(await request.body())
+    file = service.read_file(await read_upload(request))
     precondition.require()
     picture = await service.store_picture(resources, processes, file)
     url = service.url_of(resources.settings, picture.sha256)

@@ -11,17 +11,19 @@ from app.features.users import cached_user, queries
 from app.features.users.models import CallerRow, Role, UserRow
 from app.infra.dependencies import process_resources
 from app.infra.security.access_tokens import AccessToken
+from app.infra.web.token_required import NO_TOKEN, access_token_required
 
 UserT = TypeVar("UserT", CallerRow, UserRow)
 
 bearer_token = OAuth2PasswordBearer("/v1/auth/token", auto_error=False, scheme_name="password")
 
 
+@access_token_required
 async def access_token(
     token: Annotated[str | None, Depends(bearer_token)], request: Request
 ) -> AccessToken:
     if token is None:
-        raise Unauthenticated("This call needs an access token.")
+        raise Unauthenticated(NO_TOKEN)
     resources = await process_resources(request)
     return resources.access_tokens.verify(token)
 

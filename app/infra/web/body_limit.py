@@ -1,10 +1,8 @@
 """Reads the whole request body, up to a limit, before anything inside runs.
 
 A client that sends slowly therefore holds only its connection: no slot of the concurrency limit and
-no database connection. The server limits how long it may take.
-
-A route that declares more than a MiB takes uploads. What any body has beyond that comes out of a
-budget of the process, so that bodies cannot use up its memory.
+no database connection. The server limits how long it may take, and a budget of the process limits
+the memory for bodies. A route that declares more than a MiB takes uploads.
 """
 
 from functools import partial
@@ -12,32 +10,44 @@ from functools import partial
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from app.errors import InvalidRequest, Unavailable
+from app.errors import AppError, InvalidRequest, Unauthenticated, Unavailable
 from app.infra.observability.metrics import REFUSED
+from app.infra.resources import ProcessResources
+from app.infra.web.body_budget import Body, BodyBudget, ClientSilent
 from app.infra.web.body_shape import check_body_shape
+from app.infra.web.client_address import bearer_token
 from app.infra.web.known_route import KnownRoute
-from app.infra.web.problems import code_of, problem, problem_of
+from app.infra.web.problems import problem_of
 from app.infra.web.response_headers import headers_before_body
 from app.infra.web.routing import route_table_of
-from app.infra.web.upload_budget import UPLOAD_BYTES, ClientSilent, Upload, UploadBudget
+from app.infra.web.token_required import NO_TOKEN
 
-STOPPED = "The client stopped sending the file."
+UPLOAD_BYTES = 1024 * 1024  # what a route declares more than takes uploads
 
 
-class TooLarge(Exception):
-    def __init__(self, limit_bytes: int) -> None:
-        super().__init__()
-        self.limit_bytes = limit_bytes
+class TooLarge(AppError):
+    status = 413
+    code = "too_large"
+
+
+# What http_requests_refused_total counts an error as. A missing token is no limit.
+COUNTED_AS = {
+    TooLarge: "body_size",
+    ClientSilent: "silent_upload",
+    Unavailable: "uploads",
+    InvalidRequest: "body_shape",
+}
 
 
 class BodyLimitMiddleware:
     """Pure ASGI. A declared length above the limit is refused before the body is read.
 
-    The limit is the `max_body_size` of the route. If that is a MiB or less, it is also at most
-    `limit_bytes`. All bodies together may have `upload_bytes` beyond a MiB of each, and `uploads`
-    uploads run at the same time. Others get 503. An upload whose client stops sending gets 408. No
-    body that a route parses may contain more than `most_values` values. The bytes of a file may be
-    anything, whatever its Content-Type says.
+    So is a request without a valid access token, if the route requires one. The limit is the
+    `max_body_size` of the route. If that is a MiB or less, it is also at most `limit_bytes`. All
+    bodies together may have `upload_bytes` beyond 64 KiB of each, and `uploads` uploads run at the
+    same time. Others get 503. An upload whose client stops sending gets 408. No body that a route
+    parses may contain more than `most_values` values. The bytes of a file may be anything, whatever
+    its Content-Type says.
     """
 
     def __init__(
@@ -46,7 +56,7 @@ class BodyLimitMiddleware:
         self.app = app
         self._limit_bytes = limit_bytes
         self._most_values = most_values
-        self._budget = UploadBudget(uploads, upload_bytes)
+        self._budget = BodyBudget(uploads, upload_bytes)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         length = _declared_length(scope) if scope["type"] == "http" else 0
@@ -54,40 +64,43 @@ class BodyLimitMiddleware:
             await self.app(scope, receive, send)
             return
         route, found = route_table_of(scope).find(scope)
-        limit_bytes = self._limit_of(route)
-        upload = Upload(self._budget)
+        body = Body(self._budget)
         try:
-            if length is not None and length > limit_bytes:
-                raise TooLarge(limit_bytes)
-            if _takes_uploads(route):
-                async with upload.turn():
-                    following = partial(upload.next_message, receive)
-                    body = await self._read(following, limit_bytes, upload)
-            else:
-                body = await self._read(receive, limit_bytes, upload)
-            if route is None or route.parses_body:
-                check_body_shape(scope, body, self._most_values)
-        except TooLarge as too_large:
+            content = await self._receive(scope, receive, route, length, body)
+        except AppError as error:
+            if type(error) in COUNTED_AS:
+                REFUSED.labels(COUNTED_AS[type(error)]).inc()
             scope.update(found)  # the problem depends on the endpoint
-            await self._refuse(too_large, scope, receive, send)
-        except ClientSilent:
-            REFUSED.labels("silent_upload").inc()
-            closing = {"Connection": "close"}
-            response = problem(scope, 408, code_of(408), STOPPED, headers=closing)
+            response = problem_of(scope, error)
+            response.headers.update(_headers(scope, error))
             await response(scope, receive, send)
-        except Unavailable as busy:
-            REFUSED.labels("uploads").inc()
-            response = problem_of(scope, busy)
-            response.headers.update(headers_before_body(scope))
-            await response(scope, receive, send)
-        except InvalidRequest as invalid:
-            REFUSED.labels("body_shape").inc()
-            scope.update(found)
-            await problem_of(scope, invalid)(scope, receive, send)
         else:
-            await self.app(scope, _replay(body, receive), send)
+            await self.app(scope, _replay(content, receive), send)
         finally:
-            upload.end()
+            body.end()
+
+    async def _receive(
+        self,
+        scope: Scope,
+        receive: Receive,
+        route: KnownRoute | None,
+        length: int | None,
+        body: Body,
+    ) -> bytes:
+        """Return the whole body, or raise an `AppError`."""
+        _check_access_token(scope, route)
+        most = self._limit_of(route)
+        if length is not None and length > most:
+            raise _too_large(most)
+        async with body.received():
+            if _takes_uploads(route):
+                async with body.turn():
+                    content = await _read(partial(body.next_message, receive), most, body)
+            else:
+                content = await _read(receive, most, body)
+        if route is None or route.parses_body:
+            check_body_shape(scope, content, self._most_values)
+        return content
 
     def _limit_of(self, route: KnownRoute | None) -> int:
         if route is None or route.max_body_bytes is None:
@@ -96,27 +109,43 @@ class BodyLimitMiddleware:
             return route.max_body_bytes
         return min(route.max_body_bytes, self._limit_bytes)
 
-    async def _read(self, receive: Receive, limit_bytes: int, upload: Upload) -> bytes:
-        parts, size, more = [], 0, True
-        while more:
-            message = await receive()
-            if message["type"] == "http.disconnect":
-                raise ClientDisconnect
-            parts.append(message.get("body", b""))
-            size += len(parts[-1])
-            if size > limit_bytes:
-                raise TooLarge(limit_bytes)
-            upload.grow_to(size)
-            more = message.get("more_body", False)
-        return b"".join(parts)
 
-    async def _refuse(
-        self, too_large: TooLarge, scope: Scope, receive: Receive, send: Send
-    ) -> None:
-        REFUSED.labels("body_size").inc()
-        headers = headers_before_body(scope)
-        detail = f"A body may have {too_large.limit_bytes} bytes."
-        await problem(scope, 413, code_of(413), detail, headers=headers)(scope, receive, send)
+async def _read(receive: Receive, most: int, body: Body) -> bytes:
+    parts, size, more = [], 0, True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        parts.append(message.get("body", b""))
+        size += len(parts[-1])
+        if size > most:
+            raise _too_large(most)
+        body.grow_to(size)
+        more = message.get("more_body", False)
+    return b"".join(parts)
+
+
+def _check_access_token(scope: Scope, route: KnownRoute | None) -> None:
+    """Raise `Unauthenticated` if the route would do so anyway, whatever the body is."""
+    app = scope["app"]
+    resources: ProcessResources | None = getattr(app.state, "resources", None)
+    if resources is None or app.dependency_overrides:  # which decide who the caller is
+        return
+    if route is not None and route.requires_access_token and route.takes(scope["method"]):
+        token = bearer_token(scope)
+        if token is None:
+            raise Unauthenticated(NO_TOKEN)
+        resources.access_tokens.verify(token)
+
+
+def _too_large(most: int) -> TooLarge:
+    return TooLarge(f"A body may have {most} bytes.")
+
+
+def _headers(scope: Scope, error: AppError) -> dict[str, str]:
+    if isinstance(error, ClientSilent):
+        return {"Connection": "close"}
+    return headers_before_body(scope)
 
 
 def _takes_uploads(route: KnownRoute | None) -> bool:

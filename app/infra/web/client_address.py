@@ -43,15 +43,21 @@ def user_of(scope: Scope, tokens: AccessTokens) -> str | None:
     route then refuses it. All tokens of a user share one key, whenever and wherever they were
     issued.
     """
+    token = bearer_token(scope)
+    if token is None:
+        return None
+    try:
+        return f"user:{tokens.verify(token).user_id}"
+    except Unauthenticated:
+        return None
+
+
+def bearer_token(scope: Scope) -> str | None:
+    """Return what the client sent as its access token, which may be anything."""
     for name, value in scope["headers"]:
         if name == b"authorization":
             scheme, _, token = value.partition(b" ")
-            if scheme.lower() != b"bearer":
-                return None
-            try:
-                return f"user:{tokens.verify(token.strip().decode('latin-1')).user_id}"
-            except Unauthenticated:
-                return None
+            return token.strip().decode("latin-1") if scheme.lower() == b"bearer" else None
     return None
 
 

@@ -10,6 +10,7 @@ from starlette.routing import BaseRoute
 from app.infra.web.cacheable import CachePolicy, policy_of, refuse_personal_input
 from app.infra.web.query_parameters import query_parameters
 from app.infra.web.rate_limited import Limits, declared_limits, default_limits
+from app.infra.web.token_required import requires_access_token
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,8 +19,8 @@ class KnownRoute:
 
     `template` is its path, such as `/v1/users/{user_id}`. `parameters` are its query parameters,
     each with whether it takes several values. `parses_body` is false for a route of FastAPI that
-    has no parameter for the body, such as an upload that reads `request.body()`.
-    `declared_limits` is None without `rate_limited`.
+    has no parameter for the body, such as an upload. `requires_access_token` is that of its
+    dependencies. `declared_limits` is None without `rate_limited`.
     """
 
     context: RouteContext
@@ -28,6 +29,7 @@ class KnownRoute:
     cache_policy: CachePolicy | None
     max_body_bytes: int | None
     parses_body: bool
+    requires_access_token: bool
     declared_limits: Limits | None
 
     @property
@@ -69,6 +71,7 @@ def _known_route(context: RouteContext) -> KnownRoute:
         cache_policy=policy,
         max_body_bytes=getattr(context, "max_body_size", None),
         parses_body=dependant is None or _has_body_parameter(dependant),
+        requires_access_token=dependant is not None and requires_access_token(dependant),
         declared_limits=declared_limits(context.endpoint),
     )
 

@@ -3,6 +3,7 @@
 import asyncio
 import http.client
 import json
+import tracemalloc
 from collections.abc import AsyncIterator, Iterator
 from urllib.parse import urlsplit
 
@@ -10,6 +11,10 @@ import httpx2
 import pytest
 from fastapi import Request
 
+from app.features.users.dependencies import CurrentUser, current_user
+from app.features.users.models import User
+from app.infra.web.body_budget import FREE_BYTES
+from app.infra.web.upload import read_upload
 from app.settings import Settings
 from tests.application import client_of, running
 from tests.contract.serving import serve
@@ -134,8 +139,8 @@ MIB = 1024 * 1024
 
 @pytest.fixture
 async def uploads(settings: Settings) -> AsyncIterator[httpx2.AsyncClient]:
-    """A client of a service with a route for uploads of 4 MiB, and a budget of 5 MiB."""
-    limits = settings.limits.model_copy(update={"body_bytes": LIMIT, "upload_bytes": 5 * MIB})
+    """A client of a service with a route for uploads of 4 MiB, and a budget of 7 MiB."""
+    limits = settings.limits.model_copy(update={"body_bytes": LIMIT, "upload_bytes": 7 * MIB})
     async with running(settings.model_copy(update={"limits": limits})) as app:
 
         @app.post("/uploads", max_body_size=4 * MIB)
@@ -154,7 +159,7 @@ async def test_upload_may_be_larger_than_other_bodies(uploads: httpx2.AsyncClien
 
 
 async def test_uploads_share_a_budget(uploads: httpx2.AsyncClient) -> None:
-    """Each upload of 4 MiB takes 3 MiB of it, until its response has ended."""
+    """Each upload takes what it has beyond 64 KiB, until its response has ended."""
     for _ in range(2):
         answers = await asyncio.gather(
             *(uploads.post("/uploads", content=b" " * 4 * MIB) for _ in range(3)),
@@ -201,7 +206,7 @@ async def test_upload_that_breaks_off_gives_its_bytes_back(uploads: httpx2.Async
 async def test_clients_that_send_slowly_do_not_keep_others_from_uploading(
     uploads: httpx2.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("app.infra.web.upload_budget.TURN_SECONDS", 0.5)
+    monkeypatch.setattr("app.infra.web.body_budget.TURN_SECONDS", 0.5)
     forever = asyncio.Event()
 
     async def slow() -> AsyncIterator[bytes]:
@@ -222,7 +227,7 @@ async def test_uploads_that_send_nothing_end_and_give_everything_back(
     uploads: httpx2.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Each has taken all bytes of the budget but some before it stops."""
-    monkeypatch.setattr("app.infra.web.upload_budget.SILENCE_SECONDS", 0.5)
+    monkeypatch.setattr("app.infra.web.body_budget.SILENCE_SECONDS", 0.5)
 
     async def stops() -> AsyncIterator[bytes]:
         yield b" " * (4 * MIB - 1)
@@ -248,7 +253,7 @@ async def test_silent_uploads_lose_their_turn_before_they_end(
     uploads: httpx2.AsyncClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With their turns kept, the others would wait for longer than they may."""
-    monkeypatch.setattr("app.infra.web.upload_budget.PAUSE_SECONDS", 0.01)
+    monkeypatch.setattr("app.infra.web.body_budget.PAUSE_SECONDS", 0.01)
 
     async def sends_nothing() -> AsyncIterator[bytes]:
         await asyncio.Event().wait()
@@ -267,8 +272,8 @@ async def test_silent_uploads_lose_their_turn_before_they_end(
 async def test_uploads_beyond_those_that_may_wait_are_refused_at_once(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("app.infra.web.upload_budget.PAUSE_SECONDS", 60)
-    monkeypatch.setattr("app.infra.web.upload_budget.TURN_SECONDS", 60)
+    monkeypatch.setattr("app.infra.web.body_budget.PAUSE_SECONDS", 60)
+    monkeypatch.setattr("app.infra.web.body_budget.TURN_SECONDS", 60)
     limits = settings.limits.model_copy(update={"uploads": 2})
     async with running(settings.model_copy(update={"limits": limits})) as app:
         more = asyncio.Event()
@@ -293,9 +298,9 @@ async def test_uploads_beyond_those_that_may_wait_are_refused_at_once(
 
 
 async def test_large_setting_for_bodies_makes_no_body_an_upload(settings: Settings) -> None:
-    """Bodies of other routes need no turn. What they have beyond a MiB is in the budget."""
+    """Bodies of other routes need no turn, and share the budget."""
     limits = settings.limits.model_copy(
-        update={"body_bytes": 8 * MIB, "uploads": 1, "upload_bytes": 3 * MIB}
+        update={"body_bytes": 8 * MIB, "uploads": 1, "upload_bytes": 4 * MIB}
     )
     async with running(settings.model_copy(update={"limits": limits})) as app:
         leave = asyncio.Event()
@@ -315,3 +320,129 @@ async def test_large_setting_for_bodies_makes_no_body_an_upload(settings: Settin
             leave.set()
             answers = await asyncio.gather(*reading, large)
             assert {answer.status_code for answer in answers} == {200}
+
+
+@pytest.fixture
+async def bodies(
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> AsyncIterator[httpx2.AsyncClient]:
+    """A client of a service whose memory for bodies is used up by one body of a MiB."""
+    monkeypatch.setattr("app.infra.web.body_budget.SLOW_SECONDS", 0.2)
+    limits = settings.limits.model_copy(update={"upload_bytes": MIB - FREE_BYTES})
+    async with running(settings.model_copy(update={"limits": limits})) as app:
+
+        @app.post("/bodies")
+        async def read(request: Request) -> int:
+            return len(await request.body())
+
+        async with client_of(app) as client:
+            yield client
+
+
+class SlowBody:
+    """A request that sends a part of its body, and the rest when it is told to."""
+
+    def __init__(self, client: httpx2.AsyncClient, size: int) -> None:
+        self.rest = asyncio.Event()
+        self._size = size
+        self.answer = asyncio.create_task(client.post("/bodies", content=self._pieces()))
+
+    async def _pieces(self) -> AsyncIterator[bytes]:
+        yield b" " * self._size
+        await self.rest.wait()
+        yield b" "
+
+
+async def test_slow_body_gives_its_memory_to_one_that_began_later(
+    bodies: httpx2.AsyncClient,
+) -> None:
+    slow = SlowBody(bodies, MIB)
+    await asyncio.sleep(0.1)
+    refused = await bodies.post("/bodies", content=b" " * MIB)
+    assert (refused.status_code, refused.headers["retry-after"]) == (503, "1")
+    await asyncio.sleep(0.2)
+    assert not slow.answer.done()
+    for _ in range(2):
+        assert (await bodies.post("/bodies", content=b" " * MIB)).status_code == 200
+    assert (await slow.answer).status_code == 503
+
+
+async def test_slow_body_is_received_while_nobody_needs_its_memory(
+    bodies: httpx2.AsyncClient,
+) -> None:
+    slow = SlowBody(bodies, MIB // 2)
+    await asyncio.sleep(0.3)
+    assert (await bodies.post("/bodies", content=b" " * (MIB // 2))).status_code == 200
+    slow.rest.set()
+    assert (await slow.answer).json() == MIB // 2 + 1
+
+
+async def test_small_bodies_need_no_memory_of_the_budget(bodies: httpx2.AsyncClient) -> None:
+    large = SlowBody(bodies, MIB - 1)
+    small = [SlowBody(bodies, 60_000) for _ in range(30)]
+    await asyncio.sleep(0.3)
+    for body in (large, *small):
+        body.rest.set()
+        assert (await body.answer).status_code == 200
+
+
+UNREAD = "PUT /v1/users/me/avatar", "POST /v1/posts"
+
+
+@pytest.mark.parametrize("route", UNREAD)
+@pytest.mark.parametrize(
+    ("headers", "detail"),
+    [
+        ({}, "This call needs an access token."),
+        ({"Authorization": "Basic YTpi"}, "This call needs an access token."),
+        ({"Authorization": "Bearer x"}, "The access token is not valid."),
+    ],
+)
+async def test_body_is_not_read_without_a_valid_token_that_its_route_requires(
+    settings: Settings, route: str, headers: dict[str, str], detail: str
+) -> None:
+    method, path = route.split()
+
+    async def pieces() -> AsyncIterator[bytes]:
+        raise AssertionError("The body was read.")
+        yield b""
+
+    async with running(settings) as app, client_of(app) as client:
+        response = await client.request(method, path, content=pieces(), headers=headers)
+    assert (response.status_code, response.json()["detail"]) == (401, detail)
+    assert response.headers["www-authenticate"] == "Bearer"
+
+
+async def test_overridden_dependency_decides_who_the_caller_is(settings: Settings) -> None:
+    async with running(settings) as app:
+
+        @app.post("/bodies")
+        async def read(request: Request, _user: CurrentUser) -> int:
+            return len(await request.body())
+
+        app.dependency_overrides[current_user] = lambda: User(id=1)
+        async with client_of(app) as client:
+            assert (await client.post("/bodies", content=b"123")).json() == 3
+
+
+async def test_upload_is_in_memory_once(settings: Settings) -> None:
+    async with running(settings) as app:
+
+        @app.post("/uploads", max_body_size=4 * MIB)
+        async def upload(request: Request) -> int:
+            content = await read_upload(request)
+            assert request.scope["app"]  # the request is alive, as in any route
+            return tracemalloc.get_traced_memory()[0] - len(content) - before
+
+        async def pieces() -> AsyncIterator[bytes]:
+            for _ in range(64):
+                yield b" " * (MIB // 16)
+
+        async with client_of(app) as client:
+            tracemalloc.start()
+            try:
+                before = tracemalloc.get_traced_memory()[0]
+                more = (await client.post("/uploads", content=pieces())).json()
+            finally:
+                tracemalloc.stop()
+    assert more < MIB

@@ -37,6 +37,8 @@ PLANTED["comments"] = Planted(
     files=(
         "benchmarks/event_stream_server.py",
         "benchmarks/sections/sse.py",
+        "tests/faults/subscribers.py",
+        "tests/faults/test_event_stream_instances.py",
         "tests/faults/test_event_streams.py",
         "tests/faults/test_first_page.py",
     ),

@@ -40,6 +40,7 @@ from app.infra.database.pagination import Page
 from app.infra.database.replica import Replica
 from app.infra.database.sessions import Database, after_commit
 from app.infra.database.settings import DatabaseSettings
+from app.infra.events.feed import Feed
 from app.infra.events.hub import EventHub
 from app.infra.jobs import enqueue
 from app.infra.jobs.driver import queries_in
@@ -60,6 +61,7 @@ from app.infra.web import body_limit, client_address, problems
 from app.infra.web.batch_response import BatchResponse
 from app.infra.web.body_limit import BodyLimitMiddleware
 from app.infra.web.concurrency_limit import ConcurrencyLimiter
+from app.infra.web.event_stream import EventStream
 from app.infra.web.exports import Exporter
 from app.infra.web.server_error import UnhandledErrorMiddleware
 from coherent_cache import assembly, entry
@@ -261,12 +263,18 @@ async def _lock_nothing(_session: AsyncSession, _user_id: int, _key: str) -> boo
     return True
 
 
-_on_invalidated = EventHub._on_invalidated
+_on_invalidated, _open_stream = EventHub._on_invalidated, EventStream.open
 
 
 def _read_what_is_named(self: EventHub, tags: Sequence[str] | None) -> None:
     if tags is not None:
         _on_invalidated(self, tags)
+
+
+async def _begin_with_the_next(
+    _stream: type[EventStream], session: AsyncSession, feed: Feed, key: int, _last: int | None
+) -> EventStream:
+    return await _open_stream(session, feed, key, None)
 
 
 async def _export_in_one_transaction(
@@ -327,6 +335,9 @@ PATCHES: dict[str, tuple[tuple[Any, str, Any], ...]] = {
     "with messages from Valkey alone": (
         (EventHub, "_is_comparison_due", lambda _self: False),
         (EventHub, "_on_invalidated", _read_what_is_named),
+    ),
+    "with streams that begin with the next event": (
+        (EventStream, "open", classmethod(_begin_with_the_next)),
     ),
     "without the shutdown event for streams": ((ServerShutdown, "begin", lambda _self: None),),
     "without the middleware for unexpected exceptions": (

@@ -1,4 +1,4 @@
-"""Clients of an event stream: most read it and reconnect as browsers do, some never read.
+"""Clients of the stream of comments: most read it and reconnect as browsers do, some never read.
 
 They use sockets of their own, because a client library would read ahead.
 """
@@ -7,16 +7,21 @@ import asyncio
 import random
 import re
 import socket
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 
+import httpx2
+
 from dev.address import Address
 from tests.faults.callers import raise_first
+from tests.faults.postgres import Backend
 
 STATUS = re.compile(rb"HTTP/1\.1 (\d+)")
 EVENT = re.compile(rb"id: (\d+)\n(data: [^\n]*\n)?\n")
+END = b"event: end\n"
 SMALL_BUFFER = 4_096
+COMMENT_PAUSE_SECONDS, PATIENCE_SECONDS = 0.15, 60.0
 MOST_PAUSE_SECONDS = 0.5
 REFUSED_PAUSE_SECONDS = 1.0
 
@@ -62,6 +67,8 @@ class Subscriber:
                     self.ids.append(self.last)
                 end = found.end()
             rest = rest[end:]
+            if END in rest:  # a balancer keeps the connection of the client open
+                return
 
 
 def head(path: str, last: int | None) -> bytes:
@@ -95,3 +102,60 @@ async def subscribed(address: Address, path: str, number: int) -> AsyncIterator[
         for task in tasks:
             task.cancel()
         raise_first(await asyncio.gather(*tasks, return_exceptions=True))
+
+
+@asynccontextmanager
+async def commenting(
+    client: httpx2.AsyncClient, post: str, headers: dict[str, str]
+) -> AsyncIterator[Callable[[], int]]:
+    """Write comments until the block is left. Yield a function that returns their number."""
+    written, is_over = 0, False
+
+    async def write() -> None:
+        nonlocal written
+        while not is_over:
+            response = await client.post(f"{post}/comments", json={"body": "B"}, headers=headers)
+            written += response.status_code == 201
+            await asyncio.sleep(COMMENT_PAUSE_SECONDS)
+
+    task = asyncio.create_task(write())
+    try:
+        yield lambda: written
+    finally:
+        is_over = True
+        await task
+
+
+@dataclass
+class Audience:
+    """Clients that read, and which comments they should have."""
+
+    readers: Sequence[Subscriber]
+    backend: Backend
+    patience: float = PATIENCE_SECONDS
+    stored: list[int] = field(default_factory=list)
+
+    async def compare(self, when: str) -> list[str]:
+        """Wait until each has the last comment, and return who does not have each comment once."""
+        rows = await self.backend.rows("SELECT id FROM comments WHERE body = 'B' ORDER BY id")
+        self.stored = [row["id"] for row in rows]
+        await until(lambda: all(one.last == self.stored[-1] for one in self.readers), self.patience)
+        ids = [one.ids for one in self.readers]
+        found = {
+            "missed comments": sum(bool(set(self.stored) - set(one)) for one in ids),
+            "got a comment twice": sum(len(set(one)) < len(one) for one in ids),
+            "got comments in the wrong order": sum(one != sorted(one) for one in ids),
+        }
+        return [f"{number} clients {problem} {when}" for problem, number in found.items() if number]
+
+    def refused(self) -> list[str]:
+        """Return a sentence if clients were refused while a worker was ready."""
+        statuses = {status for one in self.readers for status in one.statuses} - {200, 503}
+        return [f"clients got status {sorted(statuses)}"] * bool(statuses)
+
+
+async def until(condition: Callable[[], bool], patience: float = PATIENCE_SECONDS) -> None:
+    """Wait until the condition is true, or for as long as any client would."""
+    deadline = asyncio.get_running_loop().time() + patience
+    while not condition() and asyncio.get_running_loop().time() < deadline:
+        await asyncio.sleep(0.1)

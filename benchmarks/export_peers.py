@@ -21,13 +21,10 @@ from sqlalchemy.orm import joinedload
 from app.features.posts.models import Post
 from app.features.posts.schemas import PostRead
 from app.infra.settings_base.urls import asyncpg_arguments, postgresql_url
+from benchmarks.blog import sql
 
 ROWS = 1_000
-SQL = """
-    SELECT posts.id, users.id AS author_id, users.name, users.avatar_url, title, body,
-        comment_count, version, posts.created_at, posts.updated_at
-    FROM posts JOIN users ON users.id = posts.author_id ORDER BY posts.created_at, posts.id
-"""
+SQL = f"{sql.POSTS} ORDER BY posts.created_at, posts.id"
 POSTS = select(Post).options(joinedload(Post.author)).order_by(Post.created_at, Post.id)
 
 

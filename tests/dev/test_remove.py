@@ -7,6 +7,8 @@ from dev.drivers import drivers_without
 from dev.features import Feature
 from dev.planted import KEPT, PLANTED, Planted
 from dev.remove import problem_with_removing
+from dev.servers import ROOT
+from dev.source_edits import forget
 
 KNOWN = ["users", "auth", "orders", "invoices"]
 ORDERS = Feature("orders")
@@ -93,6 +95,16 @@ def test_drivers_go_with_the_routes_that_they_need_and_with_their_helpers() -> N
         "benchmarks/each.lua",
     }
     assert drivers_without(Feature("invoices"), files) == set()
+
+
+def test_no_benchmark_asks_for_a_column_of_comments_that_were_removed() -> None:
+    """SQL is a text, of which nothing can be forgotten: so the column is an element of a list."""
+    asking, names = [], PLANTED.get("comments", Planted()).names
+    for path in (ROOT / "benchmarks").rglob("*.py"):
+        text = path.read_text(encoding="utf-8")
+        if "comment_count" in forget(text, names):
+            asking.append(path.name)
+    assert asking == []
 
 
 def test_rows_of_tables_go_with_the_files_that_they_name() -> None:

@@ -157,6 +157,22 @@ async def test_task_that_never_ended_is_reported_without_an_exception(
     reports.clear()
 
 
+async def test_async_generator_that_fails_in_a_task_is_reported(
+    service: FastAPI, reports: Reports
+) -> None:
+    async def generate() -> AsyncIterator[int]:
+        yield 1
+
+    task = asyncio.get_running_loop().create_task(generate().athrow(ValueError()))  # type: ignore[attr-defined]
+    await asyncio.wait({task})
+    del task
+    gc.collect()
+    [(name, description)] = reports
+    assert name == "lost_task"
+    assert description.endswith("async_generator_athrow raised ValueError")
+    reports.clear()
+
+
 async def test_future_of_a_library_is_not_reported(service: FastAPI, reports: Reports) -> None:
     asyncio.get_running_loop().create_future().set_exception(ValueError())
     await asyncio.sleep(0)

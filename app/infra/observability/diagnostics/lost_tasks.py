@@ -45,5 +45,6 @@ def _describe(context: dict[str, Any]) -> str:
     task, error = context.get("future") or context.get("task"), context.get("exception")
     described = str(context.get("message"))
     if isinstance(task, asyncio.Task):
-        described += f": {task.get_coro().__qualname__}"  # type: ignore[union-attr]
+        coroutine = task.get_coro()  # for an async generator that is closed, without a name
+        described += f": {getattr(coroutine, '__qualname__', type(coroutine).__name__)}"
     return described if error is None else f"{described} raised {type(error).__qualname__}"

@@ -25,6 +25,9 @@ class MultiplexedRedis(Redis):
     redis-py. A command takes `timeout_seconds` at most, and twice as long if it has to connect. It
     is sent once more if its connection turns out to be closed, so it must be safe to repeat. A
     command that timed out is not repeated, because that would double the wait.
+
+    Commands that block, such as BLPOP, and commands that change the connection, such as SELECT,
+    would affect all tasks. After `aclose`, a command raises `ConnectionError`.
     """
 
     def __init__(self, url: str, timeout_seconds: float) -> None:
@@ -38,7 +41,8 @@ class MultiplexedRedis(Redis):
         self.auto_close_connection_pool = True
         self._timeout_seconds = timeout_seconds
         self._current: Connection | None = None
-        self._opening: asyncio.Task[None] | None = None
+        self._opening: asyncio.Task[Connection] | None = None
+        self._is_closed = False
 
     async def execute_command(self, *arguments: Any, **options: Any) -> Any:
         """Send a command, and return its reply as redis-py would."""
@@ -57,22 +61,41 @@ class MultiplexedRedis(Redis):
         return await converted if isawaitable(converted) else converted
 
     async def aclose(self, close_connection_pool: bool | None = None) -> None:
+        self._is_closed = True
         if self._opening is not None:
             self._opening.cancel()
+            await asyncio.wait({self._opening})
         if self._current is not None:
             self._current.close()
         await super().aclose(close_connection_pool)
 
     async def _connection(self) -> Connection:
-        """Return the connection. All that wait for a new one share its success or its failure."""
-        while self._current is None or not self._current.is_usable:
-            if self._opening is None or self._opening.done():
-                self._opening = detached(self._open())
-            await asyncio.shield(self._opening)
+        """Return the connection. All that wait for a new one share its success or its failure.
+
+        A new connection that is lost at once is returned too, so that this is not repeated forever.
+        """
+        if self._current is not None and self._current.is_usable:
+            return self._current
+        if self._is_closed:
+            raise ConnectionLost("This client of Valkey is closed.")
+        if self._opening is None or self._opening.done():
+            self._opening = detached(self._open())
+            self._opening.add_done_callback(_retrieve)
+        opening = self._opening
+        await asyncio.wait({opening})
+        if opening.cancelled():
+            raise ConnectionLost("This client of Valkey is closed.")
+        return opening.result()
+
+    async def _open(self) -> Connection:
+        self._current = await open_connection(self.connection_pool, self._timeout_seconds)
         return self._current
 
-    async def _open(self) -> None:
-        self._current = await open_connection(self.connection_pool, self._timeout_seconds)
+
+def _retrieve(opening: asyncio.Task[Connection]) -> None:
+    """Keep asyncio from logging an error when all that waited for the connection were cancelled."""
+    if not opening.cancelled():
+        opening.exception()
 
 
 def open_valkey(config: CacheConfig) -> Redis | ValkeyCluster:

@@ -5,6 +5,7 @@ with a connection of its own from a pool.
 """
 
 import asyncio
+import socket
 import ssl
 from collections import deque
 from collections.abc import Sequence
@@ -40,6 +41,7 @@ ERRORS: dict[str, type[RedisError]] = {
     "READONLY": ReadOnlyError,
     "WRONGPASS": AuthenticationError,
 }
+TOO_MANY_CLIENTS = "ERR max number of clients reached"
 
 
 class Connection(asyncio.Protocol):
@@ -50,7 +52,9 @@ class Connection(asyncio.Protocol):
         self._loop = asyncio.get_running_loop()
         self._reader = Reader(protocolError=InvalidResponse, replyError=_to_error)
         self._waiting: deque[asyncio.Future[Any]] = deque()
+        self._callers = 0
         self._transport: asyncio.Transport | None = None
+        self._why_closed = "closed"
         self.is_usable = False
 
     async def execute(self, arguments: Sequence[Any]) -> Any:
@@ -61,17 +65,22 @@ class Connection(asyncio.Protocol):
         their replies. Raises `ConnectionError` if the connection is lost before the reply.
         """
         if self._transport is None or self._transport.is_closing():
-            raise ConnectionLost("The connection to Valkey is closed.")
+            self.is_usable = False  # `connection_lost` is called later
+            raise self._lost(None)
         reply = self._loop.create_future()
         name, *values = arguments
         words = name.split()  # redis-py writes some names with a space: SCRIPT LOAD
         self._transport.write(pack_command((*words, *values)))
         self._waiting.append(reply)
         timer = OverdueTimer(self._timeout_seconds, lambda: self._give_up(reply))
+        self._callers += 1
         try:
             return await reply
         finally:
             timer.cancel()
+            self._callers -= 1
+            if not self.is_usable and not self._callers:
+                self.close()
 
     def close(self) -> None:
         """Close the connection now. Commands without a reply raise `ConnectionError`."""
@@ -86,6 +95,10 @@ class Connection(asyncio.Protocol):
         self._reader.feed(data)
         try:
             while (value := self._reader.gets()) is not False:
+                if not self._waiting:
+                    if isinstance(value, RedisError):
+                        self._why_closed = str(value)  # "max number of clients reached"
+                    return self.close()
                 reply = self._waiting.popleft()
                 if reply.done():  # its caller was cancelled, or has given up
                     continue
@@ -93,25 +106,24 @@ class Connection(asyncio.Protocol):
                     reply.set_exception(value)
                 else:
                     reply.set_result(value)
-        except (InvalidResponse, IndexError):  # not Valkey, or more replies than commands
-            self.close()
-        if not self.is_usable and not self._waiting:
+        except InvalidResponse:
+            self._why_closed = "this is not the protocol of Valkey"
             self.close()
 
     def connection_lost(self, error: Exception | None) -> None:
         self.is_usable = False
         for reply in self._waiting:
             if not reply.done():
-                lost = ConnectionLost(f"The connection to Valkey was lost: {error or 'closed'}")
-                reply.set_exception(lost)
+                reply.set_exception(self._lost(error))
         self._waiting.clear()
 
     def _give_up(self, reply: asyncio.Future[Any]) -> None:
         self.is_usable = False
         if not reply.done():
             reply.set_exception(CommandTimeout("Valkey did not answer in time."))
-        if all(waiting.done() for waiting in self._waiting):
-            self.close()
+
+    def _lost(self, error: Exception | None) -> ConnectionLost:
+        return ConnectionLost(f"The connection to Valkey was lost: {error or self._why_closed}")
 
 
 async def open_connection(pool: ConnectionPool, timeout_seconds: float) -> Connection:
@@ -131,6 +143,8 @@ async def open_connection(pool: ConnectionPool, timeout_seconds: float) -> Conne
             raise CommandTimeout("Valkey did not accept a connection in time.") from None
         if isinstance(error, OSError):
             raise ConnectionLost(f"Cannot connect to Valkey: {error}") from error
+        if isinstance(error, ResponseError):
+            raise ConnectionLost(f"Valkey refuses the connection: {error}") from error
         raise
     return connection
 
@@ -142,11 +156,16 @@ async def _connect(pool: ConnectionPool, connection: Connection) -> None:
         return
     host, port = options.get("host", "localhost"), options.get("port", 6379)
     # redis-py knows what the parameters of a `rediss://` URL mean.
-    redis_py = pool.make_connection()
+    redis_py: Any = pool.make_connection()
     tls: ssl.SSLContext | None = None
     if isinstance(redis_py, SSLConnection):
         tls = redis_py.ssl_context.get()
-    await loop.create_connection(lambda: connection, host, port, ssl=tls)
+    transport, _ = await loop.create_connection(lambda: connection, host, port, ssl=tls)
+    # A firewall drops connections that are idle for minutes, and tells nobody.
+    tcp = transport.get_extra_info("socket")
+    tcp.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+    for option, value in redis_py.socket_keepalive_options.items():
+        tcp.setsockopt(socket.IPPROTO_TCP, option, value)
 
 
 def _greeting(options: dict[str, Any]) -> list[tuple[Any, ...]]:
@@ -161,6 +180,8 @@ def _greeting(options: dict[str, Any]) -> list[tuple[Any, ...]]:
 
 
 def _to_error(message: str) -> RedisError:
+    if message == TOO_MANY_CLIENTS:  # it may look like the reply to the first command
+        return ConnectionLost(message)
     code, _, text = message.partition(" ")
     kind = ERRORS.get(code)
     return ResponseError(message) if kind is None else kind(text)

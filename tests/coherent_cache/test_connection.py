@@ -1,6 +1,9 @@
 """One connection for all commands of a process: each gets its own reply, or an error in time."""
 
 import asyncio
+import gc
+import socket
+import struct
 from collections.abc import AsyncIterator
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -183,6 +186,142 @@ async def test_what_is_not_valkey_is_a_connection_error() -> None:
     async with server, MultiplexedRedis(url, PATIENT) as client:
         with pytest.raises(ConnectionLost):
             await client.get("a")
+
+
+@pytest.mark.parametrize("login", ["", ":secret@"])
+@pytest.mark.parametrize("is_read_first", [True, False])
+async def test_a_server_that_refuses_all_connections_is_an_error_that_says_why(
+    login: str, is_read_first: bool
+) -> None:
+    accepted = 0
+
+    async def refuse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal accepted
+        accepted += 1
+        if is_read_first:
+            await reader.read(100)
+        writer.write(b"-ERR max number of clients reached\r\n")
+        writer.close()
+
+    server = await asyncio.start_server(refuse, "127.0.0.1", 0)
+    url = f"redis://{login}127.0.0.1:{server.sockets[0].getsockname()[1]}/0"
+    async with server, MultiplexedRedis(url, PATIENT) as client:
+        async with asyncio.timeout(PATIENT):
+            with pytest.raises(ConnectionLost, match="max number of clients"):
+                await client.get("a")
+    assert accepted <= 2
+
+
+class OneServer:
+    """A Valkey on a socket of its own, which resets its connection when told to."""
+
+    def __init__(self) -> None:
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.listener.setblocking(False)
+        self.url = f"redis://127.0.0.1:{self.listener.getsockname()[1]}/0"
+        self._loop = asyncio.get_running_loop()
+
+    async def answer(self, commands: int) -> socket.socket:
+        """Accept a connection and answer so many commands."""
+        connection, _ = await self._loop.sock_accept(self.listener)
+        while commands:
+            found = (await self._loop.sock_recv(connection, 65_536)).count(b"PING")
+            await self._loop.sock_sendall(connection, b"+PONG\r\n" * found)
+            commands -= found
+        return connection
+
+
+async def test_commands_are_sent_again_after_a_reset_that_was_not_noticed_yet() -> None:
+    server = OneServer()
+    with server.listener:
+        async with MultiplexedRedis(server.url, PATIENT) as client:
+            _, connection = await asyncio.gather(client.ping(), server.answer(1))
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            connection.close()
+            found = asyncio.gather(*(client.ping() for _ in range(5)))
+            with await server.answer(5):
+                assert await found == [True] * 5
+
+
+async def test_a_connection_is_closed_when_nobody_waits_for_its_silent_server() -> None:
+    """Otherwise a server that hangs leaves open connections behind, until there are too many."""
+    server = OneServer()
+    with server.listener:
+        async with MultiplexedRedis(server.url, IMPATIENT) as client:
+            first = asyncio.ensure_future(client.ping())
+            connection = await server.answer(0)
+            with connection:
+                await asyncio.sleep(IMPATIENT / 2)
+                second = asyncio.ensure_future(client.ping())
+                with pytest.raises(CommandTimeout):
+                    await first
+                second.cancel()
+                async with asyncio.timeout(PATIENT):
+                    loop = asyncio.get_running_loop()
+                    while await loop.sock_recv(connection, 65_536):
+                        pass
+
+
+async def test_a_failed_connection_that_nobody_waits_for_logs_nothing(proxy: Proxy) -> None:
+    logged: list[object] = []
+    loop = asyncio.get_running_loop()
+    loop.set_exception_handler(lambda _, context: logged.append(context))
+    async with MultiplexedRedis(proxy.url, PATIENT) as client:  # the proxy does not listen
+        waiting = asyncio.ensure_future(client.get("a"))
+        await asyncio.sleep(0)
+        waiting.cancel()
+        await asyncio.wait({waiting})
+        with pytest.raises(ConnectionLost):
+            await client.get("a")
+        with pytest.raises(ConnectionLost):
+            await client.get("a")
+    gc.collect()
+    loop.set_exception_handler(None)
+    assert logged == []
+
+
+@pytest.mark.parametrize("login", ["", ":secret@"])
+async def test_closing_the_client_ends_the_commands_that_wait(login: str) -> None:
+    accepted = 0
+
+    async def say_nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        nonlocal accepted
+        accepted += 1
+        await reader.read()
+        writer.close()
+
+    server = await asyncio.start_server(say_nothing, "127.0.0.1", 0)
+    url = f"redis://{login}127.0.0.1:{server.sockets[0].getsockname()[1]}/0"
+    async with server:
+        client = MultiplexedRedis(url, PATIENT)
+        waiting = asyncio.ensure_future(client.get("a"))
+        while not accepted:
+            await asyncio.sleep(0)
+        await client.aclose()
+        for command in (waiting, client.get("b")):
+            with pytest.raises(ConnectionLost):
+                await command
+    assert accepted == 1
+
+
+async def test_an_idle_connection_is_kept_alive(
+    proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A firewall drops connections that are idle for minutes. The next command would time out."""
+    loop, opened = asyncio.get_running_loop(), []
+    create_connection = loop.create_connection
+
+    async def record(*arguments: object, **options: object) -> object:
+        found = await create_connection(*arguments, **options)  # type: ignore[call-overload]
+        opened.append(found[0].get_extra_info("socket"))
+        return found
+
+    await proxy.start()
+    monkeypatch.setattr(loop, "create_connection", record)
+    async with MultiplexedRedis(proxy.url, PATIENT) as client:
+        await client.ping()
+        assert opened[0].getsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE)
+        assert opened[0].getsockopt(socket.IPPROTO_TCP, socket.TCP_KEEPIDLE) < 240
 
 
 async def test_errors_have_the_classes_of_redis_py(far: MultiplexedRedis, valkey: Redis) -> None:

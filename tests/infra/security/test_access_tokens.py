@@ -3,11 +3,12 @@
 from datetime import datetime, timedelta
 from types import SimpleNamespace
 
+import jwt
 import pytest
 
 from app.errors import Unauthenticated
 from app.infra.security import access_tokens
-from app.infra.security.access_tokens import AccessTokens
+from app.infra.security.access_tokens import ALGORITHM, MAX_TOKEN_LENGTH, AccessTokens
 from app.infra.security.settings import AuthSettings
 
 
@@ -17,6 +18,19 @@ def test_token_signed_with_another_secret_is_refused() -> None:
     assert ours.verify(ours.issue(7, 3))[:2] == (7, 3)
     with pytest.raises(Unauthenticated):
         ours.verify(theirs.issue(7, 3))
+
+
+def test_token_longer_than_the_limit_is_refused_even_if_its_signature_is_right() -> None:
+    tokens = AccessTokens(AuthSettings())
+    claims = jwt.decode(tokens.issue(7, 1), options={"verify_signature": False})
+    for length, accepted in ((10, True), (MAX_TOKEN_LENGTH, False)):
+        secret = AuthSettings().secret.get_secret_value()
+        token = jwt.encode({**claims, "more": "x" * length}, secret, ALGORITHM)
+        if accepted:
+            assert tokens.verify(token).user_id == 7
+        else:
+            with pytest.raises(Unauthenticated):
+                tokens.verify(token)
 
 
 @pytest.mark.parametrize(("seconds", "accepted"), [(8, True), (15, False)])

@@ -25,6 +25,10 @@ def refused() -> float:
     return REGISTRY.get_sample_value("http_requests_refused_total", {"limit": "hashing"}) or 0.0
 
 
+def in_threads(state: str) -> float | None:
+    return REGISTRY.get_sample_value("threads", {"pool": "passwords", "state": state})
+
+
 @pytest.fixture
 def passwords() -> Iterator[Passwords]:
     made = Passwords(AuthSettings.model_validate(CHEAP))
@@ -97,6 +101,31 @@ async def test_hash_that_waits_too_long_for_a_thread_is_refused() -> None:
     passwords.close()
 
 
+async def test_hashes_that_run_and_wait_are_measured_and_close_refuses_those_that_wait() -> None:
+    limits = {**CHEAP, "hashing_threads": 1, "hashing_queue": 1}
+    passwords = Passwords(AuthSettings.model_validate(limits))
+    begun, ends = threading.Event(), threading.Event()
+
+    def block() -> bool:
+        begun.set()
+        return ends.wait(60)
+
+    running = asyncio.create_task(passwords._threads.run(block))
+    try:
+        assert await asyncio.to_thread(begun.wait, 60)
+        waiting = asyncio.create_task(passwords.hash("correct horse"))
+        await asyncio.sleep(0)
+        passwords.measure()
+        assert [in_threads("busy"), in_threads("waiting")] == [1, 1]
+        passwords.close()
+        async with asyncio.timeout(30):
+            with pytest.raises(Unavailable):
+                await waiting
+    finally:
+        ends.set()
+        assert await running
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="only Linux has a priority for each thread")
 async def test_hashing_threads_have_a_lower_priority(passwords: Passwords) -> None:
     hashing = await passwords._threads.run(
@@ -110,6 +139,15 @@ async def test_password_matches_in_every_unicode_form(passwords: Passwords) -> N
     for typed in TYPED:
         assert await passwords.verify(typed, encoded) is PasswordMatch.NORMALISED
     assert not await passwords.verify("cafe bar", encoded)
+
+
+async def test_password_from_before_normalisation_that_has_no_normal_form_is_hashed_as_typed(
+    passwords: Passwords,
+) -> None:
+    typed = "correct\thorse"
+    encoded = await passwords.rehash(typed)
+    assert await passwords.verify(typed, encoded)
+    assert not await passwords.verify("correct horse", encoded)
 
 
 async def test_hash_from_before_normalisation_matches_the_typed_form(

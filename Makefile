@@ -9,7 +9,7 @@ or_say = || { echo "$(1)" >&2; exit 1; }
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help environment environment-run environment-bench run dev profile connections memory jobs resource rename remove test test-fast check faults bench fmt openapi client migrate migration admin flush-cache seed clean-data lock
+.PHONY: help environment environment-run environment-bench run dev profile connections memory jobs resource rename remove test test-fast check mutate faults bench fmt openapi client migrate migration admin flush-cache seed clean-data lock
 
 ##@ Run
 run: environment-run ## Start PostgreSQL, Valkey, the service and a job worker, with demo data
@@ -53,6 +53,10 @@ test-fast: environment ## Run the quick tests of the features, and rules for all
 
 check: environment ## Run all tools on the code: format, lint, types, import contracts
 	@$(python) -m dev.check
+
+mutate: environment ## Break each function once, and list what no test notices (1 to 2 hours). Also: make mutate only=coherent_cache
+	@$(python) -m dev.mutate $(if $(only),--only "$$only") $(if $(each),--each $(each)) \
+		$(if $(minutes),--minutes $(minutes))
 
 faults: environment ## Write docs/faults.md (47 minutes; needs HAProxy, nginx, PgBouncer)
 	@$(python) -m pytest tests/faults tests -m faults --faults --fault-table docs/faults.md -q

@@ -1,0 +1,95 @@
+"""Which tests run which function.
+
+Coverage records it once, and again for each test file that changes. A function that runs when the
+application starts is recorded for one test only, so the tests named like its module count too.
+"""
+
+import hashlib
+import json
+import re
+from collections import defaultdict
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from coverage import CoverageData
+
+from dev.mutate.mutants import Module
+from dev.mutate.workplace import Workplace
+from dev.terminal import say
+
+# The tests of a mutant take at most as long as this when nothing is mutated.
+_BUDGET_SECONDS = 60
+
+
+class Recording:
+    """`_files` has for each test file its digest, the seconds of its tests, and what they run."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        self._files: dict[str, Any] = {}
+        if file.exists():
+            self._files = json.loads(file.read_text(encoding="utf-8"))
+
+    def update(self, work: Workplace, tests: Iterable[str], modules: dict[str, Module]) -> None:
+        digests = {name: _digest(work.folder / name) for name in tests}
+        new = [one for one in digests if self._files.get(one, {}).get("digest") != digests[one]]
+        if new:
+            say(f"Recording which functions the tests of {len(new)} files run")
+            self._record(work, new, digests, modules)
+            self._file.write_text(json.dumps(self._files), encoding="utf-8")
+
+    def _record(
+        self, work: Workplace, new: list[str], digests: dict[str, str], modules: dict[str, Module]
+    ) -> None:
+        data_file = work.folder / ".coverage"
+        _, output = work.run(
+            *("-n", "auto", "--dist", "worksteal", "--cov", "--cov-context=test", "--cov-report="),
+            *("--cov-fail-under=0", "--durations=0", "--durations-min=0", *new),
+        )
+        for name in new:
+            self._files[name] = {"digest": digests[name], "seconds": {}, "functions": {}}
+        for seconds, test in re.findall(r"^([\d.]+)s call +(tests/.+)$", output, re.MULTILINE):
+            self._files[test.partition("::")[0]]["seconds"][test] = float(seconds)
+        for test in re.findall(r"^(?:FAILED|ERROR) (\S+::.+?)(?: - .*)?$", output, re.MULTILINE):
+            say(f"{test} fails without a mutation, so it is not used")
+            self._files[test.partition("::")[0]]["seconds"].pop(test, None)
+        data = CoverageData(str(data_file))
+        data.read()
+        for path, module in modules.items():
+            contexts = data.contexts_by_lineno(str((work.folder / path).resolve()))
+            for function in module.functions:
+                lines = module.lines_of(function)
+                for test in {one for line in lines for one in contexts.get(line, ())}:
+                    self._add(function, test.partition("|")[0])
+
+    def _add(self, function: str, test: str) -> None:
+        file = self._files.get(test.partition("::")[0])
+        if file is not None and test in file["seconds"]:
+            tests = file["functions"].setdefault(function, [])
+            if test not in tests:
+                tests.append(test)
+
+    def tests_of(self, function: str) -> dict[str, float]:
+        """The tests to run for a mutant of the function, and the seconds that each took."""
+        path = Path(function.partition("::")[0].removeprefix("app/"))
+        own = f"tests/{path.parent}/test_{path.stem}"
+        ranked = defaultdict[tuple[bool, bool], dict[str, float]](dict)
+        for name, file in self._files.items():
+            reaching = set(file["functions"].get(function, ()))
+            is_own = name.startswith(own)
+            for test, seconds in file["seconds"].items():
+                if test in reaching or is_own:
+                    ranked[test not in reaching, not is_own][test] = seconds
+        chosen, total = dict[str, float](), 0.0
+        for rank in sorted(ranked):
+            for test, seconds in sorted(ranked[rank].items(), key=lambda item: item[1]):
+                total += seconds
+                if chosen and total > _BUDGET_SECONDS:
+                    return chosen
+                chosen[test] = seconds
+        return chosen
+
+
+def _digest(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()

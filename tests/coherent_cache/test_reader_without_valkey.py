@@ -9,7 +9,7 @@ from functools import partial
 import pytest
 from redis.asyncio import Redis
 
-from coherent_cache import breaker
+from coherent_cache import NoCache, breaker
 from coherent_cache import reader as reader_module
 from coherent_cache.budget import CacheBusy
 from coherent_cache.client import open_server
@@ -166,3 +166,17 @@ async def test_delay_of_a_busy_process_does_not_count_as_slow(
         sources.append((await reading).source)
     assert set(sources) == {Source.VALKEY}
     assert not worker.store.breaker.is_open
+
+
+# The cache is switched off
+
+
+async def test_cache_that_is_switched_off_keeps_nothing_and_loads_for_every_read(
+    loader: Loader,
+) -> None:
+    reader = NoCache()
+    for number in (1, 2):
+        answer = await reader.read("key", loader.load)
+        assert (answer.source, loader.loads) == (Source.BYPASS, number)
+        assert reader.get_from_memory("key") is None
+        assert not reader.has_copy("key")

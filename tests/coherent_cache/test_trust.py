@@ -1,13 +1,16 @@
 """The cache is trusted for a second after each poll which finds that no invalidation is overdue."""
 
+import time
+
 import pytest
 from redis.exceptions import ReadOnlyError
 
 from coherent_cache import trust as trust_module
 from coherent_cache.entry import Entry
 from coherent_cache.memory import Memory
-from coherent_cache.trust import Trust
+from coherent_cache.trust import MAX_BEHIND_SECONDS, Trust
 from tests.coherent_cache.harness import Clock
+from tests.coherent_cache.service import Service
 
 REFUSED = ReadOnlyError("You can't write against a read only replica.")
 
@@ -164,3 +167,14 @@ def test_status_names_only_the_class_of_an_error(
     assert str(trust) == "distrusted: a reason (TimeoutError)"
     [warning] = [record.getMessage() for record in caplog.records]
     assert warning.endswith("a reason (TimeoutError: No answer from valkey.internal:6379)")
+
+
+async def test_process_that_distrusts_valkey_does_not_rely_on_its_messages(
+    service: Service,
+) -> None:
+    """Valkey may keep the connection open while it refuses to publish invalidations."""
+    cache = service.cache
+    assert cache.hears_invalidations
+    cache.trust.polled(time.monotonic(), behind_seconds=MAX_BEHIND_SECONDS + 1)
+    assert cache.channel.is_live
+    assert not cache.hears_invalidations

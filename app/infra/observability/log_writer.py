@@ -8,6 +8,7 @@ import threading
 from collections import deque
 from contextlib import suppress
 from functools import partial
+from queue import SimpleQueue
 from select import PIPE_BUF
 from weakref import WeakSet
 
@@ -35,6 +36,8 @@ class LogWriter:
         self._waiting: deque[bytes] = deque()
         self._thread: threading.Thread | None = None
         self._closing = threading.Event()
+        # Wakes the thread. Unlike an Event, it may be used in a signal handler, which may log too.
+        self._wake: SimpleQueue[None] = SimpleQueue()
         self._starting = threading.RLock()
         self._writing = threading.Lock()  # keeps the order if a thread has outlived `close`
 
@@ -46,13 +49,17 @@ class LogWriter:
         self._waiting.append(line)
         if self._thread is None:
             self._start()
+        if not self._wake.qsize():
+            self._wake.put(None)
 
     def close(self) -> None:
         """Write the lines that wait, for one second at most. A later `write` opens it again."""
         with self._starting:
             thread, self._thread = self._thread, None
             closing, self._closing = self._closing, threading.Event()
+            wake, self._wake = self._wake, SimpleQueue()
         closing.set()
+        wake.put(None)
         if thread is not None:
             thread.join(CLOSE_SECONDS)
 
@@ -61,13 +68,14 @@ class LogWriter:
         # room for another thread, the lines wait and the next line tries again.
         with self._starting, suppress(RuntimeError):
             if self._thread is None:
-                run = partial(self._run, self._closing)
+                run = partial(self._run, self._wake, self._closing)
                 self._thread = in_thread(run, "log writer", self._closing)
 
-    def _run(self, closing: threading.Event) -> None:
-        while not closing.wait(WRITE_INTERVAL_SECONDS):
+    def _run(self, wake: SimpleQueue[None], closing: threading.Event) -> None:
+        while not closing.is_set():
+            wake.get()
+            closing.wait(WRITE_INTERVAL_SECONDS)  # collects lines, and ends early when closed
             self._write_waiting()
-        self._write_waiting()
 
     def _write_waiting(self) -> None:
         with self._writing:

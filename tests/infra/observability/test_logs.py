@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import suppress
 from datetime import UTC, datetime
@@ -327,6 +328,25 @@ def test_first_lines_of_two_threads_start_one_writer(monkeypatch: pytest.MonkeyP
     other.join()
     writer.close()
     assert len(started) == 1
+
+
+def test_writer_sleeps_while_nothing_is_logged(monkeypatch: pytest.MonkeyPatch) -> None:
+    write_waiting, woken = LogWriter._write_waiting, list[int]()
+
+    def note_and_write(self: LogWriter) -> None:
+        woken.append(1)
+        write_waiting(self)
+
+    monkeypatch.setattr(LogWriter, "_write_waiting", note_and_write)
+    monkeypatch.setattr(log_writer, "WRITE_INTERVAL_SECONDS", 0.001)
+    reader, descriptor = os.pipe()
+    writer = LogWriter(descriptor)
+    for line in (b"1\n", b"2\n"):
+        writer.write(line)
+        assert os.read(reader, 100) == line
+    time.sleep(0.1)
+    assert len(woken) <= 4
+    writer.close()
 
 
 def test_forked_process_writes_its_own_lines_only() -> None:

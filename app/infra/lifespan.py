@@ -79,8 +79,11 @@ async def open_resources(
         stack.push_async_callback(mailer.close)
         stack.enter_context(watch_tasks())
         diagnostics = settings[DiagnosticsSettings]
-        await stack.enter_async_context(watch_event_loop(diagnostics.blocked_seconds))
-        held: list[Measured] = [rate_limiter, http, passwords, *_measured(database, replica, cache)]
+        watchdog = stack.enter_context(watch_event_loop(diagnostics.blocked_seconds))
+        held: list[Measured] = [
+            *(watchdog, rate_limiter, http, passwords),
+            *_measured(database, replica, cache),
+        ]
         measures += (measure_default_threads, *(one.measure for one in held))
         sampled = partial(sample, *measures)
         await stack.enter_async_context(in_background(sampled, "sampler"))

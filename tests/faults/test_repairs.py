@@ -30,7 +30,7 @@ FULL_SECONDS, BROKEN_SECONDS, HEALED_SECONDS = 10.0, 10.0, 25.0
 MOST_BOOTS, LEAST_BOOTS = 8, 2
 EXHAUSTED_SECONDS, BACK_SECONDS, LOOKS = 4.0, 5.0, 10
 DISK_BYTES = 4 * 2**20
-TASKS = {"sampler", "watchdog", "cache channel", "cache relay"}
+TASKS = {"sampler", "cache channel", "cache relay"}
 METHODS = ("GET", "PUT", "POST", "PATCH", "DELETE", "OPTIONS")
 PATHS = ("/v1/posts", "/v1/posts/1", "/v1/users/me", "/v1/users/1", "/v1/posts/1/comments")
 

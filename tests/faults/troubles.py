@@ -16,7 +16,6 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.errors import Conflict
 from app.infra.database.sessions import Database
-from app.infra.observability.diagnostics.loop_watchdog import LoopWatchdog
 from app.infra.web.response_cache import ResponseCacheMiddleware
 from coherent_cache.channel import Channel
 from coherent_cache.invalidation import Invalidation, tags_to_invalidate
@@ -129,7 +128,6 @@ TROUBLES: dict[str, tuple[tuple[type, str, Wrap], ...]] = {
     "tasks_fail": (
         (Channel, "_listen", fail_at_first),
         (Relay, "run", fail_at_first),
-        (LoopWatchdog, "beat", fail_at_first),
     ),
     "failures": (_SLOW_FILLS, (Invalidation, "before_commit", fail_after_noting)),
 }

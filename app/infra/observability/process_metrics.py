@@ -1,16 +1,14 @@
-"""Sets the gauges of the process once a second: memory, event loop, and those of other layers."""
+"""Sets the gauges of the process once a second: its memory, and those of other layers."""
 
 import asyncio
 import os
 import resource
-import time
 from collections.abc import Callable
 from pathlib import Path
 
-from app.infra.observability.metrics import LOOP_LAG, RESIDENT
+from app.infra.observability.metrics import RESIDENT
 
-NAPS = 20
-NAP_SECONDS = 0.05
+PAUSE_SECONDS = 1.0
 PAGE_BYTES = resource.getpagesize()
 STATM = Path("/proc/self/statm")
 
@@ -22,17 +20,7 @@ async def sample(*measures: Callable[[], None]) -> None:
             measure()
         # Last, because opening the file fails when no file descriptor is free.
         RESIDENT.set(_resident_bytes())
-        LOOP_LAG.set(await _largest_lag())
-
-
-async def _largest_lag() -> float:
-    """Return the largest delay of the event loop within one second of short naps."""
-    largest = 0.0
-    for _ in range(NAPS):
-        started = time.monotonic()
-        await asyncio.sleep(NAP_SECONDS)
-        largest = max(largest, time.monotonic() - started - NAP_SECONDS)
-    return largest
+        await asyncio.sleep(PAUSE_SECONDS)
 
 
 def _resident_bytes() -> int:

@@ -170,7 +170,6 @@ async def test_each_task_of_the_service_survives_an_exception(
     failed: list[str] = []
     tasks = {
         "sampler": (resources, "sample"),
-        "watchdog": (LoopWatchdog, "beat"),
         "cache channel": (Channel, "_listen"),
         "cache relay": (Relay, "run"),
     }
@@ -204,7 +203,7 @@ async def test_watchdog_continues_after_a_report_failed(
 
     monkeypatch.setattr(LoopWatchdog, "_report", fail_to_report)
     before = restarts("watchdog thread")
-    async with watch_event_loop(blocked_seconds=-1):
+    with watch_event_loop(blocked_seconds=-1):
         await until(lambda: restarts("watchdog thread") > before + 1)
 
 

@@ -13,7 +13,7 @@ from prometheus_client import REGISTRY
 from sqlalchemy import text
 
 from app.infra.dependencies import ReadSession, Resources
-from app.infra.observability.diagnostics import watch_tasks
+from app.infra.observability.diagnostics import watch_event_loop, watch_tasks
 from app.settings import Settings
 from tests.application import client_of, running
 from tests.coherent_cache.worker import eventually
@@ -59,6 +59,10 @@ async def service(settings: Settings) -> AsyncIterator[FastAPI]:
             await session.close()  # type: ignore[attr-defined]
 
 
+def lag_seconds() -> float:
+    return REGISTRY.get_sample_value("event_loop_lag_seconds") or 0
+
+
 def block_event_loop() -> None:
     time.sleep(3)  # long, because time without CPU on a busy machine is subtracted
 
@@ -75,11 +79,20 @@ async def test_blocked_event_loop_is_reported_with_the_stack(
 
         async with client_of(app) as client:
             await client.get("/blocks")
-        await eventually(lambda: reports)
+        await eventually(lambda: reports and lag_seconds() > 2)
     [(name, description)] = reports
     assert name == "blocked_loop"
     assert "block_event_loop" in description
     reports.clear()
+
+
+def test_watchdog_does_not_report_a_loop_that_runs(reports: Reports) -> None:
+    async def rest() -> None:
+        with watch_event_loop(blocked_seconds=1):
+            await asyncio.sleep(2.5)  # the thread checks it meanwhile
+
+    asyncio.run(rest())
+    assert not reports
 
 
 async def test_too_many_statements_are_reported_with_the_repeated_one(

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import replace
 
-from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
+from sqlalchemy.ext.asyncio import AsyncSession
 
 from coherent_cache._tasks import InBackground, in_background
 from coherent_cache.cache_metrics import BREAKER_OPEN, MEMORY_BYTES
@@ -17,7 +17,7 @@ from coherent_cache.config import CacheConfig
 from coherent_cache.entry import Entry
 from coherent_cache.invalidation import Invalidation
 from coherent_cache.memory import Memory
-from coherent_cache.outbox import Outbox
+from coherent_cache.outbox import Fetch, Outbox
 from coherent_cache.reader import Answer, Load, Reader, Source
 from coherent_cache.relay import Relay
 from coherent_cache.store import CACHE_ERRORS, Store
@@ -97,23 +97,24 @@ class Cache:
     @asynccontextmanager
     async def running(
         self,
-        outbox_engine: AsyncEngine,
+        fetch: Fetch,
+        database_errors: tuple[type[Exception], ...],
         *,
-        unavailable: tuple[type[Exception], ...] = (),
         in_background: InBackground = in_background,
     ) -> AsyncIterator[None]:
         """Run the channel and the relay, and close the connection to Valkey at the end.
 
-        `outbox_engine` needs a pool of its own with one connection, and should limit each statement
-        to half a second. `unavailable` lists the errors, besides SQLAlchemy's, that this engine
-        raises when the database cannot be reached.
+        `fetch(sql, *values)` runs a statement on the primary outside a transaction, and returns its
+        rows, as `fetch` of an asyncpg pool does. It needs a connection of its own, and should limit
+        each statement to half a second. `database_errors` are the errors that it raises when the
+        database fails, besides OSError.
         """
         async with AsyncExitStack() as stack:
             stack.push_async_callback(self._valkey.aclose)
             await stack.enter_async_context(in_background(self.channel.run, "cache channel"))
-            outbox = Outbox(outbox_engine, self._config.namespace)
+            outbox = Outbox(fetch, self._config.namespace)
             relay = Relay(
-                outbox, self.store, self.invalidation, self.trust, self._config, unavailable
+                outbox, self.store, self.invalidation, self.trust, self._config, database_errors
             )
             # Poll once, so that the first request can use the cache. `run` repeats what fails here.
             with suppress(Exception):

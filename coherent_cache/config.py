@@ -38,7 +38,7 @@ class CacheConfig:
     ttl_seconds: float = 300
     memory_bytes: int = 64 * 1024 * 1024
     memory_ttl_seconds: float = 2
-    relay_seconds: float = 0.2
+    relay_seconds: float = 0.5
     concurrent_bypasses: int = 5
 
 

@@ -1,14 +1,18 @@
 """The table `cache_outbox`: committed changes that may not have been invalidated yet."""
 
 import time
-from collections.abc import Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
+from sqlalchemy.ext.asyncio import AsyncSession
 
 MAX_ROWS = 500
 INFINITE_AGE = float("inf")
+
+# Runs a statement outside a transaction and returns its rows: fetch(sql, *values).
+Fetch = Callable[..., Awaitable[Sequence[Sequence[Any]]]]
 
 
 def outbox_table(metadata: sa.MetaData) -> sa.Table:
@@ -32,21 +36,23 @@ def outbox_table(metadata: sa.MetaData) -> sa.Table:
 INSERT = sa.text(
     "INSERT INTO cache_outbox (tags, namespace) VALUES (:tags, :namespace) RETURNING id"
 )
-DELETE = sa.text("DELETE FROM cache_outbox WHERE id = ANY(:ids)")
-DELETE_EXPIRED = sa.text("""
+DELETE = "DELETE FROM cache_outbox WHERE id = ANY($1)"
+DELETE_EXPIRED = """
     DELETE FROM cache_outbox
-    WHERE namespace = :namespace
-      AND created_at < clock_timestamp() - make_interval(secs => :age_seconds)
-""")
+    WHERE namespace = $1 AND created_at < clock_timestamp() - make_interval(secs => $2)
+    RETURNING id
+"""
 # The database computes the ages, because the clocks of the processes differ. The rows are ordered
-# by id and not by time, so that the oldest come first even if the clock was set back.
-READ = sa.text("""
-    SELECT pg_is_in_recovery(), noted.id, noted.tags, noted.age
-    FROM (VALUES (1)) AS always LEFT JOIN (
+# by id and not by time, so that the oldest come first even if the clock was set back. A standby may
+# lack the newest rows. It refuses pg_current_xact_id(), with the SQLSTATE 25006.
+READ = """
+    SELECT noted.id, noted.tags, noted.age, always.on_primary
+    FROM (SELECT CASE WHEN pg_is_in_recovery() THEN pg_current_xact_id() END) AS always(on_primary)
+    LEFT JOIN (
         SELECT id, tags, extract(epoch FROM clock_timestamp() - created_at)::float AS age
-        FROM cache_outbox WHERE namespace = :namespace ORDER BY id LIMIT :most
+        FROM cache_outbox WHERE namespace = $1 ORDER BY id LIMIT $2
     ) AS noted ON true
-""")
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,44 +88,30 @@ async def insert_change(session: AsyncSession, namespace: str, tags: Sequence[st
     return inserted
 
 
-class StandbyDatabase(Exception):
-    """The database is a standby, which may lack the newest rows."""
-
-
 class Outbox:
     """The rows of one namespace, accessed over a connection that nothing else uses.
 
-    `engine` needs a pool of its own, with one connection. If polls used the pool of the requests,
-    they would wait whenever that pool is exhausted. The cache would then be distrusted, which would
-    send even more reads to the exhausted pool.
+    If polls used the pool of the requests, they would wait whenever that pool is exhausted. The
+    cache would then be distrusted, which would send even more reads to the exhausted pool.
     """
 
-    def __init__(self, engine: AsyncEngine, namespace: str) -> None:
-        self._engine = engine.execution_options(isolation_level="AUTOCOMMIT")
+    def __init__(self, fetch: Fetch, namespace: str) -> None:
+        self._fetch = fetch
         self._namespace = namespace
 
     async def poll(self) -> Poll:
-        """Read the oldest rows, without locking them. Raises `StandbyDatabase` on a standby."""
-        async with self._engine.connect() as connection:
-            began = time.monotonic()
-            values = {"namespace": self._namespace, "most": MAX_ROWS}
-            rows = [tuple(row) for row in await connection.execute(READ, values)]
-            if rows[0][0]:
-                await connection.invalidate()
-                raise StandbyDatabase
+        """Read the oldest rows, without locking them. On a standby this fails."""
+        began = time.monotonic()
         changes = [
             Change(row_id, tags, age if age >= 0 else INFINITE_AGE)
-            for _, row_id, tags, age in rows
+            for row_id, tags, age, _ in await self._fetch(READ, self._namespace, MAX_ROWS)
             if row_id is not None
         ]
         return Poll(began, changes)
 
     async def delete(self, ids: Sequence[int]) -> None:
-        async with self._engine.connect() as connection:
-            await connection.execute(DELETE, {"ids": ids})
+        await self._fetch(DELETE, ids)
 
     async def delete_expired(self, age_seconds: float) -> int:
         """Delete the rows that are older than this, and return how many there were."""
-        async with self._engine.connect() as connection:
-            values = {"namespace": self._namespace, "age_seconds": age_seconds}
-            return (await connection.execute(DELETE_EXPIRED, values)).rowcount
+        return len(await self._fetch(DELETE_EXPIRED, self._namespace, age_seconds))

@@ -12,13 +12,11 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from redis.exceptions import ResponseError
-from sqlalchemy.exc import DBAPIError, SQLAlchemyError
 
-from coherent_cache._tasks import detached
 from coherent_cache.cache_metrics import RELAYED
 from coherent_cache.config import CacheConfig
 from coherent_cache.invalidation import TAGS_PER_COMMAND, Invalidation
-from coherent_cache.outbox import INFINITE_AGE, Change, Outbox, Poll, StandbyDatabase
+from coherent_cache.outbox import INFINITE_AGE, Change, Outbox, Poll
 from coherent_cache.store import CACHE_ERRORS, Store
 from coherent_cache.trust import REFUSED, Trust
 
@@ -34,7 +32,8 @@ ONE_BY_ONE_SECONDS = 0.5
 EXPIRY_MARGIN_SECONDS = 60
 EXPIRY_INTERVAL_SECONDS = 5  # so that a long outage of Valkey does not flood the log
 # Classes: connection, rollback after a conflict, resources, object state, operator, system error.
-UNAVAILABLE_SQLSTATES = ("08", "40", "53", "55", "57", "58")
+# The last one is the error of a standby, which the engine replaces with a new connection.
+UNAVAILABLE_SQLSTATES = ("08", "40", "53", "55", "57", "58", "25006")
 
 
 class Relay:
@@ -45,13 +44,10 @@ class Relay:
         invalidation: Invalidation,
         trust: Trust,
         config: CacheConfig,
-        unavailable: tuple[type[Exception], ...] = (),
+        database_errors: tuple[type[Exception], ...],
     ) -> None:
-        """`unavailable` lists the engine's own errors for a database that cannot be reached."""
-        self._database_errors: tuple[type[Exception], ...] = (
-            *(SQLAlchemyError, StandbyDatabase, OSError),
-            *unavailable,
-        )
+        """`database_errors` are what the outbox raises if the database fails, besides OSError."""
+        self._database_errors: tuple[type[Exception], ...] = (OSError, *database_errors)
         self._outbox = outbox
         self._store = store
         self._invalidation = invalidation
@@ -66,7 +62,7 @@ class Relay:
         while True:
             began = time.monotonic()
             is_behind = await self.run_once()
-            pause = random.uniform(0.5, 1) * self._pause_seconds  # noqa: S311 - jitter
+            pause = random.uniform(0.8, 1) * self._pause_seconds  # noqa: S311 - jitter
             if is_behind:
                 pause = min(pause, BACKLOG_PAUSE_SECONDS)
             await asyncio.sleep(max(pause - (time.monotonic() - began), pause / 10))
@@ -91,12 +87,9 @@ class Relay:
     async def _poll(self) -> Poll | None:
         """Poll the outbox. None if that fails; if the database does not answer, trust is kept."""
         began = time.monotonic()
-        polling = detached(self._delete_completed_and_poll())
+        self._renew_trust_later(began)
         try:
-            while not (await asyncio.wait({polling}, timeout=SLOW_POLL_SECONDS))[0]:
-                # The engine may be connecting, which can take longer than a poll.
-                self._trust.database_unavailable(began)
-            return await polling
+            return await self._delete_completed_and_poll()
         except self._database_errors as error:
             if _is_unavailable(error):
                 self._trust.database_unavailable(began)
@@ -104,8 +97,16 @@ class Relay:
                 self._trust.withdraw("the table cache_outbox cannot be read", error)
             return None
         finally:
-            polling.cancel()
-            await asyncio.wait({polling})
+            self._renewal.cancel()
+
+    def _renew_trust_later(self, began: float) -> None:
+        """Renew the lease while the poll lasts: to connect can take longer than a poll."""
+        loop = asyncio.get_running_loop()
+        self._renewal = loop.call_later(SLOW_POLL_SECONDS, self._renew_trust, began)
+
+    def _renew_trust(self, began: float) -> None:
+        self._trust.database_unavailable(began)
+        self._renew_trust_later(began)
 
     async def _delete_completed_and_poll(self) -> Poll:
         done, self._invalidation.completed_ids = self._invalidation.completed_ids, []
@@ -181,8 +182,12 @@ def _batch(changes: Sequence[Change]) -> list[Change]:
 
 
 def _is_unavailable(error: Exception) -> bool:
-    """Whether the database could not answer, rather than having rejected the statement."""
-    if not isinstance(error, DBAPIError):
-        return True
-    sqlstate = getattr(error.orig, "sqlstate", None) or ""
-    return error.connection_invalidated or sqlstate.startswith(UNAVAILABLE_SQLSTATES)
+    """Whether the database could not answer, rather than having rejected the statement.
+
+    SQLAlchemy wraps the errors of the driver, and says whether the connection was lost.
+    """
+    is_lost: bool | None = getattr(error, "connection_invalidated", None)
+    sqlstate: str | None = getattr(getattr(error, "orig", error), "sqlstate", None)
+    if sqlstate is None:
+        return is_lost is not False
+    return bool(is_lost) or sqlstate.startswith(UNAVAILABLE_SQLSTATES)

@@ -5,9 +5,12 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from typing import Protocol
 
+from sqlalchemy.exc import SQLAlchemyError
+
 from app.errors import Unavailable
 from app.infra.cache.settings import CacheSettings, ValkeySettings
 from app.infra.cache.wiring import cache_config
+from app.infra.database.driver import fetch
 from app.infra.database.engine import open_engine, open_outbox_engine
 from app.infra.database.pool import FifoPool
 from app.infra.database.replica import Replica, open_replica
@@ -63,7 +66,9 @@ async def open_resources(
             stack.push_async_callback(outbox_engine.dispose)
             await stack.enter_async_context(
                 cache.running(
-                    outbox_engine, unavailable=(Unavailable,), in_background=in_background
+                    partial(fetch, outbox_engine),
+                    (SQLAlchemyError, Unavailable),
+                    in_background=in_background,
                 )
             )
         replica = None

@@ -15,7 +15,7 @@ from sqlalchemy.ext.asyncio import (
 
 from coherent_cache import Cache, CacheConfig, Entry, outbox_table
 from coherent_cache._tasks import InBackground, Work, in_background
-from coherent_cache.outbox import Outbox
+from coherent_cache.outbox import Fetch, Outbox
 from coherent_cache.relay import Relay
 
 metadata = sa.MetaData()
@@ -31,22 +31,27 @@ AGE = sa.text(
 
 
 class DatabaseAway(Exception):
-    """Raised by the engine of a service when its database cannot be reached."""
+    """Raised by the outbox of a service when its database cannot be reached."""
+
+
+DATABASE_ERRORS = (asyncpg.PostgresError, asyncpg.InterfaceError, DatabaseAway)
 
 
 class Service:
     """One process of the service. `relay` belongs to it: a test runs each turn."""
 
-    def __init__(self, cache: Cache, config: CacheConfig, engine: AsyncEngine) -> None:
+    def __init__(
+        self, cache: Cache, config: CacheConfig, engine: AsyncEngine, fetch: Fetch
+    ) -> None:
         self.cache, self._config = cache, config
         self._sessions = async_sessionmaker(engine)
-        self.outbox = Outbox(engine, config.namespace)
+        self.outbox = Outbox(fetch, config.namespace)
         self.relay = self.relay_of(self.outbox)
 
     def relay_of(self, outbox: Outbox) -> Relay:
         cache = self.cache
         return Relay(
-            outbox, cache.store, cache.invalidation, cache.trust, self._config, (DatabaseAway,)
+            outbox, cache.store, cache.invalidation, cache.trust, self._config, DATABASE_ERRORS
         )
 
     @asynccontextmanager
@@ -104,15 +109,17 @@ async def open_service(
 ) -> AsyncIterator[Service]:
     """Start a process of the service."""
     engine = create_async_engine(url)
-    outbox_engine = create_async_engine(url, pool_size=1, max_overflow=0)
+    dsn = url.replace("+asyncpg", "")
     cache = Cache(config)
     run: InBackground = in_background if relay_runs else _in_background_without_relay
     try:
-        async with cache.running(outbox_engine, in_background=run):
-            yield Service(cache, config, engine)
+        async with (
+            asyncpg.create_pool(dsn, min_size=0, max_size=1) as outbox_pool,
+            cache.running(outbox_pool.fetch, DATABASE_ERRORS, in_background=run),
+        ):
+            yield Service(cache, config, engine, outbox_pool.fetch)
     finally:
         await engine.dispose()
-        await outbox_engine.dispose()
 
 
 @asynccontextmanager

@@ -4,6 +4,7 @@ import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
+import asyncpg
 from fastapi import FastAPI, Request, Response
 from sqlalchemy import Column, Integer, MetaData, Table, Text, select
 from sqlalchemy.dialects.postgresql import insert
@@ -14,22 +15,25 @@ from coherent_cache import Cache, CacheBusy, CacheConfig, Entry, invalidate, out
 metadata = MetaData()
 outbox_table(metadata)  # adds the table `cache_outbox`
 notes = Table("notes", metadata, Column("id", Integer, primary_key=True), Column("text", Text))
-engine = create_async_engine(os.environ["DATABASE_URL"])
-# A separate engine with one connection, not the engine of the requests.
-outbox_engine = create_async_engine(os.environ["DATABASE_URL"], pool_size=1, max_overflow=0)
+url = os.environ["DATABASE_URL"]
+engine = create_async_engine(url.replace("postgresql://", "postgresql+asyncpg://"))
 sessions = async_sessionmaker(engine)
 cache = Cache(CacheConfig(valkey_url=os.environ["VALKEY_URL"], code_version="1"))
 
 
 @asynccontextmanager
 async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+    errors = (asyncpg.PostgresError, asyncpg.InterfaceError)
     try:
         async with engine.begin() as connection:
             await connection.run_sync(metadata.create_all)
-        async with cache.running(outbox_engine):
+        async with (
+            # One connection for the cache alone, and not the pool of the requests.
+            asyncpg.create_pool(url, min_size=0, max_size=1, command_timeout=0.5) as outbox_pool,
+            cache.running(outbox_pool.fetch, errors),
+        ):
             yield
     finally:
-        await outbox_engine.dispose()
         await engine.dispose()
 
 

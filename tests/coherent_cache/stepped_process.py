@@ -130,7 +130,7 @@ class Process:
         self.trust = Trust(self.memory)
         self.reader = Reader(self.store, self.memory, self.channel, self.trust, LIMITS)
         invalidation = Invalidation(self.store, self.memory, self.trust, CONFIG.namespace)
-        self.relay = Relay(outbox, self.store, invalidation, self.trust, CONFIG)
+        self.relay = Relay(outbox, self.store, invalidation, self.trust, CONFIG, ())
         self.is_connected = True
         # A message, or None for a new subscription, with all that was invalidated before it.
         self.inbox: deque[tuple[bytes | None, RequiredVersions]] = deque()

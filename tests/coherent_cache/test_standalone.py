@@ -24,7 +24,10 @@ async def urls(tmp_path: Path, database_url: str, config: CacheConfig) -> AsyncI
     """The URLs of two processes of the other project."""
     shutil.copytree(PROJECT / "coherent_cache", tmp_path / "coherent_cache")
     shutil.copy(PROJECT / "tests/coherent_cache/standalone.py", tmp_path / "service.py")
-    environment = {"DATABASE_URL": database_url, "VALKEY_URL": config.valkey_url}
+    environment = {
+        "DATABASE_URL": database_url.replace("+asyncpg", ""),
+        "VALKEY_URL": config.valkey_url,
+    }
     with ExitStack() as stack:
         urls = []
         for _ in range(2):

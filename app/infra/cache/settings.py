@@ -44,4 +44,4 @@ class CacheSettings(Section):
     missing_ttl_seconds: Annotated[float, Field(ge=1, le=3_600)] = 5
     memory_bytes: Positive = 64 * 1024 * 1024
     memory_ttl_seconds: Annotated[float, Field(ge=0, le=60)] = 2
-    relay_seconds: Annotated[float, Field(ge=0.01, le=1)] = 0.2
+    relay_seconds: Annotated[float, Field(ge=0.01, le=1)] = 0.5

@@ -21,7 +21,7 @@ DRIVER_ERRORS = (
 )
 
 
-async def fetch(engine: AsyncEngine, sql: str, values: Sequence[Any]) -> Sequence[Sequence[Any]]:
+async def fetch(engine: AsyncEngine, sql: str, *values: Any) -> Sequence[Sequence[Any]]:
     """Run a statement outside a transaction, and return its rows.
 
     The connection and the snapshot are given back before this returns. It raises what SQLAlchemy

@@ -69,7 +69,7 @@ class CompiledQuery:
         if engine is None or not sql.is_fixed:
             found: Sequence[Values] = (await session.execute(query.statement, parameters)).all()
             return found
-        return sql.rows(await fetch(engine, sql.text, sql.values(parameters)))
+        return sql.rows(await fetch(engine, sql.text, *sql.values(parameters)))
 
     def _with_limit(self, limit: int) -> "CompiledQuery":
         """LIMIT is a literal: as a parameter, PostgreSQL would plan the statement each time."""

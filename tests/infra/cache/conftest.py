@@ -4,14 +4,17 @@ import asyncio
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from functools import partial
 
 import httpx2
 import pytest
 from fastapi import FastAPI
+from sqlalchemy.exc import SQLAlchemyError
 
 from app.errors import Unavailable
 from app.infra.cache.settings import CacheSettings, ValkeySettings
 from app.infra.cache.wiring import cache_config
+from app.infra.database.driver import fetch
 from app.infra.database.engine import open_outbox_engine
 from app.infra.database.sessions import Database
 from app.infra.database.settings import DatabaseSettings
@@ -64,7 +67,8 @@ def relay(service: FastAPI, cache: Cache, outbox: Outbox) -> Relay:
     """A relay beside that of the application, which does not run. A test runs each turn."""
     sections = service.state.resources.settings
     config = cache_config(sections[ValkeySettings], sections[CacheSettings])
-    return Relay(outbox, cache.store, cache.invalidation, cache.trust, config, (Unavailable,))
+    errors = (SQLAlchemyError, Unavailable)
+    return Relay(outbox, cache.store, cache.invalidation, cache.trust, config, errors)
 
 
 @asynccontextmanager
@@ -74,7 +78,7 @@ async def open_outbox(
     """Open the outbox as the application does."""
     engine = open_outbox_engine(settings, application_name)
     try:
-        yield Outbox(engine, namespace)
+        yield Outbox(partial(fetch, engine), namespace)
     finally:
         await engine.dispose()
 

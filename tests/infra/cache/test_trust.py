@@ -1,11 +1,14 @@
 """While Valkey refuses invalidations, this service does not answer from its cache."""
 
+import asyncio
 import os
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import httpx2
 import pytest
 from fastapi import FastAPI
+from pydantic import SecretStr
 from redis.asyncio import Redis
 from sqlalchemy import text
 from sqlalchemy.exc import SQLAlchemyError
@@ -24,6 +27,7 @@ from tests.cached_app import NO_CACHE, cache_of, patient_app
 from tests.coherent_cache.valkey_user import ValkeyUser
 from tests.infra.cache.conftest import open_outbox
 from tests.sample.factory import NoteFactory
+from tests.standby import open_standby
 
 Client = httpx2.AsyncClient
 
@@ -131,6 +135,25 @@ async def test_polls_that_wait_for_a_lock_use_one_connection(
             assert relay_module._is_unavailable(caught.value)
             backends.update(await observer.scalars(found, {"name": name}))
     assert len(backends) == 1
+
+
+async def test_standby_is_not_polled_and_its_connection_is_closed(
+    settings: Settings, service: FastAPI, tmp_path: Path
+) -> None:
+    url = settings.database.url.get_secret_value()
+    name, namespace = f"standby-{os.getpid()}", settings.cache.namespace
+    count = f"SELECT count(*) FROM pg_stat_activity WHERE application_name = '{name}'"
+    with open_standby(url.replace("postgresql+asyncpg", "postgresql"), tmp_path) as standby:
+        there = settings.database.model_copy(update={"url": SecretStr(standby.url(url))})
+        async with open_outbox(there, namespace, name) as outbox:
+            with pytest.raises(SQLAlchemyError) as caught:
+                await outbox.poll()
+            assert relay_module._is_unavailable(caught.value)
+            async with asyncio.timeout(60):
+                while await standby.ask(count):
+                    await asyncio.sleep(0.01)
+            assert await standby.ask("SELECT pg_promote()")
+            assert (await outbox.poll()).is_complete
 
 
 async def test_cache_is_trusted_at_the_first_request(settings: Settings) -> None:

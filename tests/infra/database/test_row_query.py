@@ -371,7 +371,7 @@ async def test_a_type_that_a_migration_has_replaced_costs_each_connection_one_er
         "CREATE TABLE test_colours AS SELECT 'red'::test_colour AS colour",
     )
     try:
-        assert len(await fetch(engine, colours, ["red"])) == 1
+        assert len(await fetch(engine, colours, "red")) == 1
         await change(
             "ALTER TYPE test_colour RENAME TO test_old_colour",
             "CREATE TYPE test_colour AS ENUM ('red', 'blue')",
@@ -380,8 +380,8 @@ async def test_a_type_that_a_migration_has_replaced_costs_each_connection_one_er
             "DROP TYPE test_old_colour",
         )
         with pytest.raises(DBAPIError):
-            await fetch(engine, colours, ["red"])
-        assert len(await fetch(engine, colours, ["red"])) == 1
+            await fetch(engine, colours, "red")
+        assert len(await fetch(engine, colours, "red")) == 1
     finally:
         await change("DROP TABLE test_colours", "DROP TYPE test_colour")
         await engine.dispose()

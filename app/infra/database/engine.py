@@ -14,6 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from app.errors import Unavailable
+from app.infra.database.failed_transactions import refuse_to_commit_failures
 from app.infra.database.pgbouncer import pgbouncer_arguments, session_timeouts
 from app.infra.database.pool import FifoPool, unreachable
 from app.infra.database.query_stats import record_statements
@@ -54,6 +55,7 @@ def open_engine(settings: DatabaseSettings, application_name: str) -> AsyncEngin
         },
     )
     record_statements(engine.sync_engine)
+    refuse_to_commit_failures(engine.sync_engine)
     event.listen(engine.sync_engine, "do_connect", _connect)
     event.listen(engine.sync_engine, "commit", _forbid_retry)
     event.listen(engine.sync_engine, "checkout", _replace_if_closed)

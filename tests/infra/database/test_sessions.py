@@ -3,13 +3,14 @@
 import asyncio
 import traceback
 from collections.abc import AsyncIterator
+from contextlib import suppress
 
 import httpx2
 import pytest
 from fastapi import FastAPI
 from sqlalchemy import Executable, delete, insert, select, text, update
 from sqlalchemy.dialects import postgresql
-from sqlalchemy.exc import IntegrityError, InvalidRequestError
+from sqlalchemy.exc import DBAPIError, IntegrityError, InvalidRequestError
 from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.errors import Conflict
@@ -94,6 +95,36 @@ async def test_failed_commit_is_never_answered_as_success(
     assert response.status_code == 500
     assert await stored(resources) == 0
     assert ran == []
+
+
+@pytest.mark.parametrize("statement", [insert(User).values(ROW), text("SELECT 1 / 0")])
+async def test_a_failed_statement_whose_error_is_caught_is_never_answered_as_success(
+    app_of_the_test: FastAPI,
+    caller: httpx2.AsyncClient,
+    resources: ProcessResources,
+    statement: Executable,
+) -> None:
+    """PostgreSQL turns the COMMIT into a ROLLBACK, and the driver reports no error."""
+
+    @app_of_the_test.post("/catch")
+    async def catch(session: WriteSession) -> None:
+        await session.execute(insert(User).values(ROW))
+        with suppress(DBAPIError):
+            await session.execute(statement)
+
+    assert (await caller.post("/catch")).status_code == 500
+    assert await stored(resources) == 0
+
+
+async def test_a_failed_statement_inside_a_savepoint_may_be_caught(
+    resources: ProcessResources, clean: None
+) -> None:
+    async with resources.database.transaction() as session:
+        await session.execute(insert(User).values(ROW))
+        with suppress(DBAPIError):
+            async with session.begin_nested():
+                await session.execute(insert(User).values(ROW))
+    assert await stored(resources) == 1
 
 
 async def test_commit_and_connections_are_done_before_the_response(

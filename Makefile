@@ -54,7 +54,7 @@ test-fast: environment ## Run the quick tests of the features, and rules for all
 check: environment ## Run all tools on the code: format, lint, types, import contracts
 	@$(python) -m dev.check
 
-mutate: environment ## Break each function once, and list what no test notices (1 to 2 hours). Also: make mutate only=coherent_cache
+mutate: environment ## Break each function once, and list what no test notices (hours; goes on where it ended). Also: make mutate only=coherent_cache
 	@$(python) -m dev.mutate $(if $(only),--only "$$only") $(if $(each),--each $(each)) \
 		$(if $(minutes),--minutes $(minutes))
 

@@ -238,11 +238,12 @@ async def test_a_refused_body_is_not_read(settings: Settings) -> None:
         read = True
         yield b"{}"
 
-    async with limited(settings, writes=1) as app, client_at(app) as client:
-        for status in (401, 429):
+    json = {"Content-Type": "application/json"}
+    async with limited(settings, registrations=1) as app, client_at(app, headers=json) as client:
+        for status in (422, 429):
             read = False
-            response = await client.patch("/v1/users/me", content=body())
-            assert (response.status_code, read) == (status, status == 401)
+            response = await client.post("/v1/users", content=body())
+            assert (response.status_code, read) == (status, status == 422)
 
 
 async def test_a_client_that_waits_for_100_continue_is_told_that_the_connection_ends(

@@ -113,21 +113,25 @@ async def read_profile(resources: ProcessResources, user: CallerRow) -> UserRow 
     def read(session: AsyncSession) -> Awaitable[UserRow | None]:
         return users.read_account(session, user.id)
 
-    return await resources.separate_reads.read("profile", read, _limit(resources))
+    return await resources.separate_reads.read("profile", read, _limit(resources), caller=user.id)
 
 
 async def read_recent_posts(resources: ProcessResources, user: CallerRow) -> Sequence[PostRow]:
     async def read(session: AsyncSession) -> Sequence[PostRow]:
         return (await posts.list_posts(session, PageRequest(RECENT_POSTS), user.id)).items
 
-    return await resources.separate_reads.read("recent_posts", read, _limit(resources))
+    return await resources.separate_reads.read(
+        "recent_posts", read, _limit(resources), caller=user.id
+    )
 
 
 async def read_stats(resources: ProcessResources, user: CallerRow) -> Stats:
     def read(session: AsyncSession) -> Awaitable[Stats]:
         return queries.get_stats(session, user.id)
 
-    return await resources.separate_reads.read_lagging("stats", read, _limit(resources))
+    return await resources.separate_reads.read_lagging(
+        "stats", read, _limit(resources), caller=user.id
+    )
 
 
 async def read_upstream(resources: ProcessResources, user: CallerRow) -> UpstreamProfile | None:

@@ -5,8 +5,7 @@ not run to its end runs once more.
 """
 
 import asyncio
-from collections import Counter
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Hashable
 from typing import TypeVar
 
 from sqlalchemy.exc import DBAPIError, SQLAlchemyError
@@ -21,6 +20,7 @@ from app.infra.observability.metrics import REPLICA_READS
 T = TypeVar("T")
 Query = Callable[[AsyncSession], Awaitable[T]]
 WAITING_SECONDS = 5.0  # for a place, which is less than a request may take
+TRIAL_SHARE = 0.1  # of its time, for a query that was too slow for another caller
 
 
 class SeparateReads:
@@ -36,22 +36,28 @@ class SeparateReads:
         self._replica = replica
         self._on_replica = None if replica is None else _Places(replica.database, pool_size)
 
-    async def read(self, name: str, query: Query[T], seconds: float) -> T:
+    async def read(self, name: str, query: Query[T], seconds: float, *, caller: Hashable) -> T:
         """Run `query` in a session, whose connection is returned when it ends.
 
         Raises TimeoutError after `seconds`. The time for which the query waits for its turn does
-        not count: on a busy machine everything is slow, and waiting is better than failing. But if
-        a query with this `name` takes too long, the waiting queries with that name fail too. They
-        probably need the same table, and each would keep the others waiting for `seconds`.
+        not count: on a busy machine everything is slow, and waiting is better than failing.
+
+        But if a query takes too long, the waiting queries with its `name` would probably be too
+        slow as well, and each would keep others waiting for `seconds`. Those of the same `caller`
+        fail with it. The next one of another caller gets a tenth of its time, because the first
+        caller alone may have more rows than others. If that is too slow too, all of them fail:
+        then their table is probably locked.
         """
         try:
-            return await self._primary.run(name, query, seconds)
+            return await self._primary.run(name, query, seconds, caller)
         except SQLAlchemyError as error:
             if not is_safe_to_retry(error):
                 raise
-        return await self._primary.run(name, query, seconds)
+        return await self._primary.run(name, query, seconds, caller)
 
-    async def read_lagging(self, name: str, query: Query[T], seconds: float) -> T:
+    async def read_lagging(
+        self, name: str, query: Query[T], seconds: float, *, caller: Hashable
+    ) -> T:
         """Run `query` where it may read what is DATABASE_REPLICA_LAG_SECONDS old.
 
         It uses the replica while its lag is small, and the primary if the query fails there.
@@ -59,14 +65,14 @@ class SeparateReads:
         replica, places = self._replica, self._on_replica
         if replica is None or places is None or not replica.is_up_to_date:
             REPLICA_READS.labels("primary").inc()
-            return await self.read(name, query, seconds)
+            return await self.read(name, query, seconds, caller=caller)
         REPLICA_READS.labels("replica").inc()
         try:
-            return await places.run(name, query, seconds)
+            return await places.run(name, query, seconds, caller)
         except (Unavailable, DBAPIError) as error:
             if not replica.should_retry_on_primary(error):
                 raise
-        return await self.read(name, query, seconds)
+        return await self.read(name, query, seconds, caller=caller)
 
 
 class _Places:
@@ -75,23 +81,29 @@ class _Places:
     def __init__(self, database: Database, pool_size: int) -> None:
         self._database = database
         self._free = asyncio.Semaphore(max(1, pool_size // 2))
-        self._too_slow: Counter[str] = Counter()
+        # Of each query that waits: its name, and for whom that name was too slow meanwhile.
+        self._waiting: dict[object, tuple[str, set[Hashable]]] = {}
 
-    async def run(self, name: str, query: Query[T], seconds: float) -> T:
-        before = self._too_slow[name]
-        async with asyncio.timeout(WAITING_SECONDS):
-            await self._free.acquire()
+    async def run(self, name: str, query: Query[T], seconds: float, caller: Hashable) -> T:
+        ticket, slow_for = object(), set[Hashable]()
+        self._waiting[ticket] = name, slow_for
         try:
-            if self._too_slow[name] != before:
-                raise TimeoutError
-            return await self._run(name, query, seconds)
+            async with asyncio.timeout(WAITING_SECONDS):
+                await self._free.acquire()
         finally:
-            self._free.release()
-
-    async def _run(self, name: str, query: Query[T], seconds: float) -> T:
-        limit = asyncio.timeout(seconds)
+            del self._waiting[ticket]
+        limit = asyncio.timeout(seconds * TRIAL_SHARE if slow_for else seconds)
         try:
+            if caller in slow_for or len(slow_for) > 1:
+                raise TimeoutError
             async with limit, self._database.read() as session:
                 return await query(session)
         finally:
-            self._too_slow[name] += limit.expired()
+            if limit.expired():
+                self._tell_waiting(name, caller)
+            self._free.release()
+
+    def _tell_waiting(self, name: str, caller: Hashable) -> None:
+        for waiting_name, slow_for in self._waiting.values():
+            if waiting_name == name:
+                slow_for.add(caller)

@@ -67,22 +67,22 @@ async def fail(session: AsyncSession) -> None:
 
 async def test_query_that_may_lag_runs_on_the_replica(replicated: ProcessResources) -> None:
     reads = replicated.separate_reads
-    assert await reads.read_lagging("where", where, PATIENT)
-    assert not await reads.read("where", where, PATIENT)
+    assert await reads.read_lagging("where", where, PATIENT, caller=1)
+    assert not await reads.read("where", where, PATIENT, caller=1)
     replica_of(replicated).distrust()
-    assert not await reads.read_lagging("where", where, PATIENT)
+    assert not await reads.read_lagging("where", where, PATIENT, caller=1)
 
 
 async def test_without_a_replica_everything_runs_on_the_primary(
     resources: ProcessResources,
 ) -> None:
-    assert not await resources.separate_reads.read_lagging("where", where, PATIENT)
+    assert not await resources.separate_reads.read_lagging("where", where, PATIENT, caller=1)
 
 
 async def test_query_that_fails_on_the_replica_runs_on_the_primary(
     replicated: ProcessResources,
 ) -> None:
-    assert not await replicated.separate_reads.read_lagging("a", fail_on_replica, PATIENT)
+    assert not await replicated.separate_reads.read_lagging("a", fail_on_replica, PATIENT, caller=1)
 
 
 async def test_query_whose_connection_is_lost_runs_once_more(resources: ProcessResources) -> None:
@@ -94,10 +94,10 @@ async def test_query_whose_connection_is_lost_runs_once_more(resources: ProcessR
             await session.execute(END)
         return 7
 
-    assert await resources.separate_reads.read("a", fail_once, PATIENT) == 7
+    assert await resources.separate_reads.read("a", fail_once, PATIENT, caller=1) == 7
     assert len(attempts) == 2
     with pytest.raises(DBAPIError):
-        await resources.separate_reads.read("a", fail, PATIENT)
+        await resources.separate_reads.read("a", fail, PATIENT, caller=1)
 
 
 async def test_queries_run_beside_each_other(resources: ProcessResources) -> None:
@@ -109,7 +109,9 @@ async def test_queries_run_beside_each_other(resources: ProcessResources) -> Non
         await both.wait()
 
     async with asyncio.timeout(60):
-        await asyncio.gather(*(resources.separate_reads.read("a", meet, PATIENT) for _ in range(2)))
+        await asyncio.gather(
+            *(resources.separate_reads.read("a", meet, PATIENT, caller=1) for _ in range(2))
+        )
 
 
 @pytest.mark.parametrize(("pool_size", "most"), [(1, 1), (4, 2), (5, 2)])
@@ -126,7 +128,7 @@ async def test_queries_use_half_of_the_pool(
         await session.execute(text("SELECT 1"))
         running -= 1
 
-    await asyncio.gather(*(reads.read("a", count, PATIENT) for _ in range(20)))
+    await asyncio.gather(*(reads.read("a", count, PATIENT, caller=1) for _ in range(20)))
     assert peak == most
 
 
@@ -150,9 +152,9 @@ async def test_time_for_which_a_query_waits_for_its_turn_does_not_count(
     resources: ProcessResources,
 ) -> None:
     reads, held = SeparateReads(resources.database, None, 1), Held()
-    first = asyncio.create_task(reads.read("a", held, PATIENT))
+    first = asyncio.create_task(reads.read("a", held, PATIENT, caller=1))
     await held.has_begun.wait()
-    second = asyncio.create_task(reads.read("a", answer, 0.05))
+    second = asyncio.create_task(reads.read("a", answer, 0.05, caller=1))
     await asyncio.sleep(0.2)
     assert not second.done()
     held.ends.set()
@@ -164,26 +166,57 @@ async def test_query_that_waits_for_its_turn_too_long_fails(
 ) -> None:
     monkeypatch.setattr(reads_module, "WAITING_SECONDS", 0.05)
     reads, held = SeparateReads(resources.database, None, 1), Held()
-    first = asyncio.create_task(reads.read("a", held, PATIENT))
+    first = asyncio.create_task(reads.read("a", held, PATIENT, caller=1))
     await held.has_begun.wait()
     with pytest.raises(TimeoutError):
-        await reads.read("b", answer, PATIENT)
+        await reads.read("b", answer, PATIENT, caller=1)
     held.ends.set()
     assert await first == 1
-    assert await reads.read("b", answer, PATIENT) == 7
+    assert await reads.read("b", answer, PATIENT, caller=1) == 7
 
 
-async def test_queries_of_the_same_name_that_wait_fail_with_the_one_that_is_too_slow(
+async def test_waiting_queries_of_a_caller_fail_with_the_one_that_is_too_slow(
     resources: ProcessResources,
 ) -> None:
     """Otherwise each of them would keep the others from their turn for its whole time."""
     reads, held = SeparateReads(resources.database, None, 1), Held()
     async with asyncio.timeout(PATIENT / 2):
         found = await asyncio.gather(
-            reads.read("slow", held, 0.2),
-            reads.read("slow", held, PATIENT),
-            reads.read("fast", answer, PATIENT),
+            reads.read("slow", held, 0.2, caller=1),
+            reads.read("slow", held, PATIENT, caller=1),
+            reads.read("fast", answer, PATIENT, caller=1),
             return_exceptions=True,
         )
     assert [type(one) for one in found] == [TimeoutError, TimeoutError, int]
-    assert await reads.read("slow", answer, PATIENT) == 7
+    assert await reads.read("slow", answer, PATIENT, caller=1) == 7
+
+
+async def test_slow_query_of_one_caller_takes_nothing_from_the_others(
+    resources: ProcessResources,
+) -> None:
+    """The caller may have more rows than everybody else."""
+    reads, held = SeparateReads(resources.database, None, 1), Held()
+    found = await asyncio.gather(
+        reads.read("slow", held, 0.2, caller=1),
+        reads.read("slow", answer, PATIENT, caller=2),
+        reads.read("slow", answer, PATIENT, caller=3),
+        return_exceptions=True,
+    )
+    assert [type(one) for one in found] == [TimeoutError, int, int]
+
+
+async def test_query_that_is_too_slow_for_two_callers_fails_for_all_that_wait(
+    resources: ProcessResources,
+) -> None:
+    """Otherwise each of them would keep the others from their turn for its whole time."""
+    reads, held = SeparateReads(resources.database, None, 1), Held()
+    async with asyncio.timeout(PATIENT / 2):
+        found = await asyncio.gather(
+            reads.read("slow", held, 0.2, caller=1),
+            reads.read("slow", held, 2, caller=2),
+            reads.read("slow", held, PATIENT, caller=3),
+            reads.read("fast", answer, PATIENT, caller=3),
+            return_exceptions=True,
+        )
+    assert [type(one) for one in found] == [*[TimeoutError] * 3, int]
+    assert await reads.read("slow", answer, PATIENT, caller=4) == 7

@@ -7,7 +7,7 @@ while rows are inserted and deleted. Source: Winand, *SQL Performance Explained*
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any, Generic
 
 from sqlalchemy import (
@@ -147,9 +147,12 @@ class KeysetList(Generic[RowT]):
         if self._order != "created_at":
             return None
         is_ascending = self._descending == (cursor is not None and cursor.backward)
-        if is_ascending:
-            return rows[-1].created_at if len(rows) > limit else None
-        return None if cursor is None else cursor.value
+        if not is_ascending:
+            return None if cursor is None else cursor.value
+        if len(rows) <= limit:
+            return None
+        newest: datetime = rows[-1].created_at
+        return newest.replace(tzinfo=newest.tzinfo or UTC)  # infinity has none, as in cursors.py
 
     def _to_page(
         self, rows: Sequence[RowT], limit: int, cursor: Cursor | None, list_id: bytes

@@ -109,7 +109,9 @@ FILTERS: dict[str, Any] = {
 ROWS = st.lists(
     st.fixed_dictionaries(
         {
-            "created_at": st.sampled_from([datetime(2026, 1, 1, h, tzinfo=UTC) for h in range(3)]),
+            "created_at": st.sampled_from(
+                [FIRST, *(datetime(2026, 1, 1, h, tzinfo=UTC) for h in range(3)), LAST]
+            ),
             "due": st.sampled_from([FIRST, datetime(2026, 1, 1, tzinfo=UTC), LAST]),
             "title": st.sampled_from(["", *"aAbBäzé\U0001f4a9", "ab", "a b"]),
             "day": st.sampled_from([date.min, date(2026, 2, 28), date(2026, 3, 1), date.max]),
@@ -187,6 +189,18 @@ async def test_only_a_page_of_a_list_by_age_is_ever_settled(
         first = await things.page(session, PageRequest(1, None, timedelta(0)))
         second = await things.page(session, PageRequest(1, first.next, timedelta(0)))
     assert [first.is_settled, second.is_settled] == [order_by is Thing.created_at] * 2
+
+
+async def test_page_before_a_row_at_infinity_is_never_settled(
+    resources: ProcessResources, table: None
+) -> None:
+    """Each new row belongs before it."""
+    await store(resources, [row(created_at=moment) for moment in (FIRST, FIRST, LAST, LAST)])
+    things = KeysetList("things", THING, THINGS)
+    async with resources.database.read() as session:
+        early = await things.page(session, PageRequest(1, None, timedelta(0)))
+        late = await things.page(session, PageRequest(3, None, timedelta(0)))
+    assert [early.is_settled, late.is_settled] == [True, False]
 
 
 async def test_page_after_a_deleted_row_is_read(resources: ProcessResources, table: None) -> None:

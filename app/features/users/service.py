@@ -167,7 +167,12 @@ async def _send_verification(
 async def _tell_old_address(
     session: AsyncSession, resources: ProcessResources, user: User | UserRow
 ) -> None:
-    if resources.mailer.can_send:
+    """Send a mail to the address that was replaced, if mails can be sent.
+
+    An address that was stored before today's rules for addresses, and does not follow them, gets
+    none: the mail could reach another mailbox. Its account can still be given a better one.
+    """
+    if resources.mailer.can_send and normalise_email(user.email) is not None:
         await enqueue(session, "account_mails.tell_old_address", user_id=user.id, email=user.email)
 
 

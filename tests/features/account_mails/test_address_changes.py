@@ -47,6 +47,16 @@ async def test_every_former_address_is_told_once_and_the_newest_one_can_be_verif
     assert (me["email"], me["verified"]) == ("d@example.com", True)
 
 
+async def test_address_that_today_is_refused_can_be_replaced(
+    client: Client, inbox: Inbox, make: UserFactory
+) -> None:
+    """It was stored before today's rules. It gets no mail, which could reach another mailbox."""
+    user = await make.user(email="=?utf-8?q?ann?=@example.com")
+    assert (await change(client, make, user, "a@example.com")).status_code == 200
+    assert await received(inbox, CHANGED) == {}
+    assert await received(inbox, CONFIRM) == {"a@example.com": 1}
+
+
 async def test_one_address_gets_one_such_mail_in_a_minute(
     client: Client, inbox: Inbox, make: UserFactory
 ) -> None:

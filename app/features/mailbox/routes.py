@@ -11,7 +11,7 @@ from typing import Annotated
 from fastapi import APIRouter
 from fastapi import Path as PathParameter
 from jinja2 import Environment, FileSystemLoader, select_autoescape
-from starlette.responses import HTMLResponse
+from starlette.responses import HTMLResponse, RedirectResponse
 
 from app.errors import NotFound
 from app.infra.mail.folder import list_mails, read_mail
@@ -52,6 +52,12 @@ async def mailbox(folder: MailFolder) -> HTMLResponse:
     ids = list_mails(folder)[:SHOWN]
     mails = [(mail_id, mail) for mail_id in ids if (mail := read_mail(folder, mail_id))]
     return _page("list.html", mails=mails)
+
+
+@router.get("/")
+async def mailbox_with_slash(_folder: MailFolder) -> RedirectResponse:
+    """Redirect: the links of the list are relative."""
+    return RedirectResponse("/mailbox")
 
 
 @router.get("/mails/{mail_id}")

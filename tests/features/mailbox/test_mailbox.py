@@ -54,6 +54,12 @@ async def test_mailbox_is_empty_before_the_first_mail(client: Client) -> None:
     assert "There are no mails yet" in response.text
 
 
+async def test_address_with_a_slash_at_its_end_leads_to_the_mailbox(client: Client) -> None:
+    response = await client.get("/mailbox/", follow_redirects=True)
+    assert response.status_code == 200
+    assert response.url.path == "/mailbox"
+
+
 async def test_newest_mail_is_first(client: Client, resources: ProcessResources) -> None:
     for subject in ("First", "Second"):
         await resources.mailer.send(Mail("ann@example.com", subject, "", ""))
@@ -118,9 +124,9 @@ async def test_networks_of_the_metrics_alone_decide_who_sees_the_mailbox(
     async with running(Settings.model_validate(values)) as app, client_of(app) as client:
         await app.state.resources.mailer.send(MAIL)
         [mail_id] = list_mails(folder)
-        for path in ("", f"/mails/{mail_id}", f"/mails/{mail_id}/html"):
+        for path in ("", "/", f"/mails/{mail_id}", f"/mails/{mail_id}/html"):
             url = f"http://test:{port}/mailbox{path}"
-            assert (await client.get(url)).status_code == status
+            assert (await client.get(url, follow_redirects=True)).status_code == status
 
 
 async def test_production_has_no_mailbox(settings: Settings) -> None:

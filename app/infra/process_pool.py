@@ -28,8 +28,8 @@ Ts = TypeVarTuple("Ts")
 # With uvloop, anyio raises the second one for a process that has died before it is killed.
 DIED = (BrokenWorkerProcess, ProcessLookupError)
 WARM_AFTER_SECONDS = 3.0
-# A process that needs longer to start is killed. anyio kills one that does not come up in 20 s, and
-# only the one that is still starting after that can be killed by a cancellation.
+# A process that needs longer to start is killed. anyio itself kills a process after 20 s, and a
+# cancellation has no effect before that.
 START_SECONDS = 30.0
 TOO_MANY = "Too many requests of this kind are being processed. Try again in a moment."
 TOO_SLOW = "This work took too long, and was stopped."

@@ -136,7 +136,7 @@ def test_a_backup_that_cannot_be_loaded_does_not_stop_the_service(
 def test_files_are_added_while_no_instance_and_no_worker_runs(
     machine: Machine, backup: Path
 ) -> None:
-    """A worker would delete those that the present data do not need."""
+    """A running worker deletes files that no row of its database names."""
     assert machine.run("restore.sh", backup) == 0
     assert machine.place("tar --extract") == -1
     assert "no files are added" in machine.said

@@ -98,7 +98,7 @@ def test_drivers_go_with_the_routes_that_they_need_and_with_their_helpers() -> N
 
 
 def test_no_benchmark_asks_for_a_column_of_comments_that_were_removed() -> None:
-    """SQL is a text, of which nothing can be forgotten: so the column is an element of a list."""
+    """Only an element of a list can be removed, and no part of the text of a statement."""
     asking, names = [], PLANTED.get("comments", Planted()).names
     for path in (ROOT / "benchmarks").rglob("*.py"):
         text = path.read_text(encoding="utf-8")

@@ -32,8 +32,8 @@ MESSAGES_ALONE = "with messages from Valkey alone"
 NO_DEADLINE = "without a deadline for sending"
 CUT, CUT_SECONDS = ("CLIENT", "KILL", "TYPE", "pubsub"), 0.3
 LISTENING, SILENT, WORK_SECONDS, MOST_SECONDS, POLITE_SECONDS = 5, 3, 5, 8.0, 1.0
-# More than the buffers of a client that does not read take. Those who never read begin with these
-# comments, so they are soon stuck, however fast new comments are written.
+# More bytes than fit into the buffers of a client that does not read. The clients that never read
+# begin with these comments, so they are soon stuck, however fast new comments are written.
 FILL = """
     INSERT INTO comments (post_id, author_id, body)
         SELECT max(id), max(author_id), repeat('€', 5000) FROM posts, generate_series(1, 600) i

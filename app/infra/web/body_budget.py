@@ -1,8 +1,8 @@
 """Limits the memory for the bodies of a process, and how many uploads run.
 
-What a body has beyond `FREE_BYTES` comes out of a budget. If nothing is left, a body is cut off
-that began at least `SLOW_SECONDS` before the one that needs more. So clients that send slowly
-cannot keep others from sending.
+All bodies share a budget. The first `FREE_BYTES` of each do not count. When the budget is used up,
+the oldest body is cut off if it began at least `SLOW_SECONDS` before the newest, so that slow
+clients cannot block others. Otherwise the newest is refused.
 
 Few uploads are read at the same time. Otherwise each would get a part of the memory, and all would
 be refused in the end. A client that sends slowly costs little, so others need not wait for it: it

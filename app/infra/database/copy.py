@@ -14,6 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.errors import Unavailable
 from app.infra.database.engine import DISCONNECT_SQLSTATES, command_seconds
+from app.infra.database.error_values import remove_values
 from app.infra.database.query_stats import recorded
 from app.infra.observability.background import detached
 
@@ -52,6 +53,7 @@ async def copy_out(
             if isinstance(error, TimeoutError):
                 raise Unavailable("The database did not answer in time.") from error
             if isinstance(error, OSError | asyncpg.InterfaceError | asyncpg.PostgresError):
+                remove_values(error)
                 # The error that SQLAlchemy would raise: the error mapping expects that one.
                 raise DBAPIError(name, None, error, connection_invalidated=is_lost) from error
             raise

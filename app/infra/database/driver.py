@@ -11,6 +11,7 @@ from sqlalchemy.util import greenlet_spawn
 
 from app.errors import Unavailable
 from app.infra.database.engine import DISCONNECT_SQLSTATES
+from app.infra.database.error_values import remove_values
 from app.infra.database.query_stats import recorded
 
 DRIVER_ERRORS = (
@@ -43,8 +44,7 @@ async def fetch(engine: AsyncEngine, sql: str, *values: Any) -> Sequence[Sequenc
         if isinstance(error, TimeoutError):
             raise Unavailable("The database did not answer in time.") from error
         if isinstance(error, DRIVER_ERRORS):
-            if isinstance(error, asyncpg.PostgresError):
-                error.detail = None  # it quotes the row, and errors are logged
+            remove_values(error)
             raise DBAPIError(sql, None, error, connection_invalidated=is_lost) from error
         raise
     finally:

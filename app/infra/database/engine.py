@@ -6,7 +6,6 @@ and `/readyz` reports it.
 
 from typing import Any
 
-import asyncpg
 from sqlalchemy import event
 from sqlalchemy.engine.interfaces import DBAPIConnection, Dialect, ExceptionContext
 from sqlalchemy.exc import DisconnectionError
@@ -14,6 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from app.errors import Unavailable
+from app.infra.database.error_values import remove_values
 from app.infra.database.failed_transactions import refuse_to_commit_failures
 from app.infra.database.pgbouncer import pgbouncer_arguments, session_timeouts
 from app.infra.database.pool import FifoPool, unreachable
@@ -60,7 +60,7 @@ def open_engine(settings: DatabaseSettings, application_name: str) -> AsyncEngin
     event.listen(engine.sync_engine, "commit", _forbid_retry)
     event.listen(engine.sync_engine, "checkout", _replace_if_closed)
     count_connections(engine.sync_engine)  # last: a closed connection is replaced before it counts
-    event.listen(engine.sync_engine, "handle_error", _remove_row_from_message)
+    event.listen(engine.sync_engine, "handle_error", _remove_values)
     event.listen(engine.sync_engine, "handle_error", _handle_lost_connection)
     return engine
 
@@ -116,14 +116,16 @@ def _replace_if_closed(connection: Any, _record: ConnectionPoolEntry, _proxy: An
         raise DisconnectionError
 
 
-def _remove_row_from_message(context: ExceptionContext) -> None:
-    """Remove DETAIL from an error, which quotes the row: errors are logged."""
+def _remove_values(context: ExceptionContext) -> None:
+    """Remove values from the error of asyncpg, and from those that repeat its message."""
     original = context.original_exception
-    for error in (original, original.__cause__, context.sqlalchemy_exception):
-        if error is not None and error.args:
-            error.args = (str(error.args[0]).partition("\nDETAIL:")[0], *error.args[1:])
-    if isinstance(original.__cause__, asyncpg.PostgresError):
-        original.__cause__.detail = None
+    if (error := original.__cause__) is not None:
+        quoting = str(error)
+        remove_values(error)
+        for repeating in (original, context.sqlalchemy_exception):
+            if repeating is not None and repeating.args:
+                text = str(repeating.args[0]).replace(quoting, str(error))
+                repeating.args = (text, *repeating.args[1:])
 
 
 def _handle_lost_connection(context: ExceptionContext) -> Unavailable | None:

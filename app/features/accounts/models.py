@@ -20,7 +20,3 @@ class AccountRow(NamedTuple):
     verified: bool
     disabled: bool
     updated_at: datetime
-
-    def __repr__(self) -> str:
-        """Name no address: an error of a response quotes the row, and is logged."""
-        return f"AccountRow(id={self.id})"

@@ -85,10 +85,6 @@ class UserRow(NamedTuple):
     deleted_at: datetime | None
     updated_at: datetime
 
-    def __repr__(self) -> str:
-        """Name no address and no hash: an error of a response quotes the row, and is logged."""
-        return f"UserRow(id={self.id})"
-
 
 class CallerRow(NamedTuple):
     """The calling user: what decides whether and what the user may do, and what everybody may see.

@@ -10,6 +10,7 @@ from typing import Any, Generic
 
 from sqlalchemy import Dialect, Select, literal_column
 from sqlalchemy.dialects.postgresql.asyncpg import dialect
+from sqlalchemy.exc import InvalidRequestError
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.types import TypeEngine
 
@@ -65,11 +66,13 @@ class CompiledQuery:
         it back at once. Otherwise it is a statement of the session, and of its transaction.
         """
         query = self if limit is None else self._with_limit(limit)
-        sql, engine = query.sql, idle_read_engine(session)
-        if engine is None or not sql.is_fixed:
-            found: Sequence[Values] = (await session.execute(query.statement, parameters)).all()
-            return found
-        return sql.rows(await fetch(engine, sql.text, *sql.values(parameters)))
+        sql = query.sql
+        if sql.is_fixed:
+            with idle_read_engine(session) as engine:
+                if engine is not None:
+                    return sql.rows(await fetch(engine, sql.text, *sql.values(parameters)))
+        found: Sequence[Values] = (await session.execute(query.statement, parameters)).all()
+        return found
 
     def _with_limit(self, limit: int) -> "CompiledQuery":
         """LIMIT is a literal: as a parameter, PostgreSQL would plan the statement each time."""
@@ -106,8 +109,14 @@ class _Sql:
         values = []
         for parameter, convert in self._parameters:
             name = parameter.key
-            is_passed = parameter.required or name in parameters
-            value = parameters[name] if is_passed else parameter.effective_value
+            if name in parameters:
+                value = parameters[name]
+            elif parameter.required:
+                raise InvalidRequestError(
+                    f"The statement needs a value for its parameter `{name}`: {self.text}"
+                )
+            else:
+                value = parameter.effective_value
             values.append(value if convert is None else convert(value))
         return values
 

@@ -5,7 +5,7 @@ from operator import itemgetter
 from types import NoneType
 from typing import Any, Generic, NamedTuple, TypeVar, get_args, get_type_hints
 
-from sqlalchemy import ColumnElement, Select
+from sqlalchemy import ColumnElement, FromClause, Join, Select
 from sqlalchemy.orm import InstrumentedAttribute
 
 from app.infra.database.base import Base
@@ -30,7 +30,8 @@ class Columns(Generic[RowT]):
     entity fill a row inside the row. Their table is joined: by a LEFT JOIN if the type of the field
     permits None, otherwise by an inner one.
 
-    Raises `TypeError` for a field that nothing fills, and for two rows of one table.
+    The `repr` of such a row is shortened to its id: errors that quote the row are logged. Raises
+    `TypeError` for a field that nothing fills, and for two rows of one table.
     """
 
     def __init__(
@@ -41,6 +42,7 @@ class Columns(Generic[RowT]):
     ) -> None:
         self.entity = entity
         self._row: Any = row
+        self._row.__repr__ = _show_id  # type: ignore[method-assign]
         names = self.names
         inner = {name: one for name, one in others.items() if isinstance(one, Columns)}
         own = [name for name in names if name not in inner]
@@ -80,8 +82,18 @@ class Columns(Generic[RowT]):
         return {name: inner.get(name, self._own.get(name)) for name in self.names}
 
     def select(self, statement: Select[Any], *more: ColumnElement[Any]) -> Select[Any]:
-        """Return a statement that selects these columns and `more`, instead of what it selected."""
+        """Return a statement that selects these columns and `more`, instead of what it selected.
+
+        Raises `TypeError` if it joins the table of an inner row itself. Its conditions may name the
+        columns of that table without this.
+        """
+        joined = {table for source in statement.get_final_froms() for table in _joined(source)}
         for one, is_outer in self.joins():
+            if one.columns.entity.__table__ in joined:
+                raise TypeError(
+                    f"The statement joins {one.columns.entity.__name__}, which the columns of "
+                    f"{self.name} join already. Leave this join out."
+                )
             statement = statement.join(one.columns.entity, one.relationship, isouter=is_outer)
         return statement.with_only_columns(*self.flat(), *more, maintain_column_froms=True)
 
@@ -131,6 +143,18 @@ class Columns(Generic[RowT]):
                 f"Pass what fills it: Columns({self.name}, {self.entity.__name__}, {name}=…)"
             )
         return getattr(self.entity, name)
+
+
+def _show_id(row: Any) -> str:
+    return f"{type(row).__name__}(id={getattr(row, 'id', '…')})"
+
+
+def _joined(source: FromClause) -> Iterator[FromClause]:
+    """Return what a join consists of, and nothing for a table alone."""
+    if isinstance(source, Join):
+        for side in (source.left, source.right):
+            yield side
+            yield from _joined(side)
 
 
 def _to_inner_row(inner: _Inner, values: Sequence[Any]) -> Any:

@@ -8,12 +8,12 @@ it: see `after_commit`. A rollback runs neither.
 
 import logging
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from typing import Any, Protocol
 
 from sqlalchemy import event
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, InvalidRequestError
 from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession, async_sessionmaker
 from sqlalchemy.orm import ORMExecuteState, Session
 
@@ -31,6 +31,11 @@ COMMITTED_ELSEWHERE = (
     "This session is one transaction. Do not commit it: it is committed when its block or its "
     "request ends. Use begin_nested() for a savepoint, or a second Database.transaction()."
 )
+CLOSED = "This session is closed: its request or its block has ended."
+BUSY = (
+    "This session runs a statement already. A session belongs to one task: give each task a "
+    "session of its own, with Database.read() or SeparateReads."
+)
 
 Callback = Callable[[], Awaitable[None]]
 
@@ -46,7 +51,17 @@ class TransactionHook(Protocol):
 
 
 class _ReadOnlySession(Session):
-    """The synchronous session inside a read session. It refuses to change rows."""
+    """The synchronous session inside a read session. It refuses to change rows.
+
+    `is_busy` means that a statement runs on a connection that the session does not have: see
+    `idle_read_engine`.
+    """
+
+    is_closed = is_busy = False
+
+    def close(self) -> None:
+        self.is_closed = True
+        super().close()
 
 
 @event.listens_for(_ReadOnlySession, "before_flush")
@@ -58,6 +73,8 @@ def _refuse_flush(*_: Any) -> None:
 def _refuse_dml(state: ORMExecuteState) -> None:
     if state.statement.is_dml:
         raise TypeError(READ_ONLY)
+    if state.session.is_busy:  # type: ignore[attr-defined]
+        raise InvalidRequestError(BUSY)
 
 
 class _TransactionSession(Session):
@@ -133,12 +150,27 @@ def require_transaction(session: AsyncSession) -> None:
         raise TypeError(READ_ONLY)
 
 
-def idle_read_engine(session: AsyncSession) -> AsyncEngine | None:
-    """Return the engine of a session for reading that has no connection, otherwise None."""
-    if session.in_transaction() or not isinstance(session.sync_session, _ReadOnlySession):
-        return None
-    engine = session.bind
-    return engine if isinstance(engine, AsyncEngine) else None
+@contextmanager
+def idle_read_engine(session: AsyncSession) -> Iterator[AsyncEngine | None]:
+    """Yield the engine of a session for reading that has no connection, otherwise None.
+
+    The caller may run one statement on a connection of its own. Meanwhile the session refuses
+    others, as it does while it runs a statement itself.
+    """
+    held, engine = session.sync_session, session.bind
+    if not isinstance(held, _ReadOnlySession) or not isinstance(engine, AsyncEngine):
+        yield None
+        return
+    if held.is_closed or held.is_busy:
+        raise InvalidRequestError(CLOSED if held.is_closed else BUSY)
+    if held.in_transaction():
+        yield None
+        return
+    held.is_busy = True
+    try:
+        yield engine
+    finally:
+        held.is_busy = False
 
 
 def after_commit(session: AsyncSession, callback: Callback) -> None:

@@ -1,6 +1,7 @@
 """Rows are the same whoever sends their statement, and failures are those of a session."""
 
 import asyncio
+import traceback
 from collections.abc import AsyncIterator
 from datetime import timedelta
 from decimal import Decimal
@@ -24,15 +25,15 @@ from sqlalchemy import (
     text,
 )
 from sqlalchemy.dialects.postgresql import ARRAY, INT4RANGE, JSONB, Range
-from sqlalchemy.exc import DBAPIError
+from sqlalchemy.exc import DBAPIError, InvalidRequestError
 from sqlalchemy.orm import Mapped, mapped_column, relationship
 
-from app.errors import Unavailable
 from app.features.users.models import User
 from app.features.users.queries import AUTHOR_COLUMNS
 from app.infra.database.base import Base
 from app.infra.database.driver import fetch
 from app.infra.database.engine import open_engine
+from app.infra.database.error_mapping import is_safe_to_retry
 from app.infra.database.pool import FifoPool
 from app.infra.database.row_query import RowQuery
 from app.infra.database.rows import Columns
@@ -273,6 +274,64 @@ async def test_a_read_session_uses_one_connection_at_a_time(
         assert pool.checkedout() == held == 1
 
 
+async def test_a_closed_session_reads_no_rows(resources: ProcessResources) -> None:
+    async with resources.database.read() as for_reading, resources.database.transaction() as other:
+        pass
+    for session in (for_reading, other):
+        with pytest.raises(InvalidRequestError, match="closed"):
+            await NOTE_BY_ID.first(session, note_id=1)
+
+
+async def test_a_read_session_refuses_a_second_task(
+    resources: ProcessResources, make: NoteFactory
+) -> None:
+    await make.user()
+    pool = resources.database.engine.pool
+    assert isinstance(pool, FifoPool)
+    async with resources.database.read() as session:
+        task = asyncio.create_task(SLOW.all(session))
+        while not pool.checkedout():
+            await asyncio.sleep(0.01)
+        for second in (NOTE_BY_ID.first(session, note_id=1), session.scalar(NOTES)):
+            with pytest.raises(InvalidRequestError, match="belongs to one task"):
+                await second
+        assert pool.checkedout() == 1
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        assert await NOTE_BY_ID.first(session, note_id=1) is None
+
+
+async def test_an_error_names_the_parameter_that_is_missing(resources: ProcessResources) -> None:
+    async with resources.database.read() as session:
+        with pytest.raises(InvalidRequestError, match="its parameter `note_id`: SELECT"):
+            await NOTE_BY_ID.first(session)
+
+
+SECRET = "a-private-text"
+AS_NUMBER = text("SELECT CAST(CAST(:value AS text) AS integer)")
+
+
+async def test_no_error_quotes_a_value(resources: ProcessResources) -> None:
+    """The driver refuses a value of a wrong type, and PostgreSQL a text that is no number."""
+    database, errors = resources.database, []
+    for session_of in (database.read, database.transaction):
+        with pytest.raises(DBAPIError) as caught:
+            async with session_of() as session:
+                await NOTE_BY_ID.first(session, note_id=SECRET)
+        errors.append(caught.value)
+    with pytest.raises(DBAPIError) as caught:
+        await fetch(database.engine, "SELECT $1::text::integer", SECRET)
+    errors.append(caught.value)
+    with pytest.raises(DBAPIError) as caught:
+        async with database.read() as session:
+            await session.execute(AS_NUMBER, {"value": SECRET})
+    errors.append(caught.value)
+    logged = ["".join(traceback.format_exception(error)) for error in errors]
+    assert all("invalid input" in one for one in logged)
+    assert not any(SECRET in one for one in logged)
+
+
 RUNNING = text(
     "SELECT count(*) FROM pg_stat_activity WHERE datname = current_database() "
     "AND state = 'active' AND query LIKE '%pg_sleep%' AND pid <> pg_backend_pid()"
@@ -333,25 +392,52 @@ async def test_a_cancelled_statement_ends_in_the_server_too(
         assert await session.scalar(RUNNING) == 0
 
 
+TERMINATE = text(
+    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+    "WHERE pid <> pg_backend_pid() AND datname = current_database() AND state = 'idle'"
+)
+OTHERS = text(
+    "SELECT count(*) FROM pg_stat_activity WHERE pid <> pg_backend_pid() "
+    "AND datname = current_database() AND backend_type = 'client backend'"
+)
+
+
 async def test_a_connection_that_the_server_has_closed_is_replaced(
     resources: ProcessResources, make: NoteFactory
 ) -> None:
     user = await make.user()
     by_id = RowQuery(AUTHOR_COLUMNS, select(User).where(User.id == bindparam("user_id")))
-    terminate = text(
-        "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
-        "WHERE pid <> pg_backend_pid() AND datname = current_database() AND state = 'idle'"
-    )
+    size = resources.database.engine.pool.size()  # type: ignore[attr-defined]
+
+    async def read() -> int:
+        async with resources.database.read() as session:
+            row = await by_id.first(session, user_id=user.id)
+        assert row is not None
+        return row.id
+
+    await asyncio.gather(*(read() for _ in range(size)))  # each on a connection of its own
     async with resources.database.read() as session:
-        await session.execute(terminate)
-    found = []
-    for _ in range(2 * resources.database.engine.pool.size()):  # type: ignore[attr-defined]
-        try:
-            async with resources.database.read() as session:
-                found.append(await by_id.first(session, user_id=user.id))
-        except (DBAPIError, Unavailable) as error:
-            assert isinstance(error, Unavailable) or error.connection_invalidated
-    assert found[-1] is not None
+        await session.execute(TERMINATE)
+        while await session.scalar(OTHERS):
+            await asyncio.sleep(0.01)
+    await asyncio.sleep(0.05)  # the event loop notices that they were closed
+    assert await asyncio.gather(*(read() for _ in range(size))) == [user.id] * size
+
+
+async def test_a_connection_that_is_lost_during_a_statement_is_replaced_after_one_error(
+    resources: ProcessResources,
+) -> None:
+    end_itself = "SELECT pg_terminate_backend(pg_backend_pid())"
+    settings = resources.settings[DatabaseSettings].model_copy(update={"pool_size": 1})
+    engine = open_engine(settings, "test")
+    try:
+        with pytest.raises(DBAPIError) as caught:
+            await fetch(engine, end_itself)
+        assert caught.value.connection_invalidated
+        assert is_safe_to_retry(caught.value)
+        assert [tuple(row) for row in await fetch(engine, "SELECT 1")] == [(1,)]
+    finally:
+        await engine.dispose()
 
 
 async def test_a_type_that_a_migration_has_replaced_costs_each_connection_one_error(
@@ -396,6 +482,34 @@ def test_a_field_that_nothing_fills_is_refused_at_import() -> None:
         Columns(Wrong, Shelf)
     with pytest.raises(TypeError, match="has no field"):
         Columns(ShelfRow, Shelf, colour=Shelf.label)
+
+
+def test_a_statement_that_joins_an_inner_row_itself_is_refused_at_import() -> None:
+    for statement in (
+        select(Parcel).join(Parcel.shelf),
+        select(Parcel).outerjoin(Shelf, Shelf.id == Parcel.shelf_id),
+        select(Label).join(Label.parcel).join(Parcel.shelf),
+    ):
+        with pytest.raises(TypeError, match="The statement joins Shelf"):
+            RowQuery(PLACED, statement)
+
+
+async def test_a_condition_may_name_the_table_of_an_inner_row(
+    resources: ProcessResources, parcels: None
+) -> None:
+    on_top = select(Parcel).where(Shelf.label == "top")
+    of_label = select(Parcel).join(Label, Label.parcel_id == Parcel.id)
+    async with resources.database.read() as session:
+        placed = [PlacedRow(id=1, shelf=ShelfRow(1, "top"))]
+        assert await RowQuery(PLACED, on_top).all(session) == placed
+        assert await RowQuery(PLACED, of_label).all(session) == []
+
+
+def test_a_row_shows_its_id_alone() -> None:
+    """Errors of responses quote the row, and are logged."""
+    shelf = SHELF.to_row([7, "a private text"])
+    assert repr(shelf) == "ShelfRow(id=7)"
+    assert repr(PLACED.to_row([3, *shelf])) == "PlacedRow(id=3)"
 
 
 def test_columns_are_named_as_their_fields() -> None:

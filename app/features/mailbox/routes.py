@@ -8,10 +8,10 @@ from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Annotated
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Request
 from fastapi import Path as PathParameter
 from jinja2 import Environment, FileSystemLoader, select_autoescape
-from starlette.responses import HTMLResponse, RedirectResponse
+from starlette.responses import HTMLResponse
 
 from app.errors import NotFound
 from app.infra.mail.folder import list_mails, read_mail
@@ -47,17 +47,13 @@ MailId = Annotated[Id, PathParameter()]
 
 
 @router.get("")
-async def mailbox(folder: MailFolder) -> HTMLResponse:
-    """List the newest mails."""
+@router.get("/")
+async def mailbox(request: Request, folder: MailFolder) -> HTMLResponse:
+    """List the newest mails. Links are relative, because a proxy may add a prefix."""
     ids = list_mails(folder)[:SHOWN]
     mails = [(mail_id, mail) for mail_id in ids if (mail := read_mail(folder, mail_id))]
-    return _page("list.html", mails=mails)
-
-
-@router.get("/")
-async def mailbox_with_slash(_folder: MailFolder) -> RedirectResponse:
-    """Redirect: the links of the list are relative."""
-    return RedirectResponse("/mailbox")
+    links = "mails" if request.url.path.endswith("/") else "mailbox/mails"
+    return _page("list.html", mails=mails, links=links)
 
 
 @router.get("/mails/{mail_id}")

@@ -23,7 +23,7 @@ async def populate(world: World) -> None:
 CONTRACT = Contract(
     {
         "GET /mailbox": EVERYBODY,
-        "GET /mailbox/": Route(307, 307, 307, 307),
+        "GET /mailbox/": EVERYBODY,
         "GET /mailbox/mails/{mail_id}": EVERYBODY,
         "GET /mailbox/mails/{mail_id}/html": EVERYBODY,
     },

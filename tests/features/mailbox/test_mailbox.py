@@ -1,5 +1,6 @@
 """The mailbox shows the mails of development, to clients in METRICS_NETWORKS."""
 
+import re
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -54,10 +55,14 @@ async def test_mailbox_is_empty_before_the_first_mail(client: Client) -> None:
     assert "There are no mails yet" in response.text
 
 
-async def test_address_with_a_slash_at_its_end_leads_to_the_mailbox(client: Client) -> None:
-    response = await client.get("/mailbox/", follow_redirects=True)
-    assert response.status_code == 200
-    assert response.url.path == "/mailbox"
+@pytest.mark.parametrize("path", ["/mailbox", "/mailbox/"])
+async def test_links_of_the_mailbox_lead_to_its_mails(
+    client: Client, resources: ProcessResources, path: str
+) -> None:
+    await resources.mailer.send(MAIL)
+    listed = await client.get(path)
+    [link] = re.findall(r'href="([^"]*mails/[^"]*)"', listed.text)
+    assert (await client.get(listed.url.join(link))).status_code == 200
 
 
 async def test_newest_mail_is_first(client: Client, resources: ProcessResources) -> None:
@@ -126,7 +131,7 @@ async def test_networks_of_the_metrics_alone_decide_who_sees_the_mailbox(
         [mail_id] = list_mails(folder)
         for path in ("", "/", f"/mails/{mail_id}", f"/mails/{mail_id}/html"):
             url = f"http://test:{port}/mailbox{path}"
-            assert (await client.get(url, follow_redirects=True)).status_code == status
+            assert (await client.get(url)).status_code == status
 
 
 async def test_production_has_no_mailbox(settings: Settings) -> None:

@@ -1,4 +1,4 @@
-"""Tests each mutant, and reports those that no test notices."""
+"""Tests each mutant, and reports the mutants that no test notices."""
 
 import difflib
 import re

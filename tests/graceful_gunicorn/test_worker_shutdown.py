@@ -223,7 +223,7 @@ def test_a_response_that_was_given_up_does_not_delay_the_shutdown(
 def test_a_client_that_does_not_read_the_end_of_a_response_does_not_delay_the_shutdown(
     clock: Clock, *, is_closing: bool, whole_instance: bool
 ) -> None:
-    """One that reads slowly has its time until the deadline."""
+    """A client that reads slowly may go on until the deadline."""
     shared_state = SharedState()
     worker, other = Worker(shared_state), Worker(shared_state)
     other.advance()

@@ -117,7 +117,7 @@ def _replace_if_closed(connection: Any, _record: ConnectionPoolEntry, _proxy: An
 
 
 def _remove_values(context: ExceptionContext) -> None:
-    """Remove values from the error of asyncpg, and from those that repeat its message."""
+    """Remove values from the error of asyncpg, and from errors that repeat its message."""
     original = context.original_exception
     if (error := original.__cause__) is not None:
         quoting = str(error)

@@ -81,7 +81,7 @@ class _Places:
     def __init__(self, database: Database, pool_size: int) -> None:
         self._database = database
         self._free = asyncio.Semaphore(max(1, pool_size // 2))
-        # Of each query that waits: its name, and for whom that name was too slow meanwhile.
+        # For each waiting query: its name, and the callers for whom the name was too slow since.
         self._waiting: dict[object, tuple[str, set[Hashable]]] = {}
 
     async def run(self, name: str, query: Query[T], seconds: float, caller: Hashable) -> T:

@@ -341,7 +341,7 @@ async def bodies(
 
 
 class SlowBody:
-    """A request that sends a part of its body, and the rest when it is told to."""
+    """A request that sends a part of its body, and the rest after `rest` is set."""
 
     def __init__(self, client: httpx2.AsyncClient, size: int) -> None:
         self.rest = asyncio.Event()

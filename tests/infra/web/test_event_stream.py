@@ -338,7 +338,7 @@ async def test_client_that_waits_for_its_turn_gets_heartbeats_and_may_leave(
 async def test_client_that_waits_for_its_turn_learns_at_once_that_its_stream_ends(
     run: Run, monkeypatch: pytest.MonkeyPatch, end: str
 ) -> None:
-    """The database does not answer those who read. A client that leaves frees its place, too."""
+    """The database does not answer reads. A client that leaves frees its place, too."""
     monkeypatch.setattr("app.infra.events.hub.END_SECONDS", 3_600)
     async with run(heartbeat_seconds=3_600) as case:
         await case.reply()

@@ -161,7 +161,7 @@ async def test_missing_object_is_404_whatever_the_client_has(instance: Client) -
 async def download_during_shutdown(
     settings: Settings, monkeypatch: pytest.MonkeyPatch, grace_seconds: float
 ) -> AsyncIterator[tuple[Client, asyncio.Event, httpx2.Response]]:
-    """Yield the client of a service that shuts down, and a download of which a piece was read.
+    """Yield the client of a service that shuts down, and a download that has begun.
 
     The store sends the others after the event is set.
     """

@@ -37,7 +37,11 @@ class Run:
         self._failed = dict[Mutant, str]()  # the test that failed, until it is known why
 
     def test(self, mutants: list[Mutant]) -> None:
-        known = set(self._results.read_text().splitlines()) if self._results.exists() else set()
+        known = (
+            set(self._results.read_text(encoding="utf-8").splitlines())
+            if self._results.exists()
+            else set()
+        )
         skipped = equivalent()
         left = [one for one in mutants if one.result not in known and one.key not in skipped]
         say(f"{len(mutants)} mutants, {len(left)} of them to test")

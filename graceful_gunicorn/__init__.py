@@ -14,17 +14,21 @@ if TYPE_CHECKING:
     from graceful_gunicorn.collectors import registry_of_all_workers
     from graceful_gunicorn.config import EarlyError, ServerConfig
     from graceful_gunicorn.cores import available_cores
+    from graceful_gunicorn.encoded_head import ENCODED_HEAD, EncodedHead, encode_head
     from graceful_gunicorn.multiprocess_metrics import begin_metrics, end_metrics
     from graceful_gunicorn.protocol import protocol_class
     from graceful_gunicorn.worker import Worker
 
 _MODULES = {
+    "ENCODED_HEAD": "encoded_head",
     "EarlyError": "config",
+    "EncodedHead": "encoded_head",
     "ServerConfig": "config",
     "Worker": "worker",
     "available_cores": "cores",
     "begin_metrics": "multiprocess_metrics",
     "bind_error": "bind_check",
+    "encode_head": "encoded_head",
     "end_metrics": "multiprocess_metrics",
     "forget_worker": "arbiter",
     "guard_master": "arbiter",
@@ -34,12 +38,15 @@ _MODULES = {
 }
 
 __all__ = [
+    "ENCODED_HEAD",
     "EarlyError",
+    "EncodedHead",
     "ServerConfig",
     "Worker",
     "available_cores",
     "begin_metrics",
     "bind_error",
+    "encode_head",
     "end_metrics",
     "forget_worker",
     "guard_master",

@@ -11,7 +11,7 @@ from typing import Any
 import uvicorn
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import PlainTextResponse, Response, StreamingResponse
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from graceful_gunicorn import EarlyError, ServerConfig
@@ -163,18 +163,19 @@ async def stream_for_a_second() -> AsyncIterator[bytes]:
 
 @asynccontextmanager
 async def serving(
-    protocol: type[HttpToolsProtocol], keep_alive_seconds: int = 1
+    protocol: type[HttpToolsProtocol], keep_alive_seconds: int = 1, app: ASGIApp | None = None
 ) -> AsyncIterator[LoopbackServer]:
-    """Run the test application in Uvicorn with the given protocol."""
+    """Run an application in Uvicorn with the given protocol: the test application, or `app`."""
     loopback = LoopbackServer()
     config = uvicorn.Config(
-        loopback.app,
+        app or loopback.app,
         port=0,
         http=protocol,
         ws="none",
         interface="asgi3",
         lifespan="off",
         log_level="critical",
+        access_log=False,  # as in a worker
         timeout_keep_alive=keep_alive_seconds,
     )
     server = uvicorn.Server(config)

@@ -20,6 +20,7 @@ from app.infra.web.etags import entity_tag
 from app.infra.web.known_route import KnownRoute
 from app.infra.web.problems import MEDIA_TYPE as PROBLEM
 from coherent_cache import Entry, Source
+from graceful_gunicorn import ENCODED_HEAD, EncodedHead, encode_head
 
 Headers = list[tuple[bytes, bytes]]
 
@@ -84,6 +85,7 @@ class Variant(NamedTuple):
     headers: Headers
     headers_if_not_modified: Headers
     body: bytes
+    encoded_head: EncodedHead | None = None
 
 
 class StoredResponse(NamedTuple):
@@ -164,7 +166,8 @@ def _kept(response: CapturedResponse) -> Headers:
 def _variant(etag: bytes, common: Headers, headers: Headers, body: bytes) -> Variant:
     common = [*common, (b"etag", etag)]
     length = (b"content-length", b"%d" % len(body))
-    return Variant(etag, [*headers, length, *common], common, body)
+    headers = [*headers, length, *common]
+    return Variant(etag, headers, common, body, encode_head(200, headers))
 
 
 def send_entry(
@@ -193,12 +196,13 @@ async def send_stored(
         await send_captured(response, source, send)
         return
     variant = stored.compressed if conditions.accepts_gzip and stored.compressed else stored.plain
-    status, headers, body = 200, variant.headers, variant.body
+    status, headers, body, head = 200, variant.headers, variant.body, variant.encoded_head
     if conditions.none_match and conditions.matches(variant.etag):
-        status, headers, body = 304, variant.headers_if_not_modified, b""
+        status, headers, body, head = 304, variant.headers_if_not_modified, b"", None
     # A new list, to which the outer middleware adds.
     headers = [*headers, X_CACHE[source], *extra]
-    await send({"type": "http.response.start", "status": status, "headers": headers})
+    start = {"type": "http.response.start", "status": status, "headers": headers}
+    await send({**start, ENCODED_HEAD: head})
     await send({"type": "http.response.body", "body": body})
 
 

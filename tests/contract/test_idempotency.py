@@ -8,7 +8,7 @@ from fastapi.dependencies.models import Dependant
 from sqlalchemy import text
 
 from app.features.idempotency.dependencies import IdempotentRoute, idempotent_session
-from app.features.users.dependencies import access_token
+from app.features.users.dependencies import TokenUser
 from app.infra.resources import ProcessResources
 from tests.contract.callers import Caller
 from tests.contract.calls import call
@@ -35,7 +35,9 @@ POSTS = {
     for route, context in ROUTES.items()
     if route.startswith("POST ") and not route.startswith("POST /v1/auth/")
 }
-AUTHENTICATED = sorted(route for route, needed in POSTS.items() if access_token in needed)
+AUTHENTICATED = sorted(
+    route for route, needed in POSTS.items() if any(isinstance(one, TokenUser) for one in needed)
+)
 
 
 async def rows(resources: ProcessResources) -> dict[str, int]:

@@ -1,57 +1,68 @@
 """Authentication."""
 
+from collections.abc import Awaitable, Callable
 from functools import partial
-from typing import Annotated, TypeVar
+from typing import Annotated, Generic, TypeVar
 
 from fastapi import Depends, Request
 from fastapi.security import OAuth2PasswordBearer
+from fastapi.security.base import SecurityBase
 
 from app.errors import Forbidden, Unauthenticated
 from app.features.users import cached_user, queries
 from app.features.users.models import CallerRow, Role, UserRow
 from app.infra.dependencies import process_resources
+from app.infra.resources import ProcessResources
 from app.infra.security.access_tokens import AccessToken
+from app.infra.web.client_address import bearer_token
 from app.infra.web.token_required import NO_TOKEN, access_token_required
 
 UserT = TypeVar("UserT", CallerRow, UserRow)
+Find = Callable[[ProcessResources, int], Awaitable[UserT | None]]
 
-bearer_token = OAuth2PasswordBearer("/v1/auth/token", auto_error=False, scheme_name="password")
+OAUTH2 = OAuth2PasswordBearer("/v1/auth/token", scheme_name="password")
 
 
 @access_token_required
-async def access_token(
-    token: Annotated[str | None, Depends(bearer_token)], request: Request
-) -> AccessToken:
-    if token is None:
-        raise Unauthenticated(NO_TOKEN)
-    resources = await process_resources(request)
-    return resources.access_tokens.verify(token)
+class TokenUser(SecurityBase, Generic[UserT]):
+    """A dependency that returns the user of the access token, as `find` reads them.
+
+    It is a security scheme itself, and reads the token itself. FastAPI solves the dependencies of a
+    dependency again for each dependent, which takes longer than to verify a token.
+    """
+
+    def __init__(self, find: Find[UserT]) -> None:
+        self.model, self.scheme_name = OAUTH2.model, OAUTH2.scheme_name
+        self._find: Find[UserT] = find
+
+    async def __call__(self, request: Request) -> UserT:
+        token = bearer_token(request.scope)
+        if token is None:
+            raise Unauthenticated(NO_TOKEN)
+        resources = await process_resources(request)
+        verified = resources.access_tokens.verify(token)
+        return _require_valid(await self._find(resources, verified.user_id), verified)
 
 
-Token = Annotated[AccessToken, Depends(access_token)]
-
-
-async def current_user(token: Token, request: Request) -> CallerRow:
+async def _find_caller(resources: ProcessResources, user_id: int) -> CallerRow | None:
     """Return the fields of the caller that are cached.
 
     The cache in this process is skipped. So while Valkey is reachable, an account that is deleted
     or disabled, and a token that is revoked, are refused by all processes at once.
     """
-    resources = await process_resources(request)
-    load, key = partial(cached_user.load_entry, resources, token.user_id), token.user_id
-    entry, _ = await resources.reader.read(cached_user.cache_key(key), load, skip_memory=True)
-    return _require_valid(cached_user.to_caller(entry), token)
+    load, key = partial(cached_user.load_entry, resources, user_id), cached_user.cache_key(user_id)
+    entry, _ = await resources.reader.read(key, load, skip_memory=True)
+    return cached_user.to_caller(entry)
 
 
-async def fresh_user(token: Token, request: Request) -> UserRow:
+async def _find_account(resources: ProcessResources, user_id: int) -> UserRow | None:
     """Return the caller from the database, with email and credentials.
 
     This session is closed, and its connection returned, before the session of the route takes one.
     So no request needs two connections at once.
     """
-    resources = await process_resources(request)
     async with resources.database.read() as session:
-        return _require_valid(await queries.read_account(session, token.user_id), token)
+        return await queries.read_account(session, user_id)
 
 
 def _require_valid(user: UserT | None, token: AccessToken) -> UserT:
@@ -64,6 +75,7 @@ def _require_valid(user: UserT | None, token: AccessToken) -> UserT:
     return user
 
 
+current_user, fresh_user = TokenUser(_find_caller), TokenUser(_find_account)
 CurrentUser = Annotated[CallerRow, Depends(current_user)]
 
 

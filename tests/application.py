@@ -3,7 +3,9 @@
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from typing import Any
+from unittest.mock import patch
 
+import asyncpg
 import httpx2
 from fastapi import FastAPI
 from sqlalchemy import event
@@ -16,7 +18,6 @@ from app.settings import Settings
 from coherent_cache.relay import Relay
 from tests.sample import notes
 
-TRANSACTIONS = {"BEGIN", "COMMIT", "ROLLBACK"}
 RUN_RELAY = Relay.run  # the fixture `relays_at_rest` replaces it
 
 
@@ -45,27 +46,27 @@ def client_of(app: ASGIApp) -> httpx2.AsyncClient:
 def recorded_statements(resources: ProcessResources) -> Iterator[list[str]]:
     """Collect the SQL that is sent inside the block, by SQLAlchemy and by the driver itself."""
     sent: list[str] = []
-    connections: list[Any] = []
+    checked_out: set[Any] = set()
+    fetch = asyncpg.Connection.fetch
 
     def record(_connection: Any, _cursor: Any, statement: str, *_: Any) -> None:
         sent.append(statement)
 
-    def record_query(query: Any) -> None:  # the driver does not report what SQLAlchemy has prepared
-        if query.query.rstrip(";").split()[0] not in TRANSACTIONS:
-            sent.append(query.query)
+    async def record_and_fetch(driver: Any, query: str, *values: Any) -> Any:
+        if driver in checked_out:
+            sent.append(query)
+        return await fetch(driver, query, *values)
 
-    def watch(connection: Any, *_: Any) -> None:
-        connections.append(connection.driver_connection)
-        connection.driver_connection.add_query_logger(record_query)
+    def note(connection: Any, *_: Any) -> None:
+        checked_out.add(connection.driver_connection)
 
     engine = resources.database.engine.sync_engine
-    listeners: dict[str, Callable[..., None]] = {"before_cursor_execute": record, "checkout": watch}
+    listeners: dict[str, Callable[..., None]] = {"before_cursor_execute": record, "checkout": note}
     for name, listener in listeners.items():
         event.listen(engine, name, listener)
     try:
-        yield sent
+        with patch.object(asyncpg.Connection, "fetch", record_and_fetch):
+            yield sent
     finally:
         for name, listener in listeners.items():
             event.remove(engine, name, listener)
-        for connection in connections:
-            connection.remove_query_logger(record_query)

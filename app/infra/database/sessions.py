@@ -50,6 +50,19 @@ class TransactionHook(Protocol):
         """Run before the callbacks of `after_commit` and before the response. Must not raise."""
 
 
+class _Session(AsyncSession):
+    """Closes at once if it has no connection. `AsyncSession` makes a task for that.
+
+    The task lets a close end that is cancelled meanwhile. Without a connection, nothing is awaited.
+    """
+
+    async def __aexit__(self, type_: Any, value: Any, traceback: Any) -> None:
+        if self.in_transaction():
+            await super().__aexit__(type_, value, traceback)
+        else:
+            self.sync_session.close()
+
+
 class _ReadOnlySession(Session):
     """The synchronous session inside a read session. It refuses to change rows.
 
@@ -95,6 +108,7 @@ class Database:
         # With AUTOCOMMIT a statement is one round trip: there is no BEGIN and no ROLLBACK.
         self._read_sessions = async_sessionmaker(
             engine.execution_options(isolation_level="AUTOCOMMIT"),
+            class_=_Session,
             sync_session_class=_ReadOnlySession,
             expire_on_commit=False,
             autoflush=False,
@@ -104,6 +118,7 @@ class Database:
         # nobody commits.
         self._write_sessions = async_sessionmaker(
             engine,
+            class_=_Session,
             sync_session_class=_TransactionSession,
             expire_on_commit=False,
             close_resets_only=False,

@@ -33,7 +33,7 @@ from app.infra.web.body_limit import BodyLimitMiddleware
 from app.infra.web.concurrency_limit import ConcurrencyLimiter, ConcurrencyLimitMiddleware
 from app.infra.web.head_requests import HeadRequestMiddleware
 from app.infra.web.observe_requests import ObservationMiddleware
-from app.infra.web.rate_limit import RequestLimits, refuse_hit
+from app.infra.web.rate_limit import RequestLimits, count_hit
 from app.infra.web.rate_limited import default_limits
 from app.infra.web.request_timeout import RequestTimeoutMiddleware
 from app.infra.web.response_headers import process_time, request_id_header
@@ -85,7 +85,7 @@ class HitLimits:
         self._limits = default_limits("GET")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if not await refuse_hit(self._limits, scope, receive, send):
+        if not count_hit(self._limits, scope):
             await self.app(scope, receive, send)
 
 

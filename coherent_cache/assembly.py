@@ -130,8 +130,8 @@ class NoCache:
     def get_from_memory(self, _key: str) -> Entry | None:
         return None
 
-    def has_copy(self, _key: str) -> bool:
-        return False
+    def get_copy(self, _key: str) -> Entry | None:
+        return None
 
     async def read(self, _key: str, load: Load, *, skip_memory: bool = False) -> Answer:  # noqa: ARG002 - the signature of Reader.read
         return Answer(await load(), Source.BYPASS)

@@ -71,9 +71,9 @@ class Reader:
         """Return a fresh entry from this process's memory, if the memory can be trusted."""
         return self._memory.get(key) if self._trust.holds and self._channel.is_live else None
 
-    def has_copy(self, key: str) -> bool:
-        """Whether memory holds the entry, fresh or not."""
-        return self._memory.get_copy(key) is not None
+    def get_copy(self, key: str) -> Entry | None:
+        """Return the entry that memory holds, fresh or not. It must not be shown before `read`."""
+        return self._memory.get_copy(key)
 
     async def read(self, key: str, load: Load, *, skip_memory: bool = False) -> Answer:
         """Return the entry, and call `load` on a miss. An error of `load` is raised and not stored.

@@ -179,4 +179,4 @@ async def test_cache_that_is_switched_off_keeps_nothing_and_loads_for_every_read
         answer = await reader.read("key", loader.load)
         assert (answer.source, loader.loads) == (Source.BYPASS, number)
         assert reader.get_from_memory("key") is None
-        assert not reader.has_copy("key")
+        assert reader.get_copy("key") is None

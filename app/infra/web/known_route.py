@@ -1,11 +1,12 @@
 """What the layers around the routes know about a route, read from it once."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from fastapi.dependencies.models import Dependant
 from fastapi.routing import RouteContext, iter_route_contexts
-from starlette.routing import BaseRoute
+from starlette.routing import BaseRoute, Match
+from starlette.types import Scope
 
 from app.infra.web.cacheable import CachePolicy, policy_of, refuse_personal_input
 from app.infra.web.query_parameters import query_parameters
@@ -17,25 +18,24 @@ from app.infra.web.token_required import requires_access_token
 class KnownRoute:
     """A route.
 
-    `template` is its path, such as `/v1/users/{user_id}`. `parameters` are its query parameters,
-    each with whether it takes several values. `parses_body` is false for a route of FastAPI that
-    has no parameter for the body, such as an upload. `requires_access_token` is that of its
-    dependencies. `declared_limits` is None without `rate_limited`.
+    `matches` is that of Starlette. `template` is its path, such as `/v1/users/{user_id}`, and
+    `literal` too, but None for a path with parameters and for a route without methods. `parameters`
+    are its query parameters, each with whether it takes several values. `parses_body` is false for
+    a route of FastAPI that has no parameter for the body, such as an upload.
+    `requires_access_token` is that of its dependencies. `declared_limits` is None without
+    `rate_limited`.
     """
 
     context: RouteContext
+    matches: Callable[[Scope], tuple[Match, Scope]]
     template: str | None
+    literal: str | None
     parameters: Mapping[str, bool]
     cache_policy: CachePolicy | None
     max_body_bytes: int | None
     parses_body: bool
     requires_access_token: bool
     declared_limits: Limits | None
-
-    @property
-    def is_literal(self) -> bool:
-        """Whether it has methods, and a path without parameters."""
-        return bool(self.context.methods) and self.template is not None and "{" not in self.template
 
     def takes(self, method: str) -> bool:
         methods = self.context.methods
@@ -61,12 +61,14 @@ def known_routes(entry: BaseRoute) -> list[KnownRoute]:
 
 def _known_route(context: RouteContext) -> KnownRoute:
     dependant: Dependant | None = getattr(context, "dependant", None)
-    policy = policy_of(context.endpoint)
+    policy, template = policy_of(context.endpoint), context.path_format
     if policy is not None and dependant is not None:
         refuse_personal_input(f"GET {context.path_format}", dependant)
     return KnownRoute(
         context=context,
-        template=context.path_format,
+        matches=context.matches,
+        template=template,
+        literal=template if context.methods and template and "{" not in template else None,
         parameters=dict(query_parameters(dependant)) if dependant else {},
         cache_policy=policy,
         max_body_bytes=getattr(context, "max_body_size", None),

@@ -10,7 +10,6 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.infra.observability.request_context import RequestContext, request_context
 from app.infra.web.response_headers import PRIVATE, read_request_id
-from app.infra.web.routing import route_table_of
 
 # A response may be stored only if its route or the response cache says so.
 PRIVATE_NO_STORE = (b"cache-control", PRIVATE.encode())
@@ -44,7 +43,7 @@ class ObservationMiddleware:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        table = route_table_of(scope)  # now, because a mounted application replaces `scope["app"]`
+        service = scope["app"]  # now, because a mounted application replaces it
         client, _ = scope.get("client") or (None, None)
         current = RequestContext(read_request_id(scope), scope["method"], scope["path"], client)
         request_context.set(current)  # the server runs each request in a context of its own
@@ -66,6 +65,6 @@ class ObservationMiddleware:
         finally:
             current.stop_clock()
             if current.route is None:
-                current.route = table.template(current.method, current.path)
+                current.route = service.state.route_table.template(current.method, current.path)
             for observe in self._observers:
                 observe(current)

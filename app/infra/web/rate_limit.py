@@ -1,6 +1,7 @@
 """Answers 429 to clients that send more requests than the limits of a route allow."""
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 from starlette.types import ASGIApp, Receive, Scope, Send
 
@@ -17,6 +18,8 @@ from app.infra.web.rate_limited import Limits, default_limits
 from app.infra.web.response_headers import headers_before_body
 from app.infra.web.routing import route_table_of
 
+MAX_KEPT = 1_000  # clients whose charges are kept; making them anew would double the time of a hit
+
 
 class RequestLimits:
     """Counts requests by user and by address. It is `app.state.request_limits`."""
@@ -24,6 +27,7 @@ class RequestLimits:
     def __init__(self, limiter: RateLimiter, tokens: AccessTokens) -> None:
         self._limiter = limiter
         self._tokens = tokens
+        self._charges_of = lru_cache(MAX_KEPT)(self._make_charges)
 
     async def count(self, scope: Scope, limits: Limits) -> RateLimited | None:
         """Count a request in Valkey. Return the error if a limit refuses it."""
@@ -33,19 +37,20 @@ class RequestLimits:
         """Count a response from the cache, in this process only."""
         return _report(self._limiter.take_hit(self._charges(scope, limits)))
 
-    def _charges(self, scope: Scope, limits: Limits) -> list[Charge]:
+    def _charges(self, scope: Scope, limits: Limits) -> Sequence[Charge]:
         address = address_of(scope)
-        principal = user_of(scope, self._tokens) or address
-        charge = self._limiter.charge
+        return self._charges_of(limits, address, user_of(scope, self._tokens) or address)
+
+    def _make_charges(self, limits: Limits, address: str, principal: str) -> Sequence[Charge]:
         return [
-            charge(limit, address if limit.by is By.ADDRESS else principal)
+            self._limiter.charge(limit, address if limit.by is By.ADDRESS else principal)
             for limit in limits
             if limit.by is not By.ACCOUNT
         ]
 
 
 class RateLimitMiddleware:
-    """Pure ASGI, inside the response cache, which calls `refuse_hit` for what it answers itself.
+    """Pure ASGI, inside the response cache, which calls `count_hit` for what it answers itself.
 
     A request is refused before its body is read. Nothing is limited before the lifespan has set
     `app.state.request_limits`.
@@ -63,19 +68,22 @@ class RateLimitMiddleware:
         limits = route.limits(scope["method"]) if route else default_limits(scope["method"])
         if refusal := await request_limits.count(scope, limits):
             scope.update(found)  # the problem depends on the endpoint
-            await _refuse(refusal, scope, receive, send)
+            await refuse(refusal, scope, receive, send)
         else:
             await self.app(scope, receive, send)
 
 
-async def refuse_hit(limits: Limits, scope: Scope, receive: Receive, send: Send) -> bool:
-    """Count a response from the cache. If a limit refuses it, answer 429 and return True."""
+def count_hit(limits: Limits, scope: Scope) -> RateLimited | None:
+    """Count a response from the cache. Return the error if a limit refuses it."""
     request_limits = request_limits_of(scope)
-    refusal = request_limits and request_limits.count_hit(scope, limits)
-    if not refusal:
-        return False
-    await _refuse(refusal, scope, receive, send)
-    return True
+    return None if request_limits is None else request_limits.count_hit(scope, limits)
+
+
+async def refuse(refusal: RateLimited, scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer 429."""
+    response = problem_of(scope, refusal)
+    response.headers.update(headers_before_body(scope))
+    await response(scope, receive, send)
 
 
 def request_limits_of(scope: Scope) -> RequestLimits | None:
@@ -95,9 +103,3 @@ def _report(counts: Sequence[Count]) -> RateLimited | None:
     """Set the headers of the response. Return the error if a limit refuses the request."""
     announce(counts)
     return refusal_of(counts)
-
-
-async def _refuse(refusal: RateLimited, scope: Scope, receive: Receive, send: Send) -> None:
-    response = problem_of(scope, refusal)
-    response.headers.update(headers_before_body(scope))
-    await response(scope, receive, send)

@@ -19,7 +19,8 @@ from app.infra.web.cacheable import cache_key
 from app.infra.web.conditional_requests import CacheRequestHeaders, read_cache_headers
 from app.infra.web.known_route import KnownRoute
 from app.infra.web.problems import problem_of
-from app.infra.web.rate_limit import refuse_hit
+from app.infra.web.rate_limit import count_hit, refuse
+from app.infra.web.rate_limited import Limits
 from app.infra.web.routing import route_table_of
 from app.infra.web.stored_response import (
     CapturedResponse,
@@ -80,14 +81,13 @@ class ResponseCacheMiddleware:
         # If the URL is the cache key, routing is skipped.
         key = f"{scope['path']}?{scope['query_string'].decode('latin-1')}"
         if not conditions.skips_memory and (entry := reader.get_from_memory(key)) is not None:
-            template = decode(entry).route
-            limits = route_table_of(scope).limits_of_cacheable(template)
-            if not await refuse_hit(limits, scope, receive, send):
-                _record(template, Source.MEMORY)
-                await send_entry(entry, Source.MEMORY, conditions, send)
-            return
-        if reader.has_copy(key):
-            await self._read(request, key, _cacheable_route(scope), reader)
+            if refusal := count_hit(_limits_of(entry, scope), scope):
+                await refuse(refusal, scope, receive, send)
+                return
+            _record(decode(entry).route, Source.MEMORY)
+            await send_entry(entry, Source.MEMORY, conditions, send)
+        elif (copy := reader.get_copy(key)) is not None:
+            await self._read(request, key, _limits_of(copy, scope), reader)
         else:
             await self._route(request, reader)
 
@@ -100,13 +100,14 @@ class ResponseCacheMiddleware:
             return
         query = scope["query_string"].decode("latin-1")
         if reader is not None and (key := cache_key(scope["path"], query, route.parameters)):
-            await self._read(request, key, route, reader)
+            await self._read(request, key, route.limits("GET"), reader)
         else:
             await self._bypass(request, route, _now())
 
-    async def _read(self, request: _Request, key: str, route: KnownRoute, reader: Reader) -> None:
+    async def _read(self, request: _Request, key: str, limits: Limits, reader: Reader) -> None:
         """Answer from the cache. On a miss, the reader calls `_load`, once for all who wait."""
-        if await refuse_hit(route.limits("GET"), request.scope, request.receive, request.send):
+        if refusal := count_hit(limits, request.scope):
+            await refuse(refusal, request.scope, request.receive, request.send)
             return
         began = _now()
         load = partial(self._load, key, request.scope, request_context.get())
@@ -114,6 +115,7 @@ class ResponseCacheMiddleware:
             answer = await reader.read(key, load, skip_memory=request.conditions.skips_memory)
         except UncacheableResponse as refused:
             refused.__traceback__ = None  # its frames hold the tasks that hold it: a cycle
+            route = _cacheable_route(request.scope)
             if refused.response.is_problem:
                 _record(route.template, Source.BYPASS)
                 await send_captured(refused.response, Source.BYPASS, request.send)
@@ -184,6 +186,10 @@ class ResponseCacheMiddleware:
 
 def _now() -> float:
     return asyncio.get_running_loop().time()
+
+
+def _limits_of(entry: Entry, scope: Scope) -> Limits:
+    return route_table_of(scope).limits_of_cacheable(decode(entry).route)
 
 
 def _cacheable_route(scope: Scope) -> KnownRoute:

@@ -81,10 +81,13 @@ class RouteTable:
 
     def _find(self, scope: Scope) -> tuple[KnownRoute | None, Scope]:
         other_method: tuple[KnownRoute, Scope] | None = None
+        path = None if scope.get("root_path") else scope["path"].removesuffix("\n")  # as `$` does
         for route in self._candidates(scope).routes:
-            match, found = route.context.matches(scope)
-            is_decided = other_method is not None and other_method[0].is_literal
-            if match is Match.FULL and (route.is_literal or not is_decided):
+            if path is not None and route.literal not in (None, path):
+                continue  # it would not match, and asking it takes much longer
+            match, found = route.matches(scope)
+            is_decided = other_method is not None and other_method[0].literal is not None
+            if match is Match.FULL and (route.literal is not None or not is_decided):
                 return route, found
             if match is Match.PARTIAL:
                 other_method = other_method or (route, found)
@@ -120,12 +123,12 @@ class RouteTable:
         """Return the methods of all routes that have the path of a request."""
         self._index_added_routes()
         route, _ = self.find(scope)
-        if route is not None and route.is_literal:
+        if route is not None and route.literal is not None:
             return self._methods[_path(scope)]
         matching = [
             route.context.methods or set()
             for route in self._candidates(scope).routes
-            if route.context.matches(scope)[0] is not Match.NONE
+            if route.matches(scope)[0] is not Match.NONE
         ]
         return {method for methods in matching for method in methods}
 
@@ -195,8 +198,8 @@ def _methods_by_path(routes: list[KnownRoute]) -> dict[str, set[str]]:
     """Return the methods of each path without parameters."""
     methods: dict[str, set[str]] = {}
     for route in routes:
-        if route.is_literal:
-            methods.setdefault(str(route.template), set()).update(route.context.methods or ())
+        if route.literal is not None:
+            methods.setdefault(route.literal, set()).update(route.context.methods or ())
     return methods
 
 

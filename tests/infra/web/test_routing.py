@@ -124,3 +124,14 @@ async def test_what_no_candidate_matches_is_for_the_whole_router() -> None:
     async with client_of(app) as client:
         answer = await client.get("/test/notes/")
     assert (answer.status_code, answer.headers["location"]) == (307, "http://test/test/notes")
+
+
+def test_a_line_break_at_the_end_of_a_path_does_not_hide_its_route() -> None:
+    """The framework answers such a request. Its rate limits must be those of the route."""
+    app = FastAPI()
+    app.post("/test/notes/login")(name)
+    table = RouteTable(app.router)
+    asked = {"type": "http", "method": "POST", "path": "/test/notes/login\n", "headers": []}
+    route, _ = table.find(asked)
+    assert route is not None
+    assert route.template == "/test/notes/login"

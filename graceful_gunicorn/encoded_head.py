@@ -7,7 +7,7 @@ ignores it too unless the headers of the message still begin with those that wer
 middleware may change the headers as usual, and headers that it appends are sent.
 """
 
-from collections.abc import Sequence
+from collections.abc import Coroutine, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -58,17 +58,16 @@ class EncodedHeadCycle(RequestResponseCycle):
 
     _held = b""  # a head that will be sent together with the beginning of the body
 
-    async def send(self, message: Any) -> None:
+    def send(self, message: Any) -> Coroutine[Any, Any, None]:
         encoded: EncodedHead | None = message.get(ENCODED_HEAD)
         if self._held:
             message = {**message, "body": self._held + message.get("body", b"")}
             self._held = b""
         elif encoded is not None and (head := self._head(encoded, message)):
-            self._start(encoded, head)
-            return
-        await super().send(message)
+            return self._start(encoded, head)
+        return super().send(message)
 
-    def _start(self, encoded: EncodedHead, head: bytes) -> None:
+    async def _start(self, encoded: EncodedHead, head: bytes) -> None:
         self.response_started = True
         self.waiting_for_100_continue = self.chunked_encoding = False
         if self.scope["method"] == "HEAD":

@@ -14,7 +14,12 @@ if TYPE_CHECKING:
     from graceful_gunicorn.collectors import registry_of_all_workers
     from graceful_gunicorn.config import EarlyError, ServerConfig
     from graceful_gunicorn.cores import available_cores
-    from graceful_gunicorn.encoded_head import ENCODED_HEAD, EncodedHead, encode_head
+    from graceful_gunicorn.encoded_head import (
+        ENCODED_HEAD,
+        EncodedHead,
+        decode_head,
+        encode_head,
+    )
     from graceful_gunicorn.multiprocess_metrics import begin_metrics, end_metrics
     from graceful_gunicorn.protocol import protocol_class
     from graceful_gunicorn.worker import Worker
@@ -28,6 +33,7 @@ _MODULES = {
     "available_cores": "cores",
     "begin_metrics": "multiprocess_metrics",
     "bind_error": "bind_check",
+    "decode_head": "encoded_head",
     "encode_head": "encoded_head",
     "end_metrics": "multiprocess_metrics",
     "forget_worker": "arbiter",
@@ -46,6 +52,7 @@ __all__ = [
     "available_cores",
     "begin_metrics",
     "bind_error",
+    "decode_head",
     "encode_head",
     "end_metrics",
     "forget_worker",

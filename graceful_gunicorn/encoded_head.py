@@ -27,7 +27,7 @@ FRAMING = frozenset((b"content-length", b"transfer-encoding", b"connection"))
 
 
 class EncodedHead(NamedTuple):
-    """The status line and the first headers of a response, as they are sent."""
+    """The status line and the first headers of a response. `content` is what is sent."""
 
     status: int
     headers: Headers
@@ -51,6 +51,13 @@ def encode_head(status: int, headers: Headers) -> EncodedHead | None:
         return None
     content = (STATUS_LINE[status], before, b"content-length: ", length, b"\r\n", after)
     return EncodedHead(status, headers, int(length), b"".join(content))
+
+
+def decode_head(content: bytes, content_length: int) -> EncodedHead:
+    """Return the head that has this `content`, which `encode_head` made."""
+    status_line, *lines = content.split(b"\r\n")[:-1]
+    headers = [_decode_line(line) for line in lines]
+    return EncodedHead(int(status_line[9:12]), headers, content_length, content)
 
 
 class EncodedHeadCycle(RequestResponseCycle):
@@ -113,3 +120,10 @@ def line_start(name: bytes) -> bytes | None:
     """Return what a line begins with, or None for a name that is not valid or is of FRAMING."""
     name = name.lower()
     return None if name in FRAMING or HEADER_RE.search(name) else name + b": "
+
+
+@lru_cache(maxsize=1_000)
+def _decode_line(line: bytes) -> tuple[bytes, bytes]:
+    """Return a header. Many responses have the same headers, and need the memory for them once."""
+    name, _, value = line.partition(b": ")
+    return name, value

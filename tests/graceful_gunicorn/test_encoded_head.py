@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 from starlette.types import Receive, Scope, Send
 
-from graceful_gunicorn import ENCODED_HEAD, encode_head, protocol_class
+from graceful_gunicorn import ENCODED_HEAD, decode_head, encode_head, protocol_class
 from tests.graceful_gunicorn.loopback_server import CONFIG, Client, LoopbackServer, serving
 from tests.graceful_gunicorn.raw_requests import GET, HOST
 
@@ -188,3 +188,10 @@ def test_some_heads_are_left_to_uvicorn(header: tuple[bytes, bytes]) -> None:
 def test_a_head_without_a_usable_length_is_left_to_uvicorn() -> None:
     assert encode_head(200, STORED[:1]) is None
     assert encode_head(200, [(b"content-length", b"+1")]) is None
+
+
+def test_an_encoded_head_is_decoded_to_the_same_head() -> None:
+    headers = [*STORED, (b"x-colon", b"a: b"), (b"x-empty", b"")]
+    encoded = encode_head(203, headers)
+    assert encoded is not None
+    assert decode_head(encoded.content, len(BODY)) == encoded

@@ -1,9 +1,11 @@
 """How a response is cached: its bytes, its compressed form and its validator, computed once.
 
-The value of a cache entry is one line of JSON (status, headers), the body, and the compressed body.
+The value of a cache entry contains the head and the body of each form as they are sent, so that a
+response from Valkey is neither encoded nor checked again.
 """
 
 import gzip
+import struct
 import time
 from collections.abc import Awaitable, Sequence
 from dataclasses import dataclass, field
@@ -20,17 +22,20 @@ from app.infra.web.etags import entity_tag
 from app.infra.web.known_route import KnownRoute
 from app.infra.web.problems import MEDIA_TYPE as PROBLEM
 from coherent_cache import Entry, Source
-from graceful_gunicorn import ENCODED_HEAD, EncodedHead, encode_head
+from graceful_gunicorn import ENCODED_HEAD, EncodedHead, decode_head, encode_head
 
 Headers = list[tuple[bytes, bytes]]
 
 SMALLEST_COMPRESSED = 500  # smaller bodies do not shrink enough to pay for the header
 LARGEST_ON_LOOP = 50_000  # above, compression would block the event loop and runs in a thread
 LEVEL = 6
+# Status; lengths of the route's template, of the plain head and body, and of the compressed head.
+LAYOUT = struct.Struct(">HHIII")
 GZIP = (b"content-encoding", b"gzip")
 # Set by the middleware, or specific to one connection.
 NEVER_STORED = (b"set-cookie", b"vary", b"content-range", b"content-encoding")
-REPLACED = (b"content-length", b"cache-control", b"etag", b"vary", b"connection")
+FRAMING = (b"content-length", b"connection")
+REPLACED = (*FRAMING, b"cache-control", b"etag", b"vary")
 X_CACHE = {source: (b"x-cache", source.value.encode()) for source in Source}
 
 
@@ -58,7 +63,7 @@ class CapturedResponse:
     def may_be_stored(self) -> bool:
         """Whether a shared cache may store it (RFC 9111 §3), and it is complete."""
         if self.status == 404:
-            return self.is_complete and self.is_problem
+            return self.is_complete and self.is_problem and self._has_valid_headers
         return self.status == 200 and not self.obstacle
 
     @property
@@ -70,7 +75,14 @@ class CapturedResponse:
         if b"no-store" in control or b"private" in control:
             return "its Cache-Control forbids it"
         found = [name.decode() for name, _ in self.headers if name in NEVER_STORED]
-        return f"it has the header {', '.join(found)}" if found else ""
+        if found:
+            return f"it has the header {', '.join(found)}"
+        return "" if self._has_valid_headers else "one of its headers is not valid"
+
+    @property
+    def _has_valid_headers(self) -> bool:
+        kept = [header for header in self.headers if header[0] not in FRAMING]
+        return encode_head(self.status, [*kept, (b"content-length", b"0")]) is not None
 
     @property
     def is_problem(self) -> bool:
@@ -78,14 +90,31 @@ class CapturedResponse:
         return self.header(b"content-type") == PROBLEM.encode()
 
 
-class Variant(NamedTuple):
-    """One form of a response: plain or compressed."""
+@dataclass(slots=True)
+class Variant:
+    """One form of a response: plain or compressed.
 
-    etag: bytes
-    headers: Headers
-    headers_if_not_modified: Headers
+    `head_content` is decoded when the variant is sent, which most are not. The last headers are
+    those of a 304: Cache-Control, Vary and ETag.
+    """
+
+    head_content: bytes
     body: bytes
-    encoded_head: EncodedHead | None = None
+    _head: EncodedHead | None = None
+
+    @property
+    def head(self) -> EncodedHead:
+        if self._head is None:
+            self._head = decode_head(self.head_content, len(self.body))
+        return self._head
+
+    @property
+    def etag(self) -> bytes:
+        return self.head.headers[-1][1]
+
+    @property
+    def headers_if_not_modified(self) -> Headers:
+        return self.head.headers[-3:]
 
 
 class StoredResponse(NamedTuple):
@@ -99,30 +128,28 @@ class StoredResponse(NamedTuple):
 
 async def encode(response: CapturedResponse, route: KnownRoute) -> bytes:
     """Return the value of a cache entry."""
-    assert route.cache_policy is not None
-    head = {
-        "status": response.status,
-        "route": route.template,
-        "etag": _etag_of(response).decode("latin-1"),
-        "cache_control": route.cache_policy.cache_control,
-        "length": len(response.body),
-        "headers": [
-            [name.decode("latin-1"), value.decode("latin-1")] for name, value in _kept(response)
-        ],
-    }
-    compressed = await _compress(response.body)
-    return b"".join((orjson.dumps(head), b"\n", response.body, compressed))
+    status, template, plain, small = await prepare(response, route, compress=True)
+    name, small = template.encode(), small or Variant(b"", b"")
+    parts = (name, plain.head_content, plain.body, small.head_content, small.body)
+    return b"".join((LAYOUT.pack(status, *map(len, parts[:-1])), *parts))
 
 
 async def prepare(
     response: CapturedResponse, route: KnownRoute, *, compress: bool
 ) -> StoredResponse:
-    """Return a response with status 200 as the cache would send it, without storing it."""
+    """Return a response that may be stored as the cache would send it, without storing it."""
     assert route.cache_policy is not None
-    compressed = await _compress(response.body) if compress else b""
-    control = route.cache_policy.cache_control.encode()
-    etag, headers = _etag_of(response), _kept(response)
-    return _with_variants(route.template or "", etag, control, headers, response.body, compressed)
+    status, template, body = response.status, route.template or "", response.body
+    headers = _kept(response)
+    if status != 200:  # its body contains a request id: no fixed length, no ETag
+        return StoredResponse(status, template, _variant(status, headers, body, []), None)
+    etag, control = _etag_of(response), route.cache_policy.cache_control.encode()
+    common = [(b"cache-control", control), (b"vary", b"accept-encoding")]
+    plain, small = _variant(200, headers, body, [*common, (b"etag", etag)]), None
+    if compress and (compressed := await _compress(body)):
+        etag = etag[:-1] + b'-gzip"'
+        small = _variant(200, [*headers, GZIP], compressed, [*common, (b"etag", etag)])
+    return StoredResponse(200, template, plain, small)
 
 
 def decode(entry: Entry) -> StoredResponse:
@@ -134,25 +161,22 @@ def decode(entry: Entry) -> StoredResponse:
 
 
 def _decode(value: bytes) -> StoredResponse:
-    line, _, rest = value.partition(b"\n")
-    head = orjson.loads(line)
-    headers = [(name.encode("latin-1"), text.encode("latin-1")) for name, text in head["headers"]]
-    body, compressed = rest[: head["length"]], rest[head["length"] :]
-    if head["status"] != 200:  # its body contains a request id: no fixed length, no ETag
-        return StoredResponse(head["status"], head["route"], Variant(b"", headers, [], body), None)
-    etag, control = head["etag"].encode("latin-1"), head["cache_control"].encode()
-    return _with_variants(head["route"], etag, control, headers, body, compressed)
+    status, route, plain_head, plain_body, small_head = LAYOUT.unpack_from(value)
+    head_at = LAYOUT.size + route
+    body_at = head_at + plain_head
+    small_at = body_at + plain_body
+    template = value[LAYOUT.size : head_at].decode()
+    plain, small = Variant(value[head_at:body_at], value[body_at:small_at]), None
+    if small_head:
+        small_body_at = small_at + small_head
+        small = Variant(value[small_at:small_body_at], value[small_body_at:])
+    return StoredResponse(status, template, plain, small)
 
 
-def _with_variants(
-    route: str, etag: bytes, control: bytes, headers: Headers, body: bytes, compressed: bytes
-) -> StoredResponse:
-    common = [(b"cache-control", control), (b"vary", b"accept-encoding")]
-    plain = _variant(etag, common, headers, body)
-    small = None
-    if compressed:
-        small = _variant(etag[:-1] + b'-gzip"', common, [*headers, GZIP], compressed)
-    return StoredResponse(200, route, plain, small)
+def _variant(status: int, headers: Headers, body: bytes, common: Headers) -> Variant:
+    head = encode_head(status, [*headers, (b"content-length", b"%d" % len(body)), *common])
+    assert head is not None  # or it may not be stored
+    return Variant(head.content, body)
 
 
 def _etag_of(response: CapturedResponse) -> bytes:
@@ -161,13 +185,6 @@ def _etag_of(response: CapturedResponse) -> bytes:
 
 def _kept(response: CapturedResponse) -> Headers:
     return [header for header in response.headers if header[0] not in REPLACED]
-
-
-def _variant(etag: bytes, common: Headers, headers: Headers, body: bytes) -> Variant:
-    common = [*common, (b"etag", etag)]
-    length = (b"content-length", b"%d" % len(body))
-    headers = [*headers, length, *common]
-    return Variant(etag, headers, common, body, encode_head(200, headers))
 
 
 def send_entry(
@@ -191,18 +208,20 @@ async def send_stored(
 ) -> None:
     """Send the variant that the client accepts, or 304 if the client already has it."""
     if stored.status != 200:
-        plain = stored.plain
-        response = CapturedResponse(stored.status, plain.headers, plain.body, is_complete=True)
+        headers, body = stored.plain.head.headers, stored.plain.body
+        response = CapturedResponse(stored.status, headers, body, is_complete=True)
         await send_captured(response, source, send)
         return
     variant = stored.compressed if conditions.accepts_gzip and stored.compressed else stored.plain
-    status, headers, body, head = 200, variant.headers, variant.body, variant.encoded_head
+    start: dict[str, Any] = {"type": "http.response.start"}
     if conditions.none_match and conditions.matches(variant.etag):
-        status, headers, body, head = 304, variant.headers_if_not_modified, b"", None
+        status, headers, body = 304, variant.headers_if_not_modified, b""
+    else:
+        status, headers, body = 200, variant.head.headers, variant.body
+        start[ENCODED_HEAD] = variant.head
     # A new list, to which the outer middleware adds.
-    headers = [*headers, X_CACHE[source], *extra]
-    start = {"type": "http.response.start", "status": status, "headers": headers}
-    await send({**start, ENCODED_HEAD: head})
+    start |= {"status": status, "headers": [*headers, X_CACHE[source], *extra]}
+    await send(start)
     await send({"type": "http.response.body", "body": body})
 
 

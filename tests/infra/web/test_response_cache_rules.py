@@ -89,6 +89,8 @@ REFUSED = {
     "vary-everything": with_header("Vary", "*"),
     "partial": with_header("Content-Range", "bytes 0-1/9", 206),
     "partial-200": with_header("Content-Range", "bytes 0-1/9"),
+    "two-lines": with_header("X-Name", "a\r\nSet-Cookie: session=1"),
+    "chunked": with_header("Transfer-Encoding", "chunked"),
     "no-range": with_status(206),
     "encoded": with_header("Content-Encoding", "br"),
     "created": with_status(201),

@@ -22,6 +22,7 @@ from graceful_gunicorn.config import Headers
 
 ENCODED_HEAD = "graceful_gunicorn.encoded_head"  # the key of the message
 
+NOT_MODIFIED = 304  # has no body, whatever its headers say
 # They decide where the response ends, and whether the connection ends with it.
 FRAMING = frozenset((b"content-length", b"transfer-encoding", b"connection"))
 
@@ -36,21 +37,22 @@ class EncodedHead(NamedTuple):
 
 
 def encode_head(status: int, headers: Headers) -> EncodedHead | None:
-    """Encode a head with names in lower case, one of which is Content-Length.
+    """Encode a head with names in lower case. It has one Content-Length, but none if it is a 304.
 
     Return None if Uvicorn has to encode it: a header is not valid, or is Transfer-Encoding or
     Connection.
     """
     names = [name for name, _ in headers]
-    if b"content-length" not in names:
-        return None
-    at = names.index(b"content-length")
-    length = headers[at][1]
+    has_length = b"content-length" in names
+    at = names.index(b"content-length") if has_length else len(names)
+    length = headers[at][1] if has_length else b"0"
     before, after = encode_lines(headers[:at]), encode_lines(headers[at + 1 :])
-    if before is None or after is None or not length.isdigit():
+    is_framed = length.isdigit() and has_length != (status == NOT_MODIFIED)
+    if before is None or after is None or not is_framed:
         return None
-    content = (STATUS_LINE[status], before, b"content-length: ", length, b"\r\n", after)
-    return EncodedHead(status, headers, int(length), b"".join(content))
+    framing = b"content-length: %b\r\n" % length if has_length else b""
+    content = b"".join((STATUS_LINE[status], before, framing, after))
+    return EncodedHead(status, headers, int(length), content)
 
 
 def decode_head(content: bytes, content_length: int) -> EncodedHead:

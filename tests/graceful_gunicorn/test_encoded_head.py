@@ -23,12 +23,14 @@ class StoredServer:
     def __init__(self) -> None:
         self.is_encoded = True
         self.change: Callable[[Start], object] = lambda start: start["headers"].extend(ADDED)
-        self.pieces = [BODY]
+        self.status, self.headers, self.pieces = 200, STORED, [BODY]
 
     async def app(self, _scope: Scope, _receive: Receive, send: Send) -> None:
-        start: Start = {"type": "http.response.start", "status": 200, "headers": [*STORED]}
+        start: Start = {"type": "http.response.start", "status": self.status}
+        start["headers"] = [*self.headers]
         if self.is_encoded:
-            start[ENCODED_HEAD] = encode_head(200, STORED)
+            start[ENCODED_HEAD] = encode_head(self.status, self.headers)
+            assert start[ENCODED_HEAD] is not None
         self.change(start)
         await send(start)
         for piece in self.pieces:
@@ -131,6 +133,14 @@ async def test_a_head_request_gets_no_body(stored: StoredServer, client: Client)
     assert (await client.response())[2] == BODY
 
 
+async def test_a_304_has_no_body(stored: StoredServer, client: Client) -> None:
+    stored.status, stored.headers, stored.pieces = 304, STORED[2:], []
+    encoded, plain = await answers(stored, client, GET)
+    assert encoded == plain
+    assert encoded[0] == 304
+    assert "content-length" not in encoded[1]
+
+
 async def test_pipelined_requests_get_their_responses(client: Client) -> None:
     await client.send(GET * 3)
     assert [(await client.response())[2] for _ in range(3)] == [BODY] * 3
@@ -188,6 +198,7 @@ def test_some_heads_are_left_to_uvicorn(header: tuple[bytes, bytes]) -> None:
 def test_a_head_without_a_usable_length_is_left_to_uvicorn() -> None:
     assert encode_head(200, STORED[:1]) is None
     assert encode_head(200, [(b"content-length", b"+1")]) is None
+    assert encode_head(304, STORED) is None
 
 
 def test_an_encoded_head_is_decoded_to_the_same_head() -> None:

@@ -101,6 +101,7 @@ class Variant:
     head_content: bytes
     body: bytes
     _head: EncodedHead | None = None
+    _not_modified: EncodedHead | None = None
 
     @property
     def head(self) -> EncodedHead:
@@ -113,8 +114,12 @@ class Variant:
         return self.head.headers[-1][1]
 
     @property
-    def headers_if_not_modified(self) -> Headers:
-        return self.head.headers[-3:]
+    def not_modified(self) -> EncodedHead:
+        """The head of a 304."""
+        if self._not_modified is None:
+            self._not_modified = encode_head(304, self.head.headers[-3:])
+            assert self._not_modified is not None  # its headers are those of `head`
+        return self._not_modified
 
 
 class StoredResponse(NamedTuple):
@@ -213,15 +218,13 @@ async def send_stored(
         await send_captured(response, source, send)
         return
     variant = stored.compressed if conditions.accepts_gzip and stored.compressed else stored.plain
-    start: dict[str, Any] = {"type": "http.response.start"}
+    head, body = variant.head, variant.body
     if conditions.none_match and conditions.matches(variant.etag):
-        status, headers, body = 304, variant.headers_if_not_modified, b""
-    else:
-        status, headers, body = 200, variant.head.headers, variant.body
-        start[ENCODED_HEAD] = variant.head
+        head, body = variant.not_modified, b""
     # A new list, to which the outer middleware adds.
-    start |= {"status": status, "headers": [*headers, X_CACHE[source], *extra]}
-    await send(start)
+    headers = [*head.headers, X_CACHE[source], *extra]
+    start = {"type": "http.response.start", "status": head.status, "headers": headers}
+    await send({**start, ENCODED_HEAD: head})
     await send({"type": "http.response.body", "body": body})
 
 

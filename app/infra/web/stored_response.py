@@ -36,6 +36,7 @@ GZIP = (b"content-encoding", b"gzip")
 NEVER_STORED = (b"set-cookie", b"vary", b"content-range", b"content-encoding")
 FRAMING = (b"content-length", b"connection")
 REPLACED = (*FRAMING, b"cache-control", b"etag", b"vary")
+VARY = (b"vary", b"accept-encoding")  # not in the encoded heads, because CORS changes it
 X_CACHE = {source: (b"x-cache", source.value.encode()) for source in Source}
 
 
@@ -95,7 +96,7 @@ class Variant:
     """One form of a response: plain or compressed.
 
     `head_content` is decoded when the variant is sent, which most are not. The last headers are
-    those of a 304: Cache-Control, Vary and ETag.
+    those of a 304: Cache-Control and ETag.
     """
 
     head_content: bytes
@@ -117,7 +118,7 @@ class Variant:
     def not_modified(self) -> EncodedHead:
         """The head of a 304."""
         if self._not_modified is None:
-            self._not_modified = encode_head(304, self.head.headers[-3:])
+            self._not_modified = encode_head(304, self.head.headers[-2:])
             assert self._not_modified is not None  # its headers are those of `head`
         return self._not_modified
 
@@ -149,7 +150,7 @@ async def prepare(
     if status != 200:  # its body contains a request id: no fixed length, no ETag
         return StoredResponse(status, template, _variant(status, headers, body, []), None)
     etag, control = _etag_of(response), route.cache_policy.cache_control.encode()
-    common = [(b"cache-control", control), (b"vary", b"accept-encoding")]
+    common = [(b"cache-control", control)]
     plain, small = _variant(200, headers, body, [*common, (b"etag", etag)]), None
     if compress and (compressed := await _compress(body)):
         etag = etag[:-1] + b'-gzip"'
@@ -222,7 +223,7 @@ async def send_stored(
     if conditions.none_match and conditions.matches(variant.etag):
         head, body = variant.not_modified, b""
     # A new list, to which the outer middleware adds.
-    headers = [*head.headers, X_CACHE[source], *extra]
+    headers = [*head.headers, VARY, X_CACHE[source], *extra]
     start = {"type": "http.response.start", "status": head.status, "headers": headers}
     await send({**start, ENCODED_HEAD: head})
     await send({"type": "http.response.body", "body": body})

@@ -24,7 +24,7 @@ OWN = {"age", "date", "ratelimit", "server", "x-process-time", "x-request-id"}
 async def service(
     request: pytest.FixtureRequest, settings: Settings, clean: None
 ) -> AsyncIterator[FastAPI]:
-    """Without CORS the encoded heads are used. With CORS, a middleware changes `Vary`."""
+    """With CORS, a middleware changes `Vary` and adds headers."""
     values = settings.model_dump()
     values["cors"] = {"origins": request.param}
     async with patient_app(Settings.model_validate(values)) as app:

@@ -52,6 +52,7 @@ from app.infra.web.settings import CorsSettings, DocsSettings, LimitsSettings
 from app.infra.web.telemetry import telemetry
 from app.infra.web.trusted_hops import TrustedHopsMiddleware
 from app.infra.web.trusted_hosts import TrustedHostsMiddleware
+from app.infra.web.upload_queue import UploadQueueMiddleware
 from app.settings import Settings, load_settings
 from coherent_cache import NoCache
 from graceful_gunicorn import available_cores
@@ -98,6 +99,7 @@ def inner_middleware(settings: Sections, limiter: ConcurrencyLimiter) -> list[Mi
     limits = settings[LimitsSettings]
     return [
         Middleware(ResponseCacheMiddleware, settings=settings[CacheSettings]),
+        Middleware(UploadQueueMiddleware, limit=limits.uploads),
         Middleware(RateLimitMiddleware),
         Middleware(
             BodyLimitMiddleware,

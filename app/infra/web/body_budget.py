@@ -17,6 +17,7 @@ from contextlib import ExitStack, asynccontextmanager
 from starlette.types import Message, Receive
 
 from app.errors import AppError, Unavailable
+from app.infra.web.upload_queue import TOO_MANY_UPLOADS
 
 # Of each body, these bytes cost nothing. The server keeps as many for a body that nobody reads.
 FREE_BYTES = 64 * 1024
@@ -25,7 +26,6 @@ TURN_SECONDS = 1.0  # to wait for a turn, and to have it
 PAUSE_SECONDS = 0.25  # without a byte, after which a turn ends
 SILENCE_SECONDS = 5.0  # without a byte, after which an upload ends
 SLOW_SECONDS = 1.0
-TOO_MANY_UPLOADS = "Too many files are being uploaded. Try again in a moment."
 NO_MEMORY = "Too many large bodies are being received. Try again in a moment."
 
 
@@ -43,26 +43,17 @@ class BodyBudget:
         self.places = uploads
         self.spare_bytes = spare_bytes
         self.receiving: dict[Body, float] = {}  # since when they need more than is free
-        self._most_waiting = uploads
-        self._waiting = 0
         self._turns = asyncio.Semaphore(READ_AT_ONCE)
 
     async def wait_for_turn(self) -> None:
-        """Take a turn, or raise `Unavailable`.
-
-        What cannot have its turn in time is refused at once. If many uploads waited, all of them
-        would be refused at the same moment, and other requests would wait meanwhile.
-        """
-        if self.places <= 0 or self._waiting >= self._most_waiting:
+        """Take a turn, or raise `Unavailable`. `UploadQueueMiddleware` limits how many wait."""
+        if self.places <= 0:
             raise Unavailable(TOO_MANY_UPLOADS)
-        self._waiting += 1
         try:
             async with asyncio.timeout(TURN_SECONDS):
                 await self._turns.acquire()
         except TimeoutError:
             raise Unavailable(TOO_MANY_UPLOADS) from None
-        finally:
-            self._waiting -= 1
 
     def end_turn(self) -> None:
         self._turns.release()

@@ -22,8 +22,6 @@ from app.infra.web.response_headers import headers_before_body
 from app.infra.web.routing import route_table_of
 from app.infra.web.token_required import NO_TOKEN
 
-UPLOAD_BYTES = 1024 * 1024  # what a route declares more than takes uploads
-
 
 class TooLarge(AppError):
     status = 413
@@ -93,7 +91,7 @@ class BodyLimitMiddleware:
         if length is not None and length > most:
             raise _too_large(most)
         async with body.received():
-            if _takes_uploads(route):
+            if route is not None and route.takes_uploads:
                 async with body.turn():
                     content = await _read(partial(body.next_message, receive), most, body)
             else:
@@ -105,7 +103,7 @@ class BodyLimitMiddleware:
     def _limit_of(self, route: KnownRoute | None) -> int:
         if route is None or route.max_body_bytes is None:
             return self._limit_bytes
-        if _takes_uploads(route):
+        if route.takes_uploads:
             return route.max_body_bytes
         return min(route.max_body_bytes, self._limit_bytes)
 
@@ -146,14 +144,6 @@ def _headers(scope: Scope, error: AppError) -> dict[str, str]:
     if isinstance(error, ClientSilent):
         return {"Connection": "close"}
     return headers_before_body(scope)
-
-
-def _takes_uploads(route: KnownRoute | None) -> bool:
-    return (
-        route is not None
-        and route.max_body_bytes is not None
-        and route.max_body_bytes > UPLOAD_BYTES
-    )
 
 
 def _declared_length(scope: Scope) -> int | None:

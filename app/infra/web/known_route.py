@@ -13,6 +13,8 @@ from app.infra.web.query_parameters import query_parameters
 from app.infra.web.rate_limited import Limits, declared_limits, default_limits
 from app.infra.web.token_required import requires_access_token
 
+UPLOAD_BYTES = 1024 * 1024  # what a route declares more than takes uploads
+
 
 @dataclass(frozen=True, slots=True)
 class KnownRoute:
@@ -36,6 +38,10 @@ class KnownRoute:
     parses_body: bool
     requires_access_token: bool
     declared_limits: Limits | None
+
+    @property
+    def takes_uploads(self) -> bool:
+        return self.max_body_bytes is not None and self.max_body_bytes > UPLOAD_BYTES
 
     def takes(self, method: str) -> bool:
         methods = self.context.methods

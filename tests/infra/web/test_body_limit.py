@@ -14,7 +14,7 @@ from fastapi import Request
 
 from app.features.users.dependencies import CurrentUser, current_user
 from app.features.users.models import User
-from app.infra.web.body_budget import FREE_BYTES
+from app.infra.web.body_budget import FREE_BYTES, READ_AT_ONCE
 from app.infra.web.upload import read_upload
 from app.settings import Settings
 from tests.application import client_of, running
@@ -277,25 +277,34 @@ async def test_uploads_beyond_those_that_may_wait_are_refused_at_once(
     monkeypatch.setattr("app.infra.web.body_budget.TURN_SECONDS", 60)
     limits = settings.limits.model_copy(update={"uploads": 2})
     async with running(settings.model_copy(update={"limits": limits})) as app:
-        more = asyncio.Event()
+        more, being_read = asyncio.Event(), asyncio.Semaphore(0)
 
         @app.post("/uploads", max_body_size=4 * MIB)
         async def upload(request: Request) -> None:
             await request.body()
 
         async def slow() -> AsyncIterator[bytes]:
+            being_read.release()
             await more.wait()
             yield b" "
 
         async with client_of(app) as client:
-            # Four are read, and two wait.
-            sending = [
-                asyncio.create_task(client.post("/uploads", content=slow())) for _ in range(7)
-            ]
-            done, _ = await asyncio.wait(sending, return_when=asyncio.FIRST_COMPLETED)
+
+            def send(number: int) -> list[asyncio.Task[httpx2.Response]]:
+                posts = (client.post("/uploads", content=slow()) for _ in range(number))
+                return [asyncio.create_task(post) for post in posts]
+
+            accepted = []
+            for _ in range(READ_AT_ONCE):
+                accepted += send(1)
+                await being_read.acquire()
+            waiting = send(3)  # two may wait
+            done, accepted_too = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
             assert [task.result().status_code for task in done] == [503]
+            assert "ratelimit" not in done.pop().result().headers  # Valkey was not asked
             more.set()
-            await asyncio.gather(*sending)
+            answers = await asyncio.gather(*accepted, *accepted_too)
+            assert all("ratelimit" in answer.headers for answer in answers)
 
 
 async def test_large_setting_for_bodies_makes_no_body_an_upload(settings: Settings) -> None:

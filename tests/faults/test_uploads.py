@@ -137,8 +137,10 @@ MANY = (
 )
 
 
-def at_once(address: Address, requests: Sequence[bytes]) -> list[Reply]:
-    """Send all requests at once, each on a new connection."""
+def upload_at_once(address: Address, headers: dict[str, str], number: int) -> list[Reply]:
+    """Upload this number of files at once, each on a new connection."""
+    content = [files()[name] for name in MANY]
+    requests = requests_with([content[n % len(content)] for n in range(number)], headers)
 
     async def flood() -> list[Reply]:
         return await asyncio.gather(*(send(address, request) for request in requests))
@@ -220,8 +222,6 @@ async def test_many_uploads_at_once_do_not_delay_other_requests(
         post = {"title": "T", "body": "B"}
         (await service.client.post("/v1/posts", json=post, headers=headers)).raise_for_status()
         workers = [worker["process_id"] for worker in await service.each_worker("/faults/vitals")]
-        content = [files()[name] for name in MANY]
-        requests = requests_with([content[n % len(content)] for n in range(UPLOADS)], headers)
         load = Load(service.address, "/v1/users/me", headers)
         await load.connect(CONNECTIONS)
         counters = Counters(service.client)
@@ -230,12 +230,12 @@ async def test_many_uploads_at_once_do_not_delay_other_requests(
         # In another process, so that sending the uploads does not delay the other requests.
         with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as other_process:
             ask = partial(asyncio.get_running_loop().run_in_executor, other_process)
-            await ask(partial(at_once, service.address, []))
+            await ask(files)
             calm = await load.run(GOOD_RATE, WATCHED_SECONDS)
-            flood = ask(partial(at_once, service.address, requests))
+            flood = ask(partial(upload_at_once, service.address, headers, UPLOADS))
             meanwhile = await load.run(GOOD_RATE, WATCHED_SECONDS)
             replies = await flood
-            again = ask(partial(at_once, service.address, requests[:UPLOADS_AND_KILLS]))
+            again = ask(partial(upload_at_once, service.address, headers, UPLOADS_AND_KILLS))
             killed = await kill_children(workers, 4)
             replies += await again
         load.close()

@@ -56,7 +56,8 @@ def test_no_middleware_is_a_base_http_middleware(app: FastAPI) -> None:
 
 def test_middleware_is_in_its_order(settings: Settings) -> None:
     """A hit reads no body and takes no place, an error is observed, a client that sends too much is
-    refused before its body is read, and an upload before Valkey is asked, waiting for a place is not counted as the time of a request.
+    refused before its body is read, and an upload before Valkey is asked, waiting for a place is
+    not counted as the time of a request.
     """
     found = [
         type(layer).__name__ for layer in layers(create_app(settings).build_middleware_stack())

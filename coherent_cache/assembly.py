@@ -17,7 +17,7 @@ from coherent_cache.config import CacheConfig
 from coherent_cache.entry import Entry
 from coherent_cache.invalidation import Invalidation
 from coherent_cache.memory import Memory
-from coherent_cache.outbox import Fetch, Outbox
+from coherent_cache.outbox import Fetch, FetchIn, Outbox, fetch_in
 from coherent_cache.reader import Answer, Load, Reader, Source
 from coherent_cache.relay import Relay
 from coherent_cache.store import CACHE_ERRORS, Store
@@ -32,10 +32,18 @@ class Cache:
 
     Reads use the cache only inside the `running` block. Call `before_commit` and `after_commit`
     around the commit of every transaction that changes cached data. If `open_span` is given, every
-    look-up, validation, fill and invalidation at Valkey is traced.
+    look-up, validation, fill and invalidation at Valkey is traced. `fetch_in` writes the outbox:
+    `fetch_in(session, sql, *values)` runs a statement in the transaction of a session and returns
+    its rows. By default, SQLAlchemy sends it.
     """
 
-    def __init__(self, config: CacheConfig, *, open_span: OpenSpan | None = None) -> None:
+    def __init__(
+        self,
+        config: CacheConfig,
+        *,
+        open_span: OpenSpan | None = None,
+        fetch_in: FetchIn = fetch_in,
+    ) -> None:
         self._config = config
         self._valkey = valkey = open_valkey(config)
         self.memory = Memory(config.memory_bytes, config.memory_ttl_seconds)
@@ -49,7 +57,9 @@ class Cache:
             trace(self.store, open_span)
         self.trust = Trust(self.memory)
         self.reader = Reader(self.store, self.memory, self.channel, self.trust, config)
-        self.invalidation = Invalidation(self.store, self.memory, self.trust, config.namespace)
+        self.invalidation = Invalidation(
+            self.store, self.memory, self.trust, config.namespace, fetch_in
+        )
 
     async def before_commit(self, session: AsyncSession) -> None:
         """Write the tags to invalidate into the outbox, in the same transaction."""

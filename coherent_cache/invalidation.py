@@ -14,7 +14,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from coherent_cache.cache_metrics import INVALIDATIONS
 from coherent_cache.memory import Memory
-from coherent_cache.outbox import insert_change
+from coherent_cache.outbox import INSERT, FetchIn, fetch_in
 from coherent_cache.store import CACHE_ERRORS, Store
 from coherent_cache.trust import Trust
 
@@ -66,17 +66,26 @@ class Invalidation:
     `completed_ids` collects the outbox rows that the relay of this process can delete.
     """
 
-    def __init__(self, store: Store, memory: Memory, trust: Trust, namespace: str) -> None:
+    def __init__(
+        self,
+        store: Store,
+        memory: Memory,
+        trust: Trust,
+        namespace: str,
+        fetch_in: FetchIn = fetch_in,
+    ) -> None:
         self._store = store
         self._memory = memory
         self._trust = trust
         self._namespace = namespace
+        self._fetch_in = fetch_in
         self.completed_ids: list[int] = []
 
     async def before_commit(self, session: AsyncSession) -> None:
         """Write the tags to the outbox, in the transaction."""
         if tags := tags_to_invalidate(session):
-            session.info[ROW] = await insert_change(session, self._namespace, tags)
+            [[row_id]] = await self._fetch_in(session, INSERT, tags, self._namespace)
+            session.info[ROW] = row_id
 
     async def after_commit(self, session: AsyncSession) -> None:
         """Invalidate the tags at Valkey and in memory. After a failure, the relays repeat it."""

@@ -13,6 +13,8 @@ INFINITE_AGE = float("inf")
 
 # Runs a statement outside a transaction and returns its rows: fetch(sql, *values).
 Fetch = Callable[..., Awaitable[Sequence[Sequence[Any]]]]
+# Runs a statement in the transaction of a session: fetch_in(session, sql, *values).
+FetchIn = Callable[..., Awaitable[Sequence[Sequence[Any]]]]
 
 
 def outbox_table(metadata: sa.MetaData) -> sa.Table:
@@ -33,9 +35,7 @@ def outbox_table(metadata: sa.MetaData) -> sa.Table:
     )
 
 
-INSERT = sa.text(
-    "INSERT INTO cache_outbox (tags, namespace) VALUES (:tags, :namespace) RETURNING id"
-)
+INSERT = "INSERT INTO cache_outbox (tags, namespace) VALUES ($1, $2) RETURNING id"
 DELETE = "DELETE FROM cache_outbox WHERE id = ANY($1)"
 DELETE_EXPIRED = """
     DELETE FROM cache_outbox
@@ -81,11 +81,10 @@ class Poll:
         return len(self.changes) < MAX_ROWS
 
 
-async def insert_change(session: AsyncSession, namespace: str, tags: Sequence[str]) -> int:
-    """Insert a row in the transaction of the change, and return its id."""
-    values = {"tags": tags, "namespace": namespace}
-    inserted: int = (await session.execute(INSERT, values)).scalar_one()
-    return inserted
+async def fetch_in(session: AsyncSession, sql: str, *values: Any) -> Sequence[Sequence[Any]]:
+    """Run a statement in the transaction of a session, and return its rows."""
+    connection = await session.connection()
+    return (await connection.exec_driver_sql(sql, values)).all()
 
 
 class Outbox:

@@ -18,6 +18,7 @@ from app.infra.database.schema import Schema
 from app.infra.database.separate_reads import SeparateReads
 from app.infra.database.sessions import Database
 from app.infra.database.settings import DatabaseSettings
+from app.infra.database.transactions import fetch_in
 from app.infra.http_client.client import open_http_client
 from app.infra.http_client.settings import HttpClientSettings
 from app.infra.mail.mailer import open_mailer
@@ -114,7 +115,7 @@ def _make_cache(settings: Sections) -> Cache | None:
         return None
     pool_size = settings[DatabaseSettings].pool_size
     config = cache_config(settings[ValkeySettings], settings[CacheSettings], pool_size)
-    return Cache(config, open_span=span if traces() else None)
+    return Cache(config, open_span=span if traces() else None, fetch_in=fetch_in)
 
 
 def _measured(database: Database, replica: Replica | None, cache: Cache | None) -> list[Measured]:

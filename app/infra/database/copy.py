@@ -13,7 +13,8 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.errors import Unavailable
-from app.infra.database.engine import DISCONNECT_SQLSTATES, command_seconds
+from app.infra.database.driver_errors import DISCONNECT_SQLSTATES
+from app.infra.database.engine import command_seconds
 from app.infra.database.error_values import remove_values
 from app.infra.database.query_stats import recorded
 from app.infra.observability.background import detached

@@ -13,21 +13,19 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from app.errors import Unavailable
+from app.infra.database.driver_errors import DISCONNECT_SQLSTATES
 from app.infra.database.error_values import remove_values
-from app.infra.database.failed_transactions import refuse_to_commit_failures
 from app.infra.database.pgbouncer import pgbouncer_arguments, session_timeouts
 from app.infra.database.pool import FifoPool, unreachable
 from app.infra.database.query_stats import record_statements
 from app.infra.database.settings import DatabaseSettings
+from app.infra.database.transactions import send_transactions
 from app.infra.observability.diagnostics import count_connections
 from app.infra.observability.request_context import request_context
 from app.infra.settings_base.urls import asyncpg_arguments
 
 COMMAND_SECONDS = "command_timeout_seconds"
 OUTBOX_COMMAND_SECONDS, OUTBOX_STATEMENT_SECONDS = 0.5, 0.4
-# admin_shutdown, crash_shutdown, cannot_connect_now, and read_only_sql_transaction: after a
-# failover the connection may lead to a server that has become a standby.
-DISCONNECT_SQLSTATES = ("57P01", "57P02", "57P03", "25006")
 
 
 def open_engine(settings: DatabaseSettings, application_name: str) -> AsyncEngine:
@@ -43,6 +41,7 @@ def open_engine(settings: DatabaseSettings, application_name: str) -> AsyncEngin
         max_overflow=0,
         pool_timeout=settings.pool_timeout_seconds,
         pool_recycle=settings.pool_recycle_seconds,
+        isolation_level="AUTOCOMMIT",  # `send_transactions` sends BEGIN
         hide_parameters=True,  # errors are logged, and parameters may be personal data
         execution_options={COMMAND_SECONDS: settings.command_timeout_seconds},
         connect_args={
@@ -55,9 +54,9 @@ def open_engine(settings: DatabaseSettings, application_name: str) -> AsyncEngin
         },
     )
     record_statements(engine.sync_engine)
-    refuse_to_commit_failures(engine.sync_engine)
     event.listen(engine.sync_engine, "do_connect", _connect)
     event.listen(engine.sync_engine, "commit", _forbid_retry)
+    send_transactions(engine.sync_engine)
     event.listen(engine.sync_engine, "checkout", _replace_if_closed)
     count_connections(engine.sync_engine)  # last: a closed connection is replaced before it counts
     event.listen(engine.sync_engine, "handle_error", _remove_values)

@@ -1,11 +1,15 @@
 """Inserts rows, and returns them as the database has stored them."""
 
-from typing import Generic, cast
+from collections.abc import Sequence
+from typing import Any, Generic, cast
 
 from sqlalchemy import Table
 from sqlalchemy.ext.asyncio import AsyncSession
 
+from app.infra.database.row_query import FixedSql
 from app.infra.database.rows import Columns, RowT
+from app.infra.database.sessions import require_transaction
+from app.infra.database.transactions import fetch_in
 
 
 class RowInsert(Generic[RowT]):
@@ -21,6 +25,8 @@ class RowInsert(Generic[RowT]):
         self._statement = table.insert().returning(*columns.of_table())
         attributes = columns.entity.__mapper__.columns.items()
         self._keys = {name: column.key for name, column in attributes}
+        self._with_default = {column.key for column in table.columns if column.default is not None}
+        self._sql: dict[tuple[str, ...], FixedSql] = {}
 
     async def one(self, session: AsyncSession, **values: object) -> RowT:
         """Insert a row with the values of the attributes of its entity, and return it.
@@ -29,11 +35,19 @@ class RowInsert(Generic[RowT]):
         added or changed before is written first. Raises `IntegrityError` for a row that breaks a
         constraint, and `TypeError` without an inner row or in a session for reading.
         """
-        if session.new or session.dirty or session.deleted:
-            await session.flush()
+        require_transaction(session)
         if missing := set(self._columns.inner_names) - values.keys():
             raise TypeError(f"{self._columns.name} needs {', '.join(sorted(missing))}")
         inner = [values.pop(name) for name in self._columns.inner_names]
         of_columns = {self._keys.get(name, name): value for name, value in values.items()}
-        found = (await session.execute(self._statement, of_columns)).one()
-        return self._columns.to_new_row(found, inner)
+        return self._columns.to_new_row(await self._insert(session, of_columns), inner)
+
+    async def _insert(self, session: AsyncSession, values: dict[str, object]) -> Sequence[Any]:
+        if not self._with_default <= values.keys():  # SQLAlchemy knows how to make them
+            await session.flush()
+            return (await session.execute(self._statement, values)).one()
+        names = tuple(values)
+        if (sql := self._sql.get(names)) is None:
+            sql = self._sql[names] = FixedSql(self._statement, names)
+        [record] = sql.rows(await fetch_in(session, sql.text, *sql.values(values)))
+        return record

@@ -12,6 +12,7 @@ from sqlalchemy import Dialect, Select, literal_column
 from sqlalchemy.dialects.postgresql.asyncpg import dialect
 from sqlalchemy.exc import InvalidRequestError
 from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.sql.dml import ReturningInsert
 from sqlalchemy.types import TypeEngine
 
 from app.infra.database.driver import fetch
@@ -82,15 +83,18 @@ class CompiledQuery:
         return query
 
     @cached_property
-    def sql(self) -> "_Sql":
-        return _Sql(self.statement)
+    def sql(self) -> "FixedSql":
+        return FixedSql(self.statement)
 
 
-class _Sql:
+class FixedSql:
     """The SQL of a statement, and what converts its parameters and its results."""
 
-    def __init__(self, statement: Select[Any]) -> None:
-        compiled = statement.compile(dialect=DIALECT)
+    def __init__(
+        self, statement: Select[Any] | ReturningInsert[Any], names: Sequence[str] | None = None
+    ) -> None:
+        """`names` are the columns that an INSERT gets values for."""
+        compiled = statement.compile(dialect=DIALECT, column_keys=names)
         self.text = compiled.string
         # Others are replaced when the statement is sent.
         self.is_fixed = not any(
@@ -101,7 +105,7 @@ class _Sql:
             (compiled.binds[name], _bind_processor(compiled.binds[name].type))
             for name in compiled.positiontup or ()
         ]
-        results = [_result_processor(column.type) for column in statement.selected_columns]
+        results = [_result_processor(column.type) for column in statement.exported_columns]
         self._results = results if any(results) else None
 
     def values(self, parameters: Mapping[str, Any]) -> Values:

@@ -58,11 +58,7 @@ def _as_asyncpg_does(row: RowMapping) -> dict[str, object]:
 
 
 def queries_in(session: AsyncSession) -> Queries:
-    """Return the statements of pgqueuer, to be sent in the transaction of `session`.
-
-    The connection is the one of SQLAlchemy, which begins the transaction. A statement that is sent
-    through the connection of asyncpg itself would be committed at once.
-    """
+    """Return the statements of pgqueuer, to be sent in the transaction of `session`."""
 
     @asynccontextmanager
     async def connection() -> AsyncIterator[AsyncConnection]:

@@ -7,7 +7,7 @@ ignores it too unless the headers of the message still begin with those that wer
 middleware may change the headers as usual, and headers that it appends are sent.
 """
 
-from collections.abc import Coroutine, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from functools import lru_cache
 from typing import Any, NamedTuple
 
@@ -19,6 +19,8 @@ from uvicorn.protocols.http.httptools_impl import (
 )
 
 from graceful_gunicorn.config import Headers
+
+Application = Callable[[Any, Any, Any], Awaitable[None]]
 
 ENCODED_HEAD = "graceful_gunicorn.encoded_head"  # the key of the message
 
@@ -62,44 +64,58 @@ def decode_head(content: bytes, content_length: int) -> EncodedHead:
     return EncodedHead(int(status_line[9:12]), headers, content_length, content)
 
 
-class EncodedHeadCycle(RequestResponseCycle):
-    """Answers one request. It knows `EncodedHead`, and otherwise does what Uvicorn does."""
+def sending_encoded_heads(app: Application) -> Application:
+    """Let an application that Uvicorn calls send `EncodedHead`."""
 
-    _held = b""  # a head that will be sent together with the beginning of the body
+    def call(scope: Any, receive: Any, send: Any) -> Awaitable[None]:
+        return app(scope, receive, _Sender(send.__self__))  # a method of the cycle
 
-    def send(self, message: Any) -> Coroutine[Any, Any, None]:
+    return call
+
+
+class _Sender:
+    """The `send` of one request. It knows `EncodedHead`, and passes everything else to Uvicorn."""
+
+    __slots__ = ("_cycle", "_held")
+
+    def __init__(self, cycle: RequestResponseCycle) -> None:
+        self._cycle = cycle
+        self._held = b""  # a head that will be sent together with the beginning of the body
+
+    def __call__(self, message: Any) -> Awaitable[None]:
         encoded: EncodedHead | None = message.get(ENCODED_HEAD)
         if self._held:
             message = {**message, "body": self._held + message.get("body", b"")}
             self._held = b""
         elif encoded is not None and (head := self._head(encoded, message)):
             return self._start(encoded, head)
-        return super().send(message)
+        return self._cycle.send(message)
 
     async def _start(self, encoded: EncodedHead, head: bytes) -> None:
-        self.response_started = True
-        self.waiting_for_100_continue = self.chunked_encoding = False
-        if self.scope["method"] == "HEAD":
-            self.transport.write(head)
+        cycle = self._cycle
+        cycle.response_started = True
+        cycle.waiting_for_100_continue = cycle.chunked_encoding = False
+        if cycle.scope["method"] == "HEAD":
+            cycle.transport.write(head)
         else:
             self._held = head
-            self.expected_content_length = len(head) + encoded.content_length
+            cycle.expected_content_length = len(head) + encoded.content_length
 
     def _head(self, encoded: EncodedHead, message: Any) -> bytes | None:
         """Return the head of the response, or None if Uvicorn has to encode it."""
-        headers, count = message["headers"], len(encoded.headers)
+        cycle, headers, count = self._cycle, message["headers"], len(encoded.headers)
         if (
-            self.response_started
-            or self.disconnected
-            or not self.keep_alive
-            or self.flow.write_paused
-            or self.access_log
+            cycle.response_started
+            or cycle.disconnected
+            or not cycle.keep_alive
+            or cycle.flow.write_paused
+            or cycle.access_log
             or message["status"] != encoded.status
             or not isinstance(headers, list)
             or headers[:count] != encoded.headers
         ):
             return None
-        lines = encode_lines([*self.default_headers, *headers[count:]])
+        lines = encode_lines([*cycle.default_headers, *headers[count:]])
         return None if lines is None else b"".join((encoded.content, lines, b"\r\n"))
 
 

@@ -19,7 +19,7 @@ from graceful_gunicorn import early_errors as errors
 from graceful_gunicorn._overdue import OverdueTimer
 from graceful_gunicorn.config import ServerConfig
 from graceful_gunicorn.connection_draining import DrainingProtocol
-from graceful_gunicorn.encoded_head import EncodedHeadCycle
+from graceful_gunicorn.encoded_head import sending_encoded_heads
 from graceful_gunicorn.request_checks import check_head, head_without_upgrade
 
 # After a response to a request that was not read to its end, how long the rest is read and dropped.
@@ -35,6 +35,7 @@ class LimitedProtocol(DrainingProtocol):
 
     def __init__(self, *arguments: Any, **options: Any) -> None:
         super().__init__(*arguments, **options)
+        self.app = sending_encoded_heads(self.app)
         self._receiving = NOTHING
         self._timer: OverdueTimer | TimerHandle | None = None
         self._write_timer: OverdueTimer | None = None
@@ -134,7 +135,6 @@ class LimitedProtocol(DrainingProtocol):
         if self.parser.should_upgrade():
             return  # `_parse` feeds the same head again, without `Upgrade`
         super().on_headers_complete()
-        self.cycle.__class__ = EncodedHeadCycle  # Uvicorn has no option for it
         self.headers = []  # the parser adds trailers here; the application keeps the old list
         self._receiving, self._overhead_bytes = BODY, 0
         self._stop_timer()

@@ -54,7 +54,7 @@ class ObservationMiddleware:
                 current.status, current.has_started = message["status"], True
                 given = message.get("headers", ())
                 headers = message["headers"] = [*given, *current.headers, *self._fixed]
-                if not any(name == b"cache-control" for name, _ in given):
+                if b"cache-control" not in dict(given):
                     headers.append(PRIVATE_NO_STORE)
                 for header in self._headers:
                     headers.append(header(current))  # noqa: PERF401 - a comprehension is one more call

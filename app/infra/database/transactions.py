@@ -6,7 +6,7 @@ connection. Savepoints remain those of SQLAlchemy.
 """
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Final
 
 import asyncpg
 from sqlalchemy import Connection, Engine, event
@@ -18,7 +18,7 @@ from sqlalchemy.util import await_only
 from app.infra.database.driver_errors import as_sqlalchemy_raises, is_lost
 from app.infra.database.query_stats import recorded
 
-AUTOCOMMIT = "AUTOCOMMIT"
+AUTOCOMMIT: Final = "AUTOCOMMIT"
 REFUSED = (
     "A statement of this transaction has failed, so PostgreSQL has undone all of it. Let the error "
     "leave the block of the transaction, or run the statement inside begin_nested()."
@@ -28,7 +28,8 @@ REFUSED = (
 def send_transactions(engine: Engine) -> None:
     """Send the transactions of an engine that was created with AUTOCOMMIT.
 
-    Connections with the option `isolation_level="AUTOCOMMIT"` have none.
+    Connections with the option `isolation_level="AUTOCOMMIT"` have none. The other levels, and the
+    options `postgresql_readonly` and `postgresql_deferrable`, mean what they mean for SQLAlchemy.
     """
     event.listen(engine, "begin", _begin)
     event.listen(engine, "commit", _commit)
@@ -54,8 +55,20 @@ def _fetch_in(session: Session, sql: str, values: Sequence[Any]) -> Sequence[Seq
 
 
 def _begin(connection: Connection) -> None:
-    if _has_transactions(connection):
-        _send(connection, "execute", "BEGIN")
+    options = connection.get_execution_options()
+    level = options.get("isolation_level")
+    if level == AUTOCOMMIT:
+        return
+    begin = "BEGIN"
+    if level is not None:  # SQLAlchemy has prepared the connection to send BEGIN
+        pooled: Any = connection.connection.dbapi_connection
+        connection.dialect.set_isolation_level(pooled, AUTOCOMMIT)
+        begin += " ISOLATION LEVEL " + level.replace("_", " ")
+    if options.get("postgresql_readonly"):
+        begin += " READ ONLY"
+    if options.get("postgresql_deferrable"):
+        begin += " DEFERRABLE"
+    _send(connection, "execute", begin)
 
 
 def _commit(connection: Connection) -> None:

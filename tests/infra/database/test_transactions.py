@@ -96,3 +96,35 @@ async def test_a_transaction_of_the_engine_is_one(resources: ProcessResources) -
             raise ZeroDivisionError
     async with resources.database.read() as session:
         assert await session.scalar(text("SELECT to_regclass('undone')")) is None
+
+
+@pytest.mark.parametrize("level", ["SERIALIZABLE", "REPEATABLE_READ"])
+async def test_a_transaction_has_the_level_that_is_asked_for(
+    resources: ProcessResources, make: NoteFactory, level: str
+) -> None:
+    user = await make.user()
+    with pytest.raises(ZeroDivisionError):
+        async with resources.database.transaction() as session:
+            await session.connection(execution_options={"isolation_level": level})
+            note = await NEW_NOTE.one(session, author=AUTHOR, author_id=user.id, title="", body="")
+            found = await session.scalar(text("SELECT current_setting('transaction_isolation')"))
+            assert found == level.lower().replace("_", " ")
+            raise ZeroDivisionError
+    async with resources.database.transaction() as session:
+        assert await session.scalar(text("SELECT current_setting('transaction_isolation')")) == (
+            "read committed"
+        )
+        assert await NOTE_BY_ID.first(session, note_id=note.id) is None
+
+
+async def test_a_transaction_can_be_read_only_and_deferrable(resources: ProcessResources) -> None:
+    options = {
+        "isolation_level": "SERIALIZABLE",
+        "postgresql_readonly": True,
+        "postgresql_deferrable": True,
+    }
+    async with resources.database.transaction() as session:
+        await session.connection(execution_options=options)
+        for name in ("read_only", "deferrable"):
+            setting = text(f"SELECT current_setting('transaction_{name}')")
+            assert await session.scalar(setting) == "on"

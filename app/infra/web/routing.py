@@ -47,7 +47,7 @@ class RouteTable:
         self._router = router
         self._by_key: dict[str, Candidates] = {}
         self._all = self._others = Candidates([], router)
-        self._cacheable: dict[str | None, KnownRoute] = {}
+        self._limits_of_cacheable: dict[str | None, Limits] = {}
         self._limits: dict[str, Limit] = {}
         self._methods: dict[str, set[str]] = {}  # of the paths without parameters
         self._indexed = 0
@@ -111,8 +111,8 @@ class RouteTable:
         An instance with other routes may have put the response into Valkey. Then the route may not
         exist here, and the default limits apply.
         """
-        route = self._cacheable.get(template)
-        return default_limits("GET") if route is None else route.limits("GET")
+        limits = self._limits_of_cacheable.get(template)
+        return default_limits("GET") if limits is None else limits
 
     @property
     def limits(self) -> dict[str, Limit]:
@@ -162,7 +162,7 @@ class RouteTable:
         self._others = self._group(entries, None)
         self._all = Candidates([route for _, some in entries for route in some], self._router)
         cacheable = [route for route in self._all.routes if route.cache_policy]
-        self._cacheable = {route.template: route for route in cacheable}
+        self._limits_of_cacheable = {route.template: route.limits("GET") for route in cacheable}
         self._limits = limits_by_name(route.declared_limits or () for route in self._all.routes)
         self._methods = _methods_by_path(self._all.routes)
         self._indexed = len(entries)

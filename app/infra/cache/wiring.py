@@ -3,11 +3,16 @@
 from pathlib import Path
 
 import coherent_cache
+import graceful_gunicorn
 from app.infra.cache.settings import CacheSettings, ValkeySettings
 from coherent_cache import CacheConfig, code_digest
 
-# A change of this code may change what a cache entry contains.
-CODE = (Path(__file__).parents[2], Path(coherent_cache.__file__).parent)
+# A change of this code may change what a cache entry contains. The server encodes its heads.
+CODE = (
+    Path(__file__).parents[2],
+    Path(coherent_cache.__file__).parent,
+    Path(graceful_gunicorn.__file__).parent,
+)
 
 
 def cache_config(valkey: ValkeySettings, cache: CacheSettings, pool_size: int = 1) -> CacheConfig:

@@ -91,7 +91,7 @@ async def test_every_migration_can_be_reverted_and_repeated(empty_database: str)
 
 async def test_model_in_a_new_feature_folder_is_found(empty_database: str, tmp_path: Path) -> None:
     shutil.copy(PROJECT / "pyproject.toml", tmp_path)
-    for folder in ("app", "coherent_cache", "migrations"):
+    for folder in ("app", "coherent_cache", "graceful_gunicorn", "migrations"):
         shutil.copytree(PROJECT / folder, tmp_path / folder)
     for name, content in (("__init__.py", ""), ("models.py", NEW_MODEL)):
         file = tmp_path / "app" / "features" / "found_things" / name

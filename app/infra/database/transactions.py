@@ -68,7 +68,13 @@ def _begin(connection: Connection) -> None:
         begin += " READ ONLY"
     if options.get("postgresql_deferrable"):
         begin += " DEFERRABLE"
-    _send(connection, "execute", begin)
+    try:
+        _send(connection, "execute", begin)
+    except BaseException:
+        # Otherwise SQLAlchemy would send its next statement without BEGIN.
+        connection.invalidate()
+        connection.close()
+        raise
 
 
 def _commit(connection: Connection) -> None:
@@ -80,7 +86,11 @@ def _commit(connection: Connection) -> None:
 def _rollback(connection: Connection) -> None:
     is_open = not (connection.closed or connection.invalidated)
     if is_open and _has_transactions(connection):
-        _send(connection, "execute", "ROLLBACK")
+        try:
+            _send(connection, "execute", "ROLLBACK")
+        except BaseException:
+            connection.invalidate()  # a session does not close it after an error
+            raise
 
 
 def _has_transactions(connection: Connection) -> bool:

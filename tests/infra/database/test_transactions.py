@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 from sqlalchemy import text
-from sqlalchemy.exc import DBAPIError, PendingRollbackError
+from sqlalchemy.exc import DBAPIError, PendingRollbackError, ResourceClosedError
 
 from app.features.users.models import AuthorRow
 from app.infra.database.transactions import fetch_in
@@ -87,6 +87,34 @@ async def test_a_connection_that_returns_within_a_transaction_is_not_used_again(
     await driver.execute("BEGIN")
     connection.close()
     assert driver.is_closed()
+
+
+async def test_a_connection_without_its_begin_sends_no_statement(
+    resources: ProcessResources,
+) -> None:
+    async with resources.database.engine.connect() as connection:
+        driver: Any = (await connection.get_raw_connection()).driver_connection
+        running = asyncio.create_task(driver.fetch("SELECT pg_sleep(0.2)"))
+        await asyncio.sleep(0)  # the statement is sent, so BEGIN fails
+        with pytest.raises(DBAPIError):
+            await connection.execute(text("SELECT 1"))
+        await asyncio.wait([running])
+        running.exception()
+        with pytest.raises(ResourceClosedError):
+            await connection.execute(text("SELECT 1"))
+
+
+async def test_a_connection_whose_rollback_fails_is_replaced(resources: ProcessResources) -> None:
+    running: asyncio.Task[Any]
+    with pytest.raises(DBAPIError):
+        async with resources.database.transaction() as session:
+            await fetch_in(session, "SELECT 1")
+            running = asyncio.create_task(fetch_in(session, "SELECT pg_sleep(60)"))
+            await asyncio.sleep(0)  # a mistake: a session belongs to one task
+            raise ZeroDivisionError
+    await asyncio.wait([running])
+    running.exception()
+    assert resources.database.engine.pool.checkedout() == 0  # type: ignore[attr-defined]
 
 
 async def test_a_transaction_of_the_engine_is_one(resources: ProcessResources) -> None:

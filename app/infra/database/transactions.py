@@ -10,7 +10,7 @@ from typing import Any, Final
 
 import asyncpg
 from sqlalchemy import Connection, Engine, event
-from sqlalchemy.exc import PendingRollbackError
+from sqlalchemy.exc import DBAPIError, PendingRollbackError
 from sqlalchemy.ext.asyncio import AsyncSession
 from sqlalchemy.orm import Session
 from sqlalchemy.util import await_only
@@ -70,10 +70,12 @@ def _begin(connection: Connection) -> None:
         begin += " DEFERRABLE"
     try:
         _send(connection, "execute", begin)
-    except BaseException:
+    except BaseException as error:
         # Otherwise SQLAlchemy would send its next statement without BEGIN.
         connection.invalidate()
         connection.close()
+        if isinstance(error, DBAPIError):
+            error.connection_invalidated = True  # nothing was sent, so the request may run again
         raise
 
 

@@ -9,6 +9,7 @@ from sqlalchemy import text
 from sqlalchemy.exc import DBAPIError, PendingRollbackError, ResourceClosedError
 
 from app.features.users.models import AuthorRow
+from app.infra.database.error_mapping import is_safe_to_retry
 from app.infra.database.transactions import fetch_in
 from app.infra.resources import ProcessResources
 from tests.sample.factory import NoteFactory
@@ -96,8 +97,9 @@ async def test_a_connection_without_its_begin_sends_no_statement(
         driver: Any = (await connection.get_raw_connection()).driver_connection
         running = asyncio.create_task(driver.fetch("SELECT pg_sleep(0.2)"))
         await asyncio.sleep(0)  # the statement is sent, so BEGIN fails
-        with pytest.raises(DBAPIError):
+        with pytest.raises(DBAPIError) as failure:
             await connection.execute(text("SELECT 1"))
+        assert is_safe_to_retry(failure.value)
         await asyncio.wait([running])
         running.exception()
         with pytest.raises(ResourceClosedError):

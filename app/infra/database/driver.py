@@ -8,7 +8,7 @@ import asyncpg
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.util import greenlet_spawn
 
-from app.infra.database.driver_errors import as_sqlalchemy_raises, is_lost
+from app.infra.database.driver_errors import as_sqlalchemy_raises, is_lost, leaves_statement
 from app.infra.database.query_stats import recorded
 
 
@@ -28,7 +28,7 @@ async def fetch(engine: AsyncEngine, sql: str, *values: Any) -> Sequence[Sequenc
         if isinstance(error, asyncio.CancelledError):
             # In a greenlet, this waits until the server has cancelled the statement.
             await greenlet_spawn(connection.invalidate)
-        elif lost or isinstance(error, asyncpg.InternalServerError):
+        elif lost or leaves_statement(error) or isinstance(error, asyncpg.InternalServerError):
             # Prepared statements may refer to a type that a migration has replaced.
             connection.invalidate()  # outside a greenlet, this closes the socket at once
         raised = as_sqlalchemy_raises(error, sql, is_lost=lost)

@@ -31,6 +31,17 @@ def is_lost(driver: Any, error: BaseException) -> bool:
     return getattr(error, "sqlstate", None) in DISCONNECT_SQLSTATES
 
 
+def leaves_statement(error: BaseException | None) -> bool:
+    """Return whether the server may wait for the rest of the statement, with its locks.
+
+    This is so if the driver itself raised the error, between the SQL and the values. After the
+    statement timeout, the next statement on the connection fails. The end of a transaction ends the
+    statement too.
+    """
+    # The driver raises this very class. Errors of the server have one of its subclasses.
+    return type(error) is asyncpg.DataError or isinstance(error, asyncpg.InterfaceError)
+
+
 def as_sqlalchemy_raises(error: BaseException, sql: str, *, is_lost: bool) -> BaseException:
     """Return what SQLAlchemy would raise: `DBAPIError`, and `Unavailable` after a timeout.
 

@@ -13,7 +13,7 @@ from sqlalchemy.ext.asyncio import AsyncEngine, create_async_engine
 from sqlalchemy.pool import ConnectionPoolEntry
 
 from app.errors import Unavailable
-from app.infra.database.driver_errors import DISCONNECT_SQLSTATES
+from app.infra.database.driver_errors import DISCONNECT_SQLSTATES, leaves_statement
 from app.infra.database.error_values import remove_values
 from app.infra.database.pgbouncer import pgbouncer_arguments, session_timeouts
 from app.infra.database.pool import FifoPool, unreachable
@@ -137,10 +137,21 @@ def _handle_lost_connection(context: ExceptionContext) -> Unavailable | None:
     if is_timeout or getattr(error, "sqlstate", None) in DISCONNECT_SQLSTATES:
         context.is_disconnect = True
         context.invalidate_pool_on_disconnect = False
+    if leaves_statement(error.__cause__):
+        _end_statement(context)
     if not is_timeout:
         return None
     _abort(context)
     return Unavailable("The database did not answer in time.")
+
+
+def _end_statement(context: ExceptionContext) -> None:
+    """Close the connection, unless the end of a transaction will end the statement."""
+    connection = context.connection
+    if connection is not None and not (connection.closed or connection.invalidated):
+        driver: Any = connection.connection.driver_connection
+        if not driver.is_closed() and not driver.is_in_transaction():
+            driver.terminate()
 
 
 def _abort(context: ExceptionContext) -> None:

@@ -1,10 +1,10 @@
 """Sends response heads that were checked and encoded once, when the responses were stored.
 
 Uvicorn checks and encodes every header of every response, and sends the head and the body with one
-system call each. That is a third of the time of a response from a cache. An application can put an
-`EncodedHead` into `http.response.start`, besides the headers. Other servers ignore it. This server
-ignores it too unless the headers of the message still begin with those that were encoded. So
-middleware may change the headers as usual, and headers that it appends are sent.
+system call each. An application can put an `EncodedHead` into `http.response.start`, besides the
+headers. Other servers ignore it. This server sends it if the first headers of the message are those
+of the `EncodedHead`, and encodes the headers after them. Otherwise middleware has changed a header,
+and Uvicorn encodes all of them.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
@@ -30,7 +30,7 @@ FRAMING = frozenset((b"content-length", b"transfer-encoding", b"connection"))
 
 
 class EncodedHead(NamedTuple):
-    """The status line and the first headers of a response. `content` is what is sent."""
+    """The status line and the first headers of a response. `content` are their bytes."""
 
     status: int
     headers: Headers

@@ -18,7 +18,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from starlette.exceptions import HTTPException
 from starlette.formparsers import MultiPartException
 from starlette.responses import Response
-from starlette.types import Scope
+from starlette.types import Receive, Scope, Send
 
 from app.errors import AppError, Conflict, Unavailable
 from app.infra.database.error_mapping import describe, is_safe_to_retry, to_app_error
@@ -27,7 +27,7 @@ from app.infra.observability.repeat_filter import RepeatFilter
 from app.infra.observability.request_context import request_id
 from app.infra.web.oauth2 import NOT_STORED, STATUSES, is_token_endpoint, oauth2_error
 from app.infra.web.request_retry import RetryRequest, may_retry
-from app.infra.web.response_headers import PRIVATE
+from app.infra.web.response_headers import PRIVATE, headers_before_body
 from app.infra.web.routing import route_table_of
 from coherent_cache import CacheBusy
 
@@ -138,6 +138,13 @@ def problem_of(scope: Scope, error: AppError) -> Response:
     if error.retry_after_seconds is not None:
         headers["Retry-After"] = str(error.retry_after_seconds)
     return problem(scope, error.status, error.code, error.detail, headers=headers)
+
+
+async def refuse(error: AppError, scope: Scope, receive: Receive, send: Send) -> None:
+    """Answer with an error before the body of the request was read."""
+    response = problem_of(scope, error)
+    response.headers.update(headers_before_body(scope))
+    await response(scope, receive, send)
 
 
 def unexpected_error(scope: Scope) -> Response:

@@ -13,9 +13,8 @@ from app.infra.rate_limits.limiter import RateLimiter, refusal_of
 from app.infra.security.access_tokens import AccessTokens
 from app.infra.web.client_address import address_of, user_of
 from app.infra.web.exempt_paths import is_exempt_from_rate_limits
-from app.infra.web.problems import problem_of
+from app.infra.web.problems import refuse
 from app.infra.web.rate_limited import Limits, default_limits
-from app.infra.web.response_headers import headers_before_body
 from app.infra.web.routing import route_table_of
 
 MAX_KEPT = 1_000  # clients whose charges are kept; making them anew would double the time of a hit
@@ -77,13 +76,6 @@ def count_hit(limits: Limits, scope: Scope) -> RateLimited | None:
     """Count a response from the cache. Return the error if a limit refuses it."""
     request_limits = request_limits_of(scope)
     return None if request_limits is None else request_limits.count_hit(scope, limits)
-
-
-async def refuse(refusal: RateLimited, scope: Scope, receive: Receive, send: Send) -> None:
-    """Answer 429."""
-    response = problem_of(scope, refusal)
-    response.headers.update(headers_before_body(scope))
-    await response(scope, receive, send)
 
 
 def request_limits_of(scope: Scope) -> RequestLimits | None:

@@ -18,8 +18,8 @@ from app.infra.observability.request_context import RequestContext, request_cont
 from app.infra.web.cacheable import cache_key
 from app.infra.web.conditional_requests import CacheRequestHeaders, read_cache_headers
 from app.infra.web.known_route import KnownRoute
-from app.infra.web.problems import problem_of
-from app.infra.web.rate_limit import count_hit, refuse
+from app.infra.web.problems import problem_of, refuse
+from app.infra.web.rate_limit import count_hit
 from app.infra.web.rate_limited import Limits
 from app.infra.web.routing import route_table_of
 from app.infra.web.stored_response import (

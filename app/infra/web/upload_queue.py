@@ -10,8 +10,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.errors import Unavailable
 from app.infra.observability.metrics import REFUSED
-from app.infra.web.problems import problem_of
-from app.infra.web.response_headers import headers_before_body
+from app.infra.web.problems import refuse
 from app.infra.web.routing import route_table_of
 
 TOO_MANY_UPLOADS = "Too many files are being uploaded. Try again in a moment."
@@ -35,9 +34,7 @@ class UploadQueueMiddleware:
         elif self._waiting >= self._limit:
             REFUSED.labels("uploads").inc()
             scope.update(found)  # the problem depends on the endpoint
-            response = problem_of(scope, Unavailable(TOO_MANY_UPLOADS))
-            response.headers.update(headers_before_body(scope))
-            await response(scope, receive, send)
+            await refuse(Unavailable(TOO_MANY_UPLOADS), scope, receive, send)
         else:
             await self._wait(scope, receive, send)
 

@@ -1,10 +1,11 @@
 """Access tokens: JWTs that are signed with HS256."""
 
+import time
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import NamedTuple
 
 import jwt
-from cachetools import LRUCache
 
 from app.errors import Unauthenticated
 from app.infra.security.settings import AuthSettings
@@ -37,7 +38,7 @@ class AccessTokens:
     def __init__(self, settings: AuthSettings) -> None:
         self._settings = settings
         self._key = settings.secret.get_secret_value()
-        self._verified: LRUCache[str, AccessToken] = LRUCache(MAX_CACHED_TOKENS)
+        self._verified = lru_cache(MAX_CACHED_TOKENS)(self._verify)
 
     def issue(self, user_id: int, credential_version: int) -> str:
         """Return a token for this user that is valid for `access_token_seconds`."""
@@ -55,10 +56,9 @@ class AccessTokens:
 
     def verify(self, token: str) -> AccessToken:
         """Return what the token says, or raise `Unauthenticated`. It may have been revoked."""
-        verified = self._verified.get(token) or self._verify(token)
-        if verified.expires_at <= datetime.now(UTC).timestamp():
+        verified = self._verified(token)
+        if verified.expires_at <= time.time():
             raise Unauthenticated("The access token has expired.")
-        self._verified[token] = verified
         return verified
 
     def _verify(self, token: str) -> AccessToken:

@@ -1,7 +1,6 @@
 """What a route may ask for by an annotation: resources, sessions, pages, preconditions."""
 
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from datetime import timedelta
 from typing import Annotated
 
@@ -36,13 +35,11 @@ async def process_resources(request: Request) -> ProcessResources:
 Resources = Annotated[ProcessResources, Depends(process_resources)]
 
 
-@asynccontextmanager
-async def _open_read_session(resources: ProcessResources) -> AsyncIterator[AsyncSession]:
-    current = request_context.get()
-    async with resources.database.read() as session:
-        if current is not None and current.shown_tags is not None:
-            collect_shown_tags(session, current.shown_tags)
-        yield session
+def _open_read_session(resources: ProcessResources) -> AsyncSession:
+    session, current = resources.database.read(), request_context.get()
+    if current is not None and current.shown_tags is not None:
+        collect_shown_tags(session, current.shown_tags)
+    return session
 
 
 async def read_session(request: Request) -> AsyncIterator[AsyncSession]:

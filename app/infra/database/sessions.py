@@ -63,6 +63,16 @@ class _Session(AsyncSession):
             self.sync_session.close()
 
 
+class _ReadSession(_Session):
+    """Raises `TypeError` at the end of its block if that has changed something."""
+
+    async def __aexit__(self, type_: Any, value: Any, traceback: Any) -> None:
+        is_changed = type_ is None and (tags_to_invalidate(self) or _has_unsaved_changes(self))
+        await super().__aexit__(type_, value, traceback)
+        if is_changed:
+            raise TypeError(READ_ONLY)
+
+
 class _ReadOnlySession(Session):
     """The synchronous session inside a read session. It refuses to change rows.
 
@@ -108,7 +118,7 @@ class Database:
         # With AUTOCOMMIT a statement is one round trip: there is no BEGIN and no ROLLBACK.
         self._read_sessions = async_sessionmaker(
             engine.execution_options(isolation_level="AUTOCOMMIT"),
-            class_=_Session,
+            class_=_ReadSession,
             sync_session_class=_ReadOnlySession,
             expire_on_commit=False,
             autoflush=False,
@@ -124,17 +134,14 @@ class Database:
             close_resets_only=False,
         )
 
-    @asynccontextmanager
-    async def read(self) -> AsyncIterator[AsyncSession]:
-        """Yield a session for reading. A statement is one round trip, with its own snapshot.
+    def read(self) -> AsyncSession:
+        """Return a session for reading: `async with database.read() as session`.
 
-        Raises TypeError for INSERT, UPDATE and DELETE, for new, changed or deleted objects, and
-        after `invalidate`. The SQL of `text()` is not checked.
+        A statement is one round trip, with its own snapshot. The session raises TypeError for
+        INSERT, UPDATE and DELETE, and at the end of its block for new, changed or deleted objects,
+        and after `invalidate`. The SQL of `text()` is not checked.
         """
-        async with self._read_sessions() as session:
-            yield session
-            if tags_to_invalidate(session) or session.new or session.dirty or session.deleted:
-                raise TypeError(READ_ONLY)
+        return self._read_sessions()
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[AsyncSession]:
@@ -147,7 +154,8 @@ class Database:
         """
         async with self._write_sessions() as session:
             yield session
-            await session.flush()
+            if _has_unsaved_changes(session):
+                await session.flush()
             for hook in self._hooks:
                 await hook.before_commit(session)
             await _commit(session)
@@ -157,6 +165,10 @@ class Database:
 
     async def close(self) -> None:
         await self.engine.dispose()
+
+
+def _has_unsaved_changes(session: AsyncSession) -> bool:
+    return bool(session.new or session.dirty or session.deleted)
 
 
 def require_transaction(session: AsyncSession) -> None:

@@ -95,7 +95,7 @@ class KeysetList(Generic[RowT]):
         elif newest_first:
             raise TypeError(f"The list {name}: with `order_by`, say `descending`")
         self._order, self._format = _order(name, columns, order_by)
-        self._name, self._to_row = name, columns.to_row
+        self._name, self._to_rows = name, columns.to_rows
         self._descending = descending
         start = () if within is None else (order_by >= within[0],)
         end = () if within is None else (order_by < within[1],)
@@ -129,7 +129,7 @@ class KeysetList(Generic[RowT]):
             parameters = {**filters, "keyset_value": cursor.value, "keyset_id": cursor.row_id}
             statement = self._backward if cursor.backward else self._forward
         found = await statement.fetch(session, parameters, limit=query.limit + 1)
-        rows = list(map(self._to_row, found))
+        rows = self._to_rows(found)
         items, next_page, prev_page = self._to_page(rows, query.limit, cursor, list_id)
         newest = self._newest_possible(rows, query.limit, cursor)
         is_settled = bool(found and newest and found[0][-1] - newest > query.max_transaction)

@@ -35,7 +35,7 @@ class RowQuery(Generic[RowT]):
     """
 
     def __init__(self, columns: Columns[RowT], statement: Select[Any]) -> None:
-        self._to_row = columns.to_row
+        self._to_rows = columns.to_rows
         self._query = CompiledQuery(columns.select(statement))
 
     async def all(
@@ -43,12 +43,12 @@ class RowQuery(Generic[RowT]):
     ) -> list[RowT]:
         """Return all rows, or the first ones."""
         found = await self._query.fetch(session, parameters, limit=limit)
-        return list(map(self._to_row, found))
+        return self._to_rows(found)
 
     async def first(self, session: AsyncSession, **parameters: object) -> RowT | None:
         """Return the first row, or None without one."""
         found = await self._query.fetch(session, parameters)
-        return self._to_row(found[0]) if found else None
+        return self._to_rows(found[:1])[0] if found else None
 
 
 class CompiledQuery:

@@ -507,9 +507,9 @@ async def test_a_condition_may_name_the_table_of_an_inner_row(
 
 def test_a_row_shows_its_id_alone() -> None:
     """Errors of responses quote the row, and are logged."""
-    shelf = SHELF.to_row([7, "a private text"])
+    shelf = SHELF.to_rows([[7, "a private text"]])[0]
     assert repr(shelf) == "ShelfRow(id=7)"
-    assert repr(PLACED.to_row([3, *shelf])) == "PlacedRow(id=3)"
+    assert repr(PLACED.to_rows([[3, *shelf]])[0]) == "PlacedRow(id=3)"
 
 
 def test_columns_are_named_as_their_fields() -> None:

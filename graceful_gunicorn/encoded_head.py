@@ -27,6 +27,7 @@ ENCODED_HEAD = "graceful_gunicorn.encoded_head"  # the key of the message
 NOT_MODIFIED = 304  # has no body, whatever its headers say
 # They decide where the response ends, and whether the connection ends with it.
 FRAMING = frozenset((b"content-length", b"transfer-encoding", b"connection"))
+INVALID_IN_VALUES = b"".join(HEADER_VALUE_RE.findall(bytes(range(256))))
 
 
 class EncodedHead(NamedTuple):
@@ -121,23 +122,23 @@ class _Sender:
 
 def encode_lines(headers: Sequence[tuple[bytes, bytes]]) -> bytes | None:
     """Return the lines of headers, or None if one is not valid or is one of FRAMING."""
-    # One search in all values is several times faster than one in each.
-    if HEADER_VALUE_RE.search(b"".join([value for _, value in headers])):
+    template = _template_of(tuple([name for name, _ in headers]))
+    values = tuple([value for _, value in headers])
+    if template is None:
         return None
-    lines: list[bytes] = []
-    for name, value in headers:
-        start = line_start(name)
-        if start is None:
-            return None
-        lines += (start, value, b"\r\n")
-    return b"".join(lines)
+    joined = b"".join(values)
+    # Deleting bytes from all values at once takes a tenth of the time of a search.
+    is_valid = len(joined) == len(joined.translate(None, INVALID_IN_VALUES))
+    return template % values if is_valid else None
 
 
 @lru_cache(maxsize=256)
-def line_start(name: bytes) -> bytes | None:
-    """Return what a line begins with, or None for a name that is not valid or is of FRAMING."""
-    name = name.lower()
-    return None if name in FRAMING or HEADER_RE.search(name) else name + b": "
+def _template_of(names: tuple[bytes, ...]) -> bytes | None:
+    """Return lines with `%b` for each value, or None if a name is not valid or is of FRAMING."""
+    names = tuple([name.lower() for name in names])
+    if any(name in FRAMING or HEADER_RE.search(name) for name in names):
+        return None
+    return b"".join([name.replace(b"%", b"%%") + b": %b\r\n" for name in names])
 
 
 @lru_cache(maxsize=1_000)

@@ -14,7 +14,7 @@ SPANS = {
     "look_up": ("cache look-up", "cache.hit"),
     "is_valid": ("cache validation", "cache.hit"),
     "fill": ("cache fill", "cache.stored"),
-    "invalidate": ("cache invalidation", ""),
+    "invalidate_together": ("cache invalidation", ""),
 }
 
 

@@ -8,7 +8,7 @@ commit, or Valkey is unreachable, the relays (relay.py) find the tags there and 
 invalidation until it succeeds. Repeating an invalidation is harmless.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from sqlalchemy.ext.asyncio import AsyncSession
 
@@ -16,11 +16,11 @@ from coherent_cache.cache_metrics import INVALIDATIONS
 from coherent_cache.memory import Memory
 from coherent_cache.outbox import INSERT, FetchIn, fetch_in
 from coherent_cache.store import CACHE_ERRORS, Store
+from coherent_cache.together import TAGS_PER_COMMAND
 from coherent_cache.trust import Trust
 
 # Keys of `session.info`.
 SHOWN, INVALIDATED, ROW = "cache.shown", "cache.invalidated", "cache.outbox_id"
-TAGS_PER_COMMAND = 500
 
 
 def shows(session: AsyncSession, *tags: str) -> None:
@@ -91,7 +91,8 @@ class Invalidation:
         """Invalidate the tags at Valkey and in memory. After a failure, the relays repeat it."""
         if tags := tags_to_invalidate(session):
             try:
-                await self.invalidate(tags)
+                for part in _parts(tags):
+                    await self._store.invalidate_together(part)
                 INVALIDATIONS.labels("done").inc()
                 self.completed_ids.append(session.info[ROW])
             except CACHE_ERRORS as error:
@@ -101,6 +102,14 @@ class Invalidation:
                 self._memory.invalidate(tags)
 
     async def invalidate(self, tags: Sequence[str]) -> None:
-        """Invalidate every entry at Valkey that has one of `tags`."""
-        for at in range(0, len(tags), TAGS_PER_COMMAND):
-            await self._store.invalidate(tags[at : at + TAGS_PER_COMMAND])
+        """Invalidate every entry at Valkey that has one of `tags`, in commands of their own.
+
+        The relay has them from the table. A bad row must not fail the commands of transactions.
+        """
+        for part in _parts(tags):
+            await self._store.invalidate(part)
+
+
+def _parts(tags: Sequence[str]) -> Iterator[Sequence[str]]:
+    for at in range(0, len(tags), TAGS_PER_COMMAND):
+        yield tags[at : at + TAGS_PER_COMMAND]

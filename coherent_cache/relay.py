@@ -15,9 +15,10 @@ from redis.exceptions import ResponseError
 
 from coherent_cache.cache_metrics import RELAYED
 from coherent_cache.config import CacheConfig
-from coherent_cache.invalidation import TAGS_PER_COMMAND, Invalidation
+from coherent_cache.invalidation import Invalidation
 from coherent_cache.outbox import INFINITE_AGE, Change, Outbox, Poll
 from coherent_cache.store import CACHE_ERRORS, Store
+from coherent_cache.together import TAGS_PER_COMMAND
 from coherent_cache.trust import REFUSED, Trust
 
 logger = logging.getLogger(__name__)

@@ -21,6 +21,7 @@ from coherent_cache._tasks import detached
 from coherent_cache.breaker import Breaker
 from coherent_cache.config import CacheConfig
 from coherent_cache.entry import FILL_ID, HEADER, SCHEMA, TOKEN_BYTES, Entry, decode_entry
+from coherent_cache.together import SentTogether
 
 # RedisClusterException is not a RedisError. A cluster raises it for a slot that no node covers.
 CACHE_ERRORS = (RedisError, RedisClusterException, OSError, TimeoutError)
@@ -78,6 +79,7 @@ class Store:
         )
         self._queue: list[tuple[Keys, asyncio.Future[Values]]] = []
         self._sender: asyncio.Task[None] | None = None
+        self._together = SentTogether(lambda tags: self.invalidate(tags))
 
     async def look_up(self, key: str) -> Entry | Miss:
         """Return the entry if it is valid. Needs one round trip if its tags are known, else two."""
@@ -144,6 +146,13 @@ class Store:
     async def invalidate(self, tags: Sequence[str]) -> None:
         """Invalidate every entry that has one of `tags`, and notify all workers. Safe to repeat."""
         await self._execute(self._invalidate_command(tags))
+
+    async def invalidate_together(self, tags: Sequence[str]) -> None:
+        """Invalidate tags by a command that begins after this call, and may have those of others.
+
+        At most one such command is in flight.
+        """
+        await self._together.send(tags)
 
     async def probe(self) -> None:
         """Test whether Valkey accepts writes. Raises what `invalidate` would raise."""

@@ -8,14 +8,46 @@ import sqlalchemy as sa
 from sqlalchemy.exc import IntegrityError
 
 from coherent_cache import Entry, invalidate, shows
-from coherent_cache.invalidation import TAGS_PER_COMMAND
 from coherent_cache.store import Store
+from coherent_cache.together import TAGS_PER_COMMAND
 from tests.coherent_cache.service import Service
 from tests.coherent_cache.worker import Proxy, eventually
 
 
 class Crash(BaseException):
     """Stands for the end of the process."""
+
+
+class SlowCommands:
+    """Invalidations that wait for `may_begin`. Their tags, as callers asked and as were sent."""
+
+    def __init__(self) -> None:
+        self.asked: list[Sequence[str]] = []
+        self.sent: list[Sequence[str]] = []
+        self.may_begin = asyncio.Event()
+
+
+@pytest.fixture
+def commands(monkeypatch: pytest.MonkeyPatch) -> SlowCommands:
+    commands, ask, send = SlowCommands(), Store.invalidate_together, Store.invalidate
+
+    async def note_and_ask(store: Store, tags: Sequence[str]) -> None:
+        commands.asked.append(tags)
+        await ask(store, tags)
+
+    async def send_later(store: Store, tags: Sequence[str]) -> None:
+        commands.sent.append(tags)
+        await commands.may_begin.wait()
+        await send(store, tags)
+
+    monkeypatch.setattr(Store, "invalidate_together", note_and_ask)
+    monkeypatch.setattr(Store, "invalidate", send_later)
+    return commands
+
+
+async def change(service: Service, tag: str) -> None:
+    async with service.transaction() as session:
+        invalidate(session, tag)
 
 
 async def test_committed_change_is_invalidated_when_the_transaction_ends(
@@ -126,6 +158,56 @@ async def test_change_of_a_writer_that_crashes_after_its_commit_is_relayed(
     await service.relay.run_once()
     assert not await service.is_valid()
     assert not await service.waiting()
+
+
+async def test_transactions_that_end_together_share_a_command(
+    service: Service, commands: SlowCommands
+) -> None:
+    """The first command is on its way while the others end. They share the second one."""
+    tags = [f"tag:{number}" for number in range(5)]
+    for tag in tags:
+        await service.remember(tag, key=tag)
+    tasks = [asyncio.create_task(change(service, tags[0]))]
+    await eventually(lambda: len(commands.sent) == 1)
+    tasks += [asyncio.create_task(change(service, tag)) for tag in tags[1:]]
+    await eventually(lambda: len(commands.asked) == 5)
+    assert not any(task.done() for task in tasks)
+    commands.may_begin.set()
+    await asyncio.gather(*tasks)
+    assert commands.sent == [tags[:1], tags[1:]]
+    assert not [tag for tag in tags if await service.is_valid(tag)]
+    assert len(service.cache.invalidation.completed_ids) == 5
+
+
+async def test_transaction_that_is_cancelled_cancels_no_command_of_others(
+    service: Service, commands: SlowCommands
+) -> None:
+    await service.remember("third")
+    tasks = [asyncio.create_task(change(service, "first"))]
+    await eventually(lambda: len(commands.sent) == 1)
+    tasks += [asyncio.create_task(change(service, tag)) for tag in ("second", "third")]
+    await eventually(lambda: len(commands.asked) == 3)
+    tasks[1].cancel()
+    await asyncio.wait({tasks[1]})
+    commands.may_begin.set()
+    await asyncio.gather(tasks[0], tasks[2])
+    assert not await service.is_valid()
+    assert len(service.cache.invalidation.completed_ids) == 2
+
+
+async def test_bad_row_of_the_relay_fails_no_transaction(
+    service: Service, commands: SlowCommands
+) -> None:
+    await service.remember("tag")
+    await service.leave_behind("good", None)
+    relaying = asyncio.create_task(service.relay.run_once())
+    await eventually(lambda: len(commands.sent) == 1)
+    changing = asyncio.create_task(change(service, "tag"))
+    await eventually(lambda: len(commands.asked) == 1)
+    commands.may_begin.set()
+    await asyncio.gather(relaying, changing)
+    assert not await service.is_valid()
+    assert len(service.cache.invalidation.completed_ids) == 1
 
 
 async def test_writer_without_valkey_invalidates_its_own_memory(

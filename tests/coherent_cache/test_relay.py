@@ -13,10 +13,10 @@ from redis.exceptions import ConnectionError as ConnectionLost
 from coherent_cache import CacheConfig, Entry, invalidate
 from coherent_cache import relay as relay_module
 from coherent_cache import trust as trust_module
-from coherent_cache.invalidation import TAGS_PER_COMMAND
 from coherent_cache.outbox import Outbox, Poll
 from coherent_cache.relay import EXPIRY_MARGIN_SECONDS, Relay
 from coherent_cache.store import Store
+from coherent_cache.together import TAGS_PER_COMMAND
 from tests.coherent_cache.harness import Clock
 from tests.coherent_cache.service import DatabaseAway, Service, open_service
 from tests.coherent_cache.valkey_user import ValkeyUser

@@ -1,6 +1,7 @@
 """The headers RateLimit and RateLimit-Policy, as in draft-ietf-httpapi-ratelimit-headers-11."""
 
 from collections.abc import Sequence
+from functools import lru_cache
 
 from app.infra.observability.request_context import request_context
 from app.infra.rate_limits.limit import MICROSECONDS, Count
@@ -11,15 +12,17 @@ def announce(counts: Sequence[Count]) -> None:
     current = request_context.get()
     if current is None or not counts:
         return
-    policies, states = [], []
+    states = []
     for rule, remaining, reset, wait in counts:
         until = to_seconds(wait or reset)  # with Retry-After, both mean the same time
-        policies.append(rule.policy)
         states.append(f'"{rule.name}";r={remaining};t={until}')
-    current.headers = (
-        (b"ratelimit-policy", ", ".join(policies).encode()),
-        (b"ratelimit", ", ".join(states).encode()),
-    )
+    policies = _policy_header(tuple([counted.rule.policy for counted in counts]))
+    current.headers = (policies, (b"ratelimit", ", ".join(states).encode()))
+
+
+@lru_cache(maxsize=256)
+def _policy_header(policies: tuple[str, ...]) -> tuple[bytes, bytes]:
+    return b"ratelimit-policy", ", ".join(policies).encode()
 
 
 def to_seconds(microseconds: int) -> int:

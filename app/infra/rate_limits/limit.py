@@ -28,7 +28,8 @@ class By(Enum):
     ACCOUNT = auto()
 
 
-@dataclass(frozen=True, slots=True)
+# Compared by identity, because each request looks its limits up in a cache.
+@dataclass(frozen=True, slots=True, eq=False)
 class Limit:
     """At most `quota` requests at once, and as many again evenly over `seconds`.
 
@@ -53,9 +54,6 @@ class Limit:
                 f"The rate limit {self.name!r} has to allow at least one request, in at least one "
                 "second, and at most a million requests in a second."
             )
-
-    def __hash__(self) -> int:
-        return hash(self.name)  # much faster than a hash of all fields, and names are unique
 
 
 class Pace(NamedTuple):

@@ -28,9 +28,10 @@ class LocalLimits:
         now, until = time.monotonic_ns() // 1_000, self._until
         accepted, aheads = True, []
         for rule, key in charges:
+            interval, window = rule.local
             ahead = max(until.get(key, 0) - now, 0)
             aheads.append(ahead)
-            if ahead + rule.local.interval > rule.local.window:
+            if ahead + interval > window:
                 accepted = False
         counts = []
         for (rule, key), ahead in zip(charges, aheads, strict=True):

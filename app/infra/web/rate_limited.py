@@ -1,6 +1,7 @@
 """Declares how often a client may call a route."""
 
 from collections.abc import Callable, Iterable
+from dataclasses import astuple
 from itertools import chain
 from typing import TypeVar
 
@@ -46,7 +47,7 @@ def limits_by_name(declared: Iterable[Limits]) -> dict[str, Limit]:
     """
     found: dict[str, Limit] = {}
     for limit in chain((ADDRESS, READS, WRITES), *declared):
-        if found.setdefault(limit.name, limit) != limit:
+        if astuple(found.setdefault(limit.name, limit)) != astuple(limit):
             raise TypeError(
                 f"Two rate limits have the name {limit.name!r}. Declare it once and import it for "
                 "the other routes, or give one of them another name."

@@ -16,6 +16,7 @@ class RequestContext:
     client: str | None = None  # the IP address, as reported by trusted proxies
     status: int = 500  # until a response starts
     has_started: bool = False  # whether the response has started
+    is_complete: bool = False  # whether all of the response was sent
     deadline: float | None = None  # by the clock of the event loop, until the response starts
     may_retry: bool = False  # True during the first attempt, until it commits
     has_place: bool = False  # whether it is a stream that another limit than LIMITS_STREAMS counts

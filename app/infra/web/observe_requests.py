@@ -58,6 +58,8 @@ class ObservationMiddleware:
                     headers.append(PRIVATE_NO_STORE)
                 for header in self._headers:
                     headers.append(header(current))  # noqa: PERF401 - a comprehension is one more call
+            elif message["type"] == "http.response.body":
+                current.is_complete = not message.get("more_body")
             return send(message)
 
         try:

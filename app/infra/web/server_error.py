@@ -7,13 +7,12 @@ client that the response is incomplete.
 
 import asyncio
 import logging
-from collections.abc import Awaitable
 
 from starlette.requests import ClientDisconnect
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.errors import Unavailable
-from app.infra.observability.request_context import request_context
+from app.infra.observability.request_context import RequestContext, request_context
 from app.infra.web.problems import problem_of, unexpected_error
 
 logger = logging.getLogger(__name__)
@@ -48,7 +47,7 @@ logging.getLogger("uvicorn.error").addFilter(_is_fault)
 
 
 class UnhandledErrorMiddleware:
-    """Stands inside the middleware that counts and logs requests, so that errors are seen there."""
+    """Stands inside `ObservationMiddleware`, which counts and logs requests, errors included."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -57,32 +56,25 @@ class UnhandledErrorMiddleware:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        has_started = is_complete = False
-
-        def send_and_watch(message: Message) -> Awaitable[None]:
-            nonlocal has_started, is_complete
-            has_started = True
-            is_complete = message["type"] == "http.response.body" and not message.get("more_body")
-            return send(message)
-
         try:
-            await self.app(scope, receive, send_and_watch)
-        except ClientDisconnect:
-            _set_status(CLIENT_CLOSED_REQUEST)  # while its body was read: there is no one to answer
+            await self.app(scope, receive, send)
+        except ClientDisconnect:  # while its body was read: there is no one to answer
+            _response().status = CLIENT_CLOSED_REQUEST
         except ResponseCutOff as cut:
             _record_cut(cut)
             raise
         except asyncio.CancelledError:  # the graceful timeout of the server is over
-            if not has_started:
+            if not _response().has_started:
                 error = Unavailable("The server is shutting down.")
                 await problem_of(scope, error)(scope, receive, send)
             raise
         except Exception:
             logger.exception("Unhandled exception")
-            if is_complete:  # Starlette answers, and then raises the exception again
+            response = _response()
+            if response.is_complete:  # Starlette answers, and then raises the exception again
                 return
-            if has_started:
-                _set_status(500)  # for logs and metrics, whatever status was sent
+            if response.has_started:
+                response.status = 500  # for logs and metrics, whatever status was sent
                 raise
             await unexpected_error(scope)(scope, receive, send)
 
@@ -90,9 +82,11 @@ class UnhandledErrorMiddleware:
 def _record_cut(cut: ResponseCutOff) -> None:
     if cut.args:
         logger.warning("A response was cut off: %s", cut)
-    _set_status(cut.status)
+    _response().status = cut.status
 
 
-def _set_status(status: int) -> None:
-    if (current := request_context.get()) is not None:
-        current.status = status
+def _response() -> RequestContext:
+    """Return what `ObservationMiddleware` has seen of the response."""
+    current = request_context.get()
+    assert current is not None
+    return current

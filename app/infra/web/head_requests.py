@@ -1,5 +1,7 @@
 """Answers HEAD on every GET route: the same headers, without the body (RFC 9110, §9.3.2)."""
 
+from collections.abc import Awaitable
+
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from app.infra.observability.request_context import request_context
@@ -11,10 +13,9 @@ class HeadRequestMiddleware:
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         if scope["type"] != "http" or scope["method"] != "HEAD":
-            await self.app(scope, receive, send)
-            return
+            return self.app(scope, receive, send)
 
         async def send_without_body(message: Message) -> None:
             scope["method"] = "HEAD"  # so that the server does not expect a body
@@ -23,7 +24,7 @@ class HeadRequestMiddleware:
             await send(message)
 
         scope["method"] = "GET"
-        await self.app(scope, receive, send_without_body)
+        return self.app(scope, receive, send_without_body)
 
 
 def is_head_request() -> bool:

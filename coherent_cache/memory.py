@@ -33,7 +33,7 @@ class Memory:
 
     def get(self, key: str) -> Entry | None:
         """Return the entry, if memory holds it and it is fresh."""
-        entry = self.get_copy(key)
+        entry = self._entries.get(key)
         if entry is None or entry.validated_at + self._ttl_seconds <= time.monotonic():
             return None
         return entry

@@ -81,10 +81,11 @@ class ResponseCacheMiddleware:
         # If the URL is the cache key, routing is skipped.
         key = f"{scope['path']}?{scope['query_string'].decode('latin-1')}"
         if not conditions.skips_memory and (entry := reader.get_from_memory(key)) is not None:
-            if refusal := count_hit(_limits_of(entry, scope), scope):
+            route = decode(entry).route
+            if refusal := count_hit(route_table_of(scope).limits_of_cacheable(route), scope):
                 await refuse(refusal, scope, receive, send)
                 return
-            _record(decode(entry).route, Source.MEMORY)
+            _record(route, Source.MEMORY)
             await send_entry(entry, Source.MEMORY, conditions, send)
         elif (copy := reader.get_copy(key)) is not None:
             await self._read(request, key, _limits_of(copy, scope), reader)

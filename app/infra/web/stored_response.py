@@ -225,7 +225,8 @@ async def send_stored(
     # A new list, to which the outer middleware adds.
     headers = [*head.headers, VARY, X_CACHE[source], *extra]
     start = {"type": "http.response.start", "status": head.status, "headers": headers}
-    await send({**start, ENCODED_HEAD: head})
+    start[ENCODED_HEAD] = head
+    await send(start)
     await send({"type": "http.response.body", "body": body})
 
 

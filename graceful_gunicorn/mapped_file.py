@@ -12,7 +12,9 @@ nothing else fails.
 import errno
 import logging
 import os
+from functools import partial
 from io import FileIO
+from operator import getitem
 from pathlib import Path
 
 from prometheus_client import values
@@ -117,7 +119,7 @@ def use_preallocated_files() -> None:
     """
     if FOLDER in os.environ:
         values.MmapedDict = MappedFile  # type: ignore[attr-defined, assignment]
-        values.ValueClass = values.MultiProcessValue(lambda: _process["name"])
+        values.ValueClass = values.MultiProcessValue(partial(getitem, _process, "name"))
 
 
 def name_process(name: str) -> None:

@@ -26,19 +26,14 @@ class LocalLimits:
     def take(self, charges: Sequence[Charge]) -> list[Count]:
         """Count a request, or nothing of it if one of the limits refuses it."""
         now, until = time.monotonic_ns() // 1_000, self._until
-        accepted, aheads = True, []
-        for rule, key in charges:
-            interval, window = rule.local
-            ahead = max(until.get(key, 0) - now, 0)
-            aheads.append(ahead)
-            if ahead + interval > window:
-                accepted = False
         counts = []
-        for (rule, key), ahead in zip(charges, aheads, strict=True):
-            if accepted:
-                ahead += rule.local.interval
-                self._store(key, now + ahead)
-            counts.append(count(rule, rule.local, ahead, accepted=accepted))
+        for rule, key in charges:
+            ahead = max(until.get(key, 0) - now, 0)
+            if ahead + rule.local.interval > rule.local.window:
+                return self._refuse(charges, now)
+            counts.append(count(rule, rule.local, ahead + rule.local.interval, accepted=True))
+        for (_, key), counted in zip(charges, counts, strict=True):
+            self._store(key, now + counted.reset)
         return counts
 
     def note(self, charges: Sequence[Charge]) -> None:
@@ -57,6 +52,12 @@ class LocalLimits:
             self._until[charge.key] = until
         else:
             del self._until[charge.key]
+
+    def _refuse(self, charges: Sequence[Charge], now: int) -> list[Count]:
+        return [
+            count(rule, rule.local, max(self._until.get(key, 0) - now, 0), accepted=False)
+            for rule, key in charges
+        ]
 
     def _store(self, key: str, until: int) -> None:
         self._until[key] = until

@@ -73,10 +73,9 @@ class ResponseCacheMiddleware:
             await self.app(scope, receive, send)
             return
         conditions = read_cache_headers(scope)
-        request = _Request(scope, receive, send, conditions)
         reader: Reader | NoCache = scope["app"].state.cache_reader
         if isinstance(reader, NoCache) or conditions.bypasses_cache:
-            await self._route(request, None)
+            await self._route(_Request(scope, receive, send, conditions), None)
             return
         # If the URL is the cache key, routing is skipped.
         key = f"{scope['path']}?{scope['query_string'].decode('latin-1')}"
@@ -87,7 +86,9 @@ class ResponseCacheMiddleware:
                 return
             _record(route, Source.MEMORY)
             await send_entry(entry, Source.MEMORY, conditions, send)
-        elif (copy := reader.get_copy(key)) is not None:
+            return
+        request = _Request(scope, receive, send, conditions)
+        if (copy := reader.get_copy(key)) is not None:
             await self._read(request, key, _limits_of(copy, scope), reader)
         else:
             await self._route(request, reader)

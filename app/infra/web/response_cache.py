@@ -7,6 +7,7 @@ into the answers of others. A response that must not be stored (RFC 9111 §3) is
 
 import asyncio
 import logging
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -154,12 +155,13 @@ class ResponseCacheMiddleware:
             if first is not None:
                 first.merge(own)
         route, tags = _cacheable_route(asking), tuple(sorted(own.shown_tags))
-        if not response.may_be_stored or not tags:
-            _log_refusal(route, response)
+        value = await encode(response, route) if response.may_be_stored and tags else None
+        if value is None:
+            _log_refusal(route, response, tags)
             raise UncacheableResponse(response)
         is_found = response.status == 200
         ttl = self._settings.ttl_seconds if is_found else self._settings.missing_ttl_seconds
-        return Entry(key, tags, await encode(response, route), ttl)
+        return Entry(key, tags, value, ttl)
 
     async def _bypass(self, request: _Request, route: KnownRoute, began: float) -> None:
         """Answer from the route itself, with the validators and the variants of a cached answer."""
@@ -178,12 +180,13 @@ class ResponseCacheMiddleware:
                 await send_captured(response, Source.BYPASS, request.send)
             raise
         _record(route.template, Source.BYPASS)
-        if response.status != 200 or not response.may_be_stored:
+        conditions, prepared = request.conditions, None
+        if response.status == 200 and response.may_be_stored:
+            prepared = await prepare(response, route, compress=conditions.accepts_gzip)
+        if prepared is None:
             await send_captured(response, Source.BYPASS, request.send)
-            return
-        conditions = request.conditions
-        prepared = await prepare(response, route, compress=conditions.accepts_gzip)
-        await send_stored(prepared, Source.BYPASS, conditions, request.send)
+        else:
+            await send_stored(prepared, Source.BYPASS, conditions, request.send)
 
 
 def _now() -> float:
@@ -206,12 +209,13 @@ def _record(template: str | None, source: Source) -> None:
         current.route, current.cache = template, source
 
 
-def _log_refusal(route: KnownRoute, response: CapturedResponse) -> None:
+def _log_refusal(route: KnownRoute, response: CapturedResponse, tags: Sequence[str]) -> None:
     if response.is_problem:
         return
     reason = f"its status is {response.status}"
     if response.status == 200:
-        reason = response.obstacle or "its service passed no tag to shows()"
+        missing = "" if tags else "its service passed no tag to shows()"
+        reason = response.obstacle or missing or "one of its headers is not valid"
     logger.error("GET %s is cacheable, but cannot be cached: %s", route.template, reason)
 
 

@@ -34,8 +34,7 @@ LAYOUT = struct.Struct(">HHIII")
 GZIP = (b"content-encoding", b"gzip")
 # Set by the middleware, or specific to one connection.
 NEVER_STORED = (b"set-cookie", b"vary", b"content-range", b"content-encoding")
-FRAMING = (b"content-length", b"connection")
-REPLACED = (*FRAMING, b"cache-control", b"etag", b"vary")
+REPLACED = (b"content-length", b"connection", b"cache-control", b"etag", b"vary")
 VARY = (b"vary", b"accept-encoding")  # not in the encoded heads, because CORS changes it
 X_CACHE = {source: (b"x-cache", source.value.encode()) for source in Source}
 
@@ -64,7 +63,7 @@ class CapturedResponse:
     def may_be_stored(self) -> bool:
         """Whether a shared cache may store it (RFC 9111 §3), and it is complete."""
         if self.status == 404:
-            return self.is_complete and self.is_problem and self._has_valid_headers
+            return self.is_complete and self.is_problem
         return self.status == 200 and not self.obstacle
 
     @property
@@ -78,12 +77,7 @@ class CapturedResponse:
         found = [name.decode() for name, _ in self.headers if name in NEVER_STORED]
         if found:
             return f"it has the header {', '.join(found)}"
-        return "" if self._has_valid_headers else "one of its headers is not valid"
-
-    @property
-    def _has_valid_headers(self) -> bool:
-        kept = [header for header in self.headers if header[0] not in FRAMING]
-        return encode_head(self.status, [*kept, (b"content-length", b"0")]) is not None
+        return ""
 
     @property
     def is_problem(self) -> bool:
@@ -132,9 +126,12 @@ class StoredResponse(NamedTuple):
     compressed: Variant | None
 
 
-async def encode(response: CapturedResponse, route: KnownRoute) -> bytes:
-    """Return the value of a cache entry."""
-    status, template, plain, small = await prepare(response, route, compress=True)
+async def encode(response: CapturedResponse, route: KnownRoute) -> bytes | None:
+    """Return the value of a cache entry, or None if one of the headers is not valid."""
+    prepared = await prepare(response, route, compress=True)
+    if prepared is None:
+        return None
+    status, template, plain, small = prepared
     name, small = template.encode(), small or Variant(b"", b"")
     parts = (name, plain.head_content, plain.body, small.head_content, small.body)
     return b"".join((LAYOUT.pack(status, *map(len, parts[:-1])), *parts))
@@ -142,16 +139,19 @@ async def encode(response: CapturedResponse, route: KnownRoute) -> bytes:
 
 async def prepare(
     response: CapturedResponse, route: KnownRoute, *, compress: bool
-) -> StoredResponse:
-    """Return a response that may be stored as the cache would send it, without storing it."""
+) -> StoredResponse | None:
+    """Return a response as the cache would send it, or None if one of its headers is not valid."""
     assert route.cache_policy is not None
     status, template, body = response.status, route.template or "", response.body
     headers = _kept(response)
     if status != 200:  # its body contains a request id: no fixed length, no ETag
-        return StoredResponse(status, template, _variant(status, headers, body, []), None)
+        plain = _variant(status, headers, body, [])
+        return None if plain is None else StoredResponse(status, template, plain, None)
     etag, control = _etag_of(response), route.cache_policy.cache_control.encode()
     common = [(b"cache-control", control)]
     plain, small = _variant(200, headers, body, [*common, (b"etag", etag)]), None
+    if plain is None:
+        return None
     if compress and (compressed := await _compress(body)):
         etag = etag[:-1] + b'-gzip"'
         small = _variant(200, [*headers, GZIP], compressed, [*common, (b"etag", etag)])
@@ -179,10 +179,10 @@ def _decode(value: bytes) -> StoredResponse:
     return StoredResponse(status, template, plain, small)
 
 
-def _variant(status: int, headers: Headers, body: bytes, common: Headers) -> Variant:
+def _variant(status: int, headers: Headers, body: bytes, common: Headers) -> Variant | None:
+    """Return None if one of the headers is not valid."""
     head = encode_head(status, [*headers, (b"content-length", b"%d" % len(body)), *common])
-    assert head is not None  # or it may not be stored
-    return Variant(head.content, body)
+    return None if head is None else Variant(head.content, body, head)
 
 
 def _etag_of(response: CapturedResponse) -> bytes:

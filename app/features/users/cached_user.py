@@ -18,8 +18,7 @@ def cache_key(user_id: int) -> str:
 async def load_entry(resources: ProcessResources, user_id: int) -> Entry:
     """Read the user from the database. The entry may also say that the user does not exist."""
     settings = resources.settings[CacheSettings]
-    async with resources.database.read() as session:
-        caller = await queries.read_caller(session, user_id)
+    caller = await queries.read_caller(resources.database, user_id)
     fields = None if caller is None else caller._asdict()
     ttl = settings.missing_ttl_seconds if caller is None else settings.ttl_seconds
     return Entry(cache_key(user_id), (tags.user(user_id),), orjson.dumps(fields), ttl)

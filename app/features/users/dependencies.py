@@ -58,11 +58,10 @@ async def _find_caller(resources: ProcessResources, user_id: int) -> CallerRow |
 async def _find_account(resources: ProcessResources, user_id: int) -> UserRow | None:
     """Return the caller from the database, with email and credentials.
 
-    This session is closed, and its connection returned, before the session of the route takes one.
-    So no request needs two connections at once.
+    The connection is returned before the session of the route takes one. So no request needs two
+    connections at once.
     """
-    async with resources.database.read() as session:
-        return await queries.read_account(session, user_id)
+    return await queries.read_account(resources.database, user_id)
 
 
 def _require_valid(user: UserT | None, token: AccessToken) -> UserT:

@@ -13,7 +13,7 @@ from app.features.users.models import (
     UserRow,
 )
 from app.infra.database.base import Base
-from app.infra.database.row_query import RowQuery
+from app.infra.database.row_query import RowQuery, Source
 from app.infra.database.rows import Columns
 from app.infra.storage.stored_objects import StoredObject, release
 
@@ -46,14 +46,14 @@ def author_of(caller: CallerRow) -> AuthorRow:
     return AuthorRow(caller.id, caller.name, caller.avatar_url)
 
 
-async def read_caller(session: AsyncSession, user_id: int) -> CallerRow | None:
+async def read_caller(source: Source, user_id: int) -> CallerRow | None:
     """Return the user with this id, even if deleted, to do what only this user may do."""
-    return await CALLER_BY_ID.first(session, user_id=user_id)
+    return await CALLER_BY_ID.first(source, user_id=user_id)
 
 
-async def read_account(session: AsyncSession, user_id: int) -> UserRow | None:
+async def read_account(source: Source, user_id: int) -> UserRow | None:
     """Return the account with this id, even if deleted."""
-    return await USER_BY_ID.first(session, user_id=user_id)
+    return await USER_BY_ID.first(source, user_id=user_id)
 
 
 async def get_public_user(session: AsyncSession, user_id: int) -> PublicUserRow | None:

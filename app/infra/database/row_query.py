@@ -11,18 +11,21 @@ from typing import Any, Generic
 from sqlalchemy import Dialect, Select, literal_column
 from sqlalchemy.dialects.postgresql.asyncpg import dialect
 from sqlalchemy.exc import InvalidRequestError
-from sqlalchemy.ext.asyncio import AsyncSession
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 from sqlalchemy.sql.dml import ReturningInsert
 from sqlalchemy.types import TypeEngine
 
 from app.infra.database.driver import fetch
 from app.infra.database.rows import Columns, RowT
-from app.infra.database.sessions import idle_read_engine
+from app.infra.database.sessions import Database, idle_read_engine
 
 # With the module of the driver, which converters of some types need.
 DIALECT: Dialect = dialect(dbapi=dialect.import_dbapi())  # type: ignore[no-untyped-call]
 NUMERIC, DOUBLE_PRECISION = 1700, 701  # the OIDs of types of PostgreSQL
 
+# A query that is sent to a database has a connection and a snapshot of its own. A session for one
+# query would take longer.
+Source = AsyncSession | Database
 Values = Sequence[Any]
 Converter = Callable[[Any], Any]
 
@@ -39,15 +42,15 @@ class RowQuery(Generic[RowT]):
         self._query = CompiledQuery(columns.select(statement))
 
     async def all(
-        self, session: AsyncSession, *, limit: int | None = None, **parameters: object
+        self, source: Source, *, limit: int | None = None, **parameters: object
     ) -> list[RowT]:
         """Return all rows, or the first ones."""
-        found = await self._query.fetch(session, parameters, limit=limit)
+        found = await self._query.fetch(source, parameters, limit=limit)
         return self._to_rows(found)
 
-    async def first(self, session: AsyncSession, **parameters: object) -> RowT | None:
+    async def first(self, source: Source, **parameters: object) -> RowT | None:
         """Return the first row, or None without one."""
-        found = await self._query.fetch(session, parameters)
+        found = await self._query.fetch(source, parameters)
         return self._to_rows(found[:1])[0] if found else None
 
 
@@ -59,7 +62,7 @@ class CompiledQuery:
         self._limited: dict[int, CompiledQuery] = {}
 
     async def fetch(
-        self, session: AsyncSession, parameters: Mapping[str, Any], *, limit: int | None = None
+        self, source: Source, parameters: Mapping[str, Any], *, limit: int | None = None
     ) -> Sequence[Values]:
         """Return the values of each row. The caller bounds how many values `limit` may have.
 
@@ -68,11 +71,16 @@ class CompiledQuery:
         """
         query = self if limit is None else self._with_limit(limit)
         sql = query.sql
+        if isinstance(source, Database):
+            if sql.is_fixed:
+                return await sql.fetch(source.read_engine, parameters)
+            async with source.read() as session:
+                return await query.fetch(session, parameters)
         if sql.is_fixed:
-            with idle_read_engine(session) as engine:
+            with idle_read_engine(source) as engine:
                 if engine is not None:
-                    return sql.rows(await fetch(engine, sql.text, *sql.values(parameters)))
-        found: Sequence[Values] = (await session.execute(query.statement, parameters)).all()
+                    return await sql.fetch(engine, parameters)
+        found: Sequence[Values] = (await source.execute(query.statement, parameters)).all()
         return found
 
     def _with_limit(self, limit: int) -> "CompiledQuery":
@@ -107,6 +115,10 @@ class FixedSql:
         ]
         results = [_result_processor(column.type) for column in statement.exported_columns]
         self._results = results if any(results) else None
+
+    async def fetch(self, engine: AsyncEngine, parameters: Mapping[str, Any]) -> Sequence[Values]:
+        """Run the statement outside a transaction, and return its rows."""
+        return self.rows(await fetch(engine, self.text, *self.values(parameters)))
 
     def values(self, parameters: Mapping[str, Any]) -> Values:
         """Return the values of the parameters of the SQL, in its order."""

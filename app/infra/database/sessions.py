@@ -116,8 +116,9 @@ class Database:
         self.engine = engine
         self._hooks = hooks
         # With AUTOCOMMIT a statement is one round trip: there is no BEGIN and no ROLLBACK.
+        self.read_engine = engine.execution_options(isolation_level="AUTOCOMMIT")
         self._read_sessions = async_sessionmaker(
-            engine.execution_options(isolation_level="AUTOCOMMIT"),
+            self.read_engine,
             class_=_ReadSession,
             sync_session_class=_ReadOnlySession,
             expire_on_commit=False,

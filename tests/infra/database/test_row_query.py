@@ -245,6 +245,20 @@ async def test_a_parameter_may_have_many_values(resources: ProcessResources, par
             assert [row.id for row in await query.all(session, ids=[2, 3])] == [2]
 
 
+async def test_a_query_of_a_database_needs_no_session(
+    resources: ProcessResources, parcels: None
+) -> None:
+    expanded = RowQuery(PARCEL, select(Parcel).where(Parcel.id.in_(bindparam("ids"))))
+    any_of = RowQuery(PARCEL, select(Parcel).where(Parcel.id == any_(bindparam("ids"))))
+    pool = resources.database.engine.pool
+    assert isinstance(pool, FifoPool)
+    for query in (any_of, expanded):
+        rows = await query.all(resources.database, ids=[2, 3], limit=1)
+        assert [row.id for row in rows] == [2]
+        assert await query.first(resources.database, ids=[3]) is None
+        assert pool.checkedout() == 0
+
+
 async def test_a_transaction_reads_what_it_has_written(
     resources: ProcessResources, make: NoteFactory
 ) -> None:

@@ -56,7 +56,7 @@ check: environment ## Run all tools on the code: format, lint, types, import con
 
 mutate: environment ## Break each function once, and list what no test notices (hours; goes on where it ended). Also: make mutate only=coherent_cache
 	@$(python) -m dev.mutate $(if $(only),--only "$$only") $(if $(each),--each $(each)) \
-		$(if $(minutes),--minutes $(minutes))
+		$(if $(minutes),--minutes $(minutes)) $(if $(seconds),--seconds $(seconds))
 
 faults: environment ## Write docs/faults.md (47 minutes; needs HAProxy, nginx, PgBouncer)
 	@$(python) -m pytest tests/faults tests -m faults --faults --fault-table docs/faults.md -q

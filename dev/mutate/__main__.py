@@ -20,7 +20,11 @@ from dev.terminal import CommandError
 # The code behind the README's promises about data, the cache, security and limits, and its tests.
 PACKAGES = {
     ("coherent_cache",): ("tests/coherent_cache", "tests/infra/cache"),
-    ("app/infra/database",): ("tests/infra/database",),
+    ("app/infra/database",): (
+        *("tests/infra/database", "tests/infra/observability/test_diagnostics.py"),
+        *("tests/infra/test_health.py", "tests/contract/test_unmigrated.py"),
+        "tests/contract/test_tracing.py",
+    ),
     ("app/infra/security", "app/features/auth"): ("tests/infra/security", "tests/features/auth"),
     ("app/infra/rate_limits",): ("tests/infra/rate_limits", "tests/infra/web/test_rate_limit.py"),
     ("app/infra/web/*limit*.py", "app/infra/web/*timeout.py", "app/infra/web/body_budget.py"): (
@@ -29,16 +33,16 @@ PACKAGES = {
     ),
     ("app/infra/web/client_address.py", "app/infra/web/trusted_hops.py"): (
         *("tests/infra/web/test_client_address.py", "tests/infra/web/test_trusted_hops.py"),
-        "tests/infra/web/test_rate_limit.py",
+        *("tests/infra/web/test_rate_limit.py", "tests/infra/web/test_object_response.py"),
     ),
 }
 FOLDER = DATA / "mutate"
 
 
-def mutate(only: str, each: int, minutes: float) -> None:
+def mutate(only: str, each: int, minutes: float, seconds: float) -> None:
     FOLDER.mkdir(mode=0o700, parents=True, exist_ok=True)
     with open_workplace(FOLDER / "tree") as work:
-        recording = Recording(FOLDER / "tests.json")
+        recording = Recording(FOLDER / "tests.json", seconds)
         run = Run(work, recording, FOLDER / "killed.txt", time.monotonic() + 60 * minutes)
         for code, tests in PACKAGES.items():
             modules = {path: Module(ROOT, path) for path in files(*code)}
@@ -62,6 +66,7 @@ def main() -> None:
     parser.add_argument("--only", default="", metavar="PATH", help="mutate this file or folder")
     parser.add_argument("--each", default=1, type=int, help="make so many mutants of a function")
     parser.add_argument("--minutes", default=float("inf"), type=float, help="stop after this time")
+    parser.add_argument("--seconds", default=60, type=float, help="of tests for each mutant")
     mutate(**vars(parser.parse_args()))
 
 

@@ -7,7 +7,6 @@ application starts is recorded for one test only, so the tests named like its mo
 import hashlib
 import json
 import re
-from collections import defaultdict
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -18,15 +17,15 @@ from dev.mutate.mutants import Module
 from dev.mutate.workplace import Workplace
 from dev.terminal import say
 
-# The tests of a mutant take at most as long as this when nothing is mutated.
-_BUDGET_SECONDS = 60
-
 
 class Recording:
-    """`_files` has for each test file its digest, the seconds of its tests, and what they run."""
+    """`_files` has for each test file its digest, the seconds of its tests, and what they run.
 
-    def __init__(self, file: Path) -> None:
-        self._file = file
+    The tests of a mutant take at most `seconds` when nothing is mutated.
+    """
+
+    def __init__(self, file: Path, seconds: float) -> None:
+        self._file, self._seconds = file, seconds
         self._files: dict[str, Any] = {}
         if file.exists():
             self._files = json.loads(file.read_text(encoding="utf-8"))
@@ -71,23 +70,28 @@ class Recording:
                 tests.append(test)
 
     def tests_of(self, function: str) -> dict[str, float]:
-        """The tests to run for a mutant of the function, and the seconds that each took."""
+        """The tests to run for a mutant of the function, and the seconds that each took.
+
+        First come the tests of its own module that run it, and quick tests before slow ones. Files
+        take turns, because the tests of one file often look at the same thing. A function that runs
+        only when its module is imported has all tests.
+        """
         path = Path(function.partition("::")[0].removeprefix("app/"))
         own = f"tests/{path.parent}/test_{path.stem}"
-        ranked = defaultdict[tuple[bool, bool], dict[str, float]](dict)
+        is_recorded = any(function in file["functions"] for file in self._files.values())
+        ranked = list[tuple[bool, bool, int, float, str]]()
         for name, file in self._files.items():
             reaching = set(file["functions"].get(function, ()))
             is_own = name.startswith(own)
-            for test, seconds in file["seconds"].items():
-                if test in reaching or is_own:
-                    ranked[test not in reaching, not is_own][test] = seconds
+            for turn, test in enumerate(sorted(file["seconds"], key=file["seconds"].get)):
+                if test in reaching or is_own or not is_recorded:
+                    seconds = file["seconds"][test]
+                    ranked.append((test not in reaching, not is_own, turn, seconds, test))
         chosen, total = dict[str, float](), 0.0
-        for rank in sorted(ranked):
-            for test, seconds in sorted(ranked[rank].items(), key=lambda item: item[1]):
-                total += seconds
-                if chosen and total > _BUDGET_SECONDS:
-                    return chosen
+        for *_, seconds, test in sorted(ranked):
+            if not chosen or total + seconds <= self._seconds:
                 chosen[test] = seconds
+                total += seconds
         return chosen
 
 

@@ -4,6 +4,8 @@ import difflib
 import re
 import time
 import tomllib
+from collections.abc import Iterator
+from itertools import accumulate
 from pathlib import Path
 
 from dev.mutate.mutants import Mutant
@@ -14,7 +16,9 @@ from dev.terminal import CommandError, StatusLine, say
 
 EQUIVALENT = Path(__file__).with_name("equivalent.toml")
 # A test run may take this long to start, and its tests this many times as long as they took before.
-_START_SECONDS, _SLACK = 60.0, 5.0
+_START_SECONDS, _SLACK = 30.0, 5.0
+# The first tests of a mutant take this long. Most mutants fail one of them, or hang in it.
+_FIRST_SECONDS = 5.0
 # So many tests that failed are run again together, without a mutation.
 _CONTROLLED = 20
 ADVICE = f"""
@@ -56,23 +60,22 @@ class Run:
         self._control()
 
     def _test(self, mutant: Mutant) -> None:
-        tests = self._recording.tests_of(mutant.function)
-        seconds = _START_SECONDS + _SLACK * sum(tests.values())
-        code: int | None = 0
-        output = ""
-        if tests:
+        for tests in _parts(self._recording.tests_of(mutant.function)):
+            seconds = _START_SECONDS + _SLACK * sum(tests.values())
             with self._work.mutated(mutant):
                 code, output = self._work.run(*tests, "-x", seconds=seconds)
-        failed = re.search(r"^(?:FAILED|ERROR) (\S+::.+?)(?: - .*)?$", output, re.MULTILINE)
-        if code == 0:
-            self._survivors.append(mutant)
-            self._status.finish(_describe(mutant))
-        elif failed:
-            self._failed[mutant] = failed[1]
-        elif self._work.run(*tests, "-x", seconds=seconds)[0] == 0:
-            self._keep(mutant)  # it hung, or could not be imported
-        else:
-            self._undecided.append(mutant)
+            failed = re.search(r"^(?:FAILED|ERROR) (\S+::.+?)(?: - .*)?$", output, re.MULTILINE)
+            if failed:
+                self._failed[mutant] = failed[1]
+                return
+            if code != 0 and self._work.run(*tests, "-x", seconds=seconds)[0] == 0:
+                self._keep(mutant)  # it hung, or could not be imported
+                return
+            if code != 0:
+                self._undecided.append(mutant)
+                return
+        self._survivors.append(mutant)
+        self._status.finish(_describe(mutant))
 
     def _control(self) -> None:
         """Run the tests that failed without a mutation: they must pass."""
@@ -98,6 +101,16 @@ class Run:
             changes = "\n".join(map(_describe, self._survivors))
             raise CommandError(f"{changes}\n{len(self._survivors)} mutants survived.{ADVICE}")
         say("No other mutant survived." if self._undecided else "No mutant survived.")
+
+
+def _parts(tests: dict[str, float]) -> Iterator[dict[str, float]]:
+    """Yield the tests in two parts, of which either may be empty and is then left out."""
+    ends = accumulate(tests.values())
+    first = {
+        test: tests[test] for test, end in zip(tests, ends, strict=True) if end < _FIRST_SECONDS
+    }
+    rest = {test: seconds for test, seconds in tests.items() if test not in first}
+    yield from filter(None, (first, rest))
 
 
 def _describe(mutant: Mutant) -> str:

@@ -3,12 +3,9 @@
 import asyncio
 import os
 import shutil
-import signal
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,14 +13,14 @@ import asyncpg
 from redis import Redis
 
 from dev.database import upgrade
+from dev.mutate.forks import Forks, open_forks
 from dev.mutate.mutants import Mutant
 from dev.servers import ROOT, Servers, embedded_servers
 from dev.terminal import CommandError
 from dev.working_tree import git
 
-_OPTIONS = ("-q", "--tb=no", "-p", "no:cacheprovider")
-# How long an interrupted test run may take to stop what it started.
-_END_SECONDS = 20.0
+# Assertions are not rewritten: only the failure itself is of interest.
+_OPTIONS = ("-q", "--tb=no", "--assert=plain", "-p", "no:cacheprovider")
 
 
 @contextmanager
@@ -40,44 +37,33 @@ def open_workplace(folder: Path) -> Iterator["Workplace"]:
         embedded_servers(Path(data), durable=False, say=lambda _: None) as servers,
     ):
         upgrade(servers)
-        yield Workplace(folder, servers)
+        environment = os.environ | {
+            "TEST_DATABASE_URL": servers.database_url,
+            "TEST_VALKEY_URL": servers.valkey_url,
+            "TEST_RATE_LIMITS_URL": _limits_url(servers),
+        }
+        with open_forks(folder, environment) as forks:
+            yield Workplace(folder, servers, forks)
 
 
 @dataclass(frozen=True)
 class Workplace:
     folder: Path
     _servers: Servers
+    _forks: Forks
 
     def run(self, *arguments: str, seconds: float | None = None) -> tuple[int | None, str]:
         """Return the exit code of pytest, None if it took too long, and what it printed."""
         asyncio.run(_drop_databases(self._servers.database_url))
-        limits_url = self._servers.rate_limits_url or self._servers.valkey_url
-        for url in (self._servers.valkey_url, limits_url):
+        for url in (self._servers.valkey_url, _limits_url(self._servers)):
             with Redis.from_url(url) as valkey:
                 valkey.flushall()
-        environment = os.environ | {
-            "TEST_DATABASE_URL": self._servers.database_url,
-            "TEST_VALKEY_URL": self._servers.valkey_url,
-            "TEST_RATE_LIMITS_URL": limits_url,
-        }
-        with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as output:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "pytest", *_OPTIONS, *arguments],
-                cwd=self.folder,
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                stdout=output,
-                stderr=subprocess.STDOUT,
-                process_group=0,
-            )
-            code: int | None = None
-            try:
-                with suppress(subprocess.TimeoutExpired):
-                    code = process.wait(seconds)
-            finally:
-                _end(process)
-            output.seek(0)
-            return code, output.read()
+        with tempfile.TemporaryDirectory() as data:
+            output = Path(data) / "output"
+            output.touch()
+            options = (*_OPTIONS, f"--basetemp={data}/tests")
+            code = self._forks.run([*options, *arguments], str(output), seconds)
+            return code, output.read_text(encoding="utf-8", errors="replace")
 
     @contextmanager
     def mutated(self, mutant: Mutant) -> Iterator[None]:
@@ -93,16 +79,8 @@ class Workplace:
             os.utime(path, (times.st_atime, times.st_mtime))
 
 
-def _end(process: subprocess.Popen[bytes]) -> None:
-    """End a test run that is still going on: by an interrupt, so that it stops what it started."""
-    if process.poll() is not None:
-        return
-    process.send_signal(signal.SIGINT)
-    try:
-        process.wait(_END_SECONDS)
-    except subprocess.TimeoutExpired:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+def _limits_url(servers: Servers) -> str:
+    return servers.rate_limits_url or servers.valkey_url
 
 
 async def _drop_databases(url: str) -> None:

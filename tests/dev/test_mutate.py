@@ -1,6 +1,8 @@
 """`make mutate`: the changes that it makes, and what it reports."""
 
 import ast
+import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,7 +12,9 @@ from typing import Any, cast
 import pytest
 
 from dev.mutate.__main__ import PACKAGES, files
+from dev.mutate.forks import open_forks
 from dev.mutate.mutants import Module, Mutant
+from dev.mutate.recording import Recording
 from dev.mutate.run import Run, equivalent
 from dev.servers import ROOT
 from dev.terminal import CommandError
@@ -99,6 +103,7 @@ class FakeTests:
 
     def __init__(self, *results: tuple[int | None, str]) -> None:
         self.results, self.runs = list(results), list[tuple[str, ...]]()
+        self.seconds = {"tests/test_a.py::test_b": 0.1}
 
     def run(self, *arguments: str, seconds: float | None = None) -> tuple[int | None, str]:
         self.runs.append(arguments)
@@ -109,7 +114,7 @@ class FakeTests:
         yield
 
     def tests_of(self, function: str) -> dict[str, float]:
-        return {"tests/test_a.py::test_b": 0.1}
+        return self.seconds
 
 
 FAILED = (1, "F\nFAILED tests/test_a.py::test_b - assert 1 == 2\n1 failed")
@@ -152,6 +157,16 @@ def test_the_next_run_repeats_only_the_survivors(
     assert run(tmp_path, some_mutants).runs == []
 
 
+@pytest.mark.parametrize(("first", "runs"), [(PASSED, 2), (FAILED, 1)])
+def test_slow_tests_run_if_the_quick_ones_pass(
+    some_mutants: list[Mutant], tmp_path: Path, first: tuple[int, str], runs: int
+) -> None:
+    fake: Any = FakeTests(first, *[FAILED] * (runs - 1), PASSED)
+    fake.seconds = {"quick": 1.0, "slow": 50.0}
+    Run(fake, fake, tmp_path / "killed.txt", float("inf")).test(some_mutants[:1])
+    assert fake.runs[:-1] == [("quick", "-x"), ("slow", "-x")][:runs]
+
+
 def test_a_mutant_that_hangs_is_noticed(some_mutants: list[Mutant], tmp_path: Path) -> None:
     run(tmp_path, some_mutants[:1], HUNG, PASSED)
     assert run(tmp_path, some_mutants[:1]).runs == []
@@ -169,3 +184,57 @@ def test_a_test_that_fails_without_the_mutation_too_proves_nothing(
 ) -> None:
     run(tmp_path, some_mutants[:1], FAILED, FAILED)
     assert len(run(tmp_path, some_mutants[:1], FAILED, PASSED).runs) == 2
+
+
+RECORDED = {
+    "tests/a/test_module.py": {"quick": 1, "slow": 30, "elsewhere": 1},
+    "tests/test_one.py": {"one": 2, "two": 3},
+    "tests/test_other.py": {"other": 5},
+}
+
+
+@pytest.mark.parametrize(
+    ("seconds", "chosen"),
+    [
+        (100, ["quick", "slow", "one", "other", "two", "elsewhere"]),
+        (9, ["quick", "one", "other", "elsewhere"]),
+        (0, ["quick"]),
+    ],
+)
+def test_own_tests_come_first_and_then_files_take_turns(
+    tmp_path: Path, seconds: float, chosen: list[str]
+) -> None:
+    function = "a/module.py::f"
+    file = tmp_path / "tests.json"
+    reaching = {"tests/a/test_module.py": ["quick", "slow"]}
+    files = {
+        name: {
+            "digest": "",
+            "seconds": {f"{name}::{test}": taken for test, taken in tests.items()},
+            "functions": {function: [f"{name}::{test}" for test in reaching.get(name, tests)]},
+        }
+        for name, tests in RECORDED.items()
+    }
+    file.write_text(json.dumps(files), encoding="utf-8")
+    recording = Recording(file, seconds)
+    assert [test.partition("::")[2] for test in recording.tests_of(function)] == chosen
+    assert len(recording.tests_of("b/module.py::runs_when_imported")) == len(chosen)
+
+
+@pytest.mark.slow
+def test_each_test_run_sees_the_code_as_it_is_then(tmp_path: Path) -> None:
+    module, output = tmp_path / "tests/test_a.py", tmp_path / "output"
+    module.parent.mkdir()
+    for file in (module.with_name("__init__.py"), module.with_name("conftest.py"), output):
+        file.touch()
+    arguments = ["-q", "-p", "no:cacheprovider", "tests/test_a.py"]
+    with open_forks(tmp_path, os.environ | {"PYTHONPATH": str(ROOT)}) as forks:
+
+        def run(body: str, seconds: float | None = None) -> int | None:
+            module.write_text(f"import time\n\ndef test_a():\n    {body}\n", encoding="utf-8")
+            return forks.run(arguments, str(output), seconds)
+
+        assert run("assert False") == 1
+        assert "1 failed" in output.read_text(encoding="utf-8")
+        assert run("time.sleep(3_600)", seconds=0.1) is None
+        assert run("pass") == 0

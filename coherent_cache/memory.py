@@ -6,7 +6,6 @@ event loop's thread, and nothing awaits.
 
 import time
 from collections import OrderedDict, defaultdict
-from collections.abc import Iterator, ValuesView
 
 from cachetools import LRUCache
 
@@ -101,15 +100,6 @@ class _TaggedCache:
         self.maxsize, self.currsize = max_bytes, 0
         self._entries: OrderedDict[str, Entry] = OrderedDict()
         self._keys_by_tag: defaultdict[str, set[str]] = defaultdict(set)
-
-    def __len__(self) -> int:
-        return len(self._entries)
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._entries)
-
-    def values(self) -> ValuesView[Entry]:
-        return self._entries.values()
 
     def get(self, key: str) -> Entry | None:
         entry = self._entries.get(key)

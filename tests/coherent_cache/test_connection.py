@@ -14,8 +14,9 @@ from redis.exceptions import AuthenticationError, NoPermissionError, NoScriptErr
 from redis.exceptions import ConnectionError as ConnectionLost
 from redis.exceptions import TimeoutError as CommandTimeout
 
-from coherent_cache.client import MultiplexedRedis
+from coherent_cache.client import MultiplexedRedis, open_server
 from coherent_cache.config import CacheConfig
+from coherent_cache.connection import open_connection
 from tests.coherent_cache.valkey_user import ValkeyUser
 from tests.coherent_cache.worker import Proxy
 
@@ -243,6 +244,16 @@ async def test_commands_are_sent_again_after_a_reset_that_was_not_noticed_yet() 
                 assert await found == [True] * 5
 
 
+async def test_a_command_on_a_lost_connection_fails_at_once(config: CacheConfig) -> None:
+    async with open_server(config) as client:
+        connection = await open_connection(client.connection_pool, PATIENT)
+        connection.close()
+        await asyncio.sleep(0)  # until the loop has told the connection
+        async with asyncio.timeout(PATIENT / 2):
+            with pytest.raises(ConnectionLost):
+                await connection.execute(("PING",))
+
+
 async def test_a_connection_is_closed_when_nobody_waits_for_its_silent_server() -> None:
     """Otherwise a server that hangs leaves open connections behind, until there are too many."""
     server = OneServer()
@@ -270,7 +281,8 @@ async def test_a_failed_connection_that_nobody_waits_for_logs_nothing(proxy: Pro
         waiting = asyncio.ensure_future(client.get("a"))
         await asyncio.sleep(0)
         waiting.cancel()
-        await asyncio.wait({waiting})
+        assert client._opening is not None
+        await asyncio.wait({waiting, client._opening})  # nobody waits for the connection itself
         with pytest.raises(ConnectionLost):
             await client.get("a")
         with pytest.raises(ConnectionLost):

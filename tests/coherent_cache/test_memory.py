@@ -30,8 +30,9 @@ def test_many_entries_stay_within_the_bound(memory: Memory) -> None:
     entries = memory._entries
     assert MAX_BYTES - 2 * ENTRY_BYTES < entries.currsize <= MAX_BYTES
     assert memory.get("key:99999") is not None
-    assert entries._keys_by_tag.keys() == {tag for entry in entries.values() for tag in entry.tags}
-    assert entries._keys_by_tag["everything"] == set(entries)
+    kept = {number for number in range(100_000) if memory.get(f"key:{number}") is not None}
+    assert entries._keys_by_tag["everything"] == {f"key:{number}" for number in kept}
+    assert entries._keys_by_tag.keys() == {"everything", *(f"tag:{number}" for number in kept)}
 
 
 SCRIPT = """
@@ -95,6 +96,13 @@ def test_entry_is_fresh_for_the_ttl_and_then_a_copy(
     assert memory.get("key") is copy
     memory.invalidate(["tag"])
     assert memory.get_copy("key") is None
+
+
+def test_entries_that_were_used_last_are_kept(memory: Memory) -> None:
+    for key in ("used", "unused", "new"):
+        put(memory, key, "tag", value=bytes(MAX_BYTES // 5))
+        memory.get("used")
+    assert [memory.get(key) is not None for key in ("used", "unused", "new")] == [True, False, True]
 
 
 def test_entry_that_is_larger_than_the_memory_is_not_kept(memory: Memory) -> None:

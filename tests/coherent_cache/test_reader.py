@@ -7,8 +7,13 @@ import pytest
 from redis.asyncio import Redis
 
 from coherent_cache import budget
+from coherent_cache import memory as memory_module
 from coherent_cache import reader as reader_module
 from coherent_cache.budget import CacheBusy
+from coherent_cache.entry import Entry
+from coherent_cache.reader import Answer, Source
+from coherent_cache.store import Miss, random_token
+from tests.coherent_cache.harness import Clock
 from tests.coherent_cache.worker import Loader, Worker, eventually, make_worker
 
 
@@ -21,6 +26,36 @@ def no_forced_loads(monkeypatch: pytest.MonkeyPatch) -> None:
 async def test_concurrent_reads_share_one_load(worker: Worker, loader: Loader) -> None:
     answers = await asyncio.gather(*(worker.reader.read("key", loader.load) for _ in range(500)))
     assert {answer.entry.value for answer in answers} == {b"1"}
+    assert loader.loads == 1
+
+
+async def test_miss_is_looked_up_once(
+    worker: Worker, loader: Loader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each look-up of a miss is a round trip that its client waits for."""
+    asked: list[str] = []
+    look_up = worker.store.look_up
+
+    async def note(key: str) -> Entry | Miss:
+        asked.append(key)
+        return await look_up(key)
+
+    monkeypatch.setattr(worker.store, "look_up", note)
+    assert (await worker.reader.read("key", loader.load)).source is Source.LOAD
+    assert asked == ["key"]
+
+
+async def test_entry_that_is_no_longer_fresh_is_a_copy_until_it_is_validated(
+    worker: Worker, loader: Loader, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = Clock()
+    monkeypatch.setattr(memory_module, "time", clock)
+    loaded = (await worker.reader.read("key", loader.load)).entry
+    clock.now += 3_601
+    assert worker.memory.get("key") is None
+    assert worker.reader.get_copy("key") is loaded
+    assert await worker.reader.read("key", loader.load) == Answer(loaded, Source.VALKEY)
+    assert worker.memory.get("key") is loaded
     assert loader.loads == 1
 
 
@@ -40,6 +75,27 @@ async def test_error_of_a_load_is_shared_and_not_stored(worker: Worker, loader: 
     assert loader.loads == 1
     loader.error = None
     assert (await worker.reader.read("key", loader.load)).entry.value == b"1"
+
+
+async def test_copy_that_valkey_has_found_invalid_is_not_shown_again(
+    valkey: Redis, worker: Worker, loader: Loader
+) -> None:
+    await worker.reader.read("key", loader.load)
+    await make_worker(valkey).store.invalidate(["tag:key"])
+    loader.error = LookupError()
+    with pytest.raises(LookupError):
+        await worker.reader.read("key", loader.load, skip_memory=True)
+    assert worker.memory.get("key") is None
+
+
+async def test_load_that_failed_leaves_no_lease(
+    valkey: Redis, worker: Worker, loader: Loader
+) -> None:
+    """Otherwise the next reader would wait until the lease expires."""
+    loader.error = LookupError()
+    with pytest.raises(LookupError):
+        await worker.reader.read("key", loader.load)
+    assert await make_worker(valkey).store.lease("key", random_token(), b"") is not None
 
 
 async def test_cancelled_read_does_not_cancel_the_load(worker: Worker, loader: Loader) -> None:
@@ -171,4 +227,4 @@ async def test_skip_memory_reads_through_valkey(worker: Worker, loader: Loader) 
 async def test_memory_without_a_live_channel_is_not_used(worker: Worker, loader: Loader) -> None:
     await worker.reader.read("key", loader.load)
     assert worker.memory.get("key") is not None
-    assert worker.reader.get_from_memory("key") is None
+    assert worker.memory.get("key") is None

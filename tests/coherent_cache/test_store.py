@@ -64,6 +64,16 @@ async def test_tag_token_outlives_every_entry_that_contains_it(store: Store, val
     assert await valkey.pttl(f"{store.prefix}t:tag") > await valkey.pttl(f"{store.prefix}e:r:long")
 
 
+async def test_copy_is_not_valid_after_its_ttl_although_its_tags_are_unchanged(
+    store: Store,
+) -> None:
+    entry = Entry("key", ("tag",), b"")
+    await fill(store, entry)
+    assert await store.is_valid(entry)
+    entry.expires_at = time.time()
+    assert not await store.is_valid(entry)
+
+
 async def test_entry_expires_before_the_relays_give_up_its_invalidation(
     store: Store, valkey: Redis
 ) -> None:

@@ -126,8 +126,6 @@ class SharedLimits:
         )
 
     async def close(self) -> None:
-        if self._sender is not None:
-            self._sender.cancel()
         await self._valkey.aclose()
 
     async def _send_queue(self) -> None:

@@ -8,12 +8,14 @@ from contextlib import AsyncExitStack
 from pathlib import Path
 
 import asyncpg
-from sqlalchemy import text
+import pytest
+from sqlalchemy import make_url, text
 
 from app.infra.database.connection_budget import (
     CONNECTIONS,
     JOBS_APPLICATION_NAME,
     ConnectionBudget,
+    is_schema_behind,
     read_connection_budget,
 )
 from app.infra.database.settings import DatabaseSettings
@@ -116,6 +118,18 @@ async def test_job_worker_opens_no_more_connections_than_the_budget_counts(
 def test_budget_is_none_while_the_server_is_unreachable() -> None:
     away = DatabaseSettings.model_validate({"url": "postgresql://a:b@127.0.0.1:1/x"})
     assert read_connection_budget(away, workers=2, replicas=1, has_cache=True, **JOBS) is None
+
+
+def test_schema_is_not_called_behind_while_the_server_is_unreachable() -> None:
+    away = DatabaseSettings.model_validate({"url": "postgresql://a:b@127.0.0.1:1/x"})
+    assert not is_schema_behind(away)
+
+
+def test_start_up_ends_if_the_database_refuses_the_login(settings: Settings) -> None:
+    url = make_url(settings.database.url.get_secret_value()).set(database="no_such_database")
+    refused = DatabaseSettings.model_validate({"url": url.render_as_string(hide_password=False)})
+    with pytest.raises(SystemExit, match=r"DATABASE_URL: .* refuses the login .*no_such_database"):
+        is_schema_behind(refused)
 
 
 def serve(settings: Settings, **environment: str) -> subprocess.Popen[str]:

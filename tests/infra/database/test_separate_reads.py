@@ -85,6 +85,30 @@ async def test_query_that_fails_on_the_replica_runs_on_the_primary(
     assert not await replicated.separate_reads.read_lagging("a", fail_on_replica, PATIENT, caller=1)
 
 
+async def test_query_that_is_too_slow_on_the_replica_does_not_run_on_the_primary_as_well(
+    replicated: ProcessResources,
+) -> None:
+    async def too_slow_on_replica(session: AsyncSession) -> bool:
+        if await where(session):
+            await session.execute(text("DO $$ BEGIN RAISE query_canceled; END $$"))
+        return False
+
+    with pytest.raises(DBAPIError):
+        await replicated.separate_reads.read_lagging("a", too_slow_on_replica, PATIENT, caller=1)
+
+
+async def test_query_that_would_fail_again_does_not_run_again(resources: ProcessResources) -> None:
+    attempts = []
+
+    async def divide(session: AsyncSession) -> None:
+        attempts.append(session)
+        await session.execute(text("SELECT 1 / 0"))
+
+    with pytest.raises(DBAPIError):
+        await resources.separate_reads.read("a", divide, PATIENT, caller=1)
+    assert len(attempts) == 1
+
+
 async def test_query_whose_connection_is_lost_runs_once_more(resources: ProcessResources) -> None:
     attempts = []
 

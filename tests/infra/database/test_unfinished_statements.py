@@ -19,6 +19,10 @@ async def fetched(resources: ProcessResources) -> Any:
     await fetch(resources.database.engine, "SELECT 7, id FROM users WHERE id = $1", TOO_LARGE)
 
 
+async def fetched_without_its_value(resources: ProcessResources) -> Any:
+    await fetch(resources.database.engine, "SELECT 7, id FROM users WHERE id = $1")
+
+
 async def read(resources: ProcessResources) -> Any:
     async with resources.database.read() as session:
         query = text("SELECT 7, id FROM users WHERE id = :id")
@@ -30,7 +34,7 @@ async def sent_in_a_transaction(resources: ProcessResources) -> Any:
         await fetch_in(session, "SELECT 7, id FROM users WHERE id = $1", TOO_LARGE)
 
 
-@pytest.mark.parametrize("send", [fetched, read, sent_in_a_transaction])
+@pytest.mark.parametrize("send", [fetched, fetched_without_its_value, read, sent_in_a_transaction])
 async def test_the_statement_ends(resources: ProcessResources, send: Any) -> None:
     async with asyncio.timeout(4), resources.database.transaction() as observer:
         await fetch_in(observer, "SELECT 1")  # on a connection of its own

@@ -103,6 +103,36 @@ async def test_checks_that_wait_do_not_wait_for_a_server_that_has_stopped_answer
         await limiter.aclose()
 
 
+async def test_requests_do_not_wait_for_the_probe_of_a_server_that_has_stopped_answering(
+    make_limiter: MakeLimiter,
+) -> None:
+    is_silent, probed = False, asyncio.Event()
+
+    async def fail_and_then_be_silent(
+        reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+    ) -> None:
+        if is_silent:
+            probed.set()
+            await reader.read(-1)
+        writer.close()
+
+    async with await asyncio.start_server(fail_and_then_be_silent, "127.0.0.1", 0) as server:
+        port = server.sockets[0].getsockname()[1]
+        limiter = make_limiter(f"redis://127.0.0.1:{port}/0", timeout_seconds=60)
+        charge = limiter.charge(LIMIT, "a")
+        for _ in range(FAILURES_TO_OPEN):
+            await limiter.take([charge])
+        is_silent = True
+        async with asyncio.timeout(30):
+            while not probed.is_set():
+                probe = asyncio.create_task(limiter.take([charge]))
+                await asyncio.sleep(0.01)
+            assert len(await limiter.take([charge])) == 1
+        assert not probe.done()
+        await limiter.aclose()
+        probe.cancel()
+
+
 async def test_the_quota_that_was_used_before_the_failure_stays_used(
     make_limiter: MakeLimiter,
 ) -> None:
@@ -112,6 +142,17 @@ async def test_the_quota_that_was_used_before_the_failure_stays_used(
         name = urlsplit(url).username
         await admin.execute_command("ACL", "SETUSER", name, "-@all")
         assert await accepted(limiter) == 2
+
+
+async def test_a_client_that_valkey_has_refused_stays_refused_without_it(
+    make_limiter: MakeLimiter,
+) -> None:
+    async with user("+@all") as (url, admin):
+        one, other = make_limiter(url), make_limiter(url)
+        assert await accepted(one) == 10
+        assert await accepted(other, times=1) == 0
+        await admin.execute_command("ACL", "SETUSER", urlsplit(url).username, "-@all")
+        assert await accepted(other) == 0
 
 
 async def test_valkey_counts_again_when_it_has_returned(make_limiter: MakeLimiter) -> None:

@@ -6,11 +6,14 @@ import json
 import re
 import tracemalloc
 from collections.abc import AsyncIterator, Iterator
+from contextlib import suppress
+from typing import Any
 from urllib.parse import urlsplit
 
 import httpx2
 import pytest
 from fastapi import Request
+from starlette.requests import ClientDisconnect
 
 from app.features.users.dependencies import CurrentUser, current_user
 from app.features.users.models import User
@@ -117,6 +120,44 @@ async def test_body_without_a_length_is_counted(limited: Settings, size: int) ->
         for headers in ({}, {"Content-Length": "10"}):
             response = await client.post("/v1/users", content=pieces(), headers=headers)
             assert (response.status_code, response.json()["code"]) == TOO_LARGE
+
+
+async def test_half_a_body_reaches_no_route(settings: Settings) -> None:
+    received: list[bytes] = []
+    messages: Iterator[dict[str, Any]] = iter(
+        [
+            {"type": "http.request", "body": b"[1]", "more_body": True},
+            {"type": "http.disconnect"},
+        ]
+    )
+
+    async def receive() -> dict[str, Any]:
+        return next(messages)
+
+    async def send(_message: Any) -> None: ...
+
+    async with running(settings) as app:
+
+        @app.post("/half")
+        async def half(request: Request) -> None:
+            received.append(await request.body())
+
+        scope = {
+            "type": "http",
+            "http_version": "1.1",
+            "method": "POST",
+            "scheme": "http",
+            "path": "/half",
+            "raw_path": b"/half",
+            "root_path": "",
+            "query_string": b"",
+            "headers": [(b"host", b"test"), (b"content-length", b"100")],
+            "client": ("203.0.113.9", 1),
+            "server": ("test", 80),
+        }
+        with suppress(ClientDisconnect):
+            await app(scope, receive, send)
+    assert received == []
 
 
 async def test_slow_client_takes_no_slot(limited: Settings) -> None:

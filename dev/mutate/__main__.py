@@ -25,7 +25,10 @@ PACKAGES = {
         *("tests/infra/test_health.py", "tests/contract/test_unmigrated.py"),
         "tests/contract/test_tracing.py",
     ),
-    ("app/infra/security", "app/features/auth"): ("tests/infra/security", "tests/features/auth"),
+    ("app/infra/security", "app/features/auth"): (
+        *("tests/infra/security", "tests/features/auth", "tests/contract/test_openapi.py"),
+        "tests/features/users/test_passwords.py",
+    ),
     ("app/infra/rate_limits",): ("tests/infra/rate_limits", "tests/infra/web/test_rate_limit.py"),
     ("app/infra/web/*limit*.py", "app/infra/web/*timeout.py", "app/infra/web/body_budget.py"): (
         *("tests/infra/web/test_*limit*.py", "tests/infra/web/test_*timeout.py"),

@@ -37,7 +37,7 @@ async def test_operations_have_spans_that_tell_their_results(
     await store.fill(entry, lease)
     await store.look_up("key")
     await store.is_valid(entry)
-    await store.invalidate(["tag"])
+    await store.invalidate_together(["tag"])
     await store.look_up("key")
     await store.is_valid(entry)
     await store.fill(entry, lease)

@@ -11,6 +11,7 @@ from redis.asyncio import Redis
 from redis.exceptions import ConnectionError as ConnectionLost
 
 from coherent_cache import CacheConfig, Entry, invalidate
+from coherent_cache import outbox as outbox_module
 from coherent_cache import relay as relay_module
 from coherent_cache import trust as trust_module
 from coherent_cache.outbox import Outbox, Poll
@@ -41,6 +42,20 @@ async def test_relay_deletes_the_rows_of_completed_invalidations(service: Servic
     await service.relay.run_once()
     assert not await service.waiting()
     assert not service.cache.invalidation.completed_ids
+
+
+async def test_cache_is_not_trusted_while_more_changes_wait_than_a_poll_reads(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(outbox_module, "MAX_ROWS", 2)
+    for tag in "abc":
+        await service.leave_behind(tag)
+    assert await service.relay.run_once()
+    assert not service.cache.trust.holds
+    assert await service.waiting() == [["c"]]
+    await service.relay.run_once()
+    assert service.cache.trust.holds
+    assert not await service.waiting()
 
 
 async def test_running_relay_deletes_the_rows_of_completed_invalidations(

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from fastapi import FastAPI
 from prometheus_client import REGISTRY
-from sqlalchemy import select, text
+from sqlalchemy import bindparam, select, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import aliased
 
@@ -143,6 +143,14 @@ async def test_a_cursor_that_no_row_can_have_is_an_error_of_the_client(
     with pytest.raises(DBAPIError) as raised:
         await ExportReader(EXPORTED_NOTES, form, cursor, {}, database, None).read()
     assert getattr(raised.value.orig, "sqlstate", "") == "22008"  # 422, see error_mapping.py
+
+
+@pytest.mark.parametrize("filters", [{}, {"title": "a", "count": 1}, {"count": 1}])
+def test_missing_and_unknown_filters_are_refused(filters: dict[str, object]) -> None:
+    filtered = NOTES_AND_AUTHORS.where(Note.title == bindparam("title"))
+    export = Export("notes", filtered, Note, {"title": Note.title})
+    with pytest.raises(TypeError, match="has the filters \\['title'\\]"):
+        export.after(None, filters)
 
 
 @pytest.fixture

@@ -15,9 +15,10 @@ import pytest
 from fastapi import Request
 from starlette.requests import ClientDisconnect
 
+from app.errors import Unavailable
 from app.features.users.dependencies import CurrentUser, current_user
 from app.features.users.models import User
-from app.infra.web.body_budget import FREE_BYTES, READ_AT_ONCE
+from app.infra.web.body_budget import FREE_BYTES, READ_AT_ONCE, BodyBudget
 from app.infra.web.upload import read_upload
 from app.settings import Settings
 from tests.application import client_of, running
@@ -233,6 +234,17 @@ async def test_few_uploads_run_at_the_same_time(settings: Settings) -> None:
                 leave.set()
                 assert {answer.status_code for answer in await asyncio.gather(*waiting)} == {200}
                 leave.clear()
+
+
+async def test_upload_that_finds_no_place_is_refused_without_waiting_for_a_turn() -> None:
+    budget = BodyBudget(uploads=1, spare_bytes=0)
+    for _ in range(READ_AT_ONCE):
+        await budget.wait_for_turn()
+    budget.places = 0
+    waiting = asyncio.ensure_future(budget.wait_for_turn())
+    await asyncio.sleep(0)
+    assert waiting.done()
+    assert isinstance(waiting.exception(), Unavailable)
 
 
 async def test_upload_that_breaks_off_gives_its_bytes_back(uploads: httpx2.AsyncClient) -> None:

@@ -227,4 +227,4 @@ async def test_skip_memory_reads_through_valkey(worker: Worker, loader: Loader) 
 async def test_memory_without_a_live_channel_is_not_used(worker: Worker, loader: Loader) -> None:
     await worker.reader.read("key", loader.load)
     assert worker.memory.get("key") is not None
-    assert worker.memory.get("key") is None
+    assert worker.reader.get_from_memory("key") is None

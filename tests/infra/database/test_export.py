@@ -9,6 +9,7 @@ import io
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from datetime import UTC, datetime
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -21,9 +22,12 @@ from sqlalchemy.orm import aliased
 from app.errors import Unavailable
 from app.infra.database import export
 from app.infra.database.copy import copy_out
+from app.infra.database.engine import open_engine
 from app.infra.database.export import Export, ExportFormat, ExportReader
 from app.infra.database.export_columns import AFTER_ALL, BEFORE_ALL, CURSORS
 from app.infra.database.pool import PoolExhausted
+from app.infra.database.sessions import Database
+from app.infra.database.settings import DatabaseSettings
 from app.settings import Settings
 from tests.application import running
 from tests.coherent_cache.worker import eventually
@@ -151,6 +155,27 @@ def test_missing_and_unknown_filters_are_refused(filters: dict[str, object]) -> 
     export = Export("notes", filtered, Note, {"title": Note.title})
     with pytest.raises(TypeError, match="has the filters \\['title'\\]"):
         export.after(None, filters)
+
+
+@pytest.mark.parametrize("may_retry", [True, False])
+async def test_replica_decides_whether_its_failure_is_retried_on_the_primary(
+    make: NoteFactory, may_retry: bool
+) -> None:
+    """A batch that takes too long there would take as long on the primary."""
+    await make.note()
+    away = DatabaseSettings.model_validate({"url": "postgresql://a:b@127.0.0.1:1/x"})
+    replica: Any = SimpleNamespace(
+        is_up_to_date=True,
+        database=Database(open_engine(away, "test")),
+        should_retry_on_primary=lambda _error: may_retry,
+    )
+    form, primary = ExportFormat.JSON_LINES, make.resources.database
+    reader = ExportReader(EXPORTED_NOTES, form, None, {}, primary, replica)
+    if may_retry:
+        assert await reader.read()
+    else:
+        with pytest.raises(Unavailable):
+            await reader.read()
 
 
 @pytest.fixture

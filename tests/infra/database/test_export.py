@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from fastapi import FastAPI
 from prometheus_client import REGISTRY
-from sqlalchemy import bindparam, select, text
+from sqlalchemy import Date, bindparam, cast, select, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import aliased
 
@@ -101,6 +101,20 @@ async def test_fields_of_an_outer_join_without_a_partner_are_null(make: NoteFact
     assert (partnered["id"], partnered["parent"]["title"]) == (child.id, "Parent")
     [without_values, _] = await rows(make, WITH_PARENTS)
     assert [without_values[f"parent_{name}"] for name in ("id", "title", "at")] == [""] * 3
+
+
+async def test_dates_and_truth_values_are_exported_as_json_has_them(make: NoteFactory) -> None:
+    for title in ("2026-02-28", "infinity", "0044-03-15 BC"):
+        await make.note(title=title)
+    fields = {"day": cast(Note.title, Date), "is_first": Note.title == "2026-02-28"}
+    export = Export("days", select(Note), Note, fields)
+    expected = ["2026-02-28", "9999-12-31", "0001-01-01"]
+    found = await lines(make, export)
+    assert [line["day"] for line in found] == expected
+    assert [line["is_first"] for line in found] == [True, False, False]
+    found_rows = await rows(make, export)
+    assert [row["day"] for row in found_rows] == expected
+    assert [row["is_first"] for row in found_rows] == ["true", "false", "false"]
 
 
 async def test_every_time_is_exported_once_and_as_the_nearest_that_can_be_written(

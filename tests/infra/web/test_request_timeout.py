@@ -11,6 +11,7 @@ from sqlalchemy import text
 from starlette.responses import StreamingResponse
 
 from app.infra.dependencies import ReadSession, WriteSession
+from app.infra.observability.metrics import REFUSED
 from app.settings import Settings
 from tests.application import client_of, running
 
@@ -155,3 +156,21 @@ async def test_timeout_error_of_the_application_is_not_taken_for_a_slow_request(
 ) -> None:
     async with hurried(settings, FOREVER_SECONDS) as (_, client):
         assert (await client.get("/own-timeout")).status_code == 500
+
+
+async def test_timeout_error_of_a_stream_is_not_counted_as_a_slow_request(
+    settings: Settings,
+) -> None:
+    before = REFUSED.labels("time")._value.get()
+    async with hurried(settings, FOREVER_SECONDS) as (app, client):
+
+        @app.get("/broken")
+        async def broken() -> StreamingResponse:
+            async def pieces() -> AsyncIterator[bytes]:
+                yield b"piece"
+                raise TimeoutError
+
+            return StreamingResponse(pieces())
+
+        assert (await client.get("/broken")).status_code == 200
+    assert REFUSED.labels("time")._value.get() == before

@@ -5,6 +5,7 @@ import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import Any
 
 import httpx2
 import pytest
@@ -17,6 +18,7 @@ from app.infra.database import replica as replica_module
 from app.infra.database.export import ExportFormat, ExportReader
 from app.infra.database.replica import Replica
 from app.infra.dependencies import LaggingSession
+from app.infra.observability.metrics import REPLICA_LAG
 from app.infra.web.cacheable import cacheable
 from app.settings import Settings
 from coherent_cache import shows
@@ -219,3 +221,10 @@ async def test_without_a_replica_the_primary_is_used(settings: Settings) -> None
         assert app.state.resources.replica is None
         async with client_of(app) as client:
             assert (await client.get("/where")).json() is False
+
+
+def test_lag_that_is_unknown_is_infinite_in_the_metrics() -> None:
+    nothing: Any = None
+    REPLICA_LAG.set(0)
+    Replica(nothing, nothing, nothing, 2).measure()
+    assert REPLICA_LAG._value.get() == float("inf")

@@ -127,7 +127,7 @@ def encode_lines(headers: Sequence[tuple[bytes, bytes]]) -> bytes | None:
     if template is None:
         return None
     joined = b"".join(values)
-    # Deleting bytes from all values at once takes a tenth of the time of a search.
+    # Deleting bytes from all values at once takes a third of the time of a search.
     is_valid = len(joined) == len(joined.translate(None, INVALID_IN_VALUES))
     return template % values if is_valid else None
 

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
-from operator import itemgetter
 from types import NoneType
 from typing import Any, Generic, NamedTuple, TypeVar, get_args, get_type_hints
 
@@ -56,7 +55,7 @@ class Columns(Generic[RowT]):
             part = slice(start, start := start + len(columns.flat()))
             is_optional = NoneType in get_args(hints[name])
             self._inner[name] = _Inner(columns, part, getattr(entity, name), is_optional)
-        self._in_order = itemgetter(*map([*own, *inner].index, names)) if inner else None
+        self._order = list(map([*own, *inner].index, names))
         # As `_make` does, without a call of Python for each row.
         self._make: Callable[[Any], RowT] = partial(tuple.__new__, row)
         entities = [entity, *(one.columns.entity for one, _ in self.joins())]
@@ -115,9 +114,8 @@ class Columns(Generic[RowT]):
 
     def to_new_row(self, values: Sequence[Any], inner: Sequence[Any]) -> RowT:
         """Make a row of the values of `of_table` and of its inner rows, in their order."""
-        found: Any = (*values, *inner)
-        row: RowT = self._row._make(self._in_order(found) if self._in_order else found)
-        return row
+        found = (*values, *inner)
+        return self._make([found[at] for at in self._order])
 
     def to_rows(self, records: Iterable[Sequence[Any]]) -> list[RowT]:
         """Make rows of what the statement has returned. Values of other columns are ignored.
@@ -127,11 +125,10 @@ class Columns(Generic[RowT]):
         columns = list(zip(*records, strict=True))
         if not columns:
             return []
-        found: Any = columns[: len(self._own)]
-        if self._in_order is not None:
-            inner = [_to_inner_rows(one, columns[one.part]) for one in self._inner.values()]
-            found = self._in_order((*found, *inner))
-        return list(map(self._make, zip(*found, strict=True)))
+        own = columns[: len(self._own)]
+        inner = [_to_inner_rows(one, columns[one.part]) for one in self._inner.values()]
+        found = (*own, *inner)
+        return list(map(self._make, zip(*[found[at] for at in self._order], strict=True)))
 
     def joins(self, is_outer: bool = False) -> Iterator[tuple[_Inner, bool]]:
         """Return all inner rows, outer ones first, and whether their join is an outer one.

@@ -228,6 +228,16 @@ async def test_a_row_may_contain_a_row_that_contains_one(
     assert found == [LabelRow(id=1, parcel=placed), LabelRow(id=2, parcel=None)]
 
 
+async def test_the_only_field_of_a_row_may_be_a_row(
+    resources: ProcessResources, parcels: None
+) -> None:
+    class Place(NamedTuple):
+        shelf: ShelfRow | None
+
+    query = RowQuery(Columns(Place, Parcel, shelf=SHELF), select(Parcel).order_by(Parcel.id))
+    assert await query.all(resources.database) == [Place(ShelfRow(1, "top")), Place(None)]
+
+
 def test_two_rows_of_one_table_are_refused_at_import() -> None:
     class Wrong(NamedTuple):
         shelf: ShelfRow

@@ -50,7 +50,9 @@ class CapturedResponse:
 
     async def receive_message(self, message: Message) -> None:
         if message["type"] == "http.response.start":
-            self.status, self.headers = message["status"], list(message.get("headers", ()))
+            self.status = message["status"]
+            # A route may have copied the headers of another server, with capitals.
+            self.headers = [(name.lower(), value) for name, value in message.get("headers", ())]
         elif message["type"] == "http.response.body":
             self.body += message.get("body", b"")
             self.is_complete = not message.get("more_body", False)

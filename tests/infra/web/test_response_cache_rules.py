@@ -50,6 +50,17 @@ def two_cookies(body: str) -> Response:
     return response
 
 
+def with_raw_header(name: bytes, value: bytes) -> Answer:
+    """Pass Starlette a name that it does not put into lower case."""
+
+    def answer(body: str) -> Response:
+        response = Response(body, media_type="text/plain")
+        response.raw_headers.append((name, value))
+        return response
+
+    return answer
+
+
 def breaks_off(body: str) -> Response:
     async def chunks() -> AsyncIterator[str]:
         yield body
@@ -105,6 +116,11 @@ REFUSED = {
     "error": with_status(500),
     "unavailable": with_header("Retry-After", "1", 503),
 }
+# Nor are these: the names of headers have no case.
+CAPITALS = {
+    "set-cookie-in-capitals": with_raw_header(b"Set-Cookie", b"session=1"),
+    "no-store-in-capitals": with_raw_header(b"Cache-Control", b"no-store"),
+}
 # These are not stored either. All requests get the same problem.
 PROBLEMS = {
     "problem-403": (refuses(Forbidden("No.")), 403),
@@ -117,6 +133,7 @@ ROUTES = APIRouter()
 ANSWERS: dict[str, Answer] = {
     **KEPT,
     **REFUSED,
+    **CAPITALS,
     **{kind: answer for kind, (answer, _) in PROBLEMS.items()},
 }
 
@@ -251,7 +268,7 @@ async def test_storable_answer_is_cached(client: Client, service: FastAPI, kind:
     assert await stored(service) == {f"/own/{kind}?"}
 
 
-@pytest.mark.parametrize("kind", REFUSED)
+@pytest.mark.parametrize("kind", [*REFUSED, *CAPITALS])
 async def test_unstorable_answer_is_made_anew_for_each_request(
     client: Client, service: FastAPI, kind: str
 ) -> None:

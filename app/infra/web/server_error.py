@@ -12,7 +12,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.errors import Unavailable
-from app.infra.observability.request_context import RequestContext, request_context
+from app.infra.observability.request_context import request_context
 from app.infra.web.problems import problem_of, unexpected_error
 
 logger = logging.getLogger(__name__)
@@ -56,37 +56,28 @@ class UnhandledErrorMiddleware:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
+        # A route may call an application, which has another request context.
+        response = request_context.get()
+        assert response is not None
         try:
             await self.app(scope, receive, send)
         except ClientDisconnect:  # while its body was read: there is no one to answer
-            _response().status = CLIENT_CLOSED_REQUEST
+            response.status = CLIENT_CLOSED_REQUEST
         except ResponseCutOff as cut:
-            _record_cut(cut)
+            if cut.args:
+                logger.warning("A response was cut off: %s", cut)
+            response.status = cut.status
             raise
         except asyncio.CancelledError:  # the graceful timeout of the server is over
-            if not _response().has_started:
+            if not response.has_started:
                 error = Unavailable("The server is shutting down.")
                 await problem_of(scope, error)(scope, receive, send)
             raise
         except Exception:
             logger.exception("Unhandled exception")
-            response = _response()
             if response.is_complete:  # Starlette answers, and then raises the exception again
                 return
             if response.has_started:
                 response.status = 500  # for logs and metrics, whatever status was sent
                 raise
             await unexpected_error(scope)(scope, receive, send)
-
-
-def _record_cut(cut: ResponseCutOff) -> None:
-    if cut.args:
-        logger.warning("A response was cut off: %s", cut)
-    _response().status = cut.status
-
-
-def _response() -> RequestContext:
-    """Return what `ObservationMiddleware` has seen of the response."""
-    current = request_context.get()
-    assert current is not None
-    return current

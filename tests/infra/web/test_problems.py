@@ -146,6 +146,20 @@ async def test_a_response_that_began_is_not_made_to_look_complete(settings: Sett
                 await client.get("/half")
 
 
+async def test_a_route_that_has_called_the_application_may_fail(settings: Settings) -> None:
+    async with running(settings) as app, client_of(app) as client:
+
+        @app.get("/calls")
+        async def calls() -> None:
+            async with client_of(app) as inner:
+                assert (await inner.get("/livez")).status_code == 200
+            raise RuntimeError(SECRET)
+
+        response = await client.get("/calls")
+        assert response.status_code == 500
+        assert response.json()["code"] == "internal_error"
+
+
 @pytest.mark.parametrize("given", ["abcdefgh", "A.b-c_0123456789", "x" * 64])
 async def test_a_harmless_request_id_is_kept(client: Client, given: str) -> None:
     response = await client.get("/nowhere", headers={"X-Request-ID": given})

@@ -7,7 +7,8 @@ from collections.abc import AsyncIterator
 import httpx2
 import pytest
 import uvicorn
-from fastapi import FastAPI
+from fastapi import FastAPI, Request
+from starlette.types import Message, Scope
 
 from app.settings import Settings
 from tests.application import client_of, running
@@ -146,18 +147,32 @@ async def test_a_response_that_began_is_not_made_to_look_complete(settings: Sett
                 await client.get("/half")
 
 
-async def test_a_route_that_has_called_the_application_may_fail(settings: Settings) -> None:
-    async with running(settings) as app, client_of(app) as client:
+async def test_a_route_that_is_cancelled_after_it_called_the_application_is_answered(
+    settings: Settings,
+) -> None:
+    sent: list[Message] = []
+
+    async def receive() -> Message:
+        return {"type": "http.disconnect"}
+
+    async def discard(_message: Message) -> None: ...
+
+    async def send(message: Message) -> None:
+        sent.append(message)
+
+    async with running(settings) as app:
 
         @app.get("/calls")
-        async def calls() -> None:
-            async with client_of(app) as inner:
-                assert (await inner.get("/livez")).status_code == 200
-            raise RuntimeError(SECRET)
+        async def calls(request: Request) -> None:
+            inner = {**request.scope, "path": "/livez", "raw_path": b"/livez"}
+            await app(inner, request.receive, discard)
+            raise asyncio.CancelledError
 
-        response = await client.get("/calls")
-        assert response.status_code == 500
-        assert response.json()["code"] == "internal_error"
+        scope: Scope = {"type": "http", "method": "GET", "path": "/calls", "raw_path": b"/calls"}
+        scope.update({"query_string": b"", "headers": [], "scheme": "http", "http_version": "1.1"})
+        with pytest.raises(asyncio.CancelledError):
+            await app(scope, receive, send)
+    assert [message.get("status") for message in sent] == [503, None]
 
 
 @pytest.mark.parametrize("given", ["abcdefgh", "A.b-c_0123456789", "x" * 64])

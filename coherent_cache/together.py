@@ -40,12 +40,13 @@ class SentTogether:
     async def send(self, tags: Sequence[str]) -> None:
         """Send up to TAGS_PER_COMMAND tags in a command that begins after this call.
 
-        Raises the error of the command.
+        It begins when those before it have ended. Raises the error of its own command.
         """
         command = self._newest
-        if command is None or command.has_begun or len(command.tags) + len(tags) > TAGS_PER_COMMAND:
-            previous = None if command is None or command.task.done() else command.task
-            command = self._newest = _Command(self._send, previous)
+        if command is None or command.task.done():
+            command = self._newest = _Command(self._send, None)
+        elif command.has_begun or len(command.tags) + len(tags) > TAGS_PER_COMMAND:
+            command = self._newest = _Command(self._send, command.task)
         command.tags.update(tags)
         await asyncio.shield(command.task)  # a caller that is cancelled must not cancel the others
 

@@ -9,7 +9,7 @@ from sqlalchemy.exc import IntegrityError
 
 from coherent_cache import Entry, invalidate, shows
 from coherent_cache.store import Store
-from coherent_cache.together import TAGS_PER_COMMAND
+from coherent_cache.together import TAGS_PER_COMMAND, SentTogether
 from tests.coherent_cache.service import Service
 from tests.coherent_cache.worker import Proxy, eventually
 
@@ -193,6 +193,24 @@ async def test_transaction_that_is_cancelled_cancels_no_command_of_others(
     await asyncio.gather(tasks[0], tasks[2])
     assert not await service.is_valid()
     assert len(service.cache.invalidation.completed_ids) == 2
+
+
+async def test_command_that_was_cancelled_before_it_began_takes_no_more_tags() -> None:
+    """As when the event loop of a script ends, and another one begins."""
+    sent: list[Sequence[str]] = []
+
+    async def send(tags: Sequence[str]) -> None:
+        sent.append(tags)
+
+    together, others = SentTogether(send), asyncio.all_tasks()
+    cancelled = asyncio.create_task(together.send(["first"]))
+    await asyncio.sleep(0)
+    for task in asyncio.all_tasks() - others:
+        task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await cancelled
+    await together.send(["second"])
+    assert sent == [["second"]]
 
 
 async def test_bad_row_of_the_relay_fails_no_transaction(

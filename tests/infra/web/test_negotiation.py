@@ -60,13 +60,16 @@ def least_seconds(header: str) -> float:
         ("", '",', ""),
     ],
 )
-def test_a_header_of_twice_the_length_takes_twice_the_time(
+def test_time_to_read_a_header_is_proportional_to_its_length(
     start: str, piece: str, end: str
 ) -> None:
-    """It would be four times if a search began again at every character."""
+    """It would be 256 times if a search began again at every character.
+
+    The limit is far from both, so that other work on the machine makes no difference.
+    """
     count = (LONGEST - len(start + end)) // len(piece)
-    half, whole = (start + piece * times + end for times in (count // 2, count))
-    assert least_seconds(whole) <= 3 * least_seconds(half)
+    short, long = (start + piece * times + end for times in (count // 16, count))
+    assert least_seconds(long) <= 64 * least_seconds(short)
 
 
 @pytest.mark.parametrize("piece", ["a", " ", ",", 'a"', ';"'])

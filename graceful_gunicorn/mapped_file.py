@@ -64,7 +64,7 @@ class MappedFile(MmapedDict):
 
     def write_value(self, key: str, value: float, timestamp: float) -> None:
         """Write a value, unless the file has no room for it."""
-        if key in self._stored or self._has(key):
+        if self._has(key):
             super().write_value(key, value, timestamp)  # type: ignore[no-untyped-call]
 
     def close(self) -> None:

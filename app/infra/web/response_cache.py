@@ -90,7 +90,8 @@ class ResponseCacheMiddleware:
             return
         request = _Request(scope, receive, send, conditions)
         if (copy := reader.get_copy(key)) is not None:
-            await self._read(request, key, _limits_of(copy, scope), reader)
+            limits = route_table_of(scope).limits_of_cacheable(decode(copy).route)
+            await self._read(request, key, limits, reader)
         else:
             await self._route(request, reader)
 
@@ -191,10 +192,6 @@ class ResponseCacheMiddleware:
 
 def _now() -> float:
     return asyncio.get_running_loop().time()
-
-
-def _limits_of(entry: Entry, scope: Scope) -> Limits:
-    return route_table_of(scope).limits_of_cacheable(decode(entry).route)
 
 
 def _cacheable_route(scope: Scope) -> KnownRoute:

@@ -73,8 +73,8 @@ def open_forks(folder: Path, environment: dict[str, str]) -> Iterator[Forks]:
 def _libraries(folder: Path, environment: dict[str, str]) -> list[str]:
     """Return the modules that the tests import from elsewhere, and the plugins of pytest."""
     command = [sys.executable, "-c", "import sys, tests.conftest; print(*sys.modules)"]
-    names = subprocess.check_output(command, cwd=folder, env=environment, text=True).split()
-    libraries = [name for name in names if not (folder / name.partition(".")[0]).exists()]
+    printed = subprocess.check_output(command, cwd=folder, env=environment, encoding="utf-8")
+    libraries = [name for name in printed.split() if not (folder / name.partition(".")[0]).exists()]
     return libraries + [plugin.module for plugin in entry_points(group="pytest11")]
 
 

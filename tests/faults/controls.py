@@ -5,7 +5,9 @@ Gunicorn's master are in master.py.
 """
 
 import asyncio
+import json
 import logging
+import os
 import re
 import sys
 from collections import Counter
@@ -15,6 +17,7 @@ from typing import Any
 from unittest.mock import patch
 from urllib.parse import urlencode
 
+import asyncpg
 from fastapi import Request, Response
 from pgqueuer.models import Job as QueuedJob
 from pgqueuer.queries import Queries
@@ -54,6 +57,7 @@ from app.infra.rate_limits.limit import Charge, Count, Limit
 from app.infra.rate_limits.limiter import RateLimiter
 from app.infra.rate_limits.local import LocalLimits
 from app.infra.security.passwords import PasswordMatch, Passwords
+from app.infra.settings_base.urls import asyncpg_arguments
 from app.infra.shutdown import ServerShutdown
 from app.infra.storage.store import ObjectStore, Write
 from app.infra.threads import BoundedThreads
@@ -236,12 +240,15 @@ async def _start_uncounted(self: JobQueue, job: QueuedJob) -> Claim:
 
 
 def _queries_beside(session: AsyncSession) -> Queries:
-    """Enqueue through the connection of asyncpg, which SQLAlchemy has not begun to use."""
+    """Enqueue through a connection of its own."""
+    place = asyncpg_arguments(json.loads(os.environ[SETTINGS])["database"]["url"])
 
     async def fetch(query: str, *arguments: object) -> list[dict[str, object]]:
-        connection = await (await session.connection()).get_raw_connection()
-        rows = await connection.driver_connection.fetch(query, *arguments)  # type: ignore[union-attr]
-        return [dict(row) for row in rows]
+        connection = await asyncpg.connect(**place)
+        try:
+            return [dict(row) for row in await connection.fetch(query, *arguments)]
+        finally:
+            await connection.close()
 
     queries = queries_in(session)
     queries.driver.fetch = fetch  # type: ignore[method-assign]

@@ -27,7 +27,7 @@ pytestmark = pytest.mark.faults
 SECONDS, CONTROL_SECONDS = 12.0, 8.0
 CRASH_SECONDS = 2.0  # until the change of a dead writer is visible
 CONTROLS = [GUARDED, "with an ordinary cache"]
-MOST_ROOM = 200_000  # bytes for the cache, so that keys are evicted all the time
+MOST_ROOM = 130_000  # bytes for the cache, so that keys are evicted all the time
 
 # A worker that continues after a suspension may read a request before the invalidation message. Its
 # memory may be used for no longer than that of a worker whose channel is half-open.

@@ -58,7 +58,7 @@ mutate: environment ## Break each function once, and list what no test notices (
 	@$(python) -m dev.mutate $(if $(only),--only "$$only") $(if $(each),--each $(each)) \
 		$(if $(minutes),--minutes $(minutes)) $(if $(seconds),--seconds $(seconds))
 
-faults: environment ## Write docs/faults.md (47 minutes; needs HAProxy, nginx, PgBouncer)
+faults: environment ## Write docs/faults.md (more than an hour; needs HAProxy, nginx, PgBouncer)
 	@$(python) -m pytest tests/faults tests -m faults --faults --fault-table docs/faults.md -q
 
 bench: environment-bench ## Measure everything, and write docs/benchmarks.md. Also: make bench quick=1, only="ladder cache"

@@ -104,7 +104,7 @@ class Run:
 
 
 def _parts(tests: dict[str, float]) -> Iterator[dict[str, float]]:
-    """Yield the tests in two parts, of which either may be empty and is then left out."""
+    """Yield the tests of the first few seconds, and then the others. No part is empty."""
     ends = accumulate(tests.values())
     first = {
         test: tests[test] for test, end in zip(tests, ends, strict=True) if end < _FIRST_SECONDS

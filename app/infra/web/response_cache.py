@@ -17,21 +17,14 @@ from app.errors import Unavailable
 from app.infra.cache.settings import CacheSettings
 from app.infra.observability.request_context import RequestContext, request_context
 from app.infra.web.cacheable import cache_key
+from app.infra.web.captured_response import CapturedResponse, send_captured
 from app.infra.web.conditional_requests import CacheRequestHeaders, read_cache_headers
 from app.infra.web.known_route import KnownRoute
 from app.infra.web.problems import problem_of, refuse
 from app.infra.web.rate_limit import count_hit
 from app.infra.web.rate_limited import Limits
 from app.infra.web.routing import route_table_of
-from app.infra.web.stored_response import (
-    CapturedResponse,
-    decode,
-    encode,
-    prepare,
-    send_captured,
-    send_entry,
-    send_stored,
-)
+from app.infra.web.stored_response import decode, encode, prepare, send_entry, send_stored
 from coherent_cache import READ_SECONDS, CacheBusy, Entry, NoCache, Reader, Source
 
 logger = logging.getLogger(__name__)

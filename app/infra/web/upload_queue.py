@@ -1,9 +1,11 @@
 """Refuses uploads when too many wait, before anything else is done for them.
 
 When many uploads arrive at once, most must be refused. Each refusal delays the requests of other
-clients, so it comes before the rate limits, which ask Valkey.
+clients, so it comes before the rate limits, which ask Valkey. And neither refusals nor uploads
+begin all at once.
 """
 
+import asyncio
 from contextlib import ExitStack
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -15,14 +17,21 @@ from app.infra.web.routing import route_table_of
 
 TOO_MANY_UPLOADS = "Too many files are being uploaded. Try again in a moment."
 
+SECONDS_BETWEEN = 0.004  # in which a worker answers several other requests
+LONGEST_LINE_SECONDS = 1.0
+
 
 class UploadQueueMiddleware:
-    """Pure ASGI. At most `limit` uploads wait until their bodies are read. Others get 503."""
+    """Pure ASGI. At most `limit` uploads wait until their bodies are read. Others get 503.
+
+    Uploads that arrive at once begin, or are refused, one after the other.
+    """
 
     def __init__(self, app: ASGIApp, limit: int) -> None:
         self.app = app
         self._limit = limit
         self._waiting = 0
+        self._next_turn = 0.0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["method"] == "GET":
@@ -32,6 +41,7 @@ class UploadQueueMiddleware:
         if route is None or not route.takes_uploads:
             await self.app(scope, receive, send)
         elif self._waiting >= self._limit:
+            await self._take_turn()
             REFUSED.labels("uploads").inc()
             scope.update(found)  # the problem depends on the endpoint
             await refuse(Unavailable(TOO_MANY_UPLOADS), scope, receive, send)
@@ -49,7 +59,16 @@ class UploadQueueMiddleware:
         self._waiting += 1
         waiting.callback(self._leave)
         with waiting:
+            await self._take_turn()
             await self.app(scope, begin_to_receive, send)
+
+    async def _take_turn(self) -> None:
+        """Let other requests run between this upload and the one before."""
+        now = asyncio.get_running_loop().time()
+        turn = max(now, self._next_turn)
+        self._next_turn = min(turn + SECONDS_BETWEEN, now + LONGEST_LINE_SECONDS)
+        if turn > now:
+            await asyncio.sleep(turn - now)
 
     def _leave(self) -> None:
         self._waiting -= 1

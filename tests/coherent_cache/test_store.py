@@ -74,6 +74,26 @@ async def test_copy_is_not_valid_after_its_ttl_although_its_tags_are_unchanged(
     assert not await store.is_valid(entry)
 
 
+async def test_copy_without_tags_is_valid_until_its_ttl_ends(store: Store) -> None:
+    entry = Entry("key", (), b"")
+    await fill(store, entry)
+    assert await store.is_valid(entry)
+    entry.expires_at = time.time()
+    assert not await store.is_valid(entry)
+
+
+async def test_entry_that_has_no_tags_any_more_is_found(store: Store, valkey: Redis) -> None:
+    await fill(store, Entry("key", ("tag",), b"old"))
+    other = Store(valkey, CONFIG)
+    await other.invalidate(["tag"])
+    found = await other.look_up("key")
+    assert isinstance(found, Miss)
+    lease = await other.lease("key", random_token(), found.invalid_fill_id)
+    assert isinstance(lease, Lease)
+    assert await other.fill(Entry("key", (), b"new"), lease)
+    assert await store.look_up("key") == Entry("key", (), b"new")
+
+
 async def test_entry_expires_before_the_relays_give_up_its_invalidation(
     store: Store, valkey: Redis
 ) -> None:
@@ -95,7 +115,11 @@ async def test_released_lease_can_be_granted_again(store: Store) -> None:
 
 
 @pytest.mark.parametrize(
-    "raw", [b"", b"V", b"V\x01", b"V\x01" + bytes(18), b"another's", b"\xff" * 99]
+    "raw",
+    [
+        *(b"", b"V", b"V\x01", b"V\x01" + bytes(18), b"another's", b"\xff" * 99),
+        *(b"L" + bytes(15), b"L" + bytes(17), b"L" + bytes(99)),  # a lease has 16 bytes after "L"
+    ],
 )
 async def test_value_that_is_no_entry_is_a_miss(store: Store, valkey: Redis, raw: bytes) -> None:
     await valkey.set(f"{store.prefix}e:r:key", raw)

@@ -2,13 +2,16 @@
 
 import asyncio
 import logging
+import shutil
 from collections.abc import AsyncIterator
+from pathlib import Path
 
 import httpx2
 import pytest
 from fastapi import FastAPI
 from sqlalchemy import text
 
+from app.infra.database import schema_version
 from app.infra.database.schema_version import read_revisions
 from app.infra.health import lifespan
 from app.infra.resources import ProcessResources
@@ -62,6 +65,16 @@ async def test_a_process_is_not_ready_while_the_schema_is_behind(
     assert (await fresh.get("/readyz")).status_code == 200
     assert caplog.text.count("Migrate it with: python -m alembic upgrade head") == 1
     assert "up to date now" in caplog.text
+
+
+def test_a_service_without_its_migrations_does_not_start(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copy(schema_version.PROJECT / "pyproject.toml", tmp_path)
+    (tmp_path / "migrations" / "versions").mkdir(parents=True)
+    monkeypatch.setattr(schema_version, "PROJECT", tmp_path)
+    with pytest.raises(RuntimeError, match="has no migrations"):
+        read_revisions()
 
 
 async def test_a_newer_schema_is_ready(

@@ -6,6 +6,7 @@ import httpx2
 import pytest
 from fastapi import FastAPI
 from sqlalchemy import text
+from sqlalchemy.ext.asyncio import create_async_engine
 
 from app.features.users.models import User
 from app.infra.dependencies import WriteSession
@@ -126,6 +127,25 @@ async def test_violation_of_another_constraint_is_not_reported_as_email_taken(
         async with make.resources.database.transaction() as session:
             await session.execute(text("ALTER TABLE users DROP CONSTRAINT ck_users_x"))
     assert response.status_code == 500
+
+
+async def test_exhausted_pool_of_another_engine_is_503(
+    own_app: FastAPI, settings: Settings
+) -> None:
+    """An engine that a feature opens for itself has the pool of SQLAlchemy."""
+    url = settings.database.url.get_secret_value()
+    engine = create_async_engine(url, pool_size=1, max_overflow=0, pool_timeout=0.01)
+
+    @own_app.get("/busy")
+    async def busy() -> None:
+        async with engine.connect(), engine.connect():
+            pass
+
+    async with client_of(own_app) as client:
+        response = await client.get("/busy")
+    await engine.dispose()
+    assert (response.status_code, response.headers["retry-after"]) == (503, "1")
+    assert response.json()["detail"] == "All database connections are busy."
 
 
 async def test_repeated_database_failures_are_not_logged_for_every_request(

@@ -31,7 +31,7 @@ from app.infra.database.settings import DatabaseSettings
 from app.settings import Settings
 from tests.application import running
 from tests.coherent_cache.worker import eventually
-from tests.exports import lines_of
+from tests.exports import lines_of, rows_of
 from tests.sample.factory import NoteFactory
 from tests.sample.notes import EXPORTED_NOTES, NOTES_AND_AUTHORS, Note
 
@@ -149,6 +149,20 @@ async def test_a_cursor_is_the_one_that_its_format_encodes(make: NoteFactory) ->
     microseconds = round((at - datetime(2000, 1, 1, tzinfo=UTC)).total_seconds() * 1_000_000)
     assert (cursor.value, cursor.row_id) == (microseconds, note.id)
     assert CURSORS.encode(cursor) == line["cursor"]
+
+
+async def test_only_the_beginning_of_an_export_has_the_names_of_its_columns(
+    make: NoteFactory,
+) -> None:
+    notes = await make.notes(2)
+    content = await whole(reader(make, EXPORTED_NOTES, ExportFormat.CSV))
+    names, first, second = content.splitlines(keepends=True)
+    assert names.startswith(b"id,")
+    cursor = rows_of(names + first)[0]["cursor"]
+    form, database = ExportFormat.CSV, make.resources.database
+    rest = await whole(ExportReader(EXPORTED_NOTES, form, cursor, {}, database, None))
+    assert rest == second
+    assert rest.startswith(f"{notes[1].id},".encode())
 
 
 @pytest.mark.parametrize("moment", [BEFORE_ALL + 1, AFTER_ALL - 1])

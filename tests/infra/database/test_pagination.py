@@ -1,5 +1,6 @@
 """Lists show each row once and in order, and only cursors that the service issued are accepted."""
 
+import enum
 from base64 import urlsafe_b64encode
 from collections.abc import AsyncIterator
 from dataclasses import replace
@@ -33,7 +34,15 @@ from sqlalchemy.types import TypeEngine
 
 from app.errors import InvalidRequest
 from app.infra.database.base import Base
-from app.infra.database.cursors import HEAD, TAIL, VERSION, Cursor, CursorFormat, cursor_format
+from app.infra.database.cursors import (
+    HEAD,
+    TAIL,
+    VERSION,
+    Cursor,
+    CursorFormat,
+    cursor_format,
+    list_identity,
+)
 from app.infra.database.pagination import KeysetList, PageRequest
 from app.infra.database.rows import Columns
 from app.infra.resources import ProcessResources
@@ -476,6 +485,32 @@ async def test_cursor_of_another_order_is_refused(
         page = await things.page(session, PageRequest(1))
         with pytest.raises(InvalidRequest):
             await others.page(session, PageRequest(1, page.next))
+
+
+async def test_list_by_age_accepts_the_cursors_of_older_releases(
+    resources: ProcessResources, table: None
+) -> None:
+    """At first, every list was ordered by age, and cursors did not name the order."""
+    await store(resources, [row() for _ in range(2)])
+    things = KeysetList("things", THING, THINGS)
+    by_age, list_id = cursor_format(DateTime(timezone=True)), list_identity("things", {})
+    async with resources.database.read() as session:
+        [first] = (await things.page(session, PageRequest(1))).items
+        older = by_age.encode(Cursor(list_id, first.created_at, first.id))
+        [second] = (await things.page(session, PageRequest(1, older))).items
+    assert second.id != first.id
+
+
+class Colour(enum.Enum):
+    RED = "red"
+
+
+def test_cursor_of_an_enum_contains_the_text_that_is_stored() -> None:
+    stored = Enum(
+        Colour, native_enum=False, values_callable=lambda kind: [one.value for one in kind]
+    )
+    kind = cursor_format(stored)
+    assert kind.decode(kind.encode(Cursor(LIST, Colour.RED, 1)), LIST).value == "red"
 
 
 @pytest.mark.parametrize("row_id", [0, 1, 2**63 - 1])

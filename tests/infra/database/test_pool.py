@@ -7,8 +7,10 @@ from typing import Any
 import asyncpg
 import pytest
 from fastapi import FastAPI
+from prometheus_client import REGISTRY
 from sqlalchemy import make_url, text
 
+from app.infra.observability.metrics import POOL_SIZE
 from app.infra.resources import ProcessResources
 from app.settings import Settings
 from tests.application import client_of, running
@@ -74,6 +76,28 @@ async def test_cancelled_waiter_frees_its_place(single: FastAPI) -> None:
         await asyncio.gather(*waiters, return_exceptions=True)
     await take()
     assert database.engine.pool.checkedout() == 0
+
+
+async def test_gauges_show_how_the_pool_is_used(single: FastAPI) -> None:
+    database = single.state.resources.database
+
+    def measured() -> list[float | None]:
+        database.engine.pool.measure()
+        names = ("pool_connections_max", "pool_connections_in_use", "pool_waiting")
+        return [REGISTRY.get_sample_value(f"database_{name}") for name in names]
+
+    async def take() -> None:
+        async with database.read() as session:
+            await session.execute(text("SELECT 1"))
+
+    POOL_SIZE.set(0)
+    assert measured() == [1, 0, 0]
+    async with database.read() as session:
+        await session.execute(text("SELECT 1"))
+        waiter = asyncio.create_task(take())
+        await asyncio.sleep(0)
+        assert measured() == [1, 1, 1]
+    await waiter
 
 
 @pytest.mark.parametrize("wrong", ["port", "password", "name"])

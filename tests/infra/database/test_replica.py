@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator, Iterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +11,14 @@ import httpx2
 import pytest
 from fastapi import FastAPI
 from sqlalchemy import event, text
-from sqlalchemy.ext.asyncio import AsyncEngine
+from sqlalchemy.ext.asyncio import AsyncEngine, AsyncSession
 
 from app.infra.database import export
 from app.infra.database import replica as replica_module
 from app.infra.database.export import ExportFormat, ExportReader
 from app.infra.database.replica import Replica
 from app.infra.dependencies import LaggingSession
+from app.infra.observability.background import failing, in_background
 from app.infra.observability.metrics import REPLICA_LAG
 from app.infra.web.cacheable import cacheable
 from app.settings import Settings
@@ -29,6 +30,11 @@ from tests.sample.notes import EXPORTED_NOTES
 from tests.standby import Standby, open_standby, until
 
 WHERE = text("SELECT pg_is_in_recovery()")
+# All but the one that asks.
+CONNECTIONS = (
+    "SELECT count(*) FROM pg_stat_activity"
+    " WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"
+)
 
 
 @pytest.fixture
@@ -45,12 +51,7 @@ async def app(
 ) -> AsyncIterator[FastAPI]:
     """An application with a route that may lag."""
     monkeypatch.setattr(replica_module, "CHECK_SECONDS", 0.1)
-    url = settings.database.url.get_secret_value()
-    values = {
-        **settings.model_dump(),
-        "database": {"url": url, "replica_url": standby.url(url), "replica_lag_seconds": 2},
-    }
-    async with running(Settings.model_validate(values)) as app:
+    async with running(with_replica(settings, standby)) as app:
 
         @app.get("/where")
         async def where(session: LaggingSession) -> bool:
@@ -63,6 +64,12 @@ async def app(
 
         await until(lambda: replica_of(app).is_up_to_date)
         yield app
+
+
+def with_replica(settings: Settings, standby: Standby) -> Settings:
+    url = settings.database.url.get_secret_value()
+    database = {"url": url, "replica_url": standby.url(url), "replica_lag_seconds": 2}
+    return Settings.model_validate({**settings.model_dump(), "database": database})
 
 
 @pytest.fixture
@@ -221,6 +228,65 @@ async def test_without_a_replica_the_primary_is_used(settings: Settings) -> None
         assert app.state.resources.replica is None
         async with client_of(app) as client:
             assert (await client.get("/where")).json() is False
+
+
+async def test_connection_that_is_lost_during_a_check_outlasts_this_check(
+    app: FastAPI, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replica = checked_by_hand(app)
+    await until_in_use(replica)
+    read = replica.database.read
+
+    @asynccontextmanager
+    async def read_and_lose() -> AsyncIterator[AsyncSession]:
+        async with read() as session:
+            yield session
+            replica.distrust()
+
+    monkeypatch.setattr(replica.database, "read", read_and_lose)
+    assert await replica._check() == "unreachable"
+    assert not replica.is_up_to_date
+
+
+async def test_replica_is_used_although_the_log_continues_at_a_lower_position(
+    app: FastAPI,
+) -> None:
+    """It does so after a failover of the primary."""
+    replica = checked_by_hand(app)
+    replica._record(time.monotonic(), 2**62)
+    await until_in_use(replica)
+
+
+def checked_by_hand(app: FastAPI) -> Replica:
+    """Return a replica that only the test checks."""
+    database = replica_of(app).database
+    return Replica(database, database, app.state.resources.database, 2)
+
+
+async def until_in_use(replica: Replica) -> None:
+    async with asyncio.timeout(60):
+        while await replica._check() != "in use":
+            await asyncio.sleep(0.2)  # 60 s are too short for MAX_POSITIONS checks
+
+
+async def test_unexpected_failure_of_the_checks_is_reported() -> None:
+    nothing: Any = None
+    replica = Replica(nothing, nothing, nothing, 2)
+    async with in_background(replica.run, "replica"):
+        await until(lambda: "replica" in failing())
+
+
+async def test_connections_to_the_replica_end_with_the_process(
+    settings: Settings, standby: Standby
+) -> None:
+    async with running(with_replica(settings, standby)) as app:
+        await until(lambda: replica_of(app).is_up_to_date)
+        async with replica_of(app).database.read() as session:
+            await session.execute(WHERE)
+        assert await standby.ask(CONNECTIONS)
+    async with asyncio.timeout(60):  # the server needs a moment
+        while await standby.ask(CONNECTIONS):
+            await asyncio.sleep(0.02)
 
 
 def test_lag_that_is_unknown_is_infinite_in_the_metrics() -> None:

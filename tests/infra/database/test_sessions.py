@@ -313,6 +313,26 @@ async def test_lost_connection_is_replaced(
     assert (await caller.get(url)).status_code == 200
 
 
+async def test_write_whose_connection_is_lost_before_its_rows_are_sent_runs_again(
+    app_of_the_test: FastAPI, caller: httpx2.AsyncClient, resources: ProcessResources
+) -> None:
+    """The rows are sent before COMMIT, so it is known that they were not stored."""
+    runs = []
+
+    @app_of_the_test.post("/write")
+    async def write(session: WriteSession) -> None:
+        runs.append("run")
+        process_id = await session.scalar(text("SELECT pg_backend_pid()"))
+        if len(runs) == 1:
+            async with resources.database.read() as other:
+                await other.execute(text(f"SELECT pg_terminate_backend({process_id}, 5000)"))
+        session.add(User(**ROW))
+
+    assert (await caller.post("/write")).status_code == 200
+    assert runs == ["run", "run"]
+    assert await stored(resources) == 1
+
+
 async def test_error_message_does_not_contain_the_row(
     resources: ProcessResources, clean: None
 ) -> None:

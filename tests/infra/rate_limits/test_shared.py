@@ -104,6 +104,22 @@ async def test_keys_expire_when_the_quota_is_whole_again(
     assert 0 < await valkey.ttl(key_of(limiter)) <= 864
 
 
+async def test_its_connection_ends_with_the_process(valkey: Redis) -> None:
+    limits = SharedLimits(os.environ["TEST_RATE_LIMITS_URL"], 5)
+    others = await connections(valkey)
+    await limits.read_configuration()
+    own = await connections(valkey) - others
+    assert own
+    await limits.close()
+    async with asyncio.timeout(60):  # Valkey needs a moment
+        while own & await connections(valkey):
+            await asyncio.sleep(0.01)
+
+
+async def connections(valkey: Redis) -> set[str]:
+    return {client["id"] for client in await valkey.client_list()}
+
+
 async def test_a_cancelled_request_does_not_disturb_the_others(shared: SharedLimits) -> None:
     pace = Pace.of(100, 86_400)
     charge = Charge(Rule("slow", pace, pace, "", ""), os.urandom(8).hex())

@@ -236,6 +236,63 @@ async def test_few_uploads_run_at_the_same_time(settings: Settings) -> None:
                 leave.clear()
 
 
+async def test_upload_is_refused_if_others_took_all_places_while_it_was_read(
+    settings: Settings,
+) -> None:
+    limits = settings.limits.model_copy(update={"uploads": 1})
+    async with running(settings.model_copy(update={"limits": limits})) as app:
+        being_read, rest = asyncio.Semaphore(0), asyncio.Event()
+        runs, leave = list[None](), asyncio.Event()
+
+        @app.post("/uploads", max_body_size=4 * MIB)
+        async def upload(request: Request) -> None:
+            runs.append(None)
+            if len(runs) == 2:  # both would run at the same time
+                leave.set()
+            await leave.wait()
+
+        async def slow() -> AsyncIterator[bytes]:
+            being_read.release()
+            await rest.wait()
+            yield b" "
+
+        async with client_of(app) as client:
+            sent = []
+            for _ in range(2):
+                sent.append(asyncio.create_task(client.post("/uploads", content=slow())))
+                await being_read.acquire()
+            rest.set()
+            await asyncio.wait(sent, return_when=asyncio.FIRST_COMPLETED)
+            leave.set()
+            answers = await asyncio.gather(*sent)
+            assert sorted(answer.status_code for answer in answers) == [200, 503]
+            assert len(runs) == 1
+            assert (await client.post("/uploads", content=b" ")).status_code == 200
+
+
+async def test_few_uploads_are_read_at_the_same_time(
+    uploads: httpx2.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("app.infra.web.body_budget.PAUSE_SECONDS", 60)
+    monkeypatch.setattr("app.infra.web.body_budget.TURN_SECONDS", 60)
+    readers, most = 0, 0
+
+    async def pieces() -> AsyncIterator[bytes]:
+        nonlocal readers, most
+        readers += 1
+        most = max(most, readers)
+        for _ in range(20):  # the others have time to begin
+            await asyncio.sleep(0)
+        readers -= 1
+        yield b" "
+
+    answers = await asyncio.gather(
+        *(uploads.post("/uploads", content=pieces()) for _ in range(3 * READ_AT_ONCE))
+    )
+    assert {answer.status_code for answer in answers} == {200}
+    assert most == READ_AT_ONCE
+
+
 async def test_upload_that_finds_no_place_is_refused_without_waiting_for_a_turn() -> None:
     budget = BodyBudget(uploads=1, spare_bytes=0)
     for _ in range(READ_AT_ONCE):

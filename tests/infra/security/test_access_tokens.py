@@ -1,5 +1,6 @@
 """Access tokens."""
 
+import time
 from datetime import datetime, timedelta
 from types import SimpleNamespace
 
@@ -56,3 +57,14 @@ def test_verified_token_is_not_verified_again(monkeypatch: pytest.MonkeyPatch) -
     assert tokens.verify(token).user_id == 7
     monkeypatch.setattr("jwt.decode", None)
     assert tokens.verify(token).user_id == 7
+
+
+def test_verified_token_is_refused_when_it_has_expired(monkeypatch: pytest.MonkeyPatch) -> None:
+    settings = AuthSettings()
+    tokens = AccessTokens(settings)
+    token = tokens.issue(7, 1)
+    assert tokens.verify(token).user_id == 7
+    later = time.time() + settings.access_token_seconds
+    monkeypatch.setattr(access_tokens, "time", SimpleNamespace(time=lambda: later))
+    with pytest.raises(Unauthenticated, match="has expired"):
+        tokens.verify(token)

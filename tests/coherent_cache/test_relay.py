@@ -305,7 +305,8 @@ async def test_trust_is_renewed_while_a_poll_waits_for_its_connection(
         return Poll(time.monotonic(), [])
 
     turn = asyncio.create_task(service.relay_of(StubOutbox(connect)).run_once())
-    await renewed.wait()
+    async with asyncio.timeout(60):
+        await renewed.wait()
     assert not turn.done()
     connected.set()
     await turn

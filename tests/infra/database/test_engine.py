@@ -5,11 +5,13 @@ from typing import Any
 
 import asyncpg
 import pytest
+from pydantic import ValidationError
 from sqlalchemy import text
 
 from app.errors import Unavailable
 from app.infra.database.engine import open_engine
 from app.infra.database.sessions import Database
+from app.infra.database.settings import DatabaseSettings
 from app.settings import Settings
 from tests.coherent_cache.worker import Proxy
 
@@ -39,3 +41,9 @@ async def test_connection_to_a_silent_server_is_closed_without_waiting_for_the_s
     await database.close()
     proxy.stop()
     await asyncio.sleep(0.01)  # until its sockets are closed
+
+
+@pytest.mark.parametrize("name", ["url", "replica_url"])
+def test_url_of_another_database_is_refused_before_anything_connects(name: str) -> None:
+    with pytest.raises(ValidationError, match="not for PostgreSQL"):
+        DatabaseSettings.model_validate({name: "mysql://a:b@127.0.0.1/x"})

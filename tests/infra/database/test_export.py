@@ -158,7 +158,7 @@ async def test_only_the_beginning_of_an_export_has_the_names_of_its_columns(
     content = await whole(reader(make, EXPORTED_NOTES, ExportFormat.CSV))
     names, first, second = content.splitlines(keepends=True)
     assert names.startswith(b"id,")
-    cursor = rows_of(names + first)[0]["cursor"]
+    cursor = rows_of(bytes(names + first))[0]["cursor"]
     form, database = ExportFormat.CSV, make.resources.database
     rest = await whole(ExportReader(EXPORTED_NOTES, form, cursor, {}, database, None))
     assert rest == second

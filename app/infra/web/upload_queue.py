@@ -1,8 +1,9 @@
 """Refuses uploads when too many wait, before anything else is done for them.
 
 When many uploads arrive at once, most must be refused. Each refusal delays the requests of other
-clients, so it comes before the rate limits, which ask Valkey. And neither refusals nor uploads
-begin all at once.
+clients, so it comes before the rate limits, which ask Valkey. And refusals are sent one after the
+other, `SECONDS_BETWEEN` apart, until the line is `LONGEST_LINE_SECONDS` long. Further ones wait as
+long, and are not apart.
 """
 
 import asyncio
@@ -17,15 +18,12 @@ from app.infra.web.routing import route_table_of
 
 TOO_MANY_UPLOADS = "Too many files are being uploaded. Try again in a moment."
 
-SECONDS_BETWEEN = 0.004  # in which a worker answers several other requests
-LONGEST_LINE_SECONDS = 1.0
+SECONDS_BETWEEN = 0.004  # A worker answers several other requests in this time.
+LONGEST_LINE_SECONDS = 0.5  # A client that sent `Expect: 100-continue` waits for 1 s.
 
 
 class UploadQueueMiddleware:
-    """Pure ASGI. At most `limit` uploads wait until their bodies are read. Others get 503.
-
-    Uploads that arrive at once begin, or are refused, one after the other.
-    """
+    """Pure ASGI. At most `limit` uploads wait until their bodies are read. Others get 503."""
 
     def __init__(self, app: ASGIApp, limit: int) -> None:
         self.app = app
@@ -38,7 +36,7 @@ class UploadQueueMiddleware:
             await self.app(scope, receive, send)
             return
         route, found = route_table_of(scope).find(scope)
-        if route is None or not route.takes_uploads:
+        if route is None or not route.takes_uploads or not route.takes(scope["method"]):
             await self.app(scope, receive, send)
         elif self._waiting >= self._limit:
             await self._take_turn()
@@ -59,11 +57,10 @@ class UploadQueueMiddleware:
         self._waiting += 1
         waiting.callback(self._leave)
         with waiting:
-            await self._take_turn()
             await self.app(scope, begin_to_receive, send)
 
     async def _take_turn(self) -> None:
-        """Let other requests run between this upload and the one before."""
+        """Let other requests run between this refusal and the one before."""
         now = asyncio.get_running_loop().time()
         turn = max(now, self._next_turn)
         self._next_turn = min(turn + SECONDS_BETWEEN, now + LONGEST_LINE_SECONDS)

@@ -380,7 +380,7 @@ async def test_silent_uploads_lose_their_turn_before_they_end(
         upload.cancel()
 
 
-async def test_uploads_beyond_those_that_may_wait_are_refused_at_once(
+async def test_uploads_beyond_those_that_may_wait_are_refused_before_valkey_is_asked(
     settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("app.infra.web.body_budget.PAUSE_SECONDS", 60)

@@ -1,12 +1,9 @@
 """Refuses uploads when too many wait, before anything else is done for them.
 
 When many uploads arrive at once, most must be refused. Each refusal delays the requests of other
-clients, so it comes before the rate limits, which ask Valkey. And refusals are sent one after the
-other, `SECONDS_BETWEEN` apart, until the line is `LONGEST_LINE_SECONDS` long. Further ones wait as
-long, and are not apart.
+clients, so it comes before the rate limits, which ask Valkey.
 """
 
-import asyncio
 from contextlib import ExitStack
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -18,9 +15,6 @@ from app.infra.web.routing import route_table_of
 
 TOO_MANY_UPLOADS = "Too many files are being uploaded. Try again in a moment."
 
-SECONDS_BETWEEN = 0.004  # A worker answers several other requests in this time.
-LONGEST_LINE_SECONDS = 0.5  # A client that sent `Expect: 100-continue` waits for 1 s.
-
 
 class UploadQueueMiddleware:
     """Pure ASGI. At most `limit` uploads wait until their bodies are read. Others get 503."""
@@ -29,7 +23,6 @@ class UploadQueueMiddleware:
         self.app = app
         self._limit = limit
         self._waiting = 0
-        self._next_turn = 0.0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] != "http" or scope["method"] == "GET":
@@ -39,7 +32,6 @@ class UploadQueueMiddleware:
         if route is None or not route.takes_uploads or not route.takes(scope["method"]):
             await self.app(scope, receive, send)
         elif self._waiting >= self._limit:
-            await self._take_turn()
             REFUSED.labels("uploads").inc()
             scope.update(found)  # the problem depends on the endpoint
             await refuse(Unavailable(TOO_MANY_UPLOADS), scope, receive, send)
@@ -58,14 +50,6 @@ class UploadQueueMiddleware:
         waiting.callback(self._leave)
         with waiting:
             await self.app(scope, begin_to_receive, send)
-
-    async def _take_turn(self) -> None:
-        """Let other requests run between this refusal and the one before."""
-        now = asyncio.get_running_loop().time()
-        turn = max(now, self._next_turn)
-        self._next_turn = min(turn + SECONDS_BETWEEN, now + LONGEST_LINE_SECONDS)
-        if turn > now:
-            await asyncio.sleep(turn - now)
 
     def _leave(self) -> None:
         self._waiting -= 1

@@ -6,6 +6,7 @@ not raised, a condition that is never met. Changes that any test would notice co
 
 import ast
 import hashlib
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from operator import itemgetter
@@ -39,6 +40,7 @@ class Mutant:
     line: int
     before: str
     after: str
+    number: int  # from 1, of the same change in the same function
     source: str  # of the whole module, mutated
     digest: str  # of the function
 
@@ -48,7 +50,8 @@ class Mutant:
 
     @property
     def key(self) -> str:
-        return f"{self.function}: {self.before} → {self.after}"
+        change = f"{self.function}: {self.before} → {self.after}"
+        return change if self.number == 1 else f"{change}, number {self.number}"
 
     @property
     def result(self) -> str:
@@ -73,13 +76,16 @@ class Module:
     def mutants(self, limit: int) -> Iterator[Mutant]:
         """Yield at most `limit` mutants of each function, the most telling ones first."""
         for name, function in self.functions.items():
+            made = Counter[tuple[str, str]]()
             digest = hashlib.sha256(self._cut(function)[1]).hexdigest()[:16]
             for _, node, template in sorted(_changes(function), key=itemgetter(0))[:limit]:
                 start, old, end = self._cut(node)
                 new = template.replace(_SAME, old.decode())
                 source = (start + new.encode() + end).decode()
                 before, after = (" ".join(text.split()) for text in (old.decode(), new))
-                yield Mutant(name, node.lineno, before, after, source, digest)
+                made[before, after] += 1
+                number = made[before, after]
+                yield Mutant(name, node.lineno, before, after, number, source, digest)
 
     def _cut(self, node: ast.expr | ast.stmt) -> tuple[bytes, bytes, bytes]:
         """Return the text before the node, that of the node, and the text after it."""

@@ -78,6 +78,14 @@ def test_a_function_inside_another_has_a_mutant_of_its_own(tmp_path: Path) -> No
     ]
 
 
+def test_the_same_change_in_two_places_has_two_keys(tmp_path: Path) -> None:
+    text = "def f():\n    if a:\n        return 1\n    if a:\n        return 2\n"
+    assert [one.key for one in mutants(tmp_path, text, 2)] == [
+        "module.py::f: a → (a) and False",
+        "module.py::f: a → (a) and False, number 2",
+    ]
+
+
 def test_every_mutant_of_this_repository_is_valid_code_with_one_change() -> None:
     for path in mutated():
         module = Module(ROOT, path)

@@ -62,6 +62,8 @@ class BodyLimitMiddleware:
             await self.app(scope, receive, send)
             return
         route, found = route_table_of(scope).find(scope)
+        if route is not None and not route.takes(scope["method"]):
+            route = None  # It will get 405, so what the route declares does not apply.
         body = Body(self._budget)
         try:
             content = await self._receive(scope, receive, route, length, body)
@@ -129,7 +131,7 @@ def _check_access_token(scope: Scope, route: KnownRoute | None) -> None:
     resources: ProcessResources | None = getattr(app.state, "resources", None)
     if resources is None or app.dependency_overrides:  # which decide who the caller is
         return
-    if route is not None and route.requires_access_token and route.takes(scope["method"]):
+    if route is not None and route.requires_access_token:
         token = bearer_token(scope)
         if token is None:
             raise Unauthenticated(NO_TOKEN)

@@ -95,7 +95,9 @@ async def test_gauges_show_how_the_pool_is_used(single: FastAPI) -> None:
     async with database.read() as session:
         await session.execute(text("SELECT 1"))
         waiter = asyncio.create_task(take())
-        await asyncio.sleep(0)
+        async with asyncio.timeout(60):
+            while not database.engine.pool.waiting:
+                await asyncio.sleep(0)
         assert measured() == [1, 1, 1]
     await waiter
 

@@ -230,7 +230,7 @@ async def test_without_a_replica_the_primary_is_used(settings: Settings) -> None
             assert (await client.get("/where")).json() is False
 
 
-async def test_connection_that_is_lost_during_a_check_outlasts_this_check(
+async def test_check_does_not_trust_a_replica_whose_connection_was_lost_meanwhile(
     app: FastAPI, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     replica = checked_by_hand(app)
@@ -251,7 +251,7 @@ async def test_connection_that_is_lost_during_a_check_outlasts_this_check(
 async def test_replica_is_used_although_the_log_continues_at_a_lower_position(
     app: FastAPI,
 ) -> None:
-    """It does so after a failover of the primary."""
+    """After a failover of the primary, the log continues at a lower position."""
     replica = checked_by_hand(app)
     replica._record(time.monotonic(), 2**62)
     await until_in_use(replica)

@@ -237,8 +237,9 @@ async def test_few_uploads_run_at_the_same_time(settings: Settings) -> None:
 
 
 async def test_upload_is_refused_if_others_took_all_places_while_it_was_read(
-    settings: Settings,
+    settings: Settings, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr("app.infra.web.body_budget.SILENCE_SECONDS", 60)
     limits = settings.limits.model_copy(update={"uploads": 1})
     async with running(settings.model_copy(update={"limits": limits})) as app:
         being_read, rest = asyncio.Semaphore(0), asyncio.Event()
@@ -256,7 +257,7 @@ async def test_upload_is_refused_if_others_took_all_places_while_it_was_read(
             await rest.wait()
             yield b" "
 
-        async with client_of(app) as client:
+        async with client_of(app) as client, asyncio.timeout(60):
             sent = []
             for _ in range(2):
                 sent.append(asyncio.create_task(client.post("/uploads", content=slow())))

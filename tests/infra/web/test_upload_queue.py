@@ -1,4 +1,4 @@
-"""Uploads are refused while too many wait, and only uploads."""
+"""Uploads are refused while too many run or wait, and only uploads."""
 
 import asyncio
 
@@ -10,24 +10,45 @@ from tests.application import client_of, running
 MIB = 1024 * 1024
 
 
-async def test_only_uploads_are_refused_when_too_many_wait(settings: Settings) -> None:
+async def test_only_uploads_are_refused_while_all_places_are_taken(settings: Settings) -> None:
+    limits = settings.limits.model_copy(update={"uploads": 1})
+    async with running(settings.model_copy(update={"limits": limits})) as app:
+        runs, leave = asyncio.Event(), asyncio.Event()
+
+        @app.post("/uploads", max_body_size=4 * MIB)
+        async def upload(request: Request) -> None:
+            runs.set()
+            await leave.wait()
+
+        @app.post("/others")
+        async def other(request: Request) -> None:
+            await request.body()
+
+        async with client_of(app) as client, asyncio.timeout(60):
+            first = asyncio.create_task(client.post("/uploads", content=b" "))
+            await runs.wait()
+            assert (await client.post("/uploads", content=b" ")).status_code == 503
+            # A method that the route does not have is no upload.
+            assert (await client.patch("/uploads", content=b" ")).status_code == 405
+            assert (await client.patch("/uploads", content=b" " * 2 * MIB)).status_code == 413
+            assert (await client.post("/others", content=b" ")).status_code == 200
+            leave.set()
+            assert (await first).status_code == 200
+
+
+async def test_only_uploads_are_refused_while_too_many_wait(settings: Settings) -> None:
+    """All of these arrive before the first upload is read."""
     limits = settings.limits.model_copy(update={"uploads": 1})
     async with running(settings.model_copy(update={"limits": limits})) as app:
 
         @app.post("/uploads", max_body_size=4 * MIB)
-        @app.post("/others")
-        async def take(request: Request) -> None:
-            await request.body()
+        async def upload(request: Request) -> None: ...
 
         async with client_of(app) as client:
 
-            async def send(method: str, path: str) -> int:
-                return (await client.request(method, path, content=b" ")).status_code
+            async def send(method: str) -> int:
+                return (await client.request(method, "/uploads", content=b" ")).status_code
 
-            answers = await asyncio.gather(
-                *(send("POST", "/uploads") for _ in range(4)),
-                send("PATCH", "/uploads"),  # this is no upload
-                send("POST", "/others"),
-            )
+            answers = await asyncio.gather(*map(send, ["POST"] * 4 + ["PATCH"] * 4))
     assert sorted(answers[:4]) == [200, 503, 503, 503]
-    assert answers[4:] == [405, 200]
+    assert answers[4:] == [405] * 4

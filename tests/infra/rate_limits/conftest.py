@@ -2,9 +2,12 @@
 
 import os
 from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from urllib.parse import urlsplit
 from uuid import uuid4
 
 import pytest
+from redis.asyncio import Redis
 
 from app.infra.rate_limits.limiter import RateLimiter
 from app.infra.rate_limits.settings import RateLimitSettings
@@ -54,3 +57,15 @@ async def make_limiter(namespace: str) -> AsyncIterator[MakeLimiter]:
     yield make
     for limiter in made:
         await limiter.aclose()
+
+
+@asynccontextmanager
+async def user(*rules: str) -> AsyncIterator[tuple[str, Redis]]:
+    """Create a user of Valkey. Yield its URL, and a client that may change it."""
+    url, name = urlsplit(os.environ["TEST_RATE_LIMITS_URL"]), f"u{uuid4().hex}"
+    async with Redis.from_url(os.environ["TEST_RATE_LIMITS_URL"]) as admin:
+        await admin.execute_command("ACL", "SETUSER", name, "on", ">secret", "~*", *rules)
+        try:
+            yield url._replace(netloc=f"{name}:secret@127.0.0.1:{url.port}").geturl(), admin
+        finally:
+            await admin.execute_command("ACL", "DELUSER", name)

@@ -3,6 +3,7 @@
 import asyncio
 import os
 from collections.abc import AsyncIterator
+from urllib.parse import urlsplit
 
 import pytest
 from redis.asyncio import Redis
@@ -10,7 +11,7 @@ from redis.asyncio import Redis
 from app.infra.rate_limits.limit import Charge, Count, Limit, Pace, Rule
 from app.infra.rate_limits.limiter import RateLimiter
 from app.infra.rate_limits.shared import SharedLimits
-from tests.infra.rate_limits.conftest import MakeLimiter
+from tests.infra.rate_limits.conftest import MakeLimiter, user
 
 SLOW = Limit("slow", quota=100, seconds=86_400)  # it gives nothing back while a test runs
 OTHER = Limit("other", quota=3, seconds=86_400)
@@ -104,20 +105,19 @@ async def test_keys_expire_when_the_quota_is_whole_again(
     assert 0 < await valkey.ttl(key_of(limiter)) <= 864
 
 
-async def test_close_ends_the_connection_to_valkey(valkey: Redis) -> None:
-    name = f"limits-{os.urandom(8).hex()}"
+async def test_close_ends_the_connection_to_valkey() -> None:
+    async with user("+@all") as (url, valkey):
 
-    async def is_connected() -> bool:
-        return name in {client["name"] for client in await valkey.client_list()}
+        async def is_connected() -> bool:
+            return urlsplit(url).username in {one["user"] for one in await valkey.client_list()}
 
-    url = os.environ["TEST_RATE_LIMITS_URL"]
-    limits = SharedLimits(f"{url}{'&' if '?' in url else '?'}client_name={name}", 5)
-    await limits.read_configuration()
-    assert await is_connected()
-    await limits.close()
-    async with asyncio.timeout(60):  # Valkey needs a moment
-        while await is_connected():
-            await asyncio.sleep(0.01)
+        limits = SharedLimits(url, 5)
+        await limits.read_configuration()
+        assert await is_connected()
+        await limits.close()
+        async with asyncio.timeout(60):  # Valkey needs a moment
+            while await is_connected():
+                await asyncio.sleep(0.01)
 
 
 async def test_a_cancelled_request_does_not_disturb_the_others(shared: SharedLimits) -> None:

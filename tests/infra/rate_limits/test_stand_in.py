@@ -2,8 +2,6 @@
 
 import asyncio
 import os
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from urllib.parse import urlsplit
 from uuid import uuid4
 
@@ -18,7 +16,7 @@ from app.infra.rate_limits.limiter import RateLimiter
 from app.infra.rate_limits.local import MAX_KEYS
 from app.infra.rate_limits.shared import MAX_BATCH
 from tests.coherent_cache.worker import eventually
-from tests.infra.rate_limits.conftest import MakeLimiter
+from tests.infra.rate_limits.conftest import MakeLimiter, user
 
 LIMIT = Limit("limit", quota=10, seconds=86_400)
 FAILURES = Limit("failures", quota=5, seconds=86_400, by=By.ACCOUNT)
@@ -28,18 +26,6 @@ NOWHERE = "redis://127.0.0.1:1/0"
 async def accepted(limiter: RateLimiter, subject: str = "a", times: int = 50) -> int:
     counts = [await limiter.take([limiter.charge(LIMIT, subject)]) for _ in range(times)]
     return sum(not any(count.wait for count in one) for one in counts)
-
-
-@asynccontextmanager
-async def user(*rules: str) -> AsyncIterator[tuple[str, Redis]]:
-    """Create a user of Valkey. Yield its URL, and a client that may change it."""
-    url, name = urlsplit(os.environ["TEST_RATE_LIMITS_URL"]), f"u{uuid4().hex}"
-    async with Redis.from_url(os.environ["TEST_RATE_LIMITS_URL"]) as admin:
-        await admin.execute_command("ACL", "SETUSER", name, "on", ">secret", "~*", *rules)
-        try:
-            yield url._replace(netloc=f"{name}:secret@127.0.0.1:{url.port}").geturl(), admin
-        finally:
-            await admin.execute_command("ACL", "DELUSER", name)
 
 
 async def test_without_valkey_the_processes_share_the_quota(make_limiter: MakeLimiter) -> None:

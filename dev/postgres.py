@@ -20,8 +20,14 @@ SETTINGS = {
     "shared_buffers": "128MB",
     "wal_recycle": "off",  # files of the log that are not needed any more take no space
 }
-# For tests: a crash may lose or damage the data.
-VOLATILE_SETTINGS = {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
+# For tests: a crash may lose or damage the data. Tests copy the server at the same time, and each
+# copy needs the files of the log that were written meanwhile.
+VOLATILE_SETTINGS = {
+    "fsync": "off",
+    "synchronous_commit": "off",
+    "full_page_writes": "off",
+    "wal_keep_size": "256MB",
+}
 
 # PostgreSQL refuses to run as root. Each of these runs it as another user who may still enter the
 # closed folders of root: in a user namespace, or as the user nobody with one of root's capabilities

@@ -76,7 +76,7 @@ about 30 minutes. `make bench quick=1` needs two minutes, measures some of it on
 ## How to read it
 
 - Compare figures of one table only. Server, PostgreSQL, Valkey and the clients share the cores of
-  one machine, so rates are lower bounds. CPU times and ratios depend less on this.
+  one machine, so rates are lower bounds. Ratios depend less on this than rates and CPU times.
 - Servers that are compared are measured in turns, after a warm-up, and each figure is the median of
   the rounds. A server that needs seconds for a response is measured in one long round.
 - "CPU µs" is the CPU time of all processes of the server for one request, and "PG µs" that of

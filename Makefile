@@ -9,7 +9,7 @@ or_say = || { echo "$(1)" >&2; exit 1; }
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help environment environment-run environment-bench run dev profile connections memory jobs resource rename remove test test-fast check mutate faults bench fmt openapi client migrate migration admin flush-cache seed clean-data lock
+.PHONY: help environment environment-run environment-bench run dev profile connections memory jobs resource rename remove test test-fast check mutate faults bench quick fmt openapi client migrate migration admin flush-cache seed clean-data lock
 
 ##@ Run
 run: environment-run ## Start PostgreSQL, Valkey, the service and a job worker, with demo data
@@ -61,8 +61,11 @@ mutate: environment ## Break each function once, and list what no test notices (
 faults: environment ## Write docs/faults.md (more than an hour; needs HAProxy, nginx, PgBouncer)
 	@$(python) -m pytest tests/faults tests -m faults --faults --fault-table docs/faults.md -q
 
-bench: environment-bench ## Measure everything, and write docs/benchmarks.md. Also: make bench quick=1, only="ladder cache"
-	@$(python) -m benchmarks $(if $(filter 1,$(quick)),--quick) $(if $(posts),--posts $(posts)) $(only)
+bench: environment-bench ## Measure everything, and write docs/benchmarks.md. Also: make bench quick, only="ladder cache"
+	@$(python) -m benchmarks $(if $(filter 1 quick,$(quick) $(MAKECMDGOALS)),--quick) $(if $(posts),--posts $(posts)) $(only)
+
+quick: bench # a word after `make bench`
+	@:
 
 fmt: environment ## Format, and correct lint errors where that is safe
 	@$(python) -m ruff format

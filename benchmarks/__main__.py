@@ -1,6 +1,6 @@
 """`make bench`: measures all sections, and writes docs/benchmarks.md with its plots and figures.
 
-`make bench quick=1` measures less, and writes to .data/benchmarks. So does another number of posts:
+`make bench quick` measures less, and writes to .data/benchmarks. So does another number of posts:
 `make bench posts=1000000 only=export`. `make bench only="ladder cache"` measures some of the
 sections again, and keeps the others.
 """

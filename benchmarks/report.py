@@ -70,7 +70,7 @@ def _machine(machine: dict[str, Any]) -> str:
 HEAD = """# Benchmarks
 
 `make bench` measures everything on this page on your machine, and writes it. It needs `wrk` and
-about 30 minutes. `make bench quick=1` needs two minutes, measures some of it once, and writes to
+about 30 minutes. `make bench quick` needs two minutes, measures some of it once, and writes to
 `.data/benchmarks`. The figures are also in [benchmarks.json](benchmarks.json).
 
 ## How to read it

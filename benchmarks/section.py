@@ -7,7 +7,7 @@ A module in benchmarks/sections has these names:
 - figures(data): returns the figures that documents may show, by their keys.
 - report(data): returns the text below the heading.
 - charts(data): returns the plots. They may be missing.
-- IN_QUICK = False leaves the section out of `make bench quick=1`.
+- IN_QUICK = False leaves the section out of `make bench quick`.
 """
 
 from collections.abc import Iterator, Mapping, Sequence

@@ -109,6 +109,8 @@ def _orientation(image: Image.Image) -> int:
 
 def _middle(image: Image.Image) -> Image.Image:
     """Return the square in the middle, small. This decodes the picture."""
+    if image.mode == "I;16":
+        image = _in_eight_bits(image)
     if image.has_transparency_data:
         image = image.convert("RGBA")
     elif image.mode not in ("RGB", "CMYK", "L"):
@@ -118,6 +120,14 @@ def _middle(image: Image.Image) -> Image.Image:
     left, top = (width - side) / 2, (height - side) / 2
     box = (left, top, left + side, top + side)
     return image.resize((SIDE, SIDE), Image.Resampling.LANCZOS, box, reducing_gap=3.0)
+
+
+def _in_eight_bits(image: Image.Image) -> Image.Image:
+    """Convert grey values of 16 bits. `convert` alone makes everything above 255 white."""
+    grey = image.point(lambda value: value / 256).convert("L")
+    if "transparency" in grey.info:
+        grey.info["transparency"] //= 256
+    return grey
 
 
 def _in_srgb(small: Image.Image, profile: bytes | None) -> Image.Image:

@@ -84,6 +84,20 @@ def test_every_kind_of_png_is_taken(mode: str) -> None:
     assert (result.size, result.mode) == ((256, 256), "RGBA" if "A" in mode else "RGB")
 
 
+@pytest.mark.parametrize("transparent", [None, 65_535])
+def test_grey_values_of_16_bits_are_kept(transparent: int | None) -> None:
+    image = Image.new("I;16", (256, 256), 32_768)
+    image.paste(65_535, (0, 0, 256, 128))
+    result = made(
+        written(image, "PNG", **({} if transparent is None else {"transparency": 65_535}))
+    )
+    upper, lower = (result.convert("RGBA").getpixel((128, row)) for row in (64, 192))
+    assert upper == (255, 255, 255, 255 if transparent is None else 0)
+    assert isinstance(lower, tuple)
+    assert lower[3] == 255
+    assert abs(lower[0] - 128) < 5
+
+
 def test_print_colours_are_taken() -> None:
     assert colours(made(written(quarters().convert("CMYK"), "JPEG"))) == HELD[1]
 

@@ -61,6 +61,7 @@ class Upstream:
         self._headers = dict(headers)
         self._total_seconds = total_seconds or settings.total_seconds
         self._breaker = Breaker(self._log_failure, self._log_recovery)
+        self._running = 0
 
     @property
     def is_open(self) -> bool:
@@ -121,18 +122,26 @@ class Upstream:
         """Send the call, if the breaker lets it through.
 
         The breaker counts what is the fault of the service: that it did not answer in its time, or
-        says that it cannot. It does not count that the request had less time left than that.
+        says that it cannot. It does not count that the service had less time, because the request
+        ended, or because the call had to wait for one of our connections.
         """
+        limit: float | None = until
+        end = end_of_request()  # the breaker does not see that this one is over
+        if self._running >= self._settings.connections_per_host:
+            limit, end = None, until if end is None else min(until, end)
+        self._running += 1
         try:
-            async with asyncio.timeout_at(end_of_request()):
+            async with asyncio.timeout_at(end):
                 with self._breaker.call():
-                    return await self._answer(call, until)
+                    return await self._answer(call, limit)
         except BreakerOpen:
             raise UpstreamFailed(self.name, "skipped") from None
         except TimeoutError:
             raise UpstreamFailed(self.name, "timeout") from None
+        finally:
+            self._running -= 1
 
-    async def _answer(self, call: Call, until: float) -> Reply:
+    async def _answer(self, call: Call, until: float | None) -> Reply:
         try:
             async with asyncio.timeout_at(until):
                 reply = await exchange(self._session, self.name, call, self._settings.body_bytes)

@@ -239,6 +239,18 @@ async def test_call_ends_before_the_request_and_the_breaker_does_not_count_it(
         assert not upstream.is_open
 
 
+async def test_breaker_does_not_count_calls_that_had_to_wait_for_a_connection(
+    server: UpstreamServer,
+) -> None:
+    server.answer = hangs
+    async with calling(server.url, connections_per_host=1, total_seconds=0.2) as upstream:
+        failures = await asyncio.gather(
+            *(failure_of(upstream) for _ in range(2 * breaker.FAILURES_TO_OPEN))
+        )
+        assert {failure.reason for failure in failures} == {"timeout"}
+        assert not upstream.is_open
+
+
 async def test_breaker_opens_lets_one_probe_through_and_closes(
     server: UpstreamServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

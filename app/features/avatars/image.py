@@ -30,7 +30,8 @@ TURNS = {
     7: (Image.Transpose.TRANSVERSE,),
     8: (Image.Transpose.ROTATE_90,),
 }
-AVIF_BRANDS = (b"avif", b"avis", b"mif1", b"msf1")
+AVIF_BRANDS = {b"avif", b"avis"}  # HEIC is another format in the same container
+MOST_BRANDS_BYTES = 256
 
 
 class RefusedImage(Exception):
@@ -45,11 +46,17 @@ def image_format(content: bytes) -> str | None:
         return "PNG"
     if content[:4] == b"RIFF" and content[8:12] == b"WEBP":
         return "WEBP"
-    if content[4:8] == b"ftyp" and content[8:12] in AVIF_BRANDS:
+    if content[4:8] == b"ftyp" and AVIF_BRANDS & _brands(content):
         return "AVIF"
     if content.startswith((b"GIF87a", b"GIF89a")):
         return "GIF"
     return None
+
+
+def _brands(content: bytes) -> set[bytes]:
+    """Return the formats with which an ISO media file says that it is compatible."""
+    size = min(int.from_bytes(content[:4], "big"), MOST_BRANDS_BYTES)
+    return {content[at : at + 4] for at in (8, *range(16, size, 4))}
 
 
 def make_avatar(content: bytes, file_format: str) -> bytes:

@@ -90,6 +90,9 @@ async def test_uploads_of_one_user_take_turns(client: Client, headers: Headers) 
         (b"\x89PNG\r\n\x1a\n", 422, "invalid_image"),
         (b"RIFF\0\0\0\0WEBP" + bytes(30), 422, "invalid_image"),
         (b"\0\0\0\x1cftypavif" + bytes(30), 422, "invalid_image"),
+        (b"\0\0\0\x18ftypmif1\0\0\0\0mif1avif" + bytes(30), 422, "invalid_image"),
+        (b"\0\0\0\x18ftypmif1\0\0\0\0mif1heic" + bytes(30), 415, "unsupported_media_type"),
+        (b"\0\0\0\x18ftypheic\0\0\0\0mif1heic" + bytes(30), 415, "unsupported_media_type"),
         (b"GIF89a", 422, "invalid_image"),
     ],
 )

@@ -30,10 +30,24 @@ PACKAGES = {
         "tests/features/users/test_passwords.py",
     ),
     ("app/infra/rate_limits",): ("tests/infra/rate_limits", "tests/infra/web/test_rate_limit.py"),
-    ("app/infra/web/*limit*.py", "app/infra/web/*timeout.py", "app/infra/web/body_budget.py"): (
+    ("app/features/users/dependencies.py",): (
+        *("tests/features/users/test_cached_caller.py", "tests/features/accounts"),
+        *("tests/features/users/test_dependencies.py", "tests/contract/test_access.py"),
+    ),
+    (
+        *("app/infra/web/*limit*.py", "app/infra/web/*timeout.py", "app/infra/web/body_*.py"),
+        *("app/infra/web/upload_queue.py", "app/infra/web/token_required.py"),
+    ): (
         *("tests/infra/web/test_*limit*.py", "tests/infra/web/test_*timeout.py"),
+        *("tests/infra/web/test_body_*.py", "tests/infra/web/test_upload_queue.py"),
         "tests/contract/test_rate_limits.py",
     ),
+    ("app/infra/places.py",): (
+        "tests/infra/web/test_object_response.py",
+        "tests/infra/web/test_event_stream.py",
+    ),
+    ("app/infra/*process*.py",): ("tests/infra/test_process_pool.py",),
+    ("app/infra/http_client/public_*.py",): ("tests/infra/http_client/test_public_urls.py",),
     ("app/infra/web/client_address.py", "app/infra/web/trusted_hops.py"): (
         *("tests/infra/web/test_client_address.py", "tests/infra/web/test_trusted_hops.py"),
         *("tests/infra/web/test_rate_limit.py", "tests/infra/web/test_object_response.py"),

@@ -17,7 +17,7 @@ from app.infra.http_client import public_network
 from app.infra.http_client.client import open_http_client
 from app.infra.http_client.exchange import Reply
 from app.infra.http_client.failures import UpstreamFailed, UrlRefused
-from app.infra.http_client.public_names import PublicNames
+from app.infra.http_client.public_names import THREADS, PublicNames
 from app.infra.http_client.public_network import is_public
 from app.infra.http_client.public_urls import PublicUrls
 from app.infra.http_client.settings import HttpClientSettings
@@ -201,6 +201,43 @@ async def test_names_that_nobody_answers_for_do_not_stop_other_look_ups(
         failures = await asyncio.gather(*hanging, return_exceptions=True)
     assert done
     assert all(isinstance(failure, AppError) for failure in failures)
+
+
+async def test_look_ups_are_measured_and_their_threads_end_with_the_client(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    threads, ends = set[threading.Thread](), threading.Event()
+
+    def look_up(*_: Any, **__: Any) -> Any:
+        threads.add(threading.current_thread())
+        ends.wait(60)
+        raise socket.gaierror
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    async with open_http_client(HttpClientSettings(connect_seconds=60)) as client:
+        links = client.public_urls("links")
+        calls = [
+            asyncio.create_task(links.get(f"http://{number}.test/"))
+            for number in range(THREADS + 2)
+        ]
+        async with asyncio.timeout(60):
+            while len(threads) < THREADS:
+                await asyncio.sleep(0.01)
+        client.measure()
+        measured = in_threads("busy"), in_threads("waiting")
+        ends.set()
+        failures = await asyncio.gather(*calls, return_exceptions=True)
+        assert measured == (THREADS, 2)
+        assert [type(failure) for failure in failures] == [UrlRefused] * len(calls)
+        client.measure()
+        assert (in_threads("busy"), in_threads("waiting")) == (0, 0)
+    for thread in threads:
+        thread.join(10)
+        assert not thread.is_alive()
+
+
+def in_threads(state: str) -> float | None:
+    return REGISTRY.get_sample_value("threads", {"pool": "names", "state": state})
 
 
 async def test_name_of_a_private_server(

@@ -1,6 +1,7 @@
 """Work in other processes has limits, and the death of a process harms nobody."""
 
 import asyncio
+import gc
 import os
 import resource
 import signal
@@ -11,6 +12,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+from prometheus_client import REGISTRY
 
 from app.errors import Unavailable
 from app.infra.limited_process import NICENESS
@@ -34,6 +36,31 @@ async def main():
 asyncio.run(main())
 """
 
+# In it, the first process ends before it is ready. Only uvloop, which runs the service, then
+# raises ProcessLookupError.
+RUN_AFTER_A_DEATH = """
+import sys
+import uvloop
+from anyio import to_process
+from app.infra.process_pool import ProcessPool
+from tests.work import double
+
+start = to_process.open_process
+
+async def start_and_end(_command, **options):
+    to_process.open_process = start
+    process = await start([sys.executable, "-c", ""], **options)
+    await process.wait()
+    return process
+
+async def main():
+    to_process.open_process = start_and_end
+    pool = ProcessPool(1, queue=1, queue_seconds=60, seconds=60, memory_bytes=256 * 2**20)
+    print(await pool.run(double, 4))
+
+uvloop.run(main())
+"""
+
 
 def pool(
     size: int = 1, *, queue: int = 100, queue_seconds: float = 60, seconds: float = 60
@@ -41,6 +68,10 @@ def pool(
     return ProcessPool(
         size, queue=queue, queue_seconds=queue_seconds, seconds=seconds, memory_bytes=256 * MIB
     )
+
+
+def metric(name: str, **labels: str) -> float:
+    return REGISTRY.get_sample_value(name, labels) or 0
 
 
 async def test_function_runs_in_another_process_of_low_priority() -> None:
@@ -59,6 +90,16 @@ async def test_process_is_kept_for_the_next_call(monkeypatch: pytest.MonkeyPatch
     processes = pool()
     await processes.warm(work.nothing)
     assert await processes.run(work.identity) == await processes.run(work.identity)
+
+
+async def test_process_for_the_first_call_takes_no_place_while_the_service_starts() -> None:
+    processes = pool(queue=0)
+    warming = asyncio.create_task(processes.warm(work.nothing))
+    await asyncio.sleep(0)
+    assert await processes.run(work.double, 4) == 8
+    warming.cancel()
+    with suppress(asyncio.CancelledError):
+        await warming
 
 
 async def test_error_of_the_function_is_raised() -> None:
@@ -95,6 +136,19 @@ async def test_call_beyond_the_queue_is_refused_at_once() -> None:
     assert await asyncio.gather(*calls) == [0, 2, 4]
 
 
+async def test_calls_and_refusals_are_counted() -> None:
+    before = metric("http_requests_refused_total", limit="process_pool")
+    processes = pool(queue=1)
+    calls = [asyncio.create_task(processes.run(work.double, number)) for number in range(2)]
+    await asyncio.sleep(0)
+    with pytest.raises(Unavailable):
+        await processes.run(work.double, 4)
+    assert metric("http_requests_refused_total", limit="process_pool") == before + 1
+    assert metric("process_pool_calls") == 2
+    await asyncio.gather(*calls)
+    assert metric("process_pool_calls") == 0
+
+
 async def test_call_that_waits_too_long_is_refused() -> None:
     processes = pool(queue_seconds=0.1)
     running = asyncio.create_task(processes.run(time.sleep, 1))
@@ -125,6 +179,11 @@ async def test_call_that_kills_each_process_is_given_up() -> None:
     with pytest.raises(Unavailable, match="was killed"):
         await processes.run(work.die)
     assert await processes.run(work.double, 4) == 8
+
+
+def test_call_whose_process_dies_while_it_starts_gets_another() -> None:
+    command = [sys.executable, "-c", RUN_AFTER_A_DEATH]
+    assert subprocess.check_output(command, encoding="utf-8").strip() == "8"
 
 
 async def test_call_cannot_take_all_memory() -> None:
@@ -187,6 +246,31 @@ async def test_process_that_cannot_be_started_is_unavailable(
         with pytest.raises(Unavailable, match="could not be started"):
             await pool().run(work.double, 4)
     assert await pool().run(work.double, 4) == 8
+
+
+@linux
+async def test_start_that_fails_after_its_call_was_cancelled_logs_no_lost_error(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    starts, fails = asyncio.Event(), asyncio.Event()
+
+    async def refuse(*_: object, **__: object) -> None:
+        starts.set()
+        await fails.wait()
+        raise BlockingIOError(11, "Resource temporarily unavailable")
+
+    await kill_idle()
+    monkeypatch.setattr("anyio.to_process.open_process", refuse)
+    call = asyncio.create_task(pool().run(work.double, 4))
+    await starts.wait()
+    call.cancel()
+    with suppress(asyncio.CancelledError):
+        await call
+    fails.set()
+    with pytest.raises(Unavailable, match="could not be started"):  # it waits for the first start
+        await pool().run(work.double, 4)
+    gc.collect()
+    assert "never retrieved" not in caplog.text
 
 
 @linux

@@ -40,13 +40,10 @@ PACKAGES = {
     ): (
         *("tests/infra/web/test_*limit*.py", "tests/infra/web/test_*timeout.py"),
         *("tests/infra/web/test_body_*.py", "tests/infra/web/test_upload_queue.py"),
-        "tests/contract/test_rate_limits.py",
+        *("tests/infra/web/test_token_required.py", "tests/contract/test_rate_limits.py"),
     ),
-    ("app/infra/places.py",): (
-        "tests/infra/web/test_object_response.py",
-        "tests/infra/web/test_event_stream.py",
-    ),
-    ("app/infra/*process*.py",): ("tests/infra/test_process_pool.py",),
+    ("app/infra/places.py",): ("tests/infra/web/test_event_stream.py",),
+    ("app/infra/*process*.py",): ("tests/infra/test_*process*.py",),
     ("app/infra/http_client/public_*.py",): ("tests/infra/http_client/test_public_urls.py",),
     ("app/infra/web/client_address.py", "app/infra/web/trusted_hops.py"): (
         *("tests/infra/web/test_client_address.py", "tests/infra/web/test_trusted_hops.py"),

@@ -1,9 +1,8 @@
-"""Work in other processes has limits, and the death of a process harms nobody."""
+"""Calls in other processes have limits, and the death of a process harms nobody."""
 
 import asyncio
 import gc
 import os
-import resource
 import signal
 import subprocess
 import sys
@@ -15,7 +14,6 @@ import pytest
 from prometheus_client import REGISTRY
 
 from app.errors import Unavailable
-from app.infra.limited_process import NICENESS
 from app.infra.process_pool import ProcessPool
 from tests import slow_import, work
 
@@ -72,17 +70,6 @@ def pool(
 
 def metric(name: str, **labels: str) -> float:
     return REGISTRY.get_sample_value(name, labels) or 0
-
-
-async def test_function_runs_in_another_process_of_low_priority() -> None:
-    process_id, niceness = await pool().run(work.identity)
-    assert process_id != os.getpid()
-    assert niceness == NICENESS
-
-
-@linux
-async def test_system_without_memory_kills_such_a_process_first() -> None:
-    assert await pool().run(work.oom_score_adjustment) == 1_000
 
 
 async def test_process_is_kept_for_the_next_call(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -186,13 +173,6 @@ def test_call_whose_process_dies_while_it_starts_gets_another() -> None:
     assert subprocess.check_output(command, encoding="utf-8").strip() == "8"
 
 
-async def test_call_cannot_take_all_memory() -> None:
-    processes = pool()
-    with pytest.raises(MemoryError):
-        await processes.run(work.take_memory, 400 * MIB)
-    assert await processes.run(work.take_memory, 50 * MIB) == 50 * MIB
-
-
 def test_killed_process_leaves_no_metrics(tmp_path: Path) -> None:
     environment = {**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(tmp_path)}
     command = [sys.executable, "-c", RUN_AND_KILL]
@@ -220,15 +200,6 @@ def children() -> list[int]:
             ):
                 own.append(int(path.name))
     return own
-
-
-async def test_hard_limits_of_the_system_stay() -> None:
-    memory = resource.getrlimit(resource.RLIMIT_DATA)[1]
-    try:
-        assert await pool().run(work.lower_hard_limit, 200 * MIB) == (memory, 200 * MIB)
-    finally:
-        with suppress(Unavailable):
-            await pool().run(work.die)
 
 
 @linux

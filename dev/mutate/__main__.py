@@ -42,7 +42,10 @@ PACKAGES = {
         *("tests/infra/web/test_body_*.py", "tests/infra/web/test_upload_queue.py"),
         *("tests/infra/web/test_token_required.py", "tests/contract/test_rate_limits.py"),
     ),
-    ("app/infra/places.py",): ("tests/infra/web/test_event_stream.py",),
+    ("app/infra/places.py",): (
+        "tests/infra/test_places.py",
+        "tests/infra/web/test_event_stream.py",
+    ),
     ("app/infra/*process*.py",): ("tests/infra/test_*process*.py",),
     ("app/infra/http_client/public_*.py",): ("tests/infra/http_client/test_public_urls.py",),
     ("app/infra/web/client_address.py", "app/infra/web/trusted_hops.py"): (

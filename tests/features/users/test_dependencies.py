@@ -1,8 +1,9 @@
-"""CurrentUser is looked up once for each request, and FreshUser each time."""
+"""Whose token is accepted. CurrentUser is looked up once for each request, FreshUser each time."""
 
 from collections.abc import AsyncIterator
 from typing import Annotated, Any
 
+import httpx2
 import pytest
 from fastapi import Depends, FastAPI
 
@@ -71,3 +72,21 @@ async def test_fresh_user_is_read_from_the_database_each_time(
     assert response.json() == [user.email, user.email]
     assert len(statements) == 2, statements
     assert not looked_up
+
+
+async def test_deleted_account_is_refused_by_its_tokens_of_every_release(
+    client: httpx2.AsyncClient, make: UserFactory
+) -> None:
+    """A token of an earlier release has no version, so the deletion does not revoke it."""
+    user = await make.user()
+    earlier = make.resources.access_tokens.issue(user.id, None)  # type: ignore[arg-type]
+    tokens: list[dict[str, str]] = [make.headers(user), {"Authorization": f"Bearer {earlier}"}]
+    (await client.delete("/v1/users/me", headers=tokens[0])).raise_for_status()
+    note = {"title": "T", "body": "B"}
+    for headers in tokens:
+        for refused in (
+            await client.get("/v1/users/me", headers=headers),
+            await client.post("/test/notes", json=note, headers=headers),
+        ):
+            assert refused.status_code == 401
+            assert refused.json()["detail"] == "The account of this access token has been deleted."

@@ -141,7 +141,7 @@ class ProcessPool:
 
     def _count(self, change: int) -> None:
         self._taken += change
-        PROCESS_POOL_CALLS.set(self._taken)
+        PROCESS_POOL_CALLS.inc(change)  # of all pools of this process
 
     def _refused(self, detail: str) -> Unavailable:
         REFUSED.labels("process_pool").inc()

@@ -125,15 +125,19 @@ async def test_call_beyond_the_queue_is_refused_at_once() -> None:
 
 async def test_calls_and_refusals_are_counted() -> None:
     before = metric("http_requests_refused_total", limit="process_pool")
+    running = metric("process_pool_calls")
     processes = pool(queue=1)
     calls = [asyncio.create_task(processes.run(work.double, number)) for number in range(2)]
     await asyncio.sleep(0)
     with pytest.raises(Unavailable):
         await processes.run(work.double, 4)
     assert metric("http_requests_refused_total", limit="process_pool") == before + 1
-    assert metric("process_pool_calls") == 2
+    assert metric("process_pool_calls") == running + 2
+    calls.append(asyncio.create_task(pool().run(work.double, 5)))  # a second pool
+    await asyncio.sleep(0)
+    assert metric("process_pool_calls") == running + 3
     await asyncio.gather(*calls)
-    assert metric("process_pool_calls") == 0
+    assert metric("process_pool_calls") == running
 
 
 async def test_call_that_waits_too_long_is_refused() -> None:

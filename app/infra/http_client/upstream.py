@@ -126,7 +126,8 @@ class Upstream:
         ended, or because the call had to wait for one of our connections.
         """
         limit: float | None = until
-        end = end_of_request()  # the breaker does not see that this one is over
+        # When `end` is over, the call is cancelled, and the breaker does not count that.
+        end = end_of_request()
         if self._running >= self._settings.connections_per_host:
             limit, end = None, until if end is None else min(until, end)
         self._running += 1

@@ -30,7 +30,7 @@ from tests.sample.notes import EXPORTED_NOTES
 from tests.standby import Standby, open_standby, until
 
 WHERE = text("SELECT pg_is_in_recovery()")
-# All but the one that asks.
+# Connections of clients, without the one that runs this statement.
 CONNECTIONS = (
     "SELECT count(*) FROM pg_stat_activity"
     " WHERE backend_type = 'client backend' AND pid <> pg_backend_pid()"

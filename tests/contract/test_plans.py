@@ -16,6 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.infra.database.base import Base
 from app.infra.database.export import Export, ExportFormat
+from app.infra.database.export_columns import position_of
 from app.infra.database.pagination import KeysetList, PageRequest
 from app.infra.resources import ProcessResources
 from tests.contract.declaration import ListPlan, Lookup
@@ -132,17 +133,16 @@ async def test_a_batch_of_an_export_reads_its_rows_in_the_order_of_an_index(
     filled: AsyncSession, resources: ProcessResources, export: Export
 ) -> None:
     """An export with filters needs a plan of its own feature."""
-    dialect = resources.database.engine.dialect
     table = f'"{export.table}"'
     moment = "round(extract(epoch FROM created_at - timestamptz '2000-01-01Z') * 1000000)::bigint"
     query = f"SELECT {moment} AS moment, id FROM {table} ORDER BY created_at, id OFFSET 9000"
     middle = (await filled.execute(text(query))).first()
     assert middle is not None, "`fill` makes too few rows"
     first = export.after(None, {})
+    sql = export.sql(ExportFormat.CSV, first.list_id, {})
     read = []
     for place in (first, replace(first, value=middle.moment, row_id=middle.id)):
-        sql = export.sql(dialect, ExportFormat.CSV, place, 1_000, {})
-        plan = await explain(filled, sql, ())
+        plan = await explain(filled, sql % position_of(place, 1_000), ())
         found = list(nodes(plan))
         assert not {node["Node Type"] for node in found} & {"Sort", "Incremental Sort"}
         assert export.table in {

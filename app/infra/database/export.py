@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from enum import Enum
 from typing import Any
 
-from sqlalchemy import Dialect, Integer, Select, bindparam, func, select, tuple_
+from sqlalchemy import Select, func, select, tuple_
 from sqlalchemy.exc import DBAPIError
 
 from app.errors import Unavailable
@@ -21,14 +21,17 @@ from app.infra.database.base import Base
 from app.infra.database.copy import Copied, copy_out
 from app.infra.database.cursors import Cursor, list_identity
 from app.infra.database.export_columns import (
+    AFTER_ID,
+    AFTER_MOMENT,
     BEFORE_ALL,
     CURSORS,
+    LIMIT,
     Fields,
+    compiled,
     csv_columns,
     cursor_of,
     flatten,
     json_line,
-    position,
     position_of,
     size_of,
 )
@@ -79,9 +82,9 @@ class Export:
                 before.label("keyset_bytes"),
                 maintain_column_froms=True,
             )
-            .where(tuple_(row.created_at, row.id) > tuple_(*position()))
+            .where(tuple_(row.created_at, row.id) > tuple_(AFTER_MOMENT, AFTER_ID))
             .order_by(row.created_at, row.id)
-            .limit(bindparam("keyset_limit", type_=Integer))
+            .limit(LIMIT)
             .subquery()
         )
         cursor = cursor_of(batch.c.keyset_value, batch.c.keyset_id)
@@ -103,34 +106,9 @@ class Export:
         list_id = list_identity(self._identity, filters)
         return Cursor(list_id, BEFORE_ALL, 0) if cursor is None else CURSORS.decode(cursor, list_id)
 
-    async def read(
-        self,
-        database: Database,
-        form: ExportFormat,
-        after: Cursor,
-        limit: int,
-        filters: Mapping[str, object],
-        *,
-        header: bool = False,
-    ) -> Copied:
-        """Read at most `limit` rows. Raises `Unavailable` and `DBAPIError`."""
-        sql = self.sql(database.engine.dialect, form, after, limit, filters)
-        options = {**form.value, "header": True} if header else form.value
-        convert = _escape_line_ends if form is ExportFormat.JSON_LINES else bytes
-        return await copy_out(database.engine, f"COPY {self.name}", sql, convert, **options)
-
-    def sql(
-        self,
-        dialect: Dialect,
-        form: ExportFormat,
-        after: Cursor,
-        limit: int,
-        filters: Mapping[str, object],
-    ) -> str:
-        """Return the query of a batch, with the values in it: COPY has no parameters."""
-        values = {**filters, **position_of(after), "keyset_limit": limit}
-        query = self._statements[form].params(values)
-        return str(query.compile(dialect=dialect, compile_kwargs={"literal_binds": True}))
+    def sql(self, form: ExportFormat, list_id: bytes, filters: Mapping[str, object]) -> str:
+        """Return the query of all batches. `position_of` returns what to fill its blanks with."""
+        return compiled(self._statements[form], list_id, filters)
 
 
 class ExportReader:
@@ -145,15 +123,19 @@ class ExportReader:
         database: Database,
         replica: Replica | None,
     ) -> None:
-        self._export, self._form, self._filters = export, form, filters
         self._after = export.after(cursor, filters)
+        self._sql = export.sql(form, self._after.list_id, filters)
+        self._name, self._form = f"COPY {export.name}", form
         self._database, self._replica = database, replica
         self._limit = FIRST_ROWS
         self._patience_seconds = 0.0  # the first batch can be refused
         self._header = form is ExportFormat.CSV and cursor is None
 
     async def read(self) -> bytearray | None:
-        """Return the next lines, or None after the last one. Raises as `Export.read` does."""
+        """Return the next lines, or None after the last one.
+
+        Raises `Unavailable` and `DBAPIError`.
+        """
         copied = await self._read_patiently()
         self._header, self._patience_seconds = False, POOL_PATIENCE_SECONDS
         if not copied.text:
@@ -192,8 +174,13 @@ class ExportReader:
         return await self._read_from(self._database)
 
     async def _read_from(self, database: Database) -> Copied:
-        return await self._export.read(
-            database, self._form, self._after, self._limit, self._filters, header=self._header
+        is_json = self._form is ExportFormat.JSON_LINES
+        return await copy_out(
+            database.engine,
+            self._name,
+            self._sql % position_of(self._after, self._limit),
+            _escape_line_ends if is_json else bytes,
+            **self._form.value | ({"header": True} if self._header else {}),
         )
 
 

@@ -115,6 +115,9 @@ class BatchResponse(StreamingResponse):
                 data = await run_sync(encoder.encode, batch)
             for start in range(0, len(data), PIECE_BYTES):
                 await self._send_piece(send, bytes(data[start : start + PIECE_BYTES]), more=True)
+                # The client may read faster than this sends. Others need the event loop as well,
+                # and the next batch has to be asked for.
+                await asyncio.sleep(0)
             del batch, data  # before the next one is taken
         if encoder is not None:
             end = encoder.finish()

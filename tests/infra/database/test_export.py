@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from fastapi import FastAPI
 from prometheus_client import REGISTRY
-from sqlalchemy import Date, bindparam, cast, select, text
+from sqlalchemy import Date, bindparam, cast, literal_column, select, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import aliased
 
@@ -183,6 +183,22 @@ def test_missing_and_unknown_filters_are_refused(filters: dict[str, object]) -> 
     export = Export("notes", filtered, Note, {"title": Note.title})
     with pytest.raises(TypeError, match="has the filters \\['title'\\]"):
         export.after(None, filters)
+
+
+async def test_percent_signs_stay_as_they_are(make: NoteFactory) -> None:
+    """In filters, in texts and in names. The SQL of a batch is filled in at percent signs."""
+    title, name = "100 % %(limit)s %%", "in %"
+    wanted = await make.note(title=title)
+    await make.note()
+    fields: Any = {"id": Note.id, name: Note.title, "is": Note.title + literal_column("' %s'")}
+    filtered = select(Note).where(Note.title == bindparam("title"))
+    export = Export("percent", filtered, Note, fields)
+    for form, read in ((ExportFormat.JSON_LINES, lines_of), (ExportFormat.CSV, rows_of)):
+        database = make.resources.database
+        found = ExportReader(export, form, None, {"title": title}, database, None)
+        [row] = read(bytes(await whole(found)))
+        assert str(row["id"]) == str(wanted.id)
+        assert (row[name], row["is"]) == (title, f"{title} %s")
 
 
 @pytest.mark.parametrize("may_retry", [True, False])

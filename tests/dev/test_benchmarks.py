@@ -12,9 +12,15 @@ import pytest
 from benchmarks import load
 from benchmarks.arrival import constant_arrival, percentile
 from benchmarks.charts import Bars, Chart, Lines
-from benchmarks.load import Request, cpu_seconds, memory_megabytes
+from benchmarks.load import (
+    Request,
+    children_of,
+    cpu_seconds,
+    exact_cpu_seconds,
+    memory_megabytes,
+)
 from benchmarks.section import all_sections, name_of, number, ratio, share, table
-from benchmarks.sections import middleware
+from benchmarks.sections import idle, middleware, routes
 from dev.terminal import CommandError
 from tests.upstream_server import open_upstream
 
@@ -75,6 +81,23 @@ def test_cpu_time_of_children_that_have_ended_is_counted() -> None:
     assert memory_megabytes(os.getpid()) > 1
 
 
+def test_exact_cpu_time_is_that_of_all_threads_and_of_running_children() -> None:
+    burn = "import time\nwhile time.process_time() < 0.3: pass\nprint(flush=True)\ninput()"
+    in_thread = f"import threading\nthreading.Thread(target=exec, args=[{burn!r}]).start()"
+    before = exact_cpu_seconds(os.getpid())
+    command = [sys.executable, "-c", in_thread]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child:
+        assert child.stdout is not None
+        child.stdout.readline()
+        of_child = exact_cpu_seconds(child.pid)
+        assert 0.3 <= of_child <= exact_cpu_seconds(os.getpid()) - before
+        assert of_child * 100 % 1  # finer than the ticks of `cpu_seconds`
+        assert child.pid in children_of(os.getpid())
+        assert children_of(child.pid) == []
+        child.communicate(b"\n")
+    assert child.pid not in children_of(os.getpid())
+
+
 async def test_latency_of_constant_arrival_counts_from_when_a_request_was_due() -> None:
     async with open_upstream() as server:
         found = await constant_arrival(server.url, Request("/"), rate=50, seconds=0.5)
@@ -93,6 +116,21 @@ def test_cost_of_a_layer_is_what_it_adds_to_the_layers_inside_it() -> None:
     assert figures["middleware.request-id.cpu"] == "3.0 µs"
     assert figures["middleware.observing.cpu"] == "7.0 µs"
     assert figures["middleware.base-http.cpu"] == "100 µs"
+
+
+def test_cpu_of_a_route_is_compared_with_that_of_the_route_alone() -> None:
+    data = {"one": {"cpu": 150.0}, "plain": {"cpu": 165.0}}
+    figures = routes.figures(data)
+    assert (figures["routes.plain.cpu"], figures["routes.plain.ratio"]) == ("165 µs", "1.10×")
+    assert "| 40 routes of its feature, without parameters | 165 | 1.10 |" in routes.report(data)
+
+
+def test_cpu_of_idle_workers_is_that_of_all_workers_and_of_one() -> None:
+    data = {"workers": 9.0, "all": 9.25, "postgres": 1.0, "valkey": 1.5}
+    figures = idle.figures(data)
+    assert (figures["idle.workers.cpu"], figures["idle.worker.cpu"]) == ("9.0 ms", "4.5 ms")
+    assert (figures["idle.postgres.cpu"], figures["idle.valkey.cpu"]) == ("1.0 ms", "1.5 ms")
+    assert "| one worker | 4.5 |" in idle.report(data)
 
 
 @pytest.mark.parametrize("chart", CHARTS, ids=lambda chart: str(chart.name))

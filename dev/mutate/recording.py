@@ -1,7 +1,8 @@
 """Which tests run which function.
 
-Coverage records it once, and again for each test file that changes. A function that runs when the
-application starts is recorded for one test only, so the tests named like its module count too.
+Coverage records it once for each test file and the modules that it is run for, and again when the
+file changes. A function that runs when the application starts is recorded for one test only, so the
+tests named like its module count too.
 """
 
 import hashlib
@@ -21,6 +22,7 @@ from dev.terminal import say
 class Recording:
     """`_files` has for each test file its digest, the seconds of its tests, and what they run.
 
+    It also has the modules whose functions were looked for, because a file can test several groups.
     The tests of a mutant take at most `seconds` when nothing is mutated.
     """
 
@@ -32,11 +34,16 @@ class Recording:
 
     def update(self, work: Workplace, tests: Iterable[str], modules: dict[str, Module]) -> None:
         digests = {name: _digest(work.folder / name) for name in tests}
-        new = [one for one in digests if self._files.get(one, {}).get("digest") != digests[one]]
+        new = [one for one in digests if modules.keys() - self._recorded_for(one, digests[one])]
         if new:
             say(f"Recording which functions the tests of {len(new)} files run")
             self._record(work, new, digests, modules)
             self._file.write_text(json.dumps(self._files), encoding="utf-8")
+
+    def _recorded_for(self, name: str, digest: str) -> set[str]:
+        """Return the modules that the test file, as it is now, was recorded for."""
+        file = self._files.get(name, {})
+        return set(file.get("modules", ())) if file.get("digest") == digest else set()
 
     def _record(
         self, work: Workplace, new: list[str], digests: dict[str, str], modules: dict[str, Module]
@@ -47,7 +54,13 @@ class Recording:
             *("--cov-fail-under=0", "--durations=0", "--durations-min=0", *new),
         )
         for name in new:
-            self._files[name] = {"digest": digests[name], "seconds": {}, "functions": {}}
+            recorded = self._recorded_for(name, digests[name])
+            self._files[name] = {
+                "digest": digests[name],
+                "modules": sorted(recorded | modules.keys()),
+                "seconds": {},
+                "functions": self._files[name]["functions"] if recorded else {},
+            }
         for seconds, test in re.findall(r"^([\d.]+)s call +(tests/.+)$", output, re.MULTILINE):
             self._files[test.partition("::")[0]]["seconds"][test] = float(seconds)
         for test in re.findall(r"^(?:FAILED|ERROR) (\S+::.+?)(?: - .*)?$", output, re.MULTILINE):

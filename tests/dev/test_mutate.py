@@ -1,7 +1,6 @@
 """`make mutate`: the changes that it makes, and what it reports."""
 
 import ast
-import json
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,7 +13,6 @@ import pytest
 from dev.mutate.__main__ import PACKAGES, files
 from dev.mutate.forks import open_forks
 from dev.mutate.mutants import Module, Mutant
-from dev.mutate.recording import Recording
 from dev.mutate.run import Run, equivalent
 from dev.servers import ROOT
 from dev.terminal import CommandError
@@ -192,41 +190,6 @@ def test_a_test_that_fails_without_the_mutation_too_proves_nothing(
 ) -> None:
     run(tmp_path, some_mutants[:1], FAILED, FAILED)
     assert len(run(tmp_path, some_mutants[:1], FAILED, PASSED).runs) == 2
-
-
-RECORDED = {
-    "tests/a/test_module.py": {"quick": 1, "slow": 30, "elsewhere": 1},
-    "tests/test_one.py": {"one": 2, "two": 3},
-    "tests/test_other.py": {"other": 5},
-}
-
-
-@pytest.mark.parametrize(
-    ("seconds", "chosen"),
-    [
-        (100, ["quick", "slow", "one", "other", "two", "elsewhere"]),
-        (9, ["quick", "one", "other", "elsewhere"]),
-        (0, ["quick"]),
-    ],
-)
-def test_own_tests_come_first_and_then_files_take_turns(
-    tmp_path: Path, seconds: float, chosen: list[str]
-) -> None:
-    function = "a/module.py::f"
-    file = tmp_path / "tests.json"
-    reaching = {"tests/a/test_module.py": ["quick", "slow"]}
-    files = {
-        name: {
-            "digest": "",
-            "seconds": {f"{name}::{test}": taken for test, taken in tests.items()},
-            "functions": {function: [f"{name}::{test}" for test in reaching.get(name, tests)]},
-        }
-        for name, tests in RECORDED.items()
-    }
-    file.write_text(json.dumps(files), encoding="utf-8")
-    recording = Recording(file, seconds)
-    assert [test.partition("::")[2] for test in recording.tests_of(function)] == chosen
-    assert len(recording.tests_of("b/module.py::runs_when_imported")) == len(chosen)
 
 
 @pytest.mark.slow

@@ -78,7 +78,10 @@ class Module:
         for name, function in self.functions.items():
             made = Counter[tuple[str, str]]()
             digest = hashlib.sha256(self._cut(function)[1]).hexdigest()[:16]
-            for _, node, template in sorted(_changes(function), key=itemgetter(0))[:limit]:
+            ranked = sorted(_changes(function), key=itemgetter(0))
+            # The same change can have two ranks: as what is returned, and as a condition.
+            changes = dict.fromkeys((node, template) for _, node, template in ranked)
+            for node, template in list(changes)[:limit]:
                 start, old, end = self._cut(node)
                 new = template.replace(_SAME, old.decode())
                 source = (start + new.encode() + end).decode()

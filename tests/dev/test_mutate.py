@@ -84,6 +84,18 @@ def test_the_same_change_in_two_places_has_two_keys(tmp_path: Path) -> None:
     ]
 
 
+def test_a_condition_that_is_returned_is_changed_in_each_way_once(tmp_path: Path) -> None:
+    found = mutants(tmp_path, "def f():\n    return a and b\n", 9)
+    assert [one.key for one in found] == ["module.py::f: a and b → (a)"]
+
+
+def test_every_mutant_of_this_repository_is_different_and_has_its_own_key() -> None:
+    for path in mutated():
+        found = list(Module(ROOT, path).mutants(99))
+        assert len({one.key for one in found}) == len(found)
+        assert len({one.source for one in found}) == len(found)
+
+
 def test_every_mutant_of_this_repository_is_valid_code_with_one_change() -> None:
     for path in mutated():
         module = Module(ROOT, path)

@@ -106,11 +106,7 @@ class Columns(Generic[RowT]):
 
     def of_table(self) -> list[Any]:
         """Return the columns without those of inner rows, for RETURNING of an INSERT."""
-        columns = self.entity.__mapper__.columns
-        return [
-            columns[name] if column is getattr(self.entity, name, None) else column
-            for name, column in self._own.items()
-        ]
+        return list(self._own.values())
 
     def to_new_row(self, values: Sequence[Any], inner: Sequence[Any]) -> RowT:
         """Make a row of the values of `of_table` and of its inner rows, in their order."""

@@ -112,9 +112,10 @@ class ProcessPool:
 
         anyio does not end a process whose call is cancelled while it starts. So a task starts it
         that is never cancelled. anyio enters this in place of its limiter, and then takes an idle
-        process before anything else can run. The lock is released after that.
+        process before anything else can run. The lock is released after that, because the event
+        loop calls the callback of a task that is done in its next turn.
         """
-        loop, lock = asyncio.get_running_loop(), _lock_of_loop()
+        lock = _lock_of_loop()
         await lock.acquire()
         starting = detached(self._start_process(function))
         try:
@@ -125,11 +126,8 @@ class ProcessPool:
             logger.warning("No process could be started: %s", error)
             raise self._refused(NOT_STARTED) from error
         finally:
-            if starting.done():
-                loop.call_soon(lock.release)
-            else:
-                starting.add_done_callback(partial(_release, lock))
-        limit.reschedule(loop.time() + self._seconds)
+            starting.add_done_callback(partial(_release, lock))
+        limit.reschedule(asyncio.get_running_loop().time() + self._seconds)
         yield
 
     async def _start_process(self, function: Callable[..., object]) -> None:
@@ -157,7 +155,7 @@ def _lock_of_loop() -> asyncio.Lock:
 
 
 def _release(lock: asyncio.Lock, starting: asyncio.Task[None]) -> None:
-    """Release the lock for a process whose caller has gone away."""
+    """Release the lock, also for a process whose caller has gone away."""
     lock.release()
     if not starting.cancelled():
         starting.exception()  # otherwise asyncio logs that nobody has looked at it

@@ -59,6 +59,13 @@ async def main():
 uvloop.run(main())
 """
 
+COUNT = """
+import asyncio
+from tests.infra.test_process_pool import count_calls_and_refusals
+
+asyncio.run(count_calls_and_refusals())
+"""
+
 
 def pool(
     size: int = 1, *, queue: int = 100, queue_seconds: float = 60, seconds: float = 60
@@ -123,7 +130,12 @@ async def test_call_beyond_the_queue_is_refused_at_once() -> None:
     assert await asyncio.gather(*calls) == [0, 2, 4]
 
 
-async def test_calls_and_refusals_are_counted() -> None:
+def test_calls_and_refusals_are_counted() -> None:
+    """In another process, because the application of the tests starts a process at some time."""
+    subprocess.run([sys.executable, "-c", COUNT], check=True)
+
+
+async def count_calls_and_refusals() -> None:
     before = metric("http_requests_refused_total", limit="process_pool")
     running = metric("process_pool_calls")
     processes = pool(queue=1)

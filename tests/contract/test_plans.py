@@ -16,7 +16,7 @@ from sqlalchemy.ext.asyncio import AsyncSession
 
 from app.infra.database.base import Base
 from app.infra.database.export import Export, ExportFormat
-from app.infra.database.export_columns import position_of
+from app.infra.database.export_columns import values_of_batch
 from app.infra.database.pagination import KeysetList, PageRequest
 from app.infra.resources import ProcessResources
 from tests.contract.declaration import ListPlan, Lookup
@@ -142,7 +142,7 @@ async def test_a_batch_of_an_export_reads_its_rows_in_the_order_of_an_index(
     sql = export.sql(ExportFormat.CSV, first.list_id, {})
     read = []
     for place in (first, replace(first, value=middle.moment, row_id=middle.id)):
-        plan = await explain(filled, sql % position_of(place, 1_000), ())
+        plan = await explain(filled, sql % values_of_batch(place, 1_000), ())
         found = list(nodes(plan))
         assert not {node["Node Type"] for node in found} & {"Sort", "Incremental Sort"}
         assert export.table in {

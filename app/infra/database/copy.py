@@ -37,13 +37,9 @@ async def copy_out(
     snapshot are given back before this returns. Raises `Unavailable` and `DBAPIError`.
     """
     text = bytearray()
-    # asyncpg awaits what `output` returns. For a coroutine it may create a task, for each piece.
-    collected = asyncio.get_running_loop().create_future()
-    collected.set_result(None)
 
-    def collect(piece: bytes) -> asyncio.Future[None]:
+    async def collect(piece: bytes) -> None:
         text.extend(convert(piece))
-        return collected
 
     async with engine.connect() as connection:
         driver: Any = (await connection.get_raw_connection()).driver_connection

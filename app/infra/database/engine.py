@@ -84,11 +84,14 @@ def open_outbox_engine(settings: DatabaseSettings, application_name: str) -> Asy
 
 
 def _server_settings(settings: DatabaseSettings, application_name: str) -> dict[str, str]:
+    # Exports have values in their SQL. A role or a database may have this setting off, and then a
+    # backslash in a value would quote what follows it.
+    always = {"application_name": application_name, "standard_conforming_strings": "on"}
     if settings.pooler:  # PgBouncer refuses other settings
-        return {"application_name": application_name}
+        return always
     timeouts = session_timeouts(settings).items()
     return {
-        "application_name": application_name,
+        **always,
         "client_connection_check_interval": "2000",
         **{name: str(round(seconds * 1000)) for name, seconds in timeouts},
     }

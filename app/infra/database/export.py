@@ -32,8 +32,8 @@ from app.infra.database.export_columns import (
     cursor_of,
     flatten,
     json_line,
-    position_of,
     size_of,
+    values_of_batch,
 )
 from app.infra.database.pagination import required_filters
 from app.infra.database.pool import PoolExhausted
@@ -107,7 +107,7 @@ class Export:
         return Cursor(list_id, BEFORE_ALL, 0) if cursor is None else CURSORS.decode(cursor, list_id)
 
     def sql(self, form: ExportFormat, list_id: bytes, filters: Mapping[str, object]) -> str:
-        """Return the query of all batches. `position_of` returns what to fill its blanks with."""
+        """Return the query of all batches. `values_of_batch` returns what its blanks are."""
         return compiled(self._statements[form], list_id, filters)
 
 
@@ -174,14 +174,10 @@ class ExportReader:
         return await self._read_from(self._database)
 
     async def _read_from(self, database: Database) -> Copied:
-        is_json = self._form is ExportFormat.JSON_LINES
-        return await copy_out(
-            database.engine,
-            self._name,
-            self._sql % position_of(self._after, self._limit),
-            _escape_line_ends if is_json else bytes,
-            **self._form.value | ({"header": True} if self._header else {}),
-        )
+        sql = self._sql % values_of_batch(self._after, self._limit)
+        options = {**self._form.value, "header": True} if self._header else self._form.value
+        convert = _escape_line_ends if self._form is ExportFormat.JSON_LINES else bytes
+        return await copy_out(database.engine, self._name, sql, convert, **options)
 
 
 def _escape_line_ends(lines: bytes) -> bytes:

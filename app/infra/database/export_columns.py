@@ -41,7 +41,8 @@ Fields = Mapping[str, Union[InstrumentedAttribute[Any], "Fields"]]
 # The value of a cursor is what `timestamptz_send` returns: microseconds since 2000, or infinity.
 CURSORS = cursor_format(BigInteger())
 BEFORE_ALL, AFTER_ALL = -(2**63), 2**63 - 1
-DIALECT = postgresql.dialect()  # type: ignore[no-untyped-call]
+# It doubles each %, except in hints and in constants of bytes, which an export cannot use.
+DIALECT = postgresql.dialect(paramstyle="pyformat")  # type: ignore[no-untyped-call]
 RFC_3339 = 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'
 FIRST_MOMENT = datetime.min.replace(tzinfo=UTC)
 LAST_MOMENT = datetime.max.replace(tzinfo=UTC)
@@ -150,7 +151,7 @@ def cursor_of(moment: ColumnElement[Any], row_id: ColumnElement[Any]) -> ColumnE
 class Blank(ColumnElement[Any]):
     """A place in the SQL for a value of a batch: COPY has no parameters.
 
-    `sql % position_of(cursor, limit)` fills it. Compiling the SQL anew takes milliseconds.
+    `sql % values_of_batch(cursor, limit)` fills it. Compiling the SQL anew takes milliseconds.
     """
 
     def __init__(self, name: str, kind: TypeEngine[Any]) -> None:
@@ -170,11 +171,10 @@ def compiled(query: Select[Any], list_id: bytes, filters: Mapping[str, object]) 
     """Return the SQL of all batches of an export, with its filters in it, and with blanks."""
     head = b64encode(HEAD.pack(VERSION, False, list_id), b"-_").decode()
     query = query.params({**filters, "keyset_head": head})
-    # In SQL for this dialect, each % that is not of a blank is doubled.
     return str(query.compile(dialect=DIALECT, compile_kwargs={"literal_binds": True}))
 
 
-def position_of(cursor: Cursor, limit: int) -> dict[str, str]:
+def values_of_batch(cursor: Cursor, limit: int) -> dict[str, str]:
     """Return what the blanks are filled with, for at most `limit` rows after the cursor."""
     moment = {BEFORE_ALL: "timestamptz '-infinity'", AFTER_ALL: "timestamptz 'infinity'"}.get(
         cursor.value,

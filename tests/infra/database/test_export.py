@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 from fastapi import FastAPI
 from prometheus_client import REGISTRY
-from sqlalchemy import Date, bindparam, cast, literal_column, select, text
+from sqlalchemy import Date, bindparam, cast, func, literal_column, select, text
 from sqlalchemy.exc import DBAPIError
 from sqlalchemy.orm import aliased
 
@@ -185,17 +185,36 @@ def test_missing_and_unknown_filters_are_refused(filters: dict[str, object]) -> 
         export.after(None, filters)
 
 
-async def test_percent_signs_stay_as_they_are(make: NoteFactory) -> None:
-    """In filters, in texts and in names. The SQL of a batch is filled in at percent signs."""
-    title, name = "100 % %(limit)s %%", "in %"
+SPECIAL = ["100 % %(limit)s %%", "\\' OR true --", "'; SELECT 1; --", '"{}"', "$1 :title \\"]
+
+
+@pytest.fixture
+async def backslashes_quote(make: NoteFactory, settings: Settings) -> AsyncIterator[Database]:
+    """The same database, but its setting makes a backslash in a text quote what follows it."""
+    name = "standard_conforming_strings"
+    own, engine = make.resources.database, open_engine(settings.database, "test")
+    async with own.transaction() as session:
+        database = (await session.scalars(select(func.current_database()))).one()
+        await session.execute(text(f'ALTER DATABASE "{database}" SET {name} = off'))
+    yield Database(engine)
+    await engine.dispose()
+    async with own.transaction() as session:
+        await session.execute(text(f'ALTER DATABASE "{database}" RESET {name}'))
+
+
+@pytest.mark.parametrize("title", SPECIAL)
+async def test_what_is_special_in_sql_stays_as_it_is(
+    make: NoteFactory, backslashes_quote: Database, title: str
+) -> None:
+    """In filters, in rows and in names. The values of a filter are in the SQL of an export."""
     wanted = await make.note(title=title)
     await make.note()
+    name = "in %"
     fields: Any = {"id": Note.id, name: Note.title, "is": Note.title + literal_column("' %s'")}
     filtered = select(Note).where(Note.title == bindparam("title"))
-    export = Export("percent", filtered, Note, fields)
+    export = Export("special", filtered, Note, fields)
     for form, read in ((ExportFormat.JSON_LINES, lines_of), (ExportFormat.CSV, rows_of)):
-        database = make.resources.database
-        found = ExportReader(export, form, None, {"title": title}, database, None)
+        found = ExportReader(export, form, None, {"title": title}, backslashes_quote, None)
         [row] = read(bytes(await whole(found)))
         assert str(row["id"]) == str(wanted.id)
         assert (row[name], row["is"]) == (title, f"{title} %s")

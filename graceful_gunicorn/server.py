@@ -3,10 +3,8 @@
 import asyncio
 import logging
 import socket
-import time
 from collections.abc import Sequence
 from contextvars import Context
-from itertools import count
 from math import ceil
 from types import FrameType
 from typing import Any
@@ -24,16 +22,9 @@ from graceful_gunicorn.worker_shutdown import WorkerShutdown
 logger = logging.getLogger(__name__)
 
 TICKS_PER_SECOND = 10
-EARLY_SECONDS = 0.003  # a timer may fire so early, because event loops round its time
 # A worker sheds connections when it exceeds the mean by more than 5 % of the mean plus 2
 # connections. It then sheds half of its excess over the mean per second.
 TOLERATED_SHARE, TOLERATED_CONNECTIONS, SHED_DIVISOR = 0.05, 2, 2
-
-
-def pause_before_tick(now: float) -> float:
-    """Return how long to wait for the next tick, if the last one may have been early."""
-    interval = 1 / TICKS_PER_SECOND
-    return interval - (now + EARLY_SECONDS) % interval + EARLY_SECONDS
 
 
 class Server(uvicorn.Server):
@@ -69,17 +60,6 @@ class Server(uvicorn.Server):
             self._publish_state()
             self._acceptor.start()
             SHARED_STATE.record_boot(self._own)
-
-    async def main_loop(self) -> None:
-        """Tick until the process may exit, when the clock shows a whole tenth of a second.
-
-        An idle worker spends most of its CPU time on waking up. Timers of the application that are
-        due at whole tenths of a second need no wake-up of their own.
-        """
-        for counter in count():
-            if await self.on_tick(counter):
-                return
-            await asyncio.sleep(pause_before_tick(time.monotonic()))
 
     async def on_tick(self, counter: int) -> bool:
         """Do the periodic work, ten times a second. Return whether the process may exit."""

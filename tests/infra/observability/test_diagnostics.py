@@ -13,9 +13,8 @@ from prometheus_client import REGISTRY
 from sqlalchemy import text
 
 from app.infra.dependencies import ReadSession, Resources
-from app.infra.observability.diagnostics import loop_watchdog, watch_event_loop, watch_tasks
+from app.infra.observability.diagnostics import watch_event_loop, watch_tasks
 from app.settings import Settings
-from graceful_gunicorn.server import pause_before_tick
 from tests.application import client_of, running
 from tests.coherent_cache.worker import eventually
 
@@ -94,24 +93,6 @@ def test_watchdog_does_not_report_a_loop_that_runs(reports: Reports) -> None:
 
     asyncio.run(rest())
     assert not reports
-
-
-@pytest.mark.parametrize("milliseconds", [0, 1, 37, 96, 98, 99, 100, 150])
-def test_timer_of_the_watchdog_is_due_with_a_tick_of_the_server(milliseconds: int) -> None:
-    now = 70 + milliseconds / 1_000
-    assert loop_watchdog.pause_before_beat(now) == pytest.approx(pause_before_tick(now))
-
-
-async def test_watchdog_sets_its_timer_again_and_again(monkeypatch: pytest.MonkeyPatch) -> None:
-    beats = list[float]()
-
-    def pause_before_beat(now: float) -> float:
-        beats.append(now)
-        return 0.001
-
-    monkeypatch.setattr(loop_watchdog, "pause_before_beat", pause_before_beat)
-    with watch_event_loop(blocked_seconds=1):
-        await eventually(lambda: len(beats) > 10)
 
 
 async def test_too_many_statements_are_reported_with_the_repeated_one(

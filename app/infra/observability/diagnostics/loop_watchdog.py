@@ -19,19 +19,10 @@ from app.infra.observability.diagnostics.report import report
 from app.infra.observability.metrics import LOOP_BLOCKED, LOOP_LAG
 
 BEAT_SECONDS = 0.1
-EARLY_SECONDS = 0.003  # a timer may fire so early, because event loops round its time
 # How often the thread checks an overdue timer. Otherwise it sleeps longer: under load, each time
 # that it wakes up it takes the interpreter away from the requests.
 CHECK_SECONDS = 0.05
 MAX_FRAMES = 12
-
-
-def pause_before_beat(now: float) -> float:
-    """Return how long to wait until the clock shows a whole tenth of a second.
-
-    The server ticks then too, and an idle process spends most of its CPU time on waking up.
-    """
-    return BEAT_SECONDS - (now + EARLY_SECONDS) % BEAT_SECONDS + EARLY_SECONDS
 
 
 class LoopWatchdog:
@@ -63,13 +54,12 @@ class LoopWatchdog:
     def _beat(self) -> None:
         now = time.monotonic()
         self._largest_lag = max(self._largest_lag, now - self._next_beat)
-        pause = pause_before_beat(now)
-        self._next_beat = now + pause
-        self._timer = self._loop.call_later(pause, self._beat)
+        self._next_beat = now + BEAT_SECONDS
+        self._timer = self._loop.call_later(BEAT_SECONDS, self._beat)
 
     def _watch(self) -> None:
         """Check the loop until stopped, and report each block once. This runs in a thread."""
-        reported_beat = checked_beat = starved_seconds = pause = 0.0
+        reported_beat = starved_seconds = pause = 0.0
         checked_at, cpu_seconds = time.monotonic(), time.process_time()
         while not self._stopped.wait(pause):
             now, cpu_now = time.monotonic(), time.process_time()
@@ -77,8 +67,8 @@ class LoopWatchdog:
                 self._next_beat = now + BEAT_SECONDS
             beat = self._next_beat
             delay = now - checked_at - pause
-            if beat != checked_beat:
-                checked_beat, starved_seconds = beat, 0.0
+            if beat >= checked_at + BEAT_SECONDS:
+                starved_seconds = 0.0
             starved_seconds += max(0.0, delay - (cpu_now - cpu_seconds))
             checked_at, cpu_seconds = now, cpu_now
             overdue_seconds = now - beat

@@ -9,7 +9,7 @@ ORDER = 5
 TITLE = "Sizes: the pool, the workers, the connections"
 IN_QUICK = False
 
-POOLS = (1, 2, 5, 10, 20, 50)
+POOLS = (1, 2, 5, 8, 20, 50)
 WORKERS = (1, 2, 4)
 CONNECTIONS = (1, 4, 16, 64, 256, 1024)
 PAGE = Request("/v1/posts")

@@ -15,7 +15,7 @@ class DatabaseSettings(Section):
     pooler: bool = False
     replica_url: SecretStr | None = None
     replica_lag_seconds: Annotated[float, Field(ge=2, le=3_600)] = 5
-    pool_size: SmallCount = 5
+    pool_size: SmallCount = 8
     pool_timeout_seconds: Seconds = 1
     pool_recycle_seconds: WholeSeconds = 1800
     connect_timeout_seconds: Seconds = 3

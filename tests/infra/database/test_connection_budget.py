@@ -66,7 +66,7 @@ def test_budget_is_read_from_the_server(settings: Settings) -> None:
         settings.database, workers=2, replicas=1, has_cache=True, **JOBS
     )
     assert isinstance(budget, ConnectionBudget)
-    assert (budget.max_connections, budget.needed) == (100, 12 + 5)
+    assert (budget.max_connections, budget.needed) == (100, 18 + 5)
     assert 0 < budget.free <= 97
 
 
@@ -91,7 +91,7 @@ def test_service_without_cache_needs_no_connection_for_the_outbox(settings: Sett
         settings.database, workers=2, replicas=1, has_cache=False, **JOBS
     )
     assert isinstance(budget, ConnectionBudget)
-    assert budget.needed == 10 + 4
+    assert budget.needed == 16 + 4
 
 
 async def test_worker_opens_no_more_connections_than_the_budget_counts(settings: Settings) -> None:

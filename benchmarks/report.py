@@ -92,6 +92,7 @@ about 30 minutes. `make bench quick` needs two minutes, measures some of it once
 - Other data: 100,000 short posts fit into the memory of PostgreSQL, and no disk is waited for.
 - Writes to a disk: PostgreSQL does not wait for its log here.
 - What frameworks offer beyond these routes, and how long it takes to write them.
+- Other templates as they are: all servers here do the same work.
 - A different workload. Measure your own before you change something because of this page.
 
 ## The machine

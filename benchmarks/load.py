@@ -160,7 +160,12 @@ def median_of(samples: Iterable[Sample]) -> Sample:
 
 def cpu_seconds(root: int | None) -> float:
     """Return the CPU time of a process and its descendants, including those that have ended."""
-    return sum(_seconds_of(number) for number in _family(root))
+    while True:
+        family = _family(root)
+        seconds = sum(_seconds_of(number) for number in family)
+        # One that has ended meanwhile would be missing, because its parent was read before.
+        if _family(root) == family:
+            return seconds
 
 
 def exact_cpu_seconds(root: int) -> float:

@@ -20,7 +20,7 @@ USUAL_WAIT = dict.fromkeys(PATIENT.keys() - {"RATE_LIMITS_QUOTAS"}, "")
 
 def measure(world: World) -> Data:
     return {
-        "pool": _measure_starts(world, "pool", {str(size): _with_pool(size) for size in POOLS}),
+        "pool": _measure_pools(world),
         "workers": {
             kind: _measure_starts(
                 world,
@@ -33,8 +33,13 @@ def measure(world: World) -> Data:
     }
 
 
-def _with_pool(size: int) -> Target:
-    return service("service", NOT_CACHED | {"DATABASE_POOL_SIZE": str(size)})
+def _measure_pools(world: World) -> Data:
+    """Measure the sizes in turns, because the next one often brings little."""
+    targets = [
+        service(str(size), NOT_CACHED | {"DATABASE_POOL_SIZE": str(size)}) for size in POOLS
+    ]
+    with world.serving(*targets) as servers:
+        return as_data(world.compare("Sizes, pool", servers, lambda _: PAGE))
 
 
 def _measure_starts(world: World, title: str, targets: dict[str, Target]) -> Data:
@@ -141,6 +146,6 @@ def charts(data: Data) -> list[Chart]:
 
 HEAD = ("requests/s", "p50 ms", "p95 ms", "p99 ms", "CPU µs")
 INTRODUCTION = """All tables show the first page of posts. The pool and the workers are measured
-with 64 connections, one setting after the other. When more clients wait than the service takes
-at once, it answers 503 with Retry-After. The last column is the share of these answers, which do
+with 64 connections: the pools in turns, and the workers one setting after the other. When more
+clients wait than the service takes at once, it answers 503 with Retry-After. The last column is the share of these answers, which do
 not count as requests."""

@@ -35,9 +35,7 @@ def measure(world: World) -> Data:
 
 def _measure_pools(world: World) -> Data:
     """Measure the sizes in turns, because the next one often brings little."""
-    targets = [
-        service(str(size), NOT_CACHED | {"DATABASE_POOL_SIZE": str(size)}) for size in POOLS
-    ]
+    targets = [service(str(size), NOT_CACHED | {"DATABASE_POOL_SIZE": str(size)}) for size in POOLS]
     with world.serving(*targets) as servers:
         return as_data(world.compare("Sizes, pool", servers, lambda _: PAGE))
 

@@ -145,5 +145,5 @@ def charts(data: Data) -> list[Chart]:
 HEAD = ("requests/s", "p50 ms", "p95 ms", "p99 ms", "CPU µs")
 INTRODUCTION = """All tables show the first page of posts. The pool and the workers are measured
 with 64 connections: the pools in turns, and the workers one setting after the other. When more
-clients wait than the service takes at once, it answers 503 with Retry-After. The last column is the share of these answers, which do
-not count as requests."""
+clients wait than the service takes at once, it answers 503 with Retry-After. The last column is the
+share of these answers, which do not count as requests."""

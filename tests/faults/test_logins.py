@@ -121,9 +121,9 @@ async def test_requests_beyond_the_password_queue_get_503_soon(
     ]
     figure = (
         f"{len(replies) - len(refused)} passwords checked, {len(refused)} requests got status 503 "
-        f"within {last:.2f} s, the last response came after {slowest:.1f} s; the memory of a worker "
-        f"grew by at most {grown:.0f} MiB; p99 of other "
-        f"requests {p99_before * 1000:.0f} ms before, {p99 * 1000:.0f} ms meanwhile"
+        f"within {last:.2f} s, the last response came after {slowest:.1f} s; the memory of a "
+        f"worker grew by at most {grown:.0f} MiB; p99 of other requests "
+        f"{p99_before * 1000:.0f} ms before, {p99 * 1000:.0f} ms meanwhile"
     )
     judge("200 logins and 200 registrations at once", control, figure, broken)
 

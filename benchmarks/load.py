@@ -163,7 +163,8 @@ def cpu_seconds(root: int | None) -> float:
     while True:
         family = _family(root)
         seconds = sum(_seconds_of(number) for number in family)
-        # One that has ended meanwhile would be missing, because its parent was read before.
+        # If a child ended during the sum, its time is missing: it now counts as its parent's, and
+        # the parent was read first. So read all of them again.
         if _family(root) == family:
             return seconds
 

@@ -208,7 +208,10 @@ def report(data: Data) -> str:
     base = next(iter(data["commits"].values()))
     commits = [[name, number(rate), share(rate / base)] for name, rate in data["commits"].items()]
     worker = [
-        [f"{data['count']:,} jobs, each of which writes a row", f"{number(data['jobs'])} a second"],
+        [
+            f"{data['count']:,} jobs, and each inserts one row",
+            f"{number(data['jobs'])} a second",
+        ],
         ["idle: transactions for jobs", f"{number(data['idle_transactions'])} a second"],
         ["idle: CPU of the worker for jobs", f"{number(data['idle_cpu'])} ms a second"],
     ]

@@ -11,7 +11,8 @@ TITLE = "The last of 41 routes"
 HOT = Request("/v1/measured/77/last")
 FEATURE, OTHER_FEATURE = "/v1/measured", "/v1/others"
 PLAIN, WITH_PARAMETER = "/part-#", "/{number}/part-#"
-# The name in figures, what is before the route, and how many, with which prefix and path.
+# By the name in figures: the text for the report, and the other routes. These are their number,
+# the prefix of their router, and their path.
 SERVERS = {
     "one": ("nothing", (0, FEATURE, PLAIN)),
     "others": ("40 routes of another feature", (40, OTHER_FEATURE, WITH_PARAMETER)),

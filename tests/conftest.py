@@ -44,7 +44,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Deselect the fault cases unless `--faults` asks for them, even if their folder was named."""
+    """Deselect the fault cases unless `--faults` asks for them, even if their folder was named.
+
+    The drill takes longest, so it comes first. Otherwise one process would run it at the end, when
+    the other processes have nothing left to do.
+    """
+    items.sort(key=lambda item: item.path.name != "test_drill.py")
     if config.getoption("faults"):
         return
     long = [item for item in items if item.get_closest_marker("faults")]

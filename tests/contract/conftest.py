@@ -1,6 +1,7 @@
 """Fixtures for the tests of the contract."""
 
 from collections.abc import Generator, Iterator
+from pathlib import Path
 
 import httpx2
 import pytest
@@ -16,13 +17,17 @@ from tests.contract.features import make_rows
 from tests.contract.serving import Served, serve
 from tests.features.users.factory import UserFactory
 
+FOLDER = Path(__file__).parent
+
 
 @pytest.hookimpl(wrapper=True)
-def pytest_runtest_protocol() -> Generator[None, bool, bool]:
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, bool, bool]:
     """Measure no coverage here, or in processes that start here: it doubles the time of the tests.
 
     They send many generated requests, so a line that they alone reach is not really tested.
     """
+    if not item.path.is_relative_to(FOLDER):  # pytest calls this for the tests of other folders too
+        return (yield)
     coverage = Coverage.current()
     if coverage is not None:
         coverage.stop()

@@ -46,8 +46,11 @@ class SettingNames:
                 found[name] = self._hint(section, key)
                 continue
             # The distance is at least the difference in length. Most settings are not compared.
-            similar = [it for it in known if abs(len(it) - len(name)) <= MAX_EDITS]
-            distances = [(_edit_distance(name, setting), setting) for setting in similar]
+            distances = [
+                (_edit_distance(name, setting), setting)
+                for setting in known
+                if abs(len(setting) - len(name)) <= MAX_EDITS
+            ]
             distance, nearest = min(distances, default=(MAX_EDITS + 1, ""))
             if distance <= MAX_EDITS:
                 found[name] = NEAREST.format(nearest)

@@ -38,6 +38,14 @@ MANY_LATER = text(
     "INSERT INTO pgqueuer (priority, status, entrypoint, execute_after) "
     "SELECT 0, 'queued', 'notes.fail', now() + interval '1 day' FROM generate_series(1, 100000)"
 )
+# A queue that was long once, and then short: PostgreSQL expects few rows, with these names.
+MISLEADING_STATISTICS = (
+    MANY,
+    MANY_LATER,
+    text("ANALYZE pgqueuer"),
+    text("DELETE FROM pgqueuer"),
+    text("ANALYZE pgqueuer"),
+)
 
 
 @asynccontextmanager
@@ -198,9 +206,10 @@ async def test_worker_goes_on_while_hundreds_of_thousands_of_jobs_are_counted(
     resources: ProcessResources, note: Note, body: Body, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(gauges, "MEASURE_SECONDS", 0.01)
-    async with resources.database.transaction() as session:
-        await session.execute(MANY)
-        await session.execute(MANY_LATER)
+    engine = resources.database.engine.execution_options(isolation_level="AUTOCOMMIT")
+    async with engine.connect() as connection:
+        for statement in (*MISLEADING_STATISTICS, MANY, MANY_LATER):
+            await connection.execute(statement)
     JOBS.labels("waiting").set(0)
     async with worker(resources, concurrency=2):
         await add(resources, "notes.edit", note)
@@ -211,7 +220,8 @@ async def test_worker_goes_on_while_hundreds_of_thousands_of_jobs_are_counted(
                 await asyncio.sleep(0.02)
     assert JOBS.labels("waiting")._value.get() == gauges.MOST
     assert JOBS.labels("later")._value.get() == gauges.MOST
-    async with resources.database.read() as session:
+    async with resources.database.transaction() as session:
+        await session.execute(gauges.NO_SORT)
         explain = text(f"EXPLAIN (ANALYZE, FORMAT JSON) {gauges.MEASURE.text}")
         [plan] = await session.scalar(explain, {"most": gauges.MOST})
     assert rows_read(plan["Plan"]) < 2 * gauges.MOST

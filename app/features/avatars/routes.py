@@ -83,10 +83,9 @@ async def put_avatar(
     has too many pixels.
     """
     file = service.read_file(await read_upload(request))
-    precondition.require()
     picture = await service.store_picture(resources, processes, file)
     url = service.url_of(resources.settings, picture.sha256)
-    await service.set_avatar(session, user, picture, url)
+    await service.set_avatar(session, user, picture, url, precondition)
     return AvatarRead(url=url)
 
 
@@ -98,8 +97,7 @@ async def put_avatar(
 )
 async def delete_avatar(user: CurrentUser, session: WriteSession, precondition: Conditions) -> None:
     """Remove one's own avatar, if there is one."""
-    precondition.require()
-    await service.delete_avatar(session, user)
+    await service.delete_avatar(session, user, precondition)
 
 
 @router.get(

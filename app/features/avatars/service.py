@@ -16,6 +16,7 @@ from app.infra.resources import ProcessResources
 from app.infra.server.settings import ServerSettings
 from app.infra.settings_base.section import Sections
 from app.infra.storage.stored_objects import refer, release, reserve
+from app.infra.validation.preconditions import UNCONDITIONAL, Precondition
 from app.infra.web.settings import LimitsSettings
 from coherent_cache import invalidate
 
@@ -70,15 +71,21 @@ async def store_picture(
 
 
 async def set_avatar(
-    session: AsyncSession, user: User | CallerRow, picture: Picture, url: str
+    session: AsyncSession,
+    user: User | CallerRow,
+    picture: Picture,
+    url: str,
+    precondition: Precondition = UNCONDITIONAL,
 ) -> None:
     """Show a picture as the avatar of the caller. The one before is deleted if nobody else has it.
 
-    The account is locked first, so that two uploads of a user take turns.
+    The account is locked first, so that two uploads of a user take turns. The condition is about
+    the avatar that there is then.
     """
     if not await queries.set_url(session, user.id, url):
         raise Unauthenticated("The account of this access token has been deleted.")
     before = await queries.get_object_id(session, user.id)
+    precondition.require(exists=before is not None)
     await refer(session, picture.object_id)
     await queries.put_avatar(session, user.id, picture.object_id, picture.sha256)
     if before not in (None, picture.object_id):
@@ -86,11 +93,14 @@ async def set_avatar(
     invalidate(session, tags.user(user.id))
 
 
-async def delete_avatar(session: AsyncSession, user: User | CallerRow) -> None:
+async def delete_avatar(
+    session: AsyncSession, user: User | CallerRow, precondition: Precondition = UNCONDITIONAL
+) -> None:
     """Remove the avatar of the caller, if there is one."""
     if not await queries.set_url(session, user.id, None):
         raise Unauthenticated("The account of this access token has been deleted.")
     before = await queries.get_object_id(session, user.id)
+    precondition.require(exists=before is not None)
     if before is not None:
         await queries.delete_avatar(session, user.id)
         await release(session, before)

@@ -28,16 +28,23 @@ class Precondition:
     if_match: str | None = None
     if_none_match: str | None = None
 
-    def require(self, version: int | None = None) -> None:
-        """Raise `Stale` if an existing resource with this version does not meet the conditions.
+    def require(self, version: int | None = None, *, exists: bool = True) -> None:
+        """Raise `Stale` if the resource, with this version, does not meet the conditions.
 
-        A resource without a version has no entity tags, so only `*` matches it. A weak tag can
-        match in If-None-Match, but not in If-Match (§13.1).
+        A resource without a version has no entity tags, so only `*` matches it. Nothing matches one
+        that does not exist. A weak tag can match in If-None-Match, but not in If-Match (§13.1).
         """
-        if self.if_match is not None and not _lists(self.if_match, version, weak=False):
+        if self.if_match is not None and not (
+            _lists(self.if_match, version, weak=False) and exists
+        ):
             raise Stale("The resource has changed since you read it. Read it again.")
-        if self.if_none_match is not None and _lists(self.if_none_match, version, weak=True):
+        if self.if_none_match is not None and (
+            _lists(self.if_none_match, version, weak=True) and exists
+        ):
             raise Stale("The resource exists, and If-None-Match forbids that.")
+
+
+UNCONDITIONAL = Precondition()
 
 
 def join_header_lines(lines: Sequence[str]) -> str | None:

@@ -59,6 +59,29 @@ async def test_new_picture_is_shown_at_once(client: Client, owner: User, headers
         assert await shown() is NO_AVATAR
 
 
+async def test_conditions_are_about_the_avatar_that_there_is(
+    client: Client, headers: Headers
+) -> None:
+    if_there_is_one, if_there_is_none = {"If-Match": "*"}, {"If-None-Match": "*"}
+
+    async def put(condition: Headers) -> int:
+        sent = {**headers, **condition}
+        return (await client.put(ME, content=written(quarters()), headers=sent)).status_code
+
+    async def delete(condition: Headers) -> int:
+        return (await client.delete(ME, headers={**headers, **condition})).status_code
+
+    assert await put(if_there_is_one) == 412
+    assert await delete(if_there_is_one) == 412
+    assert await delete(if_there_is_none) == 204
+    assert sorted(await asyncio.gather(*[put(if_there_is_none) for _ in range(4)])) == [
+        *[200, 412, 412, 412]
+    ]
+    assert await put(if_there_is_one) == 200
+    assert await delete(if_there_is_none) == 412
+    assert await delete(if_there_is_one) == 204
+
+
 async def test_same_picture_has_the_same_address(
     client: Client, make: AvatarFactory, headers: Headers
 ) -> None:

@@ -5,10 +5,10 @@ and that request is lost. A client that has received `Connection: close` opens a
 instead.
 """
 
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from graceful_gunicorn.running_request import NoticingProtocol
 
 
-class DrainingProtocol(HttpToolsProtocol):
+class DrainingProtocol(NoticingProtocol):
     is_draining = False
 
     @property

@@ -19,6 +19,7 @@ from graceful_gunicorn import early_errors as errors
 from graceful_gunicorn._overdue import OverdueTimer
 from graceful_gunicorn.config import ServerConfig
 from graceful_gunicorn.connection_draining import DrainingProtocol
+from graceful_gunicorn.deferred_close import DeferredClose
 from graceful_gunicorn.encoded_head import sending_encoded_heads
 from graceful_gunicorn.request_checks import check_head, head_without_upgrade
 
@@ -85,6 +86,8 @@ class LimitedProtocol(DrainingProtocol):
         try:
             self._parse(data)
         except HttpParserError:
+            if self.transport.is_closing():  # the data comes after the last request
+                return
             self._refuse(self._refusal or errors.MALFORMED)
         if self._receiving is not NOTHING or self.is_idle:
             self._wait_for_more()
@@ -135,6 +138,8 @@ class LimitedProtocol(DrainingProtocol):
         if self.parser.should_upgrade():
             return  # `_parse` feeds the same head again, without `Upgrade`
         super().on_headers_complete()
+        if not self.cycle.keep_alive:
+            self.cycle.transport = DeferredClose(self.cycle)
         self.headers = []  # the parser adds trailers here; the application keeps the old list
         self._receiving, self._overhead_bytes = BODY, 0
         self._stop_timer()
@@ -151,6 +156,8 @@ class LimitedProtocol(DrainingProtocol):
         self._receiving, self._overhead_bytes = NOTHING, 0
         self._stop_timer()
         super().on_message_complete()
+        if self.is_idle and not self.cycle.keep_alive:  # the response was sent before
+            self.transport.close()
 
     def on_response_complete(self) -> None:
         """Limit how long the connection waits for the rest of an unread body."""

@@ -4,17 +4,20 @@ No part of the application is involved.
 """
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from contextlib import suppress
 from dataclasses import replace
 
 import pytest
+from starlette.types import Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from graceful_gunicorn.protocol import LimitedProtocol
 from tests.graceful_gunicorn.loopback_server import (
     CONFIG,
     LARGE_BYTES,
+    PATIENCE_SECONDS,
     Client,
     LoopbackServer,
     eventually,
@@ -161,6 +164,24 @@ async def test_a_bad_request_does_not_corrupt_the_response_before_it(
     assert (await client.read_to_end()).endswith(b"piece\r\n0\r\n\r\n")
 
 
+async def test_a_running_request_learns_that_its_client_left_behind_a_pipelined_one() -> None:
+    left = asyncio.Event()
+
+    async def app(_scope: Scope, receive: Receive, send: Send) -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        await send({"type": "http.response.start", "status": 200, "headers": []})  # no error
+        left.set()
+
+    async with serving(ObservedProtocol, app=app) as server:
+        client = await server.connect()
+        await client.send(GET + GET)
+        await eventually(lambda: [one for one in server.connections if one.pipeline])
+        client.close()
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            await left.wait()
+
+
 async def test_the_rest_of_a_body_is_read_after_an_early_response(client: Client) -> None:
     await client.send(b"POST /early HTTP/1.1\r\n" + HOST + b"Content-Length: 3000000\r\n\r\nabc")
     assert (await client.response())[0] == 413
@@ -175,6 +196,41 @@ async def test_the_connection_closes_if_the_rest_of_a_body_does_not_arrive(
     await client.send(b"POST /early HTTP/1.1\r\n" + HOST + b"Content-Length: 3000000\r\n\r\nabc")
     assert (await client.response())[0] == 413
     assert await client.read_to_end() == b""
+
+
+LAST_REQUESTS = [
+    b"POST /early HTTP/1.1\r\nConnection: close\r\n" + HOST,
+    b"POST /early HTTP/1.0\r\n" + HOST,
+]
+
+
+@pytest.mark.parametrize("head", LAST_REQUESTS)
+async def test_the_last_request_is_read_for_a_while_after_an_early_response(
+    client: Client, head: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A TCP reset would destroy the response of a client that still sends."""
+    monkeypatch.setattr("graceful_gunicorn.protocol.LINGER_SECONDS", 0.5)
+    await client.send(head + b"Content-Length: 3000000\r\n\r\nabc")
+    status, headers, _ = await client.response()
+    assert (status, headers["connection"]) == (413, "close")
+    began = time.monotonic()
+    assert await client.read_to_end() == b""
+    assert time.monotonic() - began >= 0.4
+
+
+@pytest.mark.parametrize("head", LAST_REQUESTS)
+async def test_the_connection_closes_when_the_last_request_has_arrived(
+    server: LoopbackServer, client: Client, head: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("graceful_gunicorn.protocol.LINGER_SECONDS", 60)
+    before = len(server.scopes), refused.total()
+    await client.send(head + b"Content-Length: 3000000\r\n\r\nabc")
+    assert (await client.response())[0] == 413
+    [connection] = server.connections
+    await client.send(b"x" * 2_999_997 + GET)
+    assert await client.read_to_end() == b""
+    assert connection.transport.is_closing()
+    assert (len(server.scopes) - 1, refused.total()) == before  # what follows is not answered
 
 
 async def test_the_connection_closes_if_the_client_still_waits_for_100_continue(

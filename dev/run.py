@@ -2,6 +2,7 @@
 
 import math
 import signal
+from types import FrameType
 
 from app.settings import load_settings, misspelt_variables
 from dev.address import Address, choose_address
@@ -30,7 +31,7 @@ _TOKEN = (
 
 def run(*, reload: bool) -> None:
     """Serve until Ctrl-C or SIGTERM."""
-    signal.signal(signal.SIGTERM, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, interrupt)
     try:
         settings = load_settings()  # wrong settings are reported before anything starts
         if reload:  # Gunicorn's configuration does it otherwise
@@ -43,6 +44,15 @@ def run(*, reload: bool) -> None:
             _serve(servers, address, reload=reload)
     except KeyboardInterrupt:
         say("Stopped." if configured("DATABASE_URL") else "Stopped. The data stays in .data.")
+
+
+def interrupt(_signal: int, frame: FrameType | None) -> None:
+    """Do what Ctrl-C does now: while asyncio runs, that is to cancel its main task."""
+    on_interrupt = signal.getsignal(signal.SIGINT)
+    if callable(on_interrupt):
+        on_interrupt(signal.SIGINT, frame)
+    else:  # in the background of a script, where Ctrl-C is ignored
+        raise KeyboardInterrupt
 
 
 def _serve(servers: Servers, address: Address, *, reload: bool) -> None:

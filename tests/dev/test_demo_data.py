@@ -1,6 +1,8 @@
 """The demo data is complete, and the same each time."""
 
 import re
+import subprocess
+import sys
 from collections.abc import AsyncIterator
 from pathlib import Path
 
@@ -13,9 +15,26 @@ from dev import demo as modules
 from dev.demo.users import DEMO_EMAIL, DEMO_PASSWORD
 from dev.demo_data import DatabaseNotEmpty, demo_tables, demos, load
 from dev.features import features_in_order
+from dev.servers import ROOT
 
 SIZE = 200
 TABLES = {table.name: table.total for table in demo_tables(SIZE)}
+# Sends itself SIGTERM while it stores posts.
+TERMINATED = """
+import asyncio, os, signal, sys
+from dev.demo_data import load
+from dev.run import interrupt
+
+def progress(table, done, total):
+    if (table, done) == ("posts", 100):
+        os.kill(os.getpid(), signal.SIGTERM)
+
+signal.signal(signal.SIGTERM, interrupt)
+try:
+    asyncio.run(load(sys.argv[1], 200, progress=progress))
+except KeyboardInterrupt:
+    print("interrupted", end="")
+"""
 
 
 def quiet(_table: str, _done: int, _total: int) -> None:
@@ -38,6 +57,18 @@ async def test_every_row_is_loaded_and_new_rows_get_the_next_ids(
         assert await connection.fetchval(f"SELECT count(*) FROM {table}") == number
         last = await connection.fetchval(f"SELECT nextval(pg_get_serial_sequence('{table}', 'id'))")
         assert last == number + 1
+
+
+async def test_a_load_that_is_terminated_ends_quietly_and_stores_nothing(
+    database_url: str, connection: asyncpg.Connection
+) -> None:
+    command = [sys.executable, "-c", TERMINATED, database_url]
+    ended = subprocess.run(
+        command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
+    )
+    assert (ended.stdout, ended.stderr, ended.returncode) == ("interrupted", "", 0)
+    for table in TABLES:
+        assert await connection.fetchval(f"SELECT count(*) FROM {table}") == 0
 
 
 async def test_each_load_stores_the_same_rows(

@@ -1,9 +1,11 @@
 """The demo data is complete, and the same each time."""
 
+import asyncio
 import re
 import subprocess
 import sys
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
 
 import asyncpg
@@ -63,9 +65,8 @@ async def test_a_load_that_is_terminated_ends_quietly_and_stores_nothing(
     database_url: str, connection: asyncpg.Connection
 ) -> None:
     command = [sys.executable, "-c", TERMINATED, database_url]
-    ended = subprocess.run(
-        command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
-    )
+    run = partial(subprocess.run, command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    ended = await asyncio.to_thread(run)
     assert (ended.stdout, ended.stderr, ended.returncode) == ("interrupted", "", 0)
     for table in TABLES:
         assert await connection.fetchval(f"SELECT count(*) FROM {table}") == 0

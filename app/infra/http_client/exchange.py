@@ -6,6 +6,8 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
 from time import perf_counter
 from typing import Any
 
@@ -32,7 +34,7 @@ logger.addFilter(RepeatFilter())  # while a service is down, every call of it fa
 
 JSON = {"Content-Type": "application/json"}
 TOO_MANY_REQUESTS = 429
-RETRY_AFTER = re.compile(r"[0-9]{1,9}")
+SECONDS = re.compile(r"[0-9]{1,9}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,10 +71,17 @@ class Reply:
         return self.status >= 500 or self.status == TOO_MANY_REQUESTS
 
     @property
-    def wait_seconds(self) -> int:
-        """The Retry-After of the response, if it is a number of seconds."""
+    def wait_seconds(self) -> float:
+        """The Retry-After of the response: a number of seconds, or a date."""
         value = self.headers.get("Retry-After", "")
-        return int(value) if RETRY_AFTER.fullmatch(value) else 0
+        if SECONDS.fullmatch(value):
+            return int(value)
+        try:
+            date = parsedate_to_datetime(value)
+        except (ValueError, OverflowError):
+            return 0
+        # HTTP has dates in UTC only. Two of its three formats do not say so.
+        return max(0.0, (date.replace(tzinfo=UTC) - datetime.now(UTC)).total_seconds())
 
 
 async def exchange(session: ClientSession, name: str, call: Call, most_bytes: int) -> Reply:

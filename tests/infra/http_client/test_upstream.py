@@ -5,6 +5,8 @@ import logging
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
+from datetime import UTC, datetime, timedelta
+from email.utils import format_datetime
 from typing import Any
 
 import pytest
@@ -209,14 +211,35 @@ async def test_post_is_tried_again_only_with_a_key(
     assert {request.headers.get("idempotency-key", "") for request in server.received} == {key}
 
 
+IN_AN_HOUR = datetime.now(UTC) + timedelta(hours=1)
+
+
+@pytest.mark.parametrize("retry_after", ["2", format_datetime(IN_AN_HOUR, usegmt=True)])
 async def test_no_retry_begins_that_could_not_end_before_the_request(
-    server: UpstreamServer,
+    server: UpstreamServer, retry_after: str
 ) -> None:
-    server.answer = replies(status=503, Retry_After="2")
+    server.answer = replies(status=503, Retry_After=retry_after)
     async with calling(server.url, retries=5) as upstream:
         with request(seconds=1):
             assert (await failure_of(upstream)).reason == "unhealthy"
     assert len(server.received) == 1
+
+
+@pytest.mark.parametrize(
+    "retry_after",
+    [
+        *("", "-1", "soon", "Sun, 06 Nov 1994 08:49:37 GMT"),
+        f"Sun, 06 Nov {'9' * 99} 08:49:37 GMT",
+    ],
+)
+async def test_retry_after_that_says_nothing_delays_nothing(
+    server: UpstreamServer, retry_after: str
+) -> None:
+    server.answers = [replies(status=503, Retry_After=retry_after)]
+    async with calling(server.url, retries=1) as upstream:
+        with request(seconds=10):
+            await upstream.get_json("/profiles/1", Profile)
+    assert len(server.received) == 2
 
 
 async def test_retry_waits_as_long_as_the_upstream_asks(server: UpstreamServer) -> None:

@@ -76,4 +76,4 @@ def report(data: Data) -> str:
 
 INTRODUCTION = """Requests are sent at a constant rate for {seconds} s, whatever happens to
 earlier ones, and latency counts from the time when a request was due. One process each. The
-clients are a Python program on the same machine, whose own delays are contained."""
+clients are a Python program on the same machine, whose own delays are included."""

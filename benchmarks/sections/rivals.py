@@ -170,5 +170,5 @@ INTRODUCTION = """One process each, with uvloop and httptools, and 64 connection
 read the same database, check the same tokens and return the same JSON. This is checked before
 anything is measured. The rivals are in `benchmarks/rivals/`, written as the documentation of
 each framework teaches it. They have no log, metrics, limits, deadlines or retries. The service
-has all of them. "Service ÷ this" compares the rate of the service, not cached, with that of the
-row."""
+has all of them. "Service ÷ this" compares the rate of the service with that of the row. Its reads
+are not cached then. Its POST runs with the cache, and includes the invalidation."""

@@ -117,8 +117,8 @@ def figures(data: Data) -> dict[str, str]:
 
 def report(data: Data) -> str:
     shown = [[what, figure] for what, figure in data.items()]
-    return f"{INTRODUCTION}\n\n{table(('what', 'CPU µs of Valkey'), shown)}"
+    return f"{INTRODUCTION}\n\n{table(('what', 'CPU µs of Valkey, or bytes'), shown)}"
 
 
 INTRODUCTION = """CPU is that of Valkey's one thread, with the time that it spends in the kernel.
-It is what ends first when more and more workers share one Valkey."""
+It is the first limit that is reached when more and more workers share one Valkey."""

@@ -13,8 +13,14 @@ TITLE = "The claims"
 CLAIMS = {
     "pooling": ("a pool of connections: 5–10×", "the ladder, first page"),
     "async": ("async drivers: 2–5×", "the ladder, first page, with N+1 in both steps"),
-    "n-plus-one": ("no N+1 queries: 10–50×", "the ladder, first page: 1 statement instead of up to 21"),
-    "base-http-middleware": ("BaseHTTPMiddleware is slow", "the ladder: two of them, beside one ASGI middleware"),
+    "n-plus-one": (
+        "no N+1 queries: 10–50×",
+        "the ladder, first page: 1 statement instead of up to 21",
+    ),
+    "base-http-middleware": (
+        "BaseHTTPMiddleware is slow",
+        "the ladder: two of them, beside one ASGI middleware",
+    ),
     "uvloop": ("uvloop: 2–4×", "the ladder, with httptools, first page"),
     "workers": ("4 workers: 4×", "the ladder: 2 workers on 2 cores, which clients share"),
     "caching": ("caching: 10–100×", "the ladder: in process, beside not cached"),

@@ -53,11 +53,13 @@ class Service:
         """Request this path from every worker.
 
         The connections stay open until all workers have responded, because a new connection goes
-        to the worker that has the fewest.
+        to the worker that has the fewest. A worker that was killed has time to be replaced.
         """
         answers: dict[int, dict[str, Any]] = {}
         async with AsyncExitStack() as stack:
-            for _ in range(200):
+            for number in range(200):
+                if number > 2 * self.workers:
+                    await asyncio.sleep(0.1)
                 client = httpx2.AsyncClient(base_url=self.address.url, timeout=15)
                 answer = (await (await stack.enter_async_context(client)).get(path)).json()
                 answers[answer["process_id"]] = answer

@@ -27,7 +27,7 @@ DYING_SECONDS = 0.1  # until the kernel has closed the connections of a killed p
 POSTS, HOLD = "/v1/posts", "/faults/hold"
 CONNECTIONS = 8
 # Enough requests for several generations of workers, because a recycled worker waits for another.
-RECYCLING, RECYCLED_REQUESTS = "--max-requests 300 --max-requests-jitter 60", 20_000
+RECYCLING, RECYCLED_REQUESTS = "--max-requests 300 --max-requests-jitter 60", 40_000
 RELOADS, REQUESTS = 2, 500
 
 

@@ -78,8 +78,8 @@ about 30 minutes. `make bench quick` needs two minutes, measures some of it once
 - Compare figures of one table only. Server, PostgreSQL, Valkey and the clients share the cores of
   one machine, so rates are lower bounds. Ratios depend less on this than rates and CPU times.
 - Servers that are compared are measured in turns, after a warm-up, and each figure is the median of
-  the rounds. A server that needs seconds for a response is measured in one long round. In the ladder,
-  one post, `/users/me` and the POST have one round, so small differences there mean nothing.
+  the rounds. A server that needs seconds for a response is measured in one long round. In the
+  ladder, one post, `/users/me` and the POST have one round, so small differences mean nothing.
 - "CPU µs" is the CPU time of all processes of the server for one request, and "PG µs" that of
   PostgreSQL. Latencies are those of the clients. Memory counts shared pages once.
 - The service has its settings of production, with every middleware, and two exceptions so that no

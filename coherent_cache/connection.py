@@ -1,6 +1,6 @@
 """A connection to Valkey on which commands do not wait for the replies to earlier ones.
 
-Valkey replies in the order of the commands. A command costs a fifth of the CPU time that it costs
+Valkey replies in the order of the commands. A command costs a third of the CPU time that it costs
 with a connection of its own from a pool.
 """
 

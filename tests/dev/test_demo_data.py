@@ -65,8 +65,8 @@ async def test_a_load_that_is_terminated_ends_quietly_and_stores_nothing(
     database_url: str, connection: asyncpg.Connection
 ) -> None:
     command = [sys.executable, "-c", TERMINATED, database_url]
-    run = partial(subprocess.run, command, cwd=ROOT, capture_output=True, text=True, timeout=60)
-    ended = await asyncio.to_thread(run)
+    run = partial(subprocess.run, cwd=ROOT, capture_output=True, encoding="utf-8", timeout=60)
+    ended = await asyncio.to_thread(run, command)
     assert (ended.stdout, ended.stderr, ended.returncode) == ("interrupted", "", 0)
     for table in TABLES:
         assert await connection.fetchval(f"SELECT count(*) FROM {table}") == 0

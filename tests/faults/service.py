@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import httpx2
+import psutil
 import pytest
 
 from dev.address import Address
@@ -49,11 +50,19 @@ class Service:
         """Return the process ids of all workers."""
         return {worker["process_id"] for worker in await self.each_worker("/faults/vitals")}
 
+    async def oldest_process(self) -> int:
+        """Return the process id of the worker that started first.
+
+        It need not be the lowest, because ids start again. If a case killed the newest worker again
+        and again, the master would take it for one that cannot start, and wait longer each time.
+        """
+        return min(await self.processes(), key=lambda pid: psutil.Process(pid).create_time())
+
     async def each_worker(self, path: str) -> list[dict[str, Any]]:
         """Request this path from every worker.
 
         The connections stay open until all workers have responded, because a new connection goes
-        to the worker that has the fewest. A worker that was killed has time to be replaced.
+        to the worker that has the fewest. A worker that was killed has 20 s to be replaced.
         """
         answers: dict[int, dict[str, Any]] = {}
         async with AsyncExitStack() as stack:

@@ -63,7 +63,7 @@ async def until_replaced(service: Service, old: set[int]) -> None:
 async def kill_one(service: Service) -> Kill:
     """Kill a worker, and wait until there are two again."""
     loop = asyncio.get_running_loop()
-    victim = min(await service.processes())
+    victim = await service.oldest_process()
     killed_at = loop.time()
     os.kill(victim, signal.SIGKILL)
     assert victim not in await service.processes()

@@ -14,6 +14,7 @@ from coherent_cache import CacheConfig, Entry, invalidate
 from coherent_cache import outbox as outbox_module
 from coherent_cache import relay as relay_module
 from coherent_cache import trust as trust_module
+from coherent_cache._tasks import in_background
 from coherent_cache.outbox import Outbox, Poll
 from coherent_cache.relay import EXPIRY_MARGIN_SECONDS, Relay
 from coherent_cache.store import Store
@@ -203,6 +204,19 @@ async def test_row_from_the_future_counts_as_old(service: Service) -> None:
     await service.leave_behind(None, age_seconds=-3_600)
     await service.relay.run_once()
     assert not service.cache.trust.holds
+
+
+async def test_running_relay_does_not_pause_for_long_while_more_changes_are_due(
+    service: Service, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Otherwise the cache would be distrusted for one such pause after each batch."""
+    monkeypatch.setattr(outbox_module, "MAX_ROWS", 2)
+    for number in range(7):
+        await service.leave_behind(f"tag:{number}")
+    service.relay._pause_seconds = 3_600
+    async with in_background(service.relay.run, "relay with a long pause"):
+        await all_relayed(service)
+        await eventually(lambda: service.cache.trust.holds)
 
 
 # Valkey refuses writes

@@ -337,6 +337,12 @@ def test_column_of_another_table_is_refused() -> None:
         KeysetList("things", THING, THINGS, order_by=Note.created_at)
 
 
+def test_list_that_is_not_ordered_by_time_cannot_have_the_newest_rows_first() -> None:
+    """It would silently be ascending."""
+    with pytest.raises(TypeError, match="The list things: with `order_by`, say `descending`"):
+        KeysetList("things", THING, THINGS, order_by=Thing.title, newest_first=True)
+
+
 @pytest.mark.parametrize(
     "kind",
     [Float(), Numeric(), CHAR(3), String(256), String()],

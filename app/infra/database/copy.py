@@ -13,7 +13,7 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
 from app.errors import Unavailable
-from app.infra.database.driver_errors import DISCONNECT_SQLSTATES
+from app.infra.database.driver_errors import is_lost
 from app.infra.database.engine import command_seconds
 from app.infra.database.error_values import remove_values
 from app.infra.database.query_stats import recorded
@@ -48,15 +48,15 @@ async def copy_out(
                 seconds = command_seconds(engine)
                 status = await _copy(driver, seconds, query, output=collect, **options)
         except BaseException as error:
-            is_lost = _is_lost(driver, error)
-            if is_lost:
+            lost = is_lost(driver, error)
+            if lost:
                 await connection.invalidate()
             if isinstance(error, TimeoutError):
                 raise Unavailable("The database did not answer in time.") from error
             if isinstance(error, OSError | asyncpg.InterfaceError | asyncpg.PostgresError):
                 remove_values(error)
                 # The error that SQLAlchemy would raise: the error mapping expects that one.
-                raise DBAPIError(name, None, error, connection_invalidated=is_lost) from error
+                raise DBAPIError(name, None, error, connection_invalidated=lost) from error
             raise
     return Copied(text, int(status.split()[1]))
 
@@ -77,8 +77,3 @@ async def _copy(driver: Any, seconds: float, query: str, **options: Any) -> str:
         copying.exception()  # that its connection is closed
         raise
     return status
-
-
-def _is_lost(driver: Any, error: BaseException) -> bool:
-    sqlstate = error.sqlstate if isinstance(error, asyncpg.PostgresError) else None
-    return driver.is_closed() or sqlstate in DISCONNECT_SQLSTATES

@@ -15,8 +15,9 @@ from typing import Any
 import pytest
 from fastapi import FastAPI
 from prometheus_client import REGISTRY
-from sqlalchemy import Date, bindparam, cast, func, literal_column, select, text
+from sqlalchemy import Date, LargeBinary, bindparam, cast, func, literal_column, select, text
 from sqlalchemy.exc import DBAPIError
+from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.orm import aliased
 
 from app.errors import Unavailable
@@ -115,6 +116,12 @@ async def test_dates_and_truth_values_are_exported_as_json_has_them(make: NoteFa
     found_rows = await rows(make, export)
     assert [row["day"] for row in found_rows] == expected
     assert [row["is_first"] for row in found_rows] == ["true", "false", "false"]
+
+
+def test_an_export_with_a_column_that_it_cannot_write_is_refused() -> None:
+    fields: Any = {"id": Note.id, "bytes": cast(Note.title, LargeBinary)}
+    with pytest.raises(TypeError, match="cannot have a column of the type LargeBinary"):
+        Export("bytes", select(Note), Note, fields)
 
 
 async def test_every_time_is_exported_once_and_as_the_nearest_that_can_be_written(
@@ -304,3 +311,41 @@ async def test_a_batch_has_the_time_of_a_command(impatient: NoteFactory) -> None
     engine = impatient.resources.database.engine
     with pytest.raises(Unavailable, match="did not answer in time"):
         await copy_out(engine, "COPY slow", "SELECT pg_sleep(4)", bytes)
+
+
+@pytest.fixture
+async def single(settings: Settings, clean: None) -> AsyncIterator[AsyncEngine]:
+    """An engine with one connection, so that a test can say what the next export finds there."""
+    one = settings.database.model_copy(update={"pool_size": 1})
+    engine = open_engine(one, "test")
+    yield engine
+    await engine.dispose()
+
+
+async def test_an_export_does_not_get_the_connection_to_a_server_that_became_a_standby(
+    single: AsyncEngine,
+) -> None:
+    """A standby refuses an export that locks its rows, and keeps the connection open."""
+    query = "SELECT id FROM test_notes FOR SHARE"
+    async with single.begin() as connection:
+        await connection.execute(text("SET default_transaction_read_only = on"))
+    with pytest.raises(DBAPIError) as raised:
+        await copy_out(single, "COPY locked", query, bytes)
+    assert getattr(raised.value.orig, "sqlstate", "") == "25006"
+    assert raised.value.connection_invalidated  # so that the request may run again
+    assert (await copy_out(single, "COPY locked", query, bytes)).rows == 0
+
+
+END_DURING_COPY = """
+    SELECT CASE WHEN number = 5000 THEN pg_terminate_backend(pg_backend_pid()) END
+    FROM generate_series(1, 10000) AS number
+"""
+
+
+async def test_an_export_can_be_retried_after_the_server_has_ended_its_connection(
+    single: AsyncEngine,
+) -> None:
+    with pytest.raises(DBAPIError) as raised:
+        await copy_out(single, "COPY ended", END_DURING_COPY, bytes)
+    assert raised.value.connection_invalidated
+    assert (await copy_out(single, "COPY next", "SELECT 1", bytes)).text == b"1\n"

@@ -23,7 +23,7 @@ SERVES = ("make run", ".venv/bin/python -m uvicorn", ".venv/bin/python -m app.se
 # with the tests that the page names by a file.
 CONTRACT = (
     "tests/contract/test_access.py::test_every_route_has_a_complete_row",
-    "tests/contract/test_openapi.py::test_the_document_is_the_one_in_openapi_json",
+    "tests/contract/test_openapi.py::test_the_document_that_is_served_is_the_one_in_openapi_json",
     "tests/contract/test_plans.py::test_every_list_has_a_plan",
 )
 LINT_IMPORTS = "from importlinter.cli import lint_imports_command as lint; lint()"

@@ -13,7 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from benchmarks import figures, report
-from benchmarks.load import find_wrk
+from benchmarks.load import find_tool, find_wrk
 from benchmarks.machine import describe
 from benchmarks.section import Data, all_sections, name_of
 from benchmarks.world import FULL, QUICK, Effort, open_world
@@ -39,6 +39,9 @@ def main() -> None:
     chosen = arguments.sections or in_run
     if unknown := sorted(set(chosen) - set(known)):
         raise CommandError(f"There is no section {', '.join(unknown)}. Choose: {', '.join(known)}")
+    for name in chosen:
+        for tool in getattr(known[name], "TOOLS", ()):
+            find_tool(*tool)
     data, failed = run(effort, folder, chosen)
     problems = []
     if failed:

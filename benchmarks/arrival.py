@@ -6,6 +6,7 @@ during it. wrk is such a client.
 
 import asyncio
 from collections import deque
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
@@ -22,7 +23,13 @@ class Arrivals:
     refused: int = 0
 
 
-async def constant_arrival(url: str, request: Request, rate: float, seconds: float) -> Arrivals:
+async def constant_arrival(
+    url: str,
+    request: Request,
+    rate: float,
+    seconds: float,
+    has_ended: Callable[[], bool] = lambda: False,
+) -> Arrivals:
     """Send requests at a constant rate, and return how they were answered."""
     loop = asyncio.get_running_loop()
     idle: deque[Connection] = deque()
@@ -54,6 +61,8 @@ async def constant_arrival(url: str, request: Request, rate: float, seconds: flo
         for number in range(int(rate * seconds)):
             due = started + number / rate
             await asyncio.sleep(max(0.0, due - loop.time()))
+            if has_ended():
+                break
             tasks.create_task(send(due))
     for _, writer in idle:
         writer.close()

@@ -65,13 +65,18 @@ class Request:
 
 def find_wrk() -> str:
     """Return where wrk is."""
-    wrk = shutil.which("wrk")
-    if wrk is None:
+    return find_tool("wrk", "wrk")
+
+
+def find_tool(name: str, package: str) -> str:
+    """Return the path of a program. `package` is its package in Debian."""
+    found = shutil.which(name)
+    if found is None:
         raise CommandError(
-            "The benchmark needs wrk. Install it with your package manager, for example: "
-            "apt install wrk"
+            f"The benchmark needs {name}. Install it with your package manager, for example: "
+            f"apt install {package}"
         )
-    return wrk
+    return found
 
 
 def measure(

@@ -69,9 +69,9 @@ def _machine(machine: dict[str, Any]) -> str:
 
 HEAD = """# Benchmarks
 
-`make bench` measures everything on this page on your machine, and writes it. It needs `wrk` and
-about 30 minutes. `make bench quick` needs two minutes, measures some of it once, and writes to
-`.data/benchmarks`. The figures are also in [benchmarks.json](benchmarks.json).
+`make bench` measures everything on this page on your machine, and writes it. It needs `wrk`,
+`h2load` and about 30 minutes. `make bench quick` needs `wrk` and two minutes, measures some of it
+once, and writes to `.data/benchmarks`. The figures are also in [benchmarks.json](benchmarks.json).
 
 ## How to read it
 
@@ -85,8 +85,8 @@ about 30 minutes. `make bench quick` needs two minutes, measures some of it once
 - The service has its settings of production, with every middleware, and two exceptions so that no
   request is refused: the quotas of the rate limits are very high, and requests and statements may
   take about 20 s. Where connections are counted, these times are those of production.
-- Clients send the next request when they have the last response, except in the section on constant
-  arrival. Such clients hide how long a stall is, so look at that section for tails.
+- Clients send the next request when they have the last response, except in the sections on constant
+  arrival and on uploads. Such clients hide how long a stall is, so look at these two for tails.
 
 ## What it does not compare
 

@@ -8,6 +8,7 @@ A module in benchmarks/sections has these names:
 - report(data): returns the text below the heading.
 - charts(data): returns the plots. They may be missing.
 - IN_QUICK = False leaves the section out of `make bench quick`.
+- TOOLS: programs besides wrk that it needs, each with its Debian package. It may be missing.
 """
 
 from collections.abc import Iterator, Mapping, Sequence

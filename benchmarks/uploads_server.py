@@ -10,8 +10,8 @@ from benchmarks.rivals.fastapi_idiom import app
 
 @app.put("/v1/users/me/avatar")
 async def put_avatar(request: Request) -> dict[str, int]:
-    picture = Image.open(BytesIO(await request.body())).convert("RGB")
+    picture = Image.open(BytesIO(await request.body()))
     picture.thumbnail((256, 256))
     target = BytesIO()
-    picture.save(target, "WEBP")
+    picture.convert("RGB").save(target, "WEBP")
     return {"bytes": len(target.getvalue())}

@@ -17,8 +17,8 @@ from functools import partial
 from graceful_gunicorn.shared_state import SharedState, WorkerState
 
 YIELD_SECONDS = 0.001
-# With one connection after each pause, the last clients of a burst would wait for many pauses. With
-# many connections, the shares would be uneven.
+# With one connection after each pause, the last of a large burst would wait for many pauses.
+# With many, the shares would be uneven. Decision 17 has measurements.
 ACCEPTS_AFTER_PAUSE = 2
 # The maximum for one turn of the event loop. With one connection per turn, a burst would stay in
 # the kernel's queue, and new connections would wait there behind requests that no limit counts yet.

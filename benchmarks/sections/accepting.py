@@ -7,13 +7,13 @@ import subprocess
 import sys
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from http.client import HTTPConnection, HTTPException
 from statistics import median
-from typing import NamedTuple
 
+from benchmarks.new_connections import H2LOAD, longest_wait
 from benchmarks.section import Data, number, share, table
 from benchmarks.world import World
 from dev.servers import ROOT
@@ -22,9 +22,10 @@ from dev.terminal import CommandError
 ORDER = 13
 TITLE = "New connections"
 IN_QUICK = False
+TOOLS = (H2LOAD,)
 
 HOST, WORKERS, CONNECTIONS = "127.0.0.1", 2, 64
-ROUNDS, QUICK_ROUNDS, REPLACEMENTS = 15, 3, 3
+ROUNDS, QUICK_ROUNDS, REPLACEMENTS = 30, 3, 3
 PATIENCE_SECONDS = 30
 # Until the workers have noticed that the connections of the last round are closed.
 PAUSE_SECONDS = 0.3
@@ -36,13 +37,7 @@ SERVERS = {
     "plain shared socket": (*SERVICE, "--worker-class", "uvicorn_worker.UvicornWorker"),
     "graceful_gunicorn": (*SERVICE, "--config", "benchmarks/accepting_server.py"),
 }
-
-
-class Round(NamedTuple):
-    """The largest share of one worker, and the time until every connection had an answer."""
-
-    largest_share: float
-    milliseconds: float
+Rounds = dict[str, list[float]]  # by the name of the server
 
 
 @contextmanager
@@ -70,17 +65,15 @@ def connections(port: int, number: int) -> Iterator[list[HTTPConnection]]:
         client.close()
 
 
-def ask_all(clients: Sequence[HTTPConnection]) -> Round:
-    """Send a request on each connection, and then read the answers."""
-    started = time.perf_counter()
+def largest_share(clients: Sequence[HTTPConnection]) -> float:
+    """Send a request on each connection, and return the largest share of one worker."""
     for client in clients:
         if client.sock is None:
             client.connect()
     for client in clients:
         client.request("GET", "/")
     workers = Counter(client.getresponse().read() for client in clients)
-    milliseconds = (time.perf_counter() - started) * 1_000
-    return Round(max(workers.values()) / len(clients), milliseconds)
+    return max(workers.values()) / len(clients)
 
 
 def ask_for(seconds: float, clients: Sequence[HTTPConnection]) -> None:
@@ -88,7 +81,7 @@ def ask_for(seconds: float, clients: Sequence[HTTPConnection]) -> None:
     until = time.monotonic() + seconds
     while time.monotonic() < until:
         try:
-            ask_all(clients)
+            largest_share(clients)
         except (OSError, HTTPException):
             for client in clients:
                 client.close()
@@ -109,94 +102,96 @@ def find_workers(port: int) -> set[int]:
     raise CommandError(f"Fewer than {WORKERS} workers have answered in {PATIENCE_SECONDS} s.")
 
 
-def open_connections(port: int) -> Round:
-    """Measure new connections."""
+def open_connections(port: int) -> float:
+    """Return the largest share of one worker in new connections."""
     with connections(port, CONNECTIONS) as clients:
-        answered = ask_all(clients)
+        found = largest_share(clients)
     time.sleep(PAUSE_SECONDS)
-    return answered
+    return found
 
 
-def replace_worker(port: int) -> Round:
-    """Measure connections that clients keep and use while a worker is replaced."""
+def wait_for_answers(port: int) -> float:
+    """Return how long new connections wait for their answers at most, in milliseconds."""
+    found = longest_wait(f"http://{HOST}:{port}/", CONNECTIONS)
+    time.sleep(PAUSE_SECONDS)
+    return found
+
+
+def replace_worker(port: int) -> float:
+    """Return the largest share in connections that clients use while a worker is replaced."""
     leaving = min(find_workers(port))
     with connections(port, CONNECTIONS) as clients:
         ask_for(0.5, clients)
         os.kill(leaving, signal.SIGTERM)
         ask_for(SETTLE_SECONDS, clients)
-        answered = ask_all(clients)
+        found = largest_share(clients)
     time.sleep(PAUSE_SECONDS)
-    return answered
+    return found
 
 
 def measure(world: World) -> Data:
     rounds = QUICK_ROUNDS if world.effort.is_quick else ROUNDS
+    measures = {"new": open_connections, "answered": wait_for_answers}
     with ExitStack() as stack:
         ports = {name: stack.enter_context(serve(SERVERS[name])) for name in SERVERS}
         for port in ports.values():
             find_workers(port)
-        found: dict[str, list[Round]] = {name: [] for name in ports}
+        found: dict[str, Rounds] = {what: {name: [] for name in ports} for what in measures}
         for number_of_round in range(rounds):
             world.status.show(f"New connections: round {number_of_round + 1} of {rounds}")
-            for name, port in ports.items():
-                found[name].append(open_connections(port))
-        replaced: dict[str, list[Round]] = {name: [] for name in ports}
-        if not world.effort.is_quick:
-            pool = stack.enter_context(ThreadPoolExecutor(len(ports)))
-            for number_of_round in range(REPLACEMENTS):
-                world.status.show(
-                    f"A worker is replaced: round {number_of_round + 1} of {REPLACEMENTS}"
-                )
-                for name, one in zip(ports, pool.map(replace_worker, ports.values()), strict=True):
-                    replaced[name].append(one)
+            for what, measured in measures.items():
+                for name, port in ports.items():
+                    found[what][name].append(measured(port))
+        found["kept"] = {} if world.effort.is_quick else _replace_workers(world, ports)
     world.status.finish("New connections: done")
-    return {"new": _as_data(found), "kept": _as_data(replaced)}
+    return {what: _middle_and_worst(rounds) for what, rounds in found.items()}
 
 
-def _as_data(found: dict[str, list[Round]]) -> Data:
+def _replace_workers(world: World, ports: Mapping[str, int]) -> Rounds:
+    found: Rounds = {name: [] for name in ports}
+    with ThreadPoolExecutor(len(ports)) as pool:
+        for number_of_round in range(REPLACEMENTS):
+            world.status.show(
+                f"A worker is replaced: round {number_of_round + 1} of {REPLACEMENTS}"
+            )
+            for name, one in zip(ports, pool.map(replace_worker, ports.values()), strict=True):
+                found[name].append(one)
+    return found
+
+
+def _middle_and_worst(rounds: Rounds) -> Data:
     return {
-        name: {
-            "share": median(one.largest_share for one in rounds),
-            "worst_share": max(one.largest_share for one in rounds),
-            "median": float(f"{median(one.milliseconds for one in rounds):.3g}"),
-            "worst": float(f"{max(one.milliseconds for one in rounds):.3g}"),
-        }
-        for name, rounds in found.items()
-        if rounds
+        name: {"median": float(f"{median(one):.3g}"), "worst": float(f"{max(one):.3g}")}
+        for name, one in rounds.items()
     }
 
 
 def figures(data: Data) -> dict[str, str]:
     return {
-        f"accepting.{short}.{name}": f"{number(data['new'][server][name])} ms"
+        f"accepting.{short}.{name}": f"{number(data['answered'][server][name])} ms"
         for short, server in NAMES.items()
         for name in ("median", "worst")
     }
 
 
 def report(data: Data) -> str:
-    titles = {"new": "new", "kept": f"kept, {SETTLE_SECONDS} s after a worker was told to exit"}
     rows = [
-        [
-            titles[what],
-            server,
-            share(one["share"]),
-            share(one["worst_share"]),
-            number(one["median"]),
-            number(one["worst"]),
-        ]
-        for what, servers in data.items()
-        for server, one in servers.items()
+        [title, server, *(written(one[name]) for name in ("median", "worst"))]
+        for what, (title, written) in ROWS.items()
+        for server, one in data[what].items()
     ]
     return f"{INTRODUCTION}\n\n{table(HEAD, rows)}"
 
 
 NAMES = {"stock": "plain shared socket", "service": "graceful_gunicorn"}
-HEAD = (
-    *("64 connections", "server", "largest share of a worker", "worst", "first answers ms"),
-    "worst",
-)
-INTRODUCTION = """A client opens 64 connections at once and sends a request on each of them, to
-two workers of a small application. The worker of `graceful_gunicorn` is compared with that of
-Uvicorn, which accepts from a plain shared socket. The time is that until all connections have an
-answer."""
+ROWS: dict[str, tuple[str, Callable[[float], str]]] = {
+    "answered": ("longest wait for an answer", lambda value: f"{number(value)} ms"),
+    "new": ("largest share of a worker", share),
+    "kept": (f"the same, {SETTLE_SECONDS} s after a worker was told to exit", share),
+}
+HEAD = ("64 connections", "server", "median", "worst")
+INTRODUCTION = """Clients open 64 connections at once and send a request on each of them, to two
+workers of a small application. The worker of `graceful_gunicorn` is compared with that of Uvicorn,
+which accepts from a plain shared socket. h2load measures the waits, and the shares come from a
+client to which the workers say who they are. In the last rows the clients keep their connections,
+and use them all the time."""

@@ -1,4 +1,4 @@
-"""The parts of `make bench` that need neither wrk nor the packages that it alone installs."""
+"""The parts of `make bench` that need no load, nor the packages that it alone installs."""
 
 import os
 import stat
@@ -19,6 +19,7 @@ from benchmarks.load import (
     exact_cpu_seconds,
     memory_megabytes,
 )
+from benchmarks.new_connections import longest_wait
 from benchmarks.section import all_sections, name_of, number, ratio, share, table
 from benchmarks.sections import idle, middleware, routes
 from dev.terminal import CommandError
@@ -27,6 +28,15 @@ from tests.upstream_server import open_upstream
 WRK = """#!/bin/sh
 echo 'RESULT {"requests": %d, "microseconds": 2000000, "refused": %d, "broken": 0, '\\
 '"p50": 2000.0, "p95": 3000.0, "p99": 4000.0}'
+"""
+H2LOAD = """#!/bin/sh
+cat <<'END'
+requests: 64 total, 64 started, 64 done, %d succeeded, %d failed, 0 errored, 0 timeout
+                     min         max         mean         sd        +/- sd
+time for request:     2.63ms      3.69ms      2.97ms       390us    71.88%%
+time for connect:      108us      1.65ms       846us       428us    59.38%%
+time to 1st byte:     %s      3.82ms       755us    60.94%%
+END
 """
 CHARTS: list[Chart] = [
     Bars("bars", "Some bars", "ms", ["a", "b"], {"x": [1, 2], "y": [3, 4000]}, log=True),
@@ -37,10 +47,13 @@ CHARTS: list[Chart] = [
 @pytest.fixture
 def fake_wrk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """Put a program on the path that prints what wrk prints."""
-    program = tmp_path / "wrk"
-    program.write_text(WRK % (1_000, 0), encoding="utf-8")
+    return program_on_path(tmp_path / "wrk", WRK % (1_000, 0), monkeypatch)
+
+
+def program_on_path(program: Path, script: str, monkeypatch: pytest.MonkeyPatch) -> Path:
+    program.write_text(script, encoding="utf-8")
     program.chmod(program.stat().st_mode | stat.S_IXUSR)
-    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+    monkeypatch.setenv("PATH", f"{program.parent}:{os.environ['PATH']}")
     return program
 
 
@@ -53,10 +66,30 @@ def test_every_section_has_what_the_report_needs() -> None:
         assert name_of(section).isidentifier()
 
 
-def test_missing_wrk_is_named_with_its_cure(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_tool_is_named_with_its_cure(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", "/nonexistent")
     with pytest.raises(CommandError, match=r"needs wrk.*apt install wrk"):
         load.find_wrk()
+    with pytest.raises(CommandError, match=r"needs h2load.*apt install nghttp2-client"):
+        longest_wait("http://127.0.0.1:1/", 64)
+
+
+@pytest.mark.parametrize(
+    ("times", "milliseconds"),
+    [("2.82ms      5.19ms", 5.19), ("108us       650us", 0.65), ("35.10ms       1.02s", 1_020)],
+)
+def test_longest_wait_is_in_milliseconds(
+    times: str, milliseconds: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    program_on_path(tmp_path / "h2load", H2LOAD % (64, 0, times), monkeypatch)
+    assert longest_wait("http://127.0.0.1:1/", 64) == pytest.approx(milliseconds)
+
+
+def test_request_that_fails_is_no_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    script = H2LOAD % (63, 1, "2.82ms      5.19ms")
+    program_on_path(tmp_path / "h2load", script, monkeypatch)
+    with pytest.raises(CommandError, match="h2load failed"):
+        longest_wait("http://127.0.0.1:1/", 64)
 
 
 def test_rate_counts_the_time_that_wrk_measured(fake_wrk: Path) -> None:

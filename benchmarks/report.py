@@ -32,6 +32,8 @@ def write(data: Data, folder: Path) -> None:
     for section in all_sections():
         if measured := data["sections"].get(name_of(section)):
             text.append(f"## {section.TITLE}")
+            if measured["commit"] != data["machine"]["commit"]:
+                text.append(f"Measured on commit {measured['commit']}.")
             charts: list[Chart] = getattr(section, "charts", lambda _: [])(measured["data"])
             for chart in charts:
                 draw(chart, plots)

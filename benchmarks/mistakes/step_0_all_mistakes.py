@@ -1,4 +1,4 @@
-"""Everything is done wrong that the guide describes.
+"""What the guide calls a mistake, as far as these routes can make it.
 
 - Each request reads the settings and makes a database engine, which opens a new connection.
 - The driver blocks the event loop while PostgreSQL works.

@@ -77,7 +77,7 @@ def figures(data: Data) -> dict[str, str]:
     for kind, counts in data["workers"].items():
         for count, sample in counts.items():
             found |= sample_figures(f"workers.{count}.{kind}", sample)
-            found[f"workers.{count}.memory"] = f"{sample['memory']:.0f} MB"
+            found[f"workers.{count}.{kind}.memory"] = f"{sample['memory']:.0f} MB"
     for kind, counts in data["connections"].items():
         for count, sample in counts.items():
             found |= sample_figures(f"connections.{count}.{kind}", sample)

@@ -58,6 +58,7 @@ class BoundedThreads:
             await asyncio.wait((outcome,), timeout=self._queue_seconds)
         except asyncio.CancelledError:
             call.cancel()
+            outcome.add_done_callback(_look_at)
             raise
         if call.cancel():  # no thread has started it
             raise Unavailable(self._busy)
@@ -71,6 +72,12 @@ class BoundedThreads:
     def close(self) -> None:
         """Cancel the calls that wait. Those that run end by themselves."""
         self._executor.shutdown(wait=False, cancel_futures=True)
+
+
+def _look_at(outcome: asyncio.Future[Any]) -> None:
+    """Take the error of a call whose caller has gone. Otherwise asyncio logs it as lost."""
+    if not outcome.cancelled():
+        outcome.exception()
 
 
 def _set_gauges(pool: str, busy: int, waiting: int) -> None:

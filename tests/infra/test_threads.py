@@ -1,6 +1,7 @@
 """Blocking functions run in threads, whose number and whose queue are limited and measured."""
 
 import asyncio
+import gc
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -95,6 +96,28 @@ async def test_cancelled_call_keeps_its_thread_and_leaves_the_queue() -> None:
         assert gauges("test", threads.measure) == (1, 0)
         work.ends.set()
         assert await threads.run(int, "7") == 7
+
+
+async def test_function_that_fails_after_its_call_was_cancelled_logs_no_lost_error(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    begins, ends = threading.Event(), threading.Event()
+
+    def fail() -> None:
+        begins.set()
+        ends.wait(60)
+        raise ValueError
+
+    with opened() as threads:
+        call = asyncio.create_task(threads.run(fail))
+        await begun(begins)
+        call.cancel()
+        await asyncio.gather(call, return_exceptions=True)
+        ends.set()
+        await threads.run(int)
+        await asyncio.sleep(0)
+    gc.collect()
+    assert "never retrieved" not in caplog.text
 
 
 async def test_default_threads_are_measured() -> None:

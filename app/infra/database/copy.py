@@ -8,14 +8,10 @@ import asyncio
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import asyncpg
-from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
 
-from app.errors import Unavailable
-from app.infra.database.driver_errors import is_lost
+from app.infra.database.driver_errors import as_sqlalchemy_raises, is_lost
 from app.infra.database.engine import command_seconds
-from app.infra.database.error_values import remove_values
 from app.infra.database.query_stats import recorded
 from app.infra.observability.background import detached
 
@@ -51,13 +47,10 @@ async def copy_out(
             lost = is_lost(driver, error)
             if lost:
                 await connection.invalidate()
-            if isinstance(error, TimeoutError):
-                raise Unavailable("The database did not answer in time.") from error
-            if isinstance(error, OSError | asyncpg.InterfaceError | asyncpg.PostgresError):
-                remove_values(error)
-                # The error that SQLAlchemy would raise: the error mapping expects that one.
-                raise DBAPIError(name, None, error, connection_invalidated=lost) from error
-            raise
+            raised = as_sqlalchemy_raises(error, name, is_lost=lost)
+            if raised is error:
+                raise
+            raise raised from error
     return Copied(text, int(status.split()[1]))
 
 

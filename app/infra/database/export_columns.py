@@ -5,6 +5,7 @@ JSON is concatenated, because that is twice as fast as `row_to_json`.
 
 from base64 import b64encode
 from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from datetime import UTC, date, datetime
 from typing import Any, Union
 
@@ -34,13 +35,24 @@ from sqlalchemy.orm import InstrumentedAttribute
 from sqlalchemy.sql.compiler import SQLCompiler
 from sqlalchemy.types import TypeEngine
 
-from app.infra.database.cursors import HEAD, VERSION, Cursor, cursor_format
+from app.infra.database.cursors import HEAD, VERSION, WIDE, Cursor, cursor_format
 
 Fields = Mapping[str, Union[InstrumentedAttribute[Any], "Fields"]]
 
 # The value of a cursor is what `timestamptz_send` returns: microseconds since 2000, or infinity.
-CURSORS = cursor_format(BigInteger())
 BEFORE_ALL, AFTER_ALL = -(2**63), 2**63 - 1
+# From 4714 BC to before the year 294277, what PostgreSQL can store.
+STORED_MOMENTS = range(-211_813_488_000_000_000, 9_223_371_331_200_000_000)
+
+
+def _unpack_moment(data: bytes) -> int:
+    (moment,) = WIDE.unpack(data)
+    if moment not in STORED_MOMENTS and moment not in (BEFORE_ALL, AFTER_ALL):
+        raise ValueError("no moment of PostgreSQL")
+    return int(moment)
+
+
+CURSORS = replace(cursor_format(BigInteger()), unpack=_unpack_moment)
 # It doubles each %, except in hints and in constants of bytes, which an export cannot use.
 DIALECT = postgresql.dialect(paramstyle="pyformat")  # type: ignore[no-untyped-call]
 RFC_3339 = 'YYYY-MM-DD"T"HH24:MI:SS.US"Z"'

@@ -20,12 +20,12 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import AsyncEngine
 from sqlalchemy.orm import aliased
 
-from app.errors import Unavailable
+from app.errors import InvalidRequest, Unavailable
 from app.infra.database import export
 from app.infra.database.copy import copy_out
 from app.infra.database.engine import open_engine
 from app.infra.database.export import Export, ExportFormat, ExportReader
-from app.infra.database.export_columns import AFTER_ALL, BEFORE_ALL, CURSORS
+from app.infra.database.export_columns import AFTER_ALL, BEFORE_ALL, CURSORS, STORED_MOMENTS
 from app.infra.database.pool import PoolExhausted
 from app.infra.database.sessions import Database
 from app.infra.database.settings import DatabaseSettings
@@ -172,16 +172,30 @@ async def test_only_the_beginning_of_an_export_has_the_names_of_its_columns(
     assert rest.startswith(f"{notes[1].id},".encode())
 
 
-@pytest.mark.parametrize("moment", [BEFORE_ALL + 1, AFTER_ALL - 1])
-async def test_a_cursor_that_no_row_can_have_is_an_error_of_the_client(
-    make: NoteFactory, moment: int
+@pytest.mark.parametrize(
+    "moment", [BEFORE_ALL + 1, STORED_MOMENTS[0] - 1, STORED_MOMENTS[-1] + 1, AFTER_ALL - 1]
+)
+def test_a_cursor_with_a_time_that_no_row_can_have_is_not_valid(moment: int) -> None:
+    start = EXPORTED_NOTES.after(None, {})
+    cursor = CURSORS.encode(type(start)(start.list_id, moment, 1))
+    with pytest.raises(InvalidRequest) as raised:
+        EXPORTED_NOTES.after(cursor, {})
+    assert raised.value.code == "invalid_cursor"
+
+
+@pytest.mark.parametrize(
+    ("moment", "rows"),
+    [(BEFORE_ALL, 1), (STORED_MOMENTS[0], 1), (STORED_MOMENTS[-1], 0), (AFTER_ALL, 0)],
+)
+async def test_a_cursor_may_have_any_time_that_postgresql_stores(
+    make: NoteFactory, moment: int, rows: int
 ) -> None:
+    await make.note()
     start = EXPORTED_NOTES.after(None, {})
     cursor = CURSORS.encode(type(start)(start.list_id, moment, 1))
     form, database = ExportFormat.JSON_LINES, make.resources.database
-    with pytest.raises(DBAPIError) as raised:
-        await ExportReader(EXPORTED_NOTES, form, cursor, {}, database, None).read()
-    assert getattr(raised.value.orig, "sqlstate", "") == "22008"  # 422, see error_mapping.py
+    found = await whole(ExportReader(EXPORTED_NOTES, form, cursor, {}, database, None))
+    assert len(lines_of(found)) == rows
 
 
 @pytest.mark.parametrize("filters", [{}, {"title": "a", "count": 1}, {"count": 1}])

@@ -19,7 +19,13 @@ from dev.terminal import CommandError
 
 # The code behind the README's promises about data, the cache, security and limits, and its tests.
 PACKAGES = {
-    ("coherent_cache",): ("tests/coherent_cache", "tests/infra/cache"),
+    ("coherent_cache", "app/infra/cache"): ("tests/coherent_cache", "tests/infra/cache"),
+    ("app/infra/dependencies.py", "app/infra/web/request_retry.py"): (
+        *("tests/infra/database/test_sessions.py", "tests/infra/database/test_replica.py"),
+        *("tests/infra/web/test_request_retry.py", "tests/infra/web/test_request_timeout.py"),
+        "tests/contract/test_fastapi_idioms.py",
+    ),
+    ("app/infra/threads.py",): ("tests/infra/test_threads.py",),
     ("app/infra/database",): (
         *("tests/infra/database", "tests/infra/observability/test_diagnostics.py"),
         *("tests/infra/test_health.py", "tests/contract/test_unmigrated.py"),

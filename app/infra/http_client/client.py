@@ -1,11 +1,13 @@
 """The HTTP sessions of a process, and what features call other services through."""
 
 import re
+from collections import Counter
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any
 
 from aiohttp import ClientSession, ClientTimeout, DummyCookieJar, TCPConnector, ThreadedResolver
+from yarl import URL
 
 from app.infra.http_client.public_names import PublicNames
 from app.infra.http_client.public_network import open_public_socket
@@ -33,6 +35,7 @@ class HttpClient:
         self._public = public
         self._names = names
         self._upstreams: dict[str, tuple[tuple[Any, ...], Upstream]] = {}
+        self._running = Counter[URL]()
 
     def upstream(
         self,
@@ -51,7 +54,7 @@ class HttpClient:
         known = self._upstreams.get(name)
         if known is None:
             _check_name(name)
-            made = Upstream(self._session, self._settings, name, *arguments)
+            made = Upstream(self._session, self._settings, name, *arguments, self._running)
             self._upstreams[name] = known = (arguments, made)
         if known[0] != arguments:
             raise ValueError(f"The upstream {name} has been made with other arguments")

@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import random
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 from functools import lru_cache
@@ -53,6 +54,7 @@ class Upstream:
         base_url: str,
         headers: Mapping[str, str],
         total_seconds: float | None,
+        running: Counter[URL],
     ) -> None:
         self.name = name
         self._session = session
@@ -61,7 +63,8 @@ class Upstream:
         self._headers = dict(headers)
         self._total_seconds = total_seconds or settings.total_seconds
         self._breaker = Breaker(self._log_failure, self._log_recovery)
-        self._running = 0
+        self._running = running  # the calls of all upstreams, which share the connections of a host
+        self._host = URL(base_url).origin()
 
     @property
     def is_open(self) -> bool:
@@ -128,9 +131,9 @@ class Upstream:
         limit: float | None = until
         # When `end` is over, the call is cancelled, and the breaker does not count that.
         end = end_of_request()
-        if self._running >= self._settings.connections_per_host:
+        if self._has_no_free_connection():
             limit, end = None, until if end is None else min(until, end)
-        self._running += 1
+        self._running[self._host] += 1
         try:
             async with asyncio.timeout_at(end):
                 with self._breaker.call():
@@ -140,7 +143,14 @@ class Upstream:
         except TimeoutError:
             raise UpstreamFailed(self.name, "timeout") from None
         finally:
-            self._running -= 1
+            self._running[self._host] -= 1
+
+    def _has_no_free_connection(self) -> bool:
+        settings, running = self._settings, self._running
+        return (
+            running[self._host] >= settings.connections_per_host
+            or running.total() >= settings.connections
+        )
 
     async def _answer(self, call: Call, until: float | None) -> Reply:
         try:

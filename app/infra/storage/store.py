@@ -36,6 +36,7 @@ PART_BYTES = 8 * MIB  # of an object that is written piece by piece. S3 takes 10
 # A part is sent within so many times the limit of other calls, and so is the end of all parts.
 PART_FACTOR = 10
 NEED_OBJECT = ("head", "get", "delete")
+CHANGES = ("put", "write", "delete")
 PROBE = "probe"  # a prefix that no key has
 
 
@@ -56,7 +57,8 @@ class ObjectStore:
         self._store = store
         self._is_broken = is_broken
         self._timeout_seconds = timeout_seconds
-        self._breaker = Breaker(_log_open, _log_close)
+        # A store that is full, or lets us only read, serves its files as before.
+        self._reading, self._changing = (Breaker(_log_open, _log_close) for _ in range(2))
 
     async def put(self, key: str, content: bytes) -> None:
         """Store an object as a whole. A reader sees all of it or nothing."""
@@ -143,8 +145,9 @@ class ObjectStore:
         For a call that needs no object, a 404 is an error: the bucket does not exist.
         """
         began, result = time.perf_counter(), "error"
+        breaker = self._changing if operation in CHANGES else self._reading
         try:
-            with self._breaker.call():
+            with breaker.call():
                 try:
                     async with asyncio.timeout(seconds or self._timeout_seconds):
                         answer = await call()

@@ -274,6 +274,23 @@ async def test_breaker_does_not_count_calls_that_had_to_wait_for_a_connection(
         assert not upstream.is_open
 
 
+@pytest.mark.parametrize("setting", ["connections_per_host", "connections"])
+async def test_breaker_does_not_count_waiting_for_the_connections_of_another_upstream(
+    server: UpstreamServer, setting: str
+) -> None:
+    server.answer = hangs
+    async with open_client(**{setting: 1}) as client:
+        slow = asyncio.create_task(failure_of(client.upstream("profiles", server.url)))
+        while not server.received:
+            await asyncio.sleep(0.01)
+        waiting = client.upstream("pictures", server.url, total_seconds=0.1)
+        for _ in range(breaker.FAILURES_TO_OPEN):
+            assert (await failure_of(waiting)).reason == "timeout"
+        assert not waiting.is_open
+        slow.cancel()
+        await asyncio.gather(slow, return_exceptions=True)
+
+
 async def test_breaker_opens_lets_one_probe_through_and_closes(
     server: UpstreamServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,6 +1,7 @@
 """The store for files: a folder here. A store that does not answer is told from a missing file."""
 
 import asyncio
+import errno
 import os
 import time
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 import pytest
 
 from app.errors import Unavailable
+from app.infra import breaker
 from app.infra.storage.opening import delete_unfinished, open_store
 from app.infra.storage.settings import StorageSettings
 from app.infra.storage.store import MIB, ObjectStore
@@ -180,10 +182,25 @@ async def test_store_that_does_not_answer_is_asked_no_more() -> None:
     store = open_store(AWAY.model_copy(update=changed))
     for _ in range(4):
         assert len(await calls(store)) == 5
-    assert len(asked) <= 10  # with a retry of each
+    assert len(asked) <= 12  # three reads, and three that change something, with a retry of each
     server.close()
     for writer in asked:
         writer.close()
+
+
+async def test_store_that_takes_no_files_is_read_as_before(
+    store: ObjectStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def fail(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    await store.put(KEY, b"content")
+    monkeypatch.setattr("app.infra.storage.store.put_async", fail)
+    for _ in range(2 * breaker.FAILURES_TO_OPEN):
+        with pytest.raises(Unavailable):
+            await store.put("test/two", b"x")
+    assert await store.size(KEY) == 7
+    assert await store.read(KEY, 0, 7) == b"content"
 
 
 async def test_without_a_store_nothing_can_be_kept(caplog: pytest.LogCaptureFixture) -> None:

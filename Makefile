@@ -60,6 +60,7 @@ mutate: environment ## Break each function once, and list what no test notices (
 
 faults: environment ## Write docs/faults.md (more than an hour; needs HAProxy, nginx, PgBouncer)
 	@$(python) -m pytest tests/faults tests -m faults --faults --fault-table docs/faults.md -q
+	@$(python) -m benchmarks.figures
 
 bench: environment-bench ## Measure everything, and write docs/benchmarks.md. Also: make bench quick, only="ladder cache"
 	@$(python) -m benchmarks $(if $(filter 1 quick,$(quick) $(MAKECMDGOALS)),--quick) $(if $(posts),--posts $(posts)) $(only)

@@ -31,7 +31,7 @@ CLAIMS = {
     ),
     "double-validation": (
         "double validation: 20–50 %",
-        "CPU of a request whose route returns a model, compared with bytes",
+        "CPU of a request whose route returns a validated dictionary, compared with bytes",
     ),
     "threads": ("def routes: 40 at a time", "200 clients of a route that waits for 50 ms"),
     "all": ("all together: 10×", "the ladder: this service, not cached, beside all mistakes"),

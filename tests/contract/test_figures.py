@@ -1,15 +1,16 @@
-"""The figures in the documents are those of docs/benchmarks.json."""
+"""The figures in the documents are those of docs/benchmarks.json and docs/faults.md."""
 
 from pathlib import Path
 
 import pytest
 
-from benchmarks.figures import DATA, ROOT, documents, outdated, published
+from benchmarks.figures import DATA, FAULTS, ROOT, documents, of_faults, outdated, published
 
 
 @pytest.mark.parametrize("document", list(documents(ROOT)), ids=lambda path: path.name)
-def test_figures_of_a_document_are_those_of_the_last_benchmark(document: Path) -> None:
+def test_figures_of_a_document_are_those_of_the_last_measurement(document: Path) -> None:
     figures = published(DATA)
     if figures is None:
         pytest.skip("`make bench` has not written docs/benchmarks.json yet")
-    assert not outdated(document.read_text(encoding="utf-8"), figures)
+    known = figures | of_faults(FAULTS)
+    assert not outdated(document.read_text(encoding="utf-8"), known)

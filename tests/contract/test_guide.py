@@ -29,7 +29,7 @@ CODE = ("app", "coherent_cache", "graceful_gunicorn", "dev", "deploy", "migratio
 FILES = re.compile(rf"(?:{'|'.join(CODE)}|docs|benchmarks)/[\w./-]+")
 OTHER_FILES = re.compile(r"[\w.-]+\.(?:py|toml|yml|md|example)")
 REMOVABLE = re.compile(
-    rf"(?:app|tests)/features/(?!(?:{'|'.join(KEPT)})\b)\w+|tests/faults/|benchmarks/"
+    rf"(?:app|tests)/features/(?!(?:{'|'.join(KEPT)})\b)\w+|tests/faults/|(?<!\.\./)benchmarks/"
 )
 MARK = re.compile(r"<!--figure [\w.-]+-->[^<\n]*<!--/figure-->")
 FIGURE = re.compile(r"\d\s?(?:×(?! \d)|%|µs|RPS|MB|MiB|requests/s|rows/s|times (?:faster|slower))")

@@ -4,8 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.figures import documents, outdated, published, rewrite, with_figures
+from benchmarks.figures import documents, of_faults, outdated, published, rewrite, with_figures
 from dev.terminal import CommandError
+from tests.faults.verdicts import GUARDED, Verdicts
 
 TEXT = "A page needs <!--figure ladder.page.p99-->9 ms<!--/figure-->, not 9 ms.\n"
 
@@ -46,6 +47,16 @@ def test_figure_that_differs_is_outdated() -> None:
 
 def test_text_of_a_figure_may_look_like_a_pattern() -> None:
     assert "-->\\1 µs<!--" in with_figures(TEXT, {"ladder.page.p99": "\\1 µs"})
+
+
+def test_figure_of_a_fault_case_is_what_happened_without_its_safeguard(tmp_path: Path) -> None:
+    page = tmp_path / "faults.md"
+    assert of_faults(page) == {}
+    verdicts = Verdicts()
+    for control, broken in ((GUARDED, []), ("without a key", ["2 rows"]), ("by hand", ["lost"])):
+        verdicts.judge("A POST, sent twice", control, "1 row", broken)
+    page.write_text(verdicts.table(60), encoding="utf-8")
+    assert of_faults(page) == {"fault.a-post-sent-twice": "2 rows; lost"}
 
 
 def test_without_a_benchmark_there_are_no_figures(tmp_path: Path) -> None:

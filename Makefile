@@ -59,8 +59,8 @@ mutate: environment ## Break each function once, and list what no test notices (
 		$(if $(minutes),--minutes $(minutes)) $(if $(seconds),--seconds $(seconds))
 
 faults: environment ## Write docs/faults.md (more than an hour; needs HAProxy, nginx, PgBouncer)
-	@$(python) -m pytest tests/faults tests -m faults --faults --fault-table docs/faults.md -q
-	@$(python) -m benchmarks.figures
+	@$(python) -m pytest tests/faults tests -m faults --faults --fault-table docs/faults.md -q; \
+		status=$$?; $(python) -m benchmarks.figures && exit $$status
 
 bench: environment-bench ## Measure everything, and write docs/benchmarks.md. Also: make bench quick, only="ladder cache"
 	@$(python) -m benchmarks $(if $(filter 1 quick,$(quick) $(MAKECMDGOALS)),--quick) $(if $(posts),--posts $(posts)) $(only)

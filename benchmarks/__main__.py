@@ -51,8 +51,7 @@ def main() -> None:
         )
     if is_published:
         try:
-            known = data["figures"] | figures.of_faults(figures.FAULTS)
-            figures.rewrite(figures.ROOT, known)
+            figures.rewrite(figures.ROOT, data["figures"] | figures.of_faults(figures.FAULTS))
         except CommandError as error:
             problems.append(str(error))
     if problems:

@@ -70,7 +70,7 @@ def best(call: Callable[[], Any], seconds: float) -> float:
 
 
 async def _double_validation(seconds: float) -> float:
-    """Return what a request costs whose model FastAPI validates again, beside one without that."""
+    """Return what a request costs whose model is dumped and validated again, beside one without."""
     app = FastAPI()
 
     @app.get("/twice", response_model=PostPage)

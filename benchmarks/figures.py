@@ -23,6 +23,9 @@ DATA, FAULTS = ROOT / "docs" / "benchmarks.json", ROOT / "docs" / "faults.md"
 ROW = re.compile(r"^\| (.+?) \| .+? \| .+? \| (.+?) \| (?:yes|\*\*no\*\*) \|$", re.MULTILINE)
 MARKED = re.compile(r"(<!--figure ([\w.-]+)-->)(.*?)(<!--/figure-->)", re.DOTALL)
 
+ADVICE = """Correct these keys: see docs/benchmarks.json and benchmarks/figures.py.
+A fault case that was skipped has no figure: install its program, and run make faults again."""
+
 
 def documents(root: Path) -> Iterator[Path]:
     """Yield the documents that may contain figures."""
@@ -72,14 +75,7 @@ def rewrite(root: Path, figures: Mapping[str, str]) -> None:
             document.write_text(new, encoding="utf-8")
         problems += [f"{document.relative_to(root)}: {it}" for it in outdated(new, figures)]
     if problems:
-        raise CommandError(
-            "\n".join(
-                [
-                    *problems,
-                    "Correct these keys: see docs/benchmarks.json and benchmarks/figures.py.",
-                ]
-            )
-        )
+        raise CommandError("\n".join([*problems, ADVICE]))
 
 
 if __name__ == "__main__":

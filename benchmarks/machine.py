@@ -2,11 +2,11 @@
 
 import os
 import platform
-import subprocess
 from importlib.metadata import version
 from pathlib import Path
 
 from benchmarks.world import World
+from dev.working_tree import commit
 
 PACKAGES = ("fastapi", "uvicorn", "gunicorn", "uvloop", "httptools", "sqlalchemy", "asyncpg")
 
@@ -23,7 +23,7 @@ def describe(world: World) -> dict[str, str]:
         **{package: version(package) for package in PACKAGES},
         "posts": f"{world.effort.posts:,}",
         "rounds": f"{world.effort.rounds} of {world.effort.seconds:g} s",
-        "commit": _commit(),
+        "commit": commit(),
     }
 
 
@@ -33,14 +33,3 @@ def _cpu() -> str:
         if name.strip() == "model name":
             return value.strip()
     return platform.machine()
-
-
-def _commit() -> str:
-    """Return the commit, and whether files differ from it."""
-    run = subprocess.run(
-        ["git", "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"],  # noqa: S607
-        capture_output=True,
-        check=False,
-        encoding="utf-8",
-    )
-    return run.stdout.strip() or "unknown"

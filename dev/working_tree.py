@@ -6,7 +6,7 @@ Only the standard library is imported: copier runs dev.rename before any package
 import shutil
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from dev.terminal import CommandError, say
 
@@ -53,3 +53,11 @@ def git(*arguments: str) -> str | None:
     except FileNotFoundError:
         raise CommandError("Git is not installed. Install it, then try again.") from None
     return result.stdout.rstrip("\n") if result.returncode == 0 else None
+
+
+def commit() -> str:
+    """Return the commit, and whether files differ from it."""
+    with suppress(CommandError):
+        if found := git("describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"):
+            return found
+    return "unknown"

@@ -55,7 +55,7 @@ def test_figure_of_a_fault_case_is_what_happened_without_its_safeguard(tmp_path:
     verdicts = Verdicts()
     for control, broken in ((GUARDED, []), ("without a key", ["2 rows"]), ("by hand", ["lost"])):
         verdicts.judge("A POST, sent twice", control, "1 row", broken)
-    page.write_text(verdicts.table(60), encoding="utf-8")
+    page.write_text(verdicts.table(60, "abc"), encoding="utf-8")
     assert of_faults(page) == {"fault.a-post-sent-twice": "2 rows; lost"}
 
 

@@ -11,6 +11,7 @@ from tempfile import TemporaryDirectory
 import pytest
 
 from app.infra.resources import ProcessResources
+from dev.working_tree import commit
 from tests.faults.postgres import Backend, open_backend
 from tests.faults.service import Service, serving
 from tests.faults.valkey import Valkey, open_own_valkey
@@ -20,6 +21,7 @@ from tests.tables import SERVICE_TABLES, truncate
 
 VERDICTS = pytest.StashKey[Verdicts]()
 STARTED = pytest.StashKey[float]()
+COMMIT = pytest.StashKey[str]()
 
 Serve = Callable[..., AbstractAsyncContextManager[Service]]
 Judge = Callable[..., None]
@@ -31,13 +33,17 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[VERDICTS], config.stash[STARTED] = Verdicts(), time.monotonic()
+    config.stash[COMMIT] = commit() if config.getoption("fault_table", default=None) else ""
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
     page: Path | None = session.config.getoption("fault_table", default=None)
     if page is not None:
         seconds = time.monotonic() - session.config.stash[STARTED]
-        page.write_text(session.config.stash[VERDICTS].table(seconds), encoding="utf-8")
+        page.write_text(
+            session.config.stash[VERDICTS].table(seconds, session.config.stash[COMMIT]),
+            encoding="utf-8",
+        )
 
 
 @pytest.fixture

@@ -11,8 +11,6 @@ from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
 
-from dev.working_tree import git
-
 GUARDED = "guarded"
 HEAD = Path(__file__).with_name("page.md")
 
@@ -44,12 +42,12 @@ class Verdicts:
         self.given.append(verdict)
         assert verdict.passed, (case, control, figure, broken)
 
-    def table(self, seconds: float) -> str:
+    def table(self, seconds: float, commit: str) -> str:
         """Return the page, with one row for each case and its control."""
         head = HEAD.read_text(encoding="utf-8").format(
             minutes=max(1, round(seconds / 60)),
             cores=os.cpu_count(),
-            commit=git("rev-parse", "--short", "HEAD") or "unknown",
+            commit=commit,
         )
         cases = groupby(self.given, lambda verdict: verdict.case)
         return head + "".join(_row(case, list(verdicts)) for case, verdicts in cases)

@@ -48,7 +48,7 @@ STORED_MOMENTS = range(-211_813_488_000_000_000, 9_223_371_331_200_000_000)
 def _unpack_moment(data: bytes) -> int:
     (moment,) = WIDE.unpack(data)
     if moment not in STORED_MOMENTS and moment not in (BEFORE_ALL, AFTER_ALL):
-        raise ValueError("no moment of PostgreSQL")
+        raise ValueError("PostgreSQL cannot store this time")
     return int(moment)
 
 

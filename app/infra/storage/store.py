@@ -36,7 +36,7 @@ PART_BYTES = 8 * MIB  # of an object that is written piece by piece. S3 takes 10
 # A part is sent within so many times the limit of other calls, and so is the end of all parts.
 PART_FACTOR = 10
 NEED_OBJECT = ("head", "get", "delete")
-CHANGES = ("put", "write", "delete")
+WRITES = ("put", "write")
 PROBE = "probe"  # a prefix that no key has
 
 
@@ -57,8 +57,8 @@ class ObjectStore:
         self._store = store
         self._is_broken = is_broken
         self._timeout_seconds = timeout_seconds
-        # A store that is full, or lets us only read, serves its files as before.
-        self._reading, self._changing = (Breaker(_log_open, _log_close) for _ in range(2))
+        # A store that is full can be read, and files can be deleted from it.
+        self._reading, self._writing, self._deleting = map(_breaker, ("read", "write", "delete"))
 
     async def put(self, key: str, content: bytes) -> None:
         """Store an object as a whole. A reader sees all of it or nothing."""
@@ -145,7 +145,8 @@ class ObjectStore:
         For a call that needs no object, a 404 is an error: the bucket does not exist.
         """
         began, result = time.perf_counter(), "error"
-        breaker = self._changing if operation in CHANGES else self._reading
+        deleting = self._deleting if operation == "delete" else self._reading
+        breaker = self._writing if operation in WRITES else deleting
         try:
             with breaker.call():
                 try:
@@ -168,14 +169,16 @@ async def _delete(store: LocalStore | S3Store, key: str) -> bool:
     return True
 
 
-def _log_open(error: Exception) -> None:
-    # The text of an error may contain the address of the store with its keys.
-    logger.warning(
-        "The store for files does not answer (%s). Requests that need it get 503. If it is "
-        "running, correct the settings STORAGE_….",
-        type(error).__name__,
-    )
+def _breaker(what: str) -> Breaker:
+    def log_open(error: Exception) -> None:
+        # The text of an error may contain the address of the store with its keys.
+        logger.warning(
+            "The store for files fails to %s files (%s). Requests that need this get 503. If it is "
+            "running, look at its free space, and correct the settings STORAGE_….",
+            *(what, type(error).__name__),
+        )
 
+    def log_close() -> None:
+        logger.warning("The store for files can %s files again.", what)
 
-def _log_close() -> None:
-    logger.warning("The store for files answers again.")
+    return Breaker(log_open, log_close)

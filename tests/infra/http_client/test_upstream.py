@@ -214,7 +214,9 @@ async def test_post_is_tried_again_only_with_a_key(
 IN_AN_HOUR = datetime.now(UTC) + timedelta(hours=1)
 
 
-@pytest.mark.parametrize("retry_after", ["2", format_datetime(IN_AN_HOUR, usegmt=True)])
+@pytest.mark.parametrize(
+    "retry_after", ["2", format_datetime(IN_AN_HOUR, usegmt=True)], ids=["s", "date"]
+)
 async def test_no_retry_begins_that_could_not_end_before_the_request(
     server: UpstreamServer, retry_after: str
 ) -> None:

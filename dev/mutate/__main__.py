@@ -19,7 +19,9 @@ from dev.terminal import CommandError
 
 # The code behind the README's promises about data, the cache, security and limits, and its tests.
 PACKAGES = {
-    ("coherent_cache", "app/infra/cache"): ("tests/coherent_cache", "tests/infra/cache"),
+    ("coherent_cache", "app/infra/cache"): (
+        *("tests/coherent_cache", "tests/infra/cache", "tests/test_settings.py"),
+    ),
     ("app/infra/dependencies.py", "app/infra/web/request_retry.py"): (
         *("tests/infra/database/test_sessions.py", "tests/infra/database/test_replica.py"),
         *("tests/infra/web/test_request_retry.py", "tests/infra/web/test_request_timeout.py"),

@@ -66,7 +66,7 @@ class BoundedThreads:
 
     def measure(self) -> None:
         """Set the gauges. Threads end calls meanwhile, so this looks at a copy."""
-        running = [call.running() for call in tuple(self._calls) if not call.done()]
+        running = [call.running() for call in tuple(self._calls)]
         _set_gauges(self._name, running.count(True), running.count(False))
 
     def close(self) -> None:

@@ -98,6 +98,21 @@ async def test_cancelled_call_keeps_its_thread_and_leaves_the_queue() -> None:
         assert await threads.run(int, "7") == 7
 
 
+async def test_calls_that_wait_are_refused_when_the_threads_close() -> None:
+    work = Work()
+    with opened(queue_seconds=3600) as threads:
+        call = asyncio.create_task(threads.run(work, 7))
+        await begun(work.has_begun)
+        waiting = asyncio.create_task(threads.run(work))
+        await asyncio.sleep(0)
+        threads.close()
+        async with asyncio.timeout(30):
+            with pytest.raises(Unavailable):
+                await waiting
+        work.ends.set()
+        assert await call == 7
+
+
 async def test_function_that_fails_after_its_call_was_cancelled_logs_no_lost_error(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
@@ -113,6 +128,7 @@ async def test_function_that_fails_after_its_call_was_cancelled_logs_no_lost_err
         await begun(begins)
         call.cancel()
         await asyncio.gather(call, return_exceptions=True)
+        del call  # it holds the frames, and these what is lost
         ends.set()
         await threads.run(int)
         await asyncio.sleep(0)

@@ -25,7 +25,7 @@ PACKAGES = {
     ("app/infra/dependencies.py", "app/infra/web/request_retry.py"): (
         *("tests/infra/database/test_sessions.py", "tests/infra/database/test_replica.py"),
         *("tests/infra/web/test_request_retry.py", "tests/infra/web/test_request_timeout.py"),
-        "tests/contract/test_fastapi_idioms.py",
+        *("tests/contract/test_fastapi_idioms.py", "tests/infra/web/test_export_clients.py"),
     ),
     ("app/infra/threads.py",): ("tests/infra/test_threads.py",),
     ("app/infra/database",): (

@@ -9,12 +9,13 @@ from random import Random
 
 import httpx2
 import pytest
-from fastapi import FastAPI
+from fastapi import FastAPI, Response
 from sqlalchemy import text
 from starlette.types import Message
 
 from app.features.users.models import User
 from app.infra.database import export
+from app.infra.dependencies import ExportPlace
 from app.infra.shutdown import server_shutdown
 from app.infra.web import exports
 from app.infra.web.server_error import ClientTooSlow
@@ -22,9 +23,10 @@ from app.settings import Settings
 from tests.application import client_of, running
 from tests.exports import CODINGS, connections_in_use, decompressed, lines_of
 from tests.sample.factory import NoteFactory
+from tests.sample.notes import EXPORTED_NOTES
 from tests.served import PATIENCE_SECONDS, served, until
 
-URL = "/test/notes/export"
+URL, PUBLIC = "/test/notes/export", "/test/public-export"
 
 
 @pytest.fixture
@@ -49,6 +51,7 @@ class Reader:
 
     app: FastAPI
     headers: dict[str, str]
+    path: str = URL
     body: bytes = b""
     status: int = 0
     is_complete: bool = False
@@ -62,7 +65,7 @@ class Reader:
             "asgi": {"version": "3.0", "spec_version": "2.3"},
             "http_version": "1.1",
             "method": "GET",
-            "path": URL,
+            "path": self.path,
             "query_string": b"",
             "headers": [(k.lower().encode(), v.encode()) for k, v in self.headers.items()],
             "client": ("127.0.0.1", 1),
@@ -84,9 +87,9 @@ class Reader:
 
 
 @asynccontextmanager
-async def reading(app: FastAPI, headers: dict[str, str]) -> AsyncIterator[Reader]:
+async def reading(app: FastAPI, headers: dict[str, str], path: str = URL) -> AsyncIterator[Reader]:
     """Start an export, and read its first two messages: the head, and one batch."""
-    reader = Reader(app, headers)
+    reader = Reader(app, headers, path)
     reader.start()
     try:
         async with asyncio.timeout(PATIENCE_SECONDS):
@@ -143,6 +146,22 @@ async def test_a_place_is_given_back_however_the_export_ends(
         invalid = await client.get(f"{URL}?cursor=x", headers=headers)
         assert invalid.status_code == 422
         assert (await client.get(URL, headers=headers)).status_code == 200
+
+
+async def test_without_a_token_an_export_counts_for_its_address(
+    settings: Settings, make: NoteFactory, small_batches: None, impatient: None
+) -> None:
+    async def export_notes(place: ExportPlace) -> Response:
+        return await place.respond(EXPORTED_NOTES)
+
+    await make.notes(9)
+    async with running(settings) as app:
+        app.get(PUBLIC)(export_notes)
+        elsewhere = httpx2.ASGITransport(app, client=("203.0.113.9", 1))
+        async with client_of(app) as client, reading(app, {}, PUBLIC):
+            assert (await client.get(PUBLIC)).status_code == 429
+            async with httpx2.AsyncClient(transport=elsewhere, base_url="http://test") as other:
+                assert (await other.get(PUBLIC)).status_code == 200
 
 
 async def test_more_exports_than_a_process_may_run_are_refused(

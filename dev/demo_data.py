@@ -76,7 +76,11 @@ async def _copy(
             yield *row, *map(next, added.values())
 
     columns = [*table.columns.split(), *added]
-    await connection.copy_records_to_table(table.name, records=with_progress(), columns=columns)
+    try:
+        await connection.copy_records_to_table(table.name, records=with_progress(), columns=columns)
+    except KeyboardInterrupt:  # asyncpg does not end the COPY, and the rollback would wait for it
+        connection.terminate()
+        raise
     await connection.execute(
         "SELECT setval(pg_get_serial_sequence($1, 'id'), $2)", table.name, table.total
     )

@@ -17,7 +17,7 @@ from functools import partial
 from graceful_gunicorn.shared_state import SharedState, WorkerState
 
 YIELD_SECONDS = 0.001
-# 1, 2 and 4 measured alike (decision 17). Much larger values would make the shares uneven.
+# With 1, 2 and 4, the waits and the shares of the workers were about the same (decision 17).
 ACCEPTS_AFTER_PAUSE = 2
 # The maximum for one turn of the event loop. With one connection per turn, a burst would stay in
 # the kernel's queue, and new connections would wait there behind requests that no limit counts yet.

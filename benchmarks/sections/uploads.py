@@ -137,7 +137,15 @@ def report(data: Data) -> str:
     return f"{INTRODUCTION}\n\n{table(HEAD, rows)}"
 
 
-HEAD = ("server", "pictures/s", "others: p50 ms before", "beside", "p99 ms before", "beside", "")
+HEAD = (
+    "server",
+    "pictures/s",
+    "others: p50 ms before",
+    "beside",
+    "p99 ms before",
+    "beside",
+    "ratio",
+)
 INTRODUCTION = f"""{UPLOADERS} clients upload {UPLOADERS * UPLOADS_OF_EACH} JPEGs of 4 million
 pixels in total. Each sends its next one when it has its answer. Others request the first page of
 posts {RATE} times a second, not cached: for {CALM_SECONDS} seconds before the uploads, and beside

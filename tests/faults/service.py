@@ -53,8 +53,9 @@ class Service:
     async def oldest_process(self) -> int:
         """Return the process id of the worker that started first.
 
-        It need not be the lowest, because ids start again. If a case killed the newest worker again
-        and again, the master would take it for one that cannot start, and wait longer each time.
+        This need not be the lowest id, because the system starts again at low ids. If a case killed
+        the newest worker each time, Gunicorn's master would believe that new workers cannot start,
+        and would pause longer before each start.
         """
         return min(await self.processes(), key=lambda pid: psutil.Process(pid).create_time())
 

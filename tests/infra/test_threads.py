@@ -128,7 +128,7 @@ async def test_function_that_fails_after_its_call_was_cancelled_logs_no_lost_err
         await begun(begins)
         call.cancel()
         await asyncio.gather(call, return_exceptions=True)
-        del call  # it holds the frames, and these what is lost
+        del call  # its traceback refers to the future whose error asyncio might log
         ends.set()
         await threads.run(int)
         await asyncio.sleep(0)

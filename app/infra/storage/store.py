@@ -36,7 +36,8 @@ PART_BYTES = 8 * MIB  # of an object that is written piece by piece. S3 takes 10
 # A part is sent within so many times the limit of other calls, and so is the end of all parts.
 PART_FACTOR = 10
 NEED_OBJECT = ("head", "get", "delete")
-WRITES = ("put", "write")
+# What an operation does to the files. All others read them.
+EFFECTS = {"put": "write", "write": "write", "delete": "delete"}
 PROBE = "probe"  # a prefix that no key has
 
 
@@ -58,7 +59,7 @@ class ObjectStore:
         self._is_broken = is_broken
         self._timeout_seconds = timeout_seconds
         # A store that is full can be read, and files can be deleted from it.
-        self._reading, self._writing, self._deleting = map(_breaker, ("read", "write", "delete"))
+        self._breakers = {effect: _breaker(effect) for effect in ("read", "write", "delete")}
 
     async def put(self, key: str, content: bytes) -> None:
         """Store an object as a whole. A reader sees all of it or nothing."""
@@ -145,8 +146,7 @@ class ObjectStore:
         For a call that needs no object, a 404 is an error: the bucket does not exist.
         """
         began, result = time.perf_counter(), "error"
-        deleting = self._deleting if operation == "delete" else self._reading
-        breaker = self._writing if operation in WRITES else deleting
+        breaker = self._breakers[EFFECTS.get(operation, "read")]
         try:
             with breaker.call():
                 try:
@@ -169,16 +169,16 @@ async def _delete(store: LocalStore | S3Store, key: str) -> bool:
     return True
 
 
-def _breaker(what: str) -> Breaker:
+def _breaker(effect: str) -> Breaker:
     def log_open(error: Exception) -> None:
         # The text of an error may contain the address of the store with its keys.
         logger.warning(
             "The store for files fails to %s files (%s). Requests that need this get 503. If it is "
             "running, look at its free space, and correct the settings STORAGE_….",
-            *(what, type(error).__name__),
+            *(effect, type(error).__name__),
         )
 
     def log_close() -> None:
-        logger.warning("The store for files can %s files again.", what)
+        logger.warning("The store for files can %s files again.", effect)
 
     return Breaker(log_open, log_close)

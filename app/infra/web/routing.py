@@ -81,7 +81,7 @@ class RouteTable:
 
     def _find(self, scope: Scope) -> tuple[KnownRoute | None, Scope]:
         other_method: tuple[KnownRoute, Scope] | None = None
-        path = None if scope.get("root_path") else scope["path"].removesuffix("\n")  # as `$` does
+        path = None if scope.get("root_path") else _path(scope)
         for route in self._candidates(scope).routes:
             if path is not None and route.literal not in (None, path):
                 continue  # it would not match, and asking it takes much longer
@@ -137,7 +137,7 @@ class RouteTable:
             self.index()
         if scope.get("root_path"):
             return self._all
-        return self._by_key.get(_key(scope["path"]), self._others)
+        return self._by_key.get(_key(_path(scope)), self._others)
 
     def _index_added_routes(self) -> bool:
         """Index again if a router that was already included has more routes now.
@@ -204,8 +204,9 @@ def _methods_by_path(routes: list[KnownRoute]) -> dict[str, set[str]]:
 
 
 def _path(scope: Scope) -> str:
+    """Return the path as routes match it: `$` also matches before a line feed at the end."""
     path: str = scope["path"]
-    return path.removeprefix(scope.get("root_path", ""))
+    return path.removeprefix(scope.get("root_path", "")).removesuffix("\n")
 
 
 def _key(path: str) -> str:

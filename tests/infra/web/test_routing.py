@@ -126,12 +126,17 @@ async def test_what_no_candidate_matches_is_for_the_whole_router() -> None:
     assert (answer.status_code, answer.headers["location"]) == (307, "http://test/test/notes")
 
 
-def test_a_line_break_at_the_end_of_a_path_does_not_hide_its_route() -> None:
+@pytest.mark.parametrize("path", ["/test", "/test/notes", "/test/notes/login"])
+async def test_a_line_feed_at_the_end_of_a_path_does_not_hide_its_route(path: str) -> None:
     """The framework answers such a request. Its rate limits must be those of the route."""
     app = FastAPI()
-    app.post("/test/notes/login")(name)
-    table = RouteTable(app.router)
-    asked = {"type": "http", "method": "POST", "path": "/test/notes/login\n", "headers": []}
+    app.get(path)(name)
+    app.post(path)(name)
+    table = app.router.middleware_stack = RouteTable(app.router)
+    asked = {"type": "http", "method": "POST", "path": f"{path}\n", "headers": []}
     route, _ = table.find(asked)
     assert route is not None
-    assert route.template == "/test/notes/login"
+    assert (route.template, route.takes("POST")) == (path, True)
+    assert table.methods({**asked, "method": "PUT"}) == {"GET", "POST"}
+    async with client_of(app) as client:
+        assert (await client.put(f"{path}%0A")).status_code == 405

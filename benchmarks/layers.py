@@ -2,7 +2,8 @@
 
 `python -m benchmarks.layers ROUNDS` measures all of them in one process, in turns, so that other
 programs on the machine disturb all of them equally. The time of the thread that writes the log is
-included. The section `middleware` of `make bench` runs it in a process of its own.
+included. The section `middleware` of `make bench` runs it in a process of its own, with PostgreSQL,
+Valkey and demo data.
 """
 
 import asyncio
@@ -12,12 +13,13 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Iterator, Sequence
 from contextvars import Context
-from functools import partial
 from pathlib import Path
 
+import uvloop
 from fastapi import FastAPI, Request, Response
+from starlette.middleware import Middleware
 from starlette.middleware.base import BaseHTTPMiddleware, RequestResponseEndpoint
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -26,38 +28,28 @@ if __name__ == "__main__":  # before prometheus_client is imported
 
 from app.infra.observability.logs import Log, as_json
 from app.infra.observability.request_context import request_context
-from app.infra.rate_limits.limiter import RateLimiter
-from app.infra.rate_limits.settings import RateLimitSettings
-from app.infra.security.access_tokens import AccessTokens
-from app.infra.web.body_limit import BodyLimitMiddleware
-from app.infra.web.concurrency_limit import ConcurrencyLimiter, ConcurrencyLimitMiddleware
 from app.infra.web.head_requests import HeadRequestMiddleware
 from app.infra.web.observe_requests import ObservationMiddleware
-from app.infra.web.rate_limit import RequestLimits, count_hit
+from app.infra.web.rate_limit import count_hit
 from app.infra.web.rate_limited import default_limits
-from app.infra.web.request_timeout import RequestTimeoutMiddleware
 from app.infra.web.response_headers import process_time, request_id_header
-from app.infra.web.routing import use_route_table
 from app.infra.web.server_error import UnhandledErrorMiddleware
-from app.main import observers
+from app.main import create_app, inner_middleware, observers
 from app.settings import load_settings
 
-Layer = Callable[[ASGIApp], ASGIApp]
-
 REQUESTS = 1_000
-
-
-ROUTE = "/v1/notes/{note_id}"
-service = FastAPI()
-service.add_api_route(ROUTE, lambda: None)  # the body limit looks it up
-use_route_table(service)
-
+ROUTE, CACHED = "/v1/users/me", "/v1/posts/1"
+# The layers inside the observation, outermost first, without the rate limits.
+NAMES = (
+    *("head", "catch all", "response cache", "upload queue"),
+    *("body limit", "concurrency limit", "deadline"),
+)
+HIT = "cached response"
 SCOPE = {
     "type": "http",
     "client": ("203.0.113.9", 50_000),
     "method": "GET",
-    "path": "/v1/notes/77",
-    "app": service,
+    "query_string": b"",
     "headers": [(b"host", b"127.0.0.1"), (b"user-agent", b"bench"), (b"accept", b"*/*")],
 }
 
@@ -97,67 +89,62 @@ async def sent(_message: Message) -> None:
     pass
 
 
-async def request(app: ASGIApp) -> None:
-    await app(SCOPE.copy(), receive, sent)
-
-
-async def microseconds(app: ASGIApp, log: Log) -> float:
+async def microseconds(app: ASGIApp, scope: Scope, log: Log) -> float:
     """Return the CPU time of a request. Each one has its own task and context, as in a server."""
+
+    async def request() -> None:
+        await app(dict(scope), receive, sent)
+
     task = asyncio.get_running_loop().create_task
     began = time.process_time()
     for _ in range(REQUESTS):
-        await task(request(app), context=Context())
+        await task(request(), context=Context())
     log.writer.close()  # its time is counted too
     return (time.process_time() - began) / REQUESTS * 1e6
 
 
-def stacks(log: Log) -> dict[str, ASGIApp]:
-    """Return the application alone, then with one layer around it, with two, and so on."""
-    settings = load_settings()
-    headers, observing = [request_id_header, process_time], observers(settings.sections(), log)
-    built: dict[str, ASGIApp] = {"none": answer}
-    built["request id"] = ObservationMiddleware(answer, headers=headers[:1], observers=[])
-    built["timing"] = ObservationMiddleware(answer, headers=headers, observers=[])
+def stacks(service: FastAPI, log: Log) -> Iterator[tuple[str, ASGIApp]]:
+    """Yield the application alone, then with one layer around it, with two, and so on.
+
+    The section knows which of the stacks has one layer less.
+    """
+    headers, observing = [request_id_header, process_time], observers(service.state.settings, log)
+    yield "none", answer
+    yield "request id", ObservationMiddleware(answer, headers=headers[:1], observers=[])
+    yield "timing", ObservationMiddleware(answer, headers=headers, observers=[])
     for count, name in enumerate(("metrics", "access log", "guard"), 1):
-        built[name] = ObservationMiddleware(answer, headers=headers, observers=observing[:count])
-    many = RateLimitSettings(quotas="*=1000000/1")
-    rate_limiter = RateLimiter(many, None, namespace="bench", workers=1, hash_key=b"")
-    service.state.request_limits = RequestLimits(rate_limiter, AccessTokens(settings.auth))
-    limiter = ConcurrencyLimiter(settings.limits)
-    limited = partial(ConcurrencyLimitMiddleware, limiter=limiter)
-    inside: list[tuple[str, Layer]] = [
-        ("catch all", UnhandledErrorMiddleware),
-        ("head", HeadRequestMiddleware),
-        ("rate limits of a cached response", HitLimits),
-        (
-            "body limit",
-            partial(
-                BodyLimitMiddleware,
-                limit_bytes=settings.limits.body_bytes,
-                most_values=settings.limits.body_values,
-                uploads=settings.limits.uploads,
-                upload_bytes=settings.limits.upload_bytes,
-            ),
-        ),
-        ("concurrency limit", limited),
-        ("deadline", partial(RequestTimeoutMiddleware, seconds=settings.limits.request_seconds)),
-    ]
-    for count, (name, _) in enumerate(inside, 1):
-        app: ASGIApp = answer
-        for _, layer in reversed(inside[:count]):
-            app = layer(app)
-        built[name] = ObservationMiddleware(app, headers=headers, observers=observing)
-    built["base http"] = NothingMiddleware(answer)
-    return built
+        yield name, ObservationMiddleware(answer, headers=headers, observers=observing[:count])
+
+    def observed(layers: Sequence[Middleware], app: ASGIApp = answer) -> ASGIApp:
+        for layer, args, options in reversed(layers):
+            app = layer(app, *args, **options)
+        return ObservationMiddleware(app, headers=headers, observers=observing)
+
+    outer = [Middleware(HeadRequestMiddleware), Middleware(UnhandledErrorMiddleware)]
+    cache, uploads, rate_limits, *inner = inner_middleware(
+        service.state.settings, service.state.concurrency_limiter
+    )
+    layers = [*outer, cache, uploads, *inner]
+    for count, (name, _) in enumerate(zip(NAMES, layers, strict=True), 1):
+        yield name, observed(layers[:count])
+    # Waiting for Valkey takes so long that it would hide what the layers inside it cost.
+    yield "rate limits", observed([*outer, cache, uploads, rate_limits])
+    yield HIT, observed([*outer, cache], FastAPI.build_middleware_stack(service))
+    yield "rate limits of a cached response", observed([*outer, Middleware(HitLimits)])
+    yield "base http", NothingMiddleware(answer)
 
 
 async def measure(log: Log, rounds: int) -> dict[str, float]:
     """Return the lowest CPU time of a request in each stack. Other programs only increase it."""
-    built = stacks(log)
+    service = create_app(load_settings())
+    built = dict(stacks(service, log))
     taken: dict[str, list[float]] = {name: [] for name in built}
-    for _ in range(rounds):
-        for name, app in built.items():
-            taken[name].append(await microseconds(app, log))
+    async with service.router.lifespan_context(service):
+        for _ in range(rounds):
+            for name, app in built.items():
+                path = CACHED if name == HIT else ROUTE
+                scope = SCOPE | {"app": service, "path": path}
+                taken[name].append(await microseconds(app, scope, log))
     return {name: min(times) for name, times in taken.items()}
 
 
@@ -165,7 +152,7 @@ def main(rounds: int) -> None:
     """Print the CPU time of a request in each stack, in microseconds, as JSON."""
     with Path(os.devnull).open("wb") as nowhere:
         log = Log(load_settings().log, as_json, nowhere.fileno())
-        print(json.dumps(asyncio.run(measure(log, rounds))))
+        print(json.dumps(uvloop.run(measure(log, rounds))))
 
 
 if __name__ == "__main__":

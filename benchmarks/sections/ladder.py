@@ -72,14 +72,19 @@ STEPS: dict[str, tuple[str, Target]] = {
             uvicorn("autocommit", "benchmarks.mistakes.step_7_autocommit:app"),
         ),
         (
+            "fixed-pool",
+            "5 connections instead of up to 15",
+            uvicorn("fixed-pool", "benchmarks.mistakes.step_8_fixed_pool:app"),
+        ),
+        (
             "fair-pool",
-            "a fair pool of 5 connections",
-            uvicorn("fair-pool", "benchmarks.mistakes.step_8_fair_pool:app"),
+            "a fair queue for the connections",
+            uvicorn("fair-pool", "benchmarks.mistakes.step_9_fair_pool:app"),
         ),
         (
             "two-workers",
             "two workers",
-            uvicorn("two-workers", "benchmarks.mistakes.step_8_fair_pool:app", workers=2),
+            uvicorn("two-workers", "benchmarks.mistakes.step_9_fair_pool:app", workers=2),
         ),
         ("service", "this service, not cached", service("service", NOT_CACHED, workers=2)),
         (

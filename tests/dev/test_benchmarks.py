@@ -21,7 +21,7 @@ from benchmarks.load import (
 )
 from benchmarks.new_connections import longest_wait
 from benchmarks.section import all_sections, name_of, number, ratio, share, table
-from benchmarks.sections import idle, middleware, routes
+from benchmarks.sections import idle, middleware, routes, uploads
 from dev.terminal import CommandError
 from tests.upstream_server import open_upstream
 
@@ -143,12 +143,24 @@ def test_percentiles() -> None:
     assert [percentile(values, one) for one in (0.5, 0.99, 1.0)] == [51, 100, 100]
 
 
-def test_cost_of_a_layer_is_what_it_adds_to_the_layers_inside_it() -> None:
-    stacks = {"none": 5.0, "request id": 8.0, "access log": 12.0, "base http": 105.0}
+def test_cost_of_a_layer_is_what_it_adds_to_the_stack_without_it() -> None:
+    stacks = {"none": 5.0, "request id": 8.0, "access log": 12.0, "catch all": 13.0}
+    stacks |= {"upload queue": 15.0, "body limit": 20.0, "rate limits": 95.0}
+    stacks |= {"cached response": 24.0, "base http": 105.0}
     figures = middleware.figures({"rounds": 1, "stacks": stacks})
+    assert figures["middleware.body-limit.cpu"] == "5.0 µs"
+    assert figures["middleware.rate-limits-in-valkey.cpu"] == "80.0 µs"
+    assert figures["middleware.cached-response.cpu"] == "11.0 µs"
     assert figures["middleware.request-id.cpu"] == "3.0 µs"
     assert figures["middleware.observing.cpu"] == "7.0 µs"
     assert figures["middleware.base-http.cpu"] == "100 µs"
+
+
+def test_latencies_beside_uploads_are_those_of_all_rounds() -> None:
+    rounds = [uploads.Round(10, [1, 2], [10, 20]), uploads.Round(30, [3, 4], [30, 40])]
+    figures = uploads.of_all(rounds)
+    assert (figures["rate"], figures["calm-p50"], figures["calm-p99"]) == (20, 3, 4)
+    assert (figures["p50"], figures["p99"], figures["ratio"]) == (30, 40, 10)
 
 
 def test_cpu_of_a_route_is_compared_with_that_of_the_route_alone() -> None:

@@ -67,6 +67,7 @@ PLANTED["posts"] = Planted(
         "benchmarks/rivals/__init__.py",
         "benchmarks/sections/depth.py",
         "tests/dev/test_compared.py",
+        "tests/dev/test_single_mistakes.py",
     )
 )
 PLANTED["dashboard"] = Planted(files=("benchmarks/sections/dashboard.py",))

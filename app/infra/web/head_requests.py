@@ -8,7 +8,10 @@ from app.infra.observability.request_context import request_context
 
 
 class HeadRequestMiddleware:
-    """Everything inside this middleware sees a GET request."""
+    """Everything inside this middleware sees a GET request, also after the response has started.
+
+    The server sees that of the client, so it expects no body.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -18,13 +21,11 @@ class HeadRequestMiddleware:
             return self.app(scope, receive, send)
 
         async def send_without_body(message: Message) -> None:
-            scope["method"] = "HEAD"  # so that the server does not expect a body
             if message["type"] == "http.response.body":
                 message = {**message, "body": b""}
             await send(message)
 
-        scope["method"] = "GET"
-        return self.app(scope, receive, send_without_body)
+        return self.app({**scope, "method": "GET"}, receive, send_without_body)
 
 
 def is_head_request() -> bool:

@@ -9,8 +9,10 @@ import pytest
 from fastapi import FastAPI
 
 from app.infra.web import stored_response
+from app.infra.web.stored_response import decode
 from app.settings import Settings
-from coherent_cache import memory
+from coherent_cache import CacheBusy, Reader, memory
+from coherent_cache.reader import Answer, Load
 from tests.application import client_of, recorded_statements
 from tests.cached_app import (
     GZIP,
@@ -355,3 +357,23 @@ async def test_answer_loaded_by_head_is_used_for_get(client: Client, urls: list[
         got = await client.get(url)
         assert (head.headers["x-cache"], got.headers["x-cache"]) == ("MISS", "HIT-L1")
         assert len(got.content) == int(head.headers["content-length"])
+
+
+async def test_load_of_a_head_request_that_was_refused_is_still_that_of_a_get(
+    client: Client, service: FastAPI, urls: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Requests that came later wait for the same load, which may begin after the refusal."""
+    loads: list[Load] = []
+
+    async def read(_reader: Reader, _key: str, load: Load, *, skip_memory: bool) -> Answer:
+        assert not skip_memory
+        loads.append(load)
+        raise CacheBusy("too slow")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Reader, "read", read)
+        for url in urls:
+            assert (await client.head(url)).status_code == 503
+    for url, load in zip(urls, loads, strict=True):
+        entry = await asyncio.ensure_future(load())
+        assert decode(entry).plain.body == (await client.get(url)).content

@@ -88,12 +88,16 @@ async def loader() -> Loader:
 
 @pytest.fixture
 async def service(config: CacheConfig, database_url: str, valkey: Redis) -> AsyncIterator[Service]:
-    """A service with a database and a cache. Its relay runs only when a test says so."""
+    """A service with a database and a cache. Its relay runs only when a test says so.
+
+    The rows are deleted after each test: the next service polls the outbox when it starts, and an
+    old row would make it distrust its cache.
+    """
     async with open_service(config, database_url) as service:
-        await service.delete_rows()
         # The channel empties the memory when it connects.
         await eventually(lambda: service.cache.channel.is_live)
         yield service
+        await service.delete_rows()
 
 
 @pytest.fixture

@@ -30,10 +30,10 @@ from tests.sample.factory import NoteFactory
 @pytest.fixture
 async def cache(service: FastAPI, clean: None) -> Cache:
     """The cache of `service`. It is trusted, whatever the test before has done."""
-    await settled(service)
     cache = cache_of(service)
-    cache.invalidation.completed_ids.clear()
     cache.trust.polled(time.monotonic(), behind_seconds=0)
+    await settled(service)
+    cache.invalidation.completed_ids.clear()
     return cache
 
 

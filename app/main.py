@@ -184,7 +184,7 @@ def create_app(
         description=DESCRIPTION,
         version="0.1.0",
         lifespan=lifespan,
-        openapi_url="/openapi.json" if docs.enabled else None,
+        openapi_url=None,  # `add_documentation` serves it
         docs_url=None,
         redoc_url=None,
         swagger_ui_oauth2_redirect_url=None,

@@ -152,7 +152,13 @@ def settings(
     """
     return Settings.model_validate(
         {
-            "database": {"url": database_url, "pool_timeout_seconds": 60},
+            "database": {
+                "url": database_url,
+                "pool_timeout_seconds": 60,
+                "lock_timeout_seconds": 30,
+                "statement_timeout_seconds": 40,
+                "command_timeout_seconds": 41,
+            },
             "valkey": {
                 "url": os.environ["TEST_VALKEY_URL"],
                 "timeout_seconds": 5,

@@ -4,7 +4,9 @@ After an intended change of the API, write the file again with `make openapi`, a
 difference as a client would.
 """
 
+import asyncio
 import json
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +35,29 @@ async def test_the_document_that_is_served_is_the_one_in_openapi_json(client: Cl
     served = (await client.get("/openapi.json")).json()
     assert served == json.loads(AGREED.read_text(encoding="utf-8")), __doc__
     assert served == DOCUMENT
+
+
+async def test_the_first_document_is_built_beside_other_requests(
+    app: FastAPI, client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build, has_begun, may_end = FastAPI.openapi, threading.Event(), threading.Event()
+
+    def slow(app: FastAPI) -> Json:
+        document = build(app)
+        has_begun.set()
+        assert may_end.wait(60)
+        return document
+
+    monkeypatch.setattr(app, "openapi_schema", None)
+    monkeypatch.setattr(FastAPI, "openapi", slow)
+    first = asyncio.create_task(client.get("/openapi.json"))
+    while not has_begun.is_set():
+        await asyncio.sleep(0.01)
+    second = asyncio.create_task(client.get("/openapi.json"))
+    assert (await client.get("/livez")).status_code == 200
+    await asyncio.sleep(0.1)  # the second one would be answered with what the first one has so far
+    may_end.set()
+    assert [one.json() for one in await asyncio.gather(first, second)] == [DOCUMENT, DOCUMENT]
 
 
 def test_an_operation_has_the_name_of_its_function(app: FastAPI) -> None:

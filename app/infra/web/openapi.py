@@ -3,13 +3,14 @@
 The page and its scripts come from this process, so they work without the internet.
 """
 
+import asyncio
 from collections.abc import Callable
 from typing import Any, Literal
 
-from fastapi import FastAPI
+from fastapi import FastAPI, Request
 from fastapi.openapi.docs import get_swagger_ui_html
 from pydantic import BaseModel
-from starlette.responses import HTMLResponse
+from starlette.responses import HTMLResponse, JSONResponse
 
 from app.infra.validation.fields import MAX_WHOLE
 from app.infra.web.exports import FORMATS
@@ -100,13 +101,22 @@ def _problem(status: int, schema: str = "Problem") -> dict[str, Any]:
 
 
 def add_documentation(app: FastAPI, root_path: str) -> None:
-    """Serve `/docs`, and complete the document of `/openapi.json`.
+    """Serve `/docs`, and a complete document as `/openapi.json`.
 
     `root_path` is the prefix under which clients reach the service.
     """
     app.openapi = lambda: _document(app, root_path)  # type: ignore[method-assign]
     app.mount("/docs/assets", RangeStaticFiles(packages=[("fastapi_swagger", "resources")]))
     page_title = app.title  # not `app` below: FastAPI keeps the functions of routes for ever
+    building = asyncio.Lock()
+
+    @app.get("/openapi.json", include_in_schema=False)
+    async def openapi(request: Request) -> JSONResponse:
+        # The first call takes some tenths of a second, so it runs in a thread. Others wait for it,
+        # because the framework keeps its document before it is complete.
+        async with building:
+            document = await asyncio.to_thread(request.app.openapi)
+        return JSONResponse(document)
 
     @app.get("/docs", include_in_schema=False)
     async def docs() -> HTMLResponse:

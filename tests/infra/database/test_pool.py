@@ -11,7 +11,6 @@ from prometheus_client import REGISTRY
 from sqlalchemy import make_url, text
 
 from app.infra.observability.metrics import POOL_SIZE
-from app.infra.resources import ProcessResources
 from app.settings import Settings
 from tests.application import client_of, running
 from tests.sample.factory import NoteFactory
@@ -138,12 +137,18 @@ async def test_connection_that_dies_before_it_is_set_up_is_503_and_frees_its_pla
         assert (await client.get("/test/notes")).status_code == 200
 
 
-async def test_timeouts_are_set_on_every_connection(resources: ProcessResources) -> None:
-    async with resources.database.read() as session:
+async def test_timeouts_are_set_on_every_connection(settings: Settings) -> None:
+    timed = with_pool(
+        settings,
+        statement_timeout_seconds=5.5,
+        lock_timeout_seconds=2,
+        idle_in_transaction_timeout_seconds=9,
+    )
+    async with running(timed) as app, app.state.resources.database.read() as session:
         for name, value in {
-            "statement_timeout": "5s",
+            "statement_timeout": "5500ms",
             "lock_timeout": "2s",
-            "idle_in_transaction_session_timeout": "10s",
+            "idle_in_transaction_session_timeout": "9s",
             "application_name": "app",
         }.items():
             assert await session.scalar(text(f"SHOW {name}")) == value

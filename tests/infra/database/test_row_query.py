@@ -40,7 +40,8 @@ from app.infra.database.rows import Columns
 from app.infra.database.settings import DatabaseSettings
 from app.infra.resources import ProcessResources
 from app.infra.validation.fields import Choice
-from tests.application import recorded_statements
+from app.settings import Settings
+from tests.application import recorded_statements, running
 from tests.sample.factory import NoteFactory
 from tests.sample.notes import NOTE_BY_ID, NOTES, Note
 
@@ -371,15 +372,18 @@ SLOW = RowQuery(Columns(SlowRow, User, slept=func.pg_sleep(30)), select(User))
 
 
 async def test_a_statement_that_is_too_slow_is_an_error_of_the_database(
-    resources: ProcessResources, make: NoteFactory
+    settings: Settings, make: NoteFactory
 ) -> None:
     await make.user()
-    with pytest.raises(DBAPIError) as caught:
-        async with resources.database.read() as session:
-            await SLOW.all(session)
-    assert caught.value.orig is not None
-    assert caught.value.orig.sqlstate == "57014"  # type: ignore[attr-defined]
-    assert resources.database.engine.pool.checkedout() == 0  # type: ignore[attr-defined]
+    database = settings.database.model_copy(update={"statement_timeout_seconds": 0.05})
+    async with running(settings.model_copy(update={"database": database})) as app:
+        resources = app.state.resources
+        with pytest.raises(DBAPIError) as caught:
+            async with resources.database.read() as session:
+                await SLOW.all(session)
+        assert caught.value.orig is not None
+        assert caught.value.orig.sqlstate == "57014"  # type: ignore[attr-defined]
+        assert resources.database.engine.pool.checkedout() == 0
 
 
 async def test_a_cancelled_statement_gives_back_its_place_in_the_pool(

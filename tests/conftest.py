@@ -152,13 +152,7 @@ def settings(
     """
     return Settings.model_validate(
         {
-            "database": {
-                "url": database_url,
-                "pool_timeout_seconds": 60,
-                "lock_timeout_seconds": 30,
-                "statement_timeout_seconds": 40,
-                "command_timeout_seconds": 41,
-            },
+            "database": {"url": database_url, "pool_timeout_seconds": 60},
             "valkey": {
                 "url": os.environ["TEST_VALKEY_URL"],
                 "timeout_seconds": 5,

@@ -110,13 +110,14 @@ def add_documentation(app: FastAPI, root_path: str) -> None:
     page_title = app.title  # not `app` below: FastAPI keeps the functions of routes for ever
     building = asyncio.Lock()
 
-    @app.get("/openapi.json", include_in_schema=False)
     async def openapi(request: Request) -> JSONResponse:
         # The first call takes some tenths of a second, so it runs in a thread. Others wait for it,
         # because the framework keeps its document before it is complete.
         async with building:
             document = await asyncio.to_thread(request.app.openapi)
         return JSONResponse(document)
+
+    app.add_route("/openapi.json", openapi, include_in_schema=False)
 
     @app.get("/docs", include_in_schema=False)
     async def docs() -> HTMLResponse:

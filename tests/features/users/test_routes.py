@@ -8,6 +8,8 @@ from sqlalchemy import func, select
 
 from app.features.users.models import User
 from app.infra.resources import ProcessResources
+from app.settings import Settings
+from tests.application import client_of, running
 from tests.features.users.factory import UserFactory
 
 Client = httpx2.AsyncClient
@@ -57,12 +59,18 @@ async def test_addresses_are_unique_regardless_of_case(client: Client) -> None:
 
 
 async def test_one_of_many_concurrent_registrations_gets_the_address(
-    client: Client, resources: ProcessResources
+    settings: Settings, resources: ProcessResources, clean: None
 ) -> None:
     variants = [ANN["email"], ANN["email"].upper().replace("EXAMPLE.COM", "example.com")] * 10
-    responses = await asyncio.gather(
-        *(client.post("/v1/users", json={**ANN, "email": email}) for email in variants)
-    )
+    # All but one wait for a lock, on a machine that may be busy.
+    values = settings.model_dump()
+    values["database"] |= {"lock_timeout_seconds": 30, "statement_timeout_seconds": 40}
+    values["database"] |= {"command_timeout_seconds": 41}
+    patient = Settings.model_validate(values)
+    async with running(patient) as app, client_of(app) as client:
+        responses = await asyncio.gather(
+            *(client.post("/v1/users", json={**ANN, "email": email}) for email in variants)
+        )
     assert sorted(response.status_code for response in responses) == [201] + [409] * 19
     codes = {response.json()["code"] for response in responses if response.is_error}
     assert codes == {"email_taken"}

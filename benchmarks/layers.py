@@ -38,7 +38,7 @@ from app.main import create_app, inner_middleware, observers
 from app.settings import load_settings
 
 REQUESTS = 1_000
-ROUTE, CACHED = "/v1/users/me", "/v1/posts/1"
+ROUTE, CACHED = "/v1/users/me", "/v1/users/1"
 # The layers inside the observation, outermost first, without the rate limits.
 NAMES = (
     *("head", "catch all", "response cache", "upload queue"),

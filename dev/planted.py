@@ -76,6 +76,7 @@ PLANTED["avatars"] = Planted(
     files=(
         "benchmarks/sections/uploads.py",
         "benchmarks/uploads_server.py",
+        "tests/dev/test_uploads_section.py",
         "tests/faults/test_uploads.py",
     ),
     sections={"docs/files.md": "Avatars"},

@@ -90,6 +90,6 @@ LABELS = {
 INTRODUCTION = """An application that answers at once needs {none} µs. Each row is what one more
 layer around it adds, for a request of its own task, without a server. All are measured in one
 process with uvloop, in turns. Each figure is the lowest of {rounds} rounds of 1,000 requests. A
-response from the cache is that of one post, in process. It takes the place of the application, and
+response from the cache is that of one user, in process. It takes the place of the application, and
 includes its rate limits. Other requests count in Valkey. Here each has a command of its own, and
 under load several share one."""

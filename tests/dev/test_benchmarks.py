@@ -21,7 +21,7 @@ from benchmarks.load import (
 )
 from benchmarks.new_connections import longest_wait
 from benchmarks.section import all_sections, name_of, number, ratio, share, table
-from benchmarks.sections import idle, middleware, routes, uploads
+from benchmarks.sections import idle, middleware, routes
 from dev.terminal import CommandError
 from tests.upstream_server import open_upstream
 
@@ -154,13 +154,6 @@ def test_cost_of_a_layer_is_what_it_adds_to_the_stack_without_it() -> None:
     assert figures["middleware.request-id.cpu"] == "3.0 µs"
     assert figures["middleware.observing.cpu"] == "7.0 µs"
     assert figures["middleware.base-http.cpu"] == "100 µs"
-
-
-def test_latencies_beside_uploads_are_those_of_all_rounds() -> None:
-    rounds = [uploads.Round(10, [1, 2], [10, 20]), uploads.Round(30, [3, 4], [30, 40])]
-    figures = uploads.of_all(rounds)
-    assert (figures["rate"], figures["calm-p50"], figures["calm-p99"]) == (20, 3, 4)
-    assert (figures["p50"], figures["p99"], figures["ratio"]) == (30, 40, 10)
 
 
 def test_cpu_of_a_route_is_compared_with_that_of_the_route_alone() -> None:

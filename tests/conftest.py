@@ -88,12 +88,16 @@ def pytest_unconfigure(config: pytest.Config) -> None:
 
 @pytest.fixture(scope="session", autouse=True)
 def relays_at_rest() -> Iterator[None]:
-    """Run only the first turn of each relay, and let the lease that it grants last forever.
+    """Run each relay until it grants a lease, and let that lease last forever.
 
-    The event loop does not run between tests, so a lease would expire.
+    The event loop does not run between tests, so a lease would expire. On a busy machine the poll
+    at the start of the application may fail, so that the relay has to grant it.
     """
 
-    async def rest(_relay: Relay) -> None:
+    async def rest(relay: Relay) -> None:
+        while not relay._trust.holds:
+            await relay.run_once()
+            await asyncio.sleep(0.1)
         await asyncio.Event().wait()
 
     with pytest.MonkeyPatch.context() as patch:

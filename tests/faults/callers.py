@@ -6,6 +6,7 @@ send bodies that the route does not read.
 
 import asyncio
 import random
+import time
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
@@ -19,13 +20,15 @@ PAUSE_SECONDS = 0.01
 MOST_SECONDS = 120.0
 JSON = {"Content-Type": "application/json"}
 SHORT, LONG = "x" * 1_000, "x" * 200_000
+BEAT_SECONDS, LATE_SECONDS = 0.002, 0.01
 
 
 @dataclass
 class Calls:
-    """The replies to all clients."""
+    """The replies to all clients, and the times at which the clients themselves did not run."""
 
     replies: list[Reply] = field(default_factory=list)
+    pauses: list[tuple[float, float]] = field(default_factory=list)
 
     @property
     def lost(self) -> Counter[str]:
@@ -45,8 +48,24 @@ class Calls:
         ] * few
 
     def slowest(self, since: float, until: float = float("inf")) -> float:
-        """Return the longest time of a request that was sent in this interval."""
-        return max(one.seconds for one in self.replies if since <= one.sent_at < until)
+        """Return the longest time of a request that was sent in this interval.
+
+        The clients share the cores with the workers that start. While they wait for a core, they
+        cannot see a reply that is there already, so that time is not the service's.
+        """
+        return max(self._waited(one) for one in self.replies if since <= one.sent_at < until)
+
+    def _waited(self, one: Reply) -> float:
+        shares = (min(one.came_at, end) - max(one.sent_at, began) for began, end in self.pauses)
+        return one.seconds - sum(share for share in shares if share > 0)
+
+    async def note_pauses(self) -> None:
+        """Note each time at which this process runs much later than planned."""
+        while True:
+            planned = time.monotonic() + BEAT_SECONDS
+            await asyncio.sleep(BEAT_SECONDS)
+            if (ran_at := time.monotonic()) > planned + LATE_SECONDS:
+                self.pauses.append((planned, ran_at))
 
 
 async def call(wire: Wire, path: str, calls: Calls, *, keeps: bool) -> None:
@@ -74,6 +93,7 @@ async def calling(address: Address, path: str) -> AsyncIterator[Calls]:
         asyncio.create_task(call(wire, path, calls, keeps=keep))
         for wire, keep in zip(wires, keeps, strict=True)
     ]
+    tasks.append(asyncio.create_task(calls.note_pauses()))
     try:
         yield calls
     finally:

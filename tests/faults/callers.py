@@ -6,13 +6,13 @@ send bodies that the route does not read.
 
 import asyncio
 import random
-import time
 from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 from dev.address import Address
+from tests.faults.pauses import Pauses
 from tests.faults.wire import Reply, Wire
 
 KEEPING, OPENING = 16, 8
@@ -20,15 +20,14 @@ PAUSE_SECONDS = 0.01
 MOST_SECONDS = 120.0
 JSON = {"Content-Type": "application/json"}
 SHORT, LONG = "x" * 1_000, "x" * 200_000
-BEAT_SECONDS, LATE_SECONDS = 0.002, 0.01
 
 
 @dataclass
 class Calls:
-    """The replies to all clients, and the times at which the clients themselves did not run."""
+    """The replies to all clients."""
 
     replies: list[Reply] = field(default_factory=list)
-    pauses: list[tuple[float, float]] = field(default_factory=list)
+    pauses: Pauses = field(default_factory=Pauses)
 
     @property
     def lost(self) -> Counter[str]:
@@ -48,24 +47,9 @@ class Calls:
         ] * few
 
     def slowest(self, since: float, until: float = float("inf")) -> float:
-        """Return the longest time of a request that was sent in this interval.
-
-        The clients share the cores with the workers that start. While they wait for a core, they
-        cannot see a reply that is there already, so that time is not the service's.
-        """
-        return max(self._waited(one) for one in self.replies if since <= one.sent_at < until)
-
-    def _waited(self, one: Reply) -> float:
-        shares = (min(one.came_at, end) - max(one.sent_at, began) for began, end in self.pauses)
-        return one.seconds - sum(share for share in shares if share > 0)
-
-    async def note_pauses(self) -> None:
-        """Note each time at which this process runs much later than planned."""
-        while True:
-            planned = time.monotonic() + BEAT_SECONDS
-            await asyncio.sleep(BEAT_SECONDS)
-            if (ran_at := time.monotonic()) > planned + LATE_SECONDS:
-                self.pauses.append((planned, ran_at))
+        """Return the longest time of a request that was sent in this interval."""
+        sent = (one for one in self.replies if since <= one.sent_at < until)
+        return max(self.pauses.without(one).seconds for one in sent)
 
 
 async def call(wire: Wire, path: str, calls: Calls, *, keeps: bool) -> None:
@@ -93,9 +77,9 @@ async def calling(address: Address, path: str) -> AsyncIterator[Calls]:
         asyncio.create_task(call(wire, path, calls, keeps=keep))
         for wire, keep in zip(wires, keeps, strict=True)
     ]
-    tasks.append(asyncio.create_task(calls.note_pauses()))
     try:
-        yield calls
+        async with calls.pauses.watched():
+            yield calls
     finally:
         for task in tasks:
             task.cancel()

@@ -12,6 +12,7 @@ from app.infra.web.settings import LimitsSettings
 from dev.address import Address
 from tests.faults.conftest import Judge, Serve
 from tests.faults.load import outcome, register
+from tests.faults.pauses import Pauses
 from tests.faults.rude import CUT_OFF, LONG_FIELD, MANY_FIELDS, SLOW_BODY, SLOW_HEAD, Manner, crowd
 from tests.faults.service import Service
 from tests.faults.verdicts import GUARDED
@@ -42,13 +43,13 @@ class Load:
     async def run(self, rate: float, seconds: float) -> list[Reply]:
         """Send at this rate for some seconds, and return the replies."""
         self.replies = []
-        loop = asyncio.get_running_loop()
+        loop, pauses = asyncio.get_running_loop(), Pauses()
         began = loop.time()
-        async with asyncio.TaskGroup() as group:
+        async with pauses.watched(), asyncio.TaskGroup() as group:
             for number in range(int(rate * seconds)):
                 await asyncio.sleep(began + number / rate - loop.time())
                 group.create_task(self._ask())
-        return self.replies
+        return [pauses.without(reply) for reply in self.replies]
 
     async def saturate(self, clients: int, seconds: float) -> float:
         """Return the requests served per second when each client sends again at once."""

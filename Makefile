@@ -44,7 +44,7 @@ remove: environment ## Remove a feature: make remove name=comments
 	@$(if $(name),,$(error Name the feature: make remove name=comments))$(python) -m dev remove "$$name"
 
 ##@ Check
-test: environment ## Run the tests (20 to 30 minutes), with a real PostgreSQL and Valkey
+test: environment ## Run the tests (20 to 60 minutes), with a real PostgreSQL and Valkey
 	@$(python) -m pytest -n auto --dist worksteal --cov
 
 test-fast: environment ## Run the quick tests of the features, and rules for all routes (30 s)

@@ -1,7 +1,7 @@
 """Writes the report, the plots and the figures from the data, always the same for the same data."""
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -28,18 +28,22 @@ def write(data: Data, folder: Path) -> None:
     plots.mkdir(parents=True, exist_ok=True)
     for old in plots.glob("*.svg"):
         old.unlink()
+    for section, measured in _measured(data):
+        for chart in _charts(section, measured):
+            draw(chart, plots)
+    (folder / "benchmarks.md").write_text(page(data), encoding="utf-8")
+
+
+def page(data: Data) -> str:
+    """Return the text of benchmarks.md."""
     text = [HEAD + _machine(data["machine"])]
-    for section in all_sections():
-        if measured := data["sections"].get(name_of(section)):
-            text.append(f"## {section.TITLE}")
-            if measured["commit"] != data["machine"]["commit"]:
-                text.append(f"Measured on commit {measured['commit']}.")
-            charts: list[Chart] = getattr(section, "charts", lambda _: [])(measured["data"])
-            for chart in charts:
-                draw(chart, plots)
-                text.append(_picture(chart))
-            text.append(section.report(measured["data"]))
-    (folder / "benchmarks.md").write_text("\n\n".join(text) + "\n", encoding="utf-8")
+    for section, measured in _measured(data):
+        text.append(f"## {section.TITLE}")
+        if measured["commit"] != data["machine"]["commit"]:
+            text.append(f"Measured on commit {measured['commit']}.")
+        text += [_picture(chart) for chart in _charts(section, measured)]
+        text.append(section.report(measured["data"]))
+    return "\n\n".join(text) + "\n"
 
 
 def save(data: Data, folder: Path) -> None:
@@ -54,6 +58,17 @@ def read(folder: Path) -> Data:
     """Return the data of the last run."""
     data: Data = json.loads((folder / "benchmarks.json").read_text(encoding="utf-8"))
     return data
+
+
+def _measured(data: Data) -> Iterator[tuple[ModuleType, Data]]:
+    for section in all_sections():
+        if measured := data["sections"].get(name_of(section)):
+            yield section, measured
+
+
+def _charts(section: ModuleType, measured: Data) -> list[Chart]:
+    charts: list[Chart] = getattr(section, "charts", lambda _: [])(measured["data"])
+    return charts
 
 
 def _picture(chart: Chart) -> str:

@@ -1,11 +1,15 @@
 """The figures in the documents are those of docs/benchmarks.json and docs/faults.md."""
 
+import re
 from pathlib import Path
 
 import pytest
 
 from benchmarks import report
 from benchmarks.figures import DATA, FAULTS, ROOT, documents, of_faults, outdated, published
+from benchmarks.section import all_sections, name_of
+
+ONLY = re.compile(r'make bench (?:posts=\d+ )?only=(?:"([^"]+)"|(\w+))')
 
 
 @pytest.mark.parametrize("document", list(documents(ROOT)), ids=lambda path: path.name)
@@ -22,3 +26,11 @@ def test_report_is_what_the_data_of_the_last_measurement_give() -> None:
         pytest.skip("`make bench` has not written docs/benchmarks.json yet")
     text = (DATA.parent / "benchmarks.md").read_text(encoding="utf-8")
     assert text == report.page(report.read(DATA.parent))
+
+
+def test_commands_name_sections_that_exist() -> None:
+    sections = {name_of(section) for section in all_sections()}
+    texts = (document.read_text(encoding="utf-8") for document in documents(ROOT))
+    named = [a or b for text in texts for a, b in ONLY.findall(text)]
+    assert named
+    assert set(" ".join(named).split()) <= sections

@@ -32,7 +32,9 @@ REMOVABLE = re.compile(
     rf"(?:app|tests)/features/(?!(?:{'|'.join(KEPT)})\b)\w+|tests/faults/|(?<!\.\./)benchmarks/"
 )
 MARK = re.compile(r"<!--figure [\w.-]+-->[^<\n]*<!--/figure-->")
-FIGURE = re.compile(r"\d\s?(?:×(?! \d)|%|µs|RPS|MB|MiB|requests/s|rows/s|times (?:faster|slower))")
+FIGURE = re.compile(
+    r"\d\s?(?:×(?! \d)|%|µs|ms|RPS|MB|MiB|requests/s|rows/s|times (?:faster|slower))"
+)
 WITHOUT_DOCUMENTATION = {"/livez", "/readyz", "/metrics"}
 WITHOUT_ROUTE = {"/wp-login.php"}  # an example of what a scanner asks for
 CALLED = {"posts"}  # features whose routes the commands call; users may have removed them

@@ -37,6 +37,8 @@ def main() -> None:
         if getattr(section, "IN_QUICK", True) or not arguments.quick
     ]
     chosen = arguments.sections or in_run
+    if "ladder" in chosen and "claims" in known and "claims" not in chosen:
+        chosen.append("claims")  # it shows figures of the ladder
     if unknown := sorted(set(chosen) - set(known)):
         raise CommandError(f"There is no section {', '.join(unknown)}. Choose: {', '.join(known)}")
     for name in chosen:

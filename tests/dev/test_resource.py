@@ -89,15 +89,6 @@ def test_a_copy_has_nothing_of_its_source(kind_name: str, words: Words) -> None:
     assert f'prefix="/v1/{words.plural.replace("_", "-")}"' in routes
 
 
-@pytest.mark.skipif("private" not in PRESENT, reason="the feature that is copied was removed")
-def test_the_guide_says_how_many_files_a_resource_has() -> None:
-    files = copied(read_source(KINDS["private"].source.plural), KINDS["private"], NAMES[0])
-    tests = sum(path.startswith("tests/") for path in files)
-    chapter = PROJECT / "docs/guide/46-features-in-and-out.md"
-    text = " ".join(chapter.read_text(encoding="utf-8").split())
-    assert f"writes {len(files) + 1} new ones, {tests} of them with tests" in text  # a migration
-
-
 def test_the_router_is_added_in_order() -> None:
     api = (PROJECT / "app/api.py").read_text(encoding="utf-8")
     for plural in ("aardvarks", "mongooses", "zebras"):

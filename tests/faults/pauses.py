@@ -1,7 +1,8 @@
 """When clients did not run, because the service or other clients used all cores.
 
 A client cannot see a reply that is there already while it waits for a core itself. So that time is
-not the service's.
+not the service's. A pause that ended before the reply came is no excuse: when the client continued,
+the reply was not there.
 """
 
 import asyncio
@@ -30,9 +31,11 @@ class Pauses:
             task.cancel()
 
     def without(self, reply: Reply) -> Reply:
-        """Return the reply as it would have come without the pauses."""
-        shares = (min(reply.came_at, end) - max(reply.sent_at, at) for at, end in self._found)
-        return reply._replace(came_at=reply.came_at - sum(share for share in shares if share > 0))
+        """Return the reply as if it had come when the pause began in which it came."""
+        for at, end in self._found:
+            if at < reply.came_at < end + LATE_SECONDS:  # many replies may have come
+                return reply._replace(came_at=max(reply.sent_at, at))
+        return reply
 
     async def _watch(self) -> None:
         while True:

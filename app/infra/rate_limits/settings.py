@@ -13,7 +13,10 @@ QUOTA = re.compile(rf"(\*|{NAME.pattern})=([1-9][0-9]{{0,8}})/([1-9][0-9]{{0,6}}
 
 
 class RateLimitSettings(Section):
-    """`url` is a Valkey that does not evict keys. None means VALKEY_URL.
+    """`url` is a Valkey that does not evict keys.
+
+    None means VALKEY_URL if the cache uses it and it is no cluster. Otherwise each worker counts
+    its share.
 
     `quotas` replaces quotas that the code declares: `logins=20/60,*=1000/60` means 20 requests in
     60 seconds for the limit `logins`, and 1,000 for each default limit. `*` changes no other limit,

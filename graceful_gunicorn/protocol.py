@@ -126,6 +126,8 @@ class LimitedProtocol(DrainingProtocol):
             self._start_timer()
 
     def on_message_begin(self) -> None:
+        if self.transport.is_closing():  # nothing is answered after the last request
+            raise ValueError
         self._receiving = HEAD
         super().on_message_begin()
 
@@ -147,6 +149,7 @@ class LimitedProtocol(DrainingProtocol):
     def on_body(self, body: bytes) -> None:
         """Collect a chunk of the body. `_parse` passes the chunks on when all data is parsed."""
         self._overhead_bytes = 0
+        self.expect_100_continue = False  # the client waits no longer
         self._body_chunks.append(body)
 
     def on_message_complete(self) -> None:
@@ -164,7 +167,8 @@ class LimitedProtocol(DrainingProtocol):
         super().on_response_complete()
         if self.pipeline:  # answer the pipelined requests before reading more of them
             self.flow.pause_reading()
-        if self._receiving is BODY and not self.pipeline and not self.transport.is_closing():
+        # If a pipelined request runs now, the body is that one's.
+        if self._receiving is BODY and self.is_idle and not self.transport.is_closing():
             self._unset_keepalive_if_required()
             if self.expect_100_continue:
                 # The client may skip the body, so the next bytes could be body or a new request.

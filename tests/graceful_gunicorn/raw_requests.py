@@ -11,6 +11,13 @@ WEBSOCKET = (
     b"Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
 )
 
+# The beginnings of requests after which the connection ends.
+LAST_REQUESTS = [
+    b"POST /early HTTP/1.1\r\nConnection: close\r\n" + HOST,
+    b"POST /early HTTP/1.0\r\n" + HOST,
+    b"POST /early HTTP/1.0\r\nConnection: keep-alive\r\n" + HOST,
+]
+
 
 def header_fields(number: int, value: bytes = b"x") -> bytes:
     return b"".join(b"X-%d: %s\r\n" % (index, value) for index in range(number))

@@ -24,7 +24,7 @@ from tests.graceful_gunicorn.loopback_server import (
     refused,
     serving,
 )
-from tests.graceful_gunicorn.raw_requests import GET, HOST
+from tests.graceful_gunicorn.raw_requests import GET, HOST, LAST_REQUESTS
 
 
 class ImpatientProtocol(LimitedProtocol):
@@ -89,7 +89,10 @@ async def test_a_head_that_arrives_byte_by_byte_is_served(client: Client) -> Non
     assert (await client.response())[0] == 200
 
 
-async def test_an_idle_connection_has_no_deadline_for_a_head_or_body() -> None:
+async def test_an_idle_connection_has_no_deadline_for_a_head_or_body(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("graceful_gunicorn.protocol.LINGER_SECONDS", 0.1)
     async with serving(ImpatientProtocol, keep_alive_seconds=60) as server:
         client = await server.connect()
         for _ in range(2):
@@ -196,12 +199,6 @@ async def test_the_connection_closes_if_the_rest_of_a_body_does_not_arrive(
     await client.send(b"POST /early HTTP/1.1\r\n" + HOST + b"Content-Length: 3000000\r\n\r\nabc")
     assert (await client.response())[0] == 413
     assert await client.read_to_end() == b""
-
-
-LAST_REQUESTS = [
-    b"POST /early HTTP/1.1\r\nConnection: close\r\n" + HOST,
-    b"POST /early HTTP/1.0\r\n" + HOST,
-]
 
 
 @pytest.mark.parametrize("head", LAST_REQUESTS)

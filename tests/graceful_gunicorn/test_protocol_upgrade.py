@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
-from tests.graceful_gunicorn.loopback_server import Client, LoopbackServer
+from tests.graceful_gunicorn.loopback_server import Client, LoopbackServer, refused
 from tests.graceful_gunicorn.raw_requests import (
     GET,
     H2C,
@@ -134,10 +134,11 @@ async def test_an_upgrade_may_be_the_last_request_of_a_connection(
 ) -> None:
     fields = b"Connection: %s\r\nUpgrade: h2c\r\n" % connection
     request = post(fields, with_content_length(b"abc")).replace(b"1.1", version, 1)
+    before = refused.copy()
     await client.send(request + GET)
     assert (await client.response())[0] == 200
     assert await client.read_to_end() == b""
-    assert server.bodies == [b"abc"]
+    assert (server.bodies, refused) == ([b"abc"], before)
 
 
 async def test_the_application_receives_all_headers_except_upgrade(

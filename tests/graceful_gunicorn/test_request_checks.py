@@ -1,10 +1,18 @@
 """Which heads are refused: too large, without a valid Host, or with an ambiguous body."""
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
-from tests.graceful_gunicorn.loopback_server import Client, LoopbackServer
+from graceful_gunicorn import protocol_class
+from tests.graceful_gunicorn.loopback_server import (
+    CONFIG,
+    Client,
+    LoopbackServer,
+    eventually,
+    serving,
+)
 from tests.graceful_gunicorn.raw_requests import (
     GET,
     H2C,
@@ -197,3 +205,16 @@ async def test_a_transfer_encoding_is_refused_in_every_version_except_http_1_1(
     await client.send(post(b"", in_one_chunk(b"abc")).replace(b"1.1", version, 1))
     assert await client.final_error() == (400, "bad_request")
     assert server.scopes == []
+
+
+async def test_padding_in_a_head_counts_and_empty_lines_before_it_do_not() -> None:
+    limits = replace(CONFIG, header_bytes=1_000)
+    async with serving(protocol_class(limits), keep_alive_seconds=3_600) as server:
+        client = await server.connect()
+        await client.send(b"\r\n" * 2_000 + GET[:20])
+        await eventually(lambda: any(one._timer for one in server.connections))
+        await client.send(GET[20:])
+        assert (await client.response())[0] == 200
+        client = await server.connect()
+        await client.send(b"GET / HTTP/1.1\r\n" + HOST + b"X:" + b" " * 5_000 + b"x\r\n\r\n")
+        assert (await client.final_error())[0] == 431

@@ -5,14 +5,17 @@ import socket
 from collections.abc import AsyncIterator
 from contextlib import closing
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import uvicorn
 from starlette.responses import PlainTextResponse
 
+from graceful_gunicorn.connection_draining import DrainingProtocol
 from graceful_gunicorn.protocol import protocol_class
 from graceful_gunicorn.server import Server
 from graceful_gunicorn.shared_state import SHARED_STATE
+from graceful_gunicorn.unread_responses import UnreadResponses
 from tests.graceful_gunicorn.loopback_server import CONFIG, Client, eventually, refused
 from tests.graceful_gunicorn.raw_requests import HOST
 
@@ -70,3 +73,30 @@ async def test_a_client_that_reads_gets_all_of_the_response(port: int) -> None:
     assert await client.read_to_end() == b""
     client.close()
     assert refused["write_seconds"] == before
+
+
+class Transport:
+    is_aborted = False
+
+    def __init__(self, *, is_closing: bool) -> None:
+        self.is_closing = lambda: is_closing
+
+    def abort(self) -> None:
+        self.is_aborted = True
+
+
+def test_only_a_connection_that_has_been_closing_for_too_long_is_aborted() -> None:
+    """An open one may have a long download or an endless stream, or be idle."""
+    unread, before = UnreadResponses(replace(CONFIG, write_seconds=3)), refused["write_seconds"]
+    ending: Any = DrainingProtocol.__new__(DrainingProtocol)
+    staying: Any = DrainingProtocol.__new__(DrainingProtocol)
+    ending.transport, staying.transport = Transport(is_closing=True), Transport(is_closing=False)
+    for _ in range(3):
+        unread.abort_overdue([ending, staying])
+    assert not ending.transport.is_aborted
+    unread.abort_overdue([ending, staying])
+    assert ending.transport.is_aborted
+    assert refused["write_seconds"] == before + 1
+    for _ in range(10):
+        unread.abort_overdue([staying])
+    assert not staying.transport.is_aborted

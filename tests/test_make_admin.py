@@ -5,7 +5,9 @@ import subprocess
 import sys
 
 import httpx2
+import pytest
 
+from app.features.users import service
 from app.features.users.models import User
 from app.infra.resources import ProcessResources
 from app.settings import Settings
@@ -75,3 +77,17 @@ async def test_command_says_what_is_wrong(client: httpx2.AsyncClient, settings: 
     assert unknown.returncode == 1
     assert unknown.stderr == "There is no account with this e-mail address. Register it first.\n"
     assert "Name the account" in make_admin(settings).stderr
+
+
+@pytest.mark.parametrize("email", ["ann@example.com", "=?utf-8?q?ann?=@example.com"])
+async def test_new_administrator_may_act_at_once(
+    client: httpx2.AsyncClient, resources: ProcessResources, email: str
+) -> None:
+    """The second address was stored before today's rules for addresses."""
+    make = UserFactory(resources)
+    headers = make.headers(await make.user(email=email, verified=True))
+    refused = await client.get("/v1/admin/users", headers=headers)
+    assert refused.status_code == 403  # the caller is cached from now on
+    async with resources.database.transaction() as session:
+        await service.make_admin(session, email, is_known=False)
+    assert (await client.get("/v1/admin/users", headers=headers)).status_code == 200

@@ -16,6 +16,7 @@ from app.infra.mail.message import MailTemplates
 from app.infra.mail.settings import MailSettings
 from app.infra.validation.fields import Email
 
+MOST_BATCHES = 8
 TEMPLATES = MailTemplates(Path(__file__).with_name("mails"))
 
 
@@ -60,9 +61,13 @@ async def tell_old_address(context: JobContext, *, user_id: int, email: Email) -
     await context.resources.mailer.send(mail)
 
 
-@job("account_mails.delete_expired", every=timedelta(minutes=10))
+@job("account_mails.delete_expired", every=timedelta(minutes=1))
 async def delete_expired(context: JobContext) -> None:
-    await queries.delete_expired_mails(context.session)
+    """Delete them in batches that are committed one by one."""
+    for _ in range(MOST_BATCHES):
+        async with context.resources.database.transaction() as session:
+            if await queries.delete_expired_mails(session) < queries.EXPIRED_BATCH_SIZE:
+                return
 
 
 async def _send(

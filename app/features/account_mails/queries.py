@@ -129,8 +129,8 @@ async def set_verified(session: AsyncSession, user: User) -> bool:
     return found is not None
 
 
-async def delete_expired_mails(session: AsyncSession) -> None:
-    """Delete a batch of mails that have expired. Concurrent calls delete others."""
+async def delete_expired_mails(session: AsyncSession) -> int:
+    """Delete a batch of expired mails, and return how many. Concurrent calls delete others."""
     expired = (
         select(AccountMail.id)
         .where(AccountMail.expires_at < func.now())
@@ -138,4 +138,5 @@ async def delete_expired_mails(session: AsyncSession) -> None:
         .limit(EXPIRED_BATCH_SIZE)
         .with_for_update(skip_locked=True)
     )
-    await session.execute(delete(AccountMail).where(AccountMail.id.in_(expired)))
+    statement = delete(AccountMail).where(AccountMail.id.in_(expired))
+    return len((await session.scalars(statement.returning(AccountMail.id))).all())

@@ -33,7 +33,7 @@ async def list_accounts(
 ) -> Page[AccountRow]:
     """List accounts in the order of their addresses. Deleted accounts are left out."""
     page = await service.list_accounts(session, query, q=q, role=role)
-    link_neighbours(request, response, page, limit=query.limit, q=q or None, role=role)
+    link_neighbours(request, response, page, limit=query.limit, q=q, role=role)
     return page
 
 

@@ -70,8 +70,8 @@ async def delete_family(session: AsyncSession, family_id: UUID) -> None:
         pass
 
 
-async def delete_expired_tokens(session: AsyncSession) -> None:
-    """Delete a batch of expired tokens. Concurrent calls delete other tokens."""
+async def delete_expired_tokens(session: AsyncSession) -> int:
+    """Delete a batch of expired tokens, and return how many. Concurrent calls delete others."""
     expired = (
         select(RefreshToken.id)
         .where(RefreshToken.expires_at < func.now())
@@ -79,4 +79,5 @@ async def delete_expired_tokens(session: AsyncSession) -> None:
         .limit(EXPIRED_BATCH_SIZE)
         .with_for_update(skip_locked=True)
     )
-    await session.execute(delete(RefreshToken).where(RefreshToken.id.in_(expired)))
+    statement = delete(RefreshToken).where(RefreshToken.id.in_(expired))
+    return len((await session.scalars(statement.returning(RefreshToken.id))).all())

@@ -12,7 +12,7 @@ from app.features.auth import queries
 from app.features.auth.queries import TokenFamily
 from app.features.auth.schemas import TokenRead
 from app.features.users.models import User
-from app.features.users.queries import get_user_by_email, set_password_hash
+from app.features.users.queries import get_user_by_email, lock_active_user, set_password_hash
 from app.features.users.service import PASSWORD_FAILURES
 from app.infra.resources import ProcessResources
 from app.infra.security.passwords import PasswordMatch
@@ -37,6 +37,8 @@ async def log_in(resources: ProcessResources, email: str, password: str) -> Toke
     async with resources.database.transaction() as session:
         if new_hash is not None:
             await set_password_hash(session, user, new_hash)
+        if not await lock_active_user(session, user.id):  # it was deleted meanwhile
+            raise _wrong_credentials()
         return await _issue_tokens(
             session, resources, TokenFamily(uuid4(), user.id, user.credential_version)
         )
@@ -49,10 +51,14 @@ async def _verify(
         user = await get_user_by_email(session, email)
     match = await resources.passwords.verify(password, user.password_hash if user else None)
     if user is None or not match or user.disabled:
-        raise Unauthenticated(
-            "The e-mail address or the password is wrong.", code="invalid_credentials"
-        )
+        raise _wrong_credentials()
     return user, match
+
+
+def _wrong_credentials() -> Unauthenticated:
+    return Unauthenticated(
+        "The e-mail address or the password is wrong.", code="invalid_credentials"
+    )
 
 
 async def refresh(resources: ProcessResources, token: str) -> TokenRead:

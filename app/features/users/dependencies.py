@@ -18,7 +18,7 @@ from app.infra.web.client_address import bearer_token
 from app.infra.web.token_required import NO_TOKEN, access_token_required
 
 UserT = TypeVar("UserT", CallerRow, UserRow)
-Find = Callable[[ProcessResources, int], Awaitable[UserT | None]]
+Find = Callable[[ProcessResources, AccessToken], Awaitable[UserT | None]]
 
 OAUTH2 = OAuth2PasswordBearer("/v1/auth/token", scheme_name="password")
 
@@ -41,27 +41,31 @@ class TokenUser(SecurityBase, Generic[UserT]):
             raise Unauthenticated(NO_TOKEN)
         resources = await process_resources(request)
         verified = resources.access_tokens.verify(token)
-        return _require_valid(await self._find(resources, verified.user_id), verified)
+        return _require_valid(await self._find(resources, verified), verified)
 
 
-async def _find_caller(resources: ProcessResources, user_id: int) -> CallerRow | None:
+async def _find_caller(resources: ProcessResources, token: AccessToken) -> CallerRow | None:
     """Return the fields of the caller that are cached.
 
     The cache in this process is skipped. So while Valkey is reachable, an account that is deleted
     or disabled, and a token that is revoked, are refused by all processes at once.
     """
+    user_id = token.user_id
     load, key = partial(cached_user.load_entry, resources, user_id), cached_user.cache_key(user_id)
     entry, _ = await resources.reader.read(key, load, skip_memory=True)
-    return cached_user.to_caller(entry)
+    caller = cached_user.to_caller(entry)
+    if caller is not None and (token.credential_version or 0) > caller.credential_version:
+        return await queries.read_caller(resources.database, user_id)  # the cache is behind
+    return caller
 
 
-async def _find_account(resources: ProcessResources, user_id: int) -> UserRow | None:
+async def _find_account(resources: ProcessResources, token: AccessToken) -> UserRow | None:
     """Return the caller from the database, with email and credentials.
 
     The connection is returned before the session of the route takes one. So no request needs two
     connections at once.
     """
-    return await queries.read_account(resources.database, user_id)
+    return await queries.read_account(resources.database, token.user_id)
 
 
 def _require_valid(user: UserT | None, token: AccessToken) -> UserT:

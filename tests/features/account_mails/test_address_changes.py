@@ -7,10 +7,12 @@ import httpx2
 import pytest
 
 from app.features.users.models import User
+from app.infra.jobs.enqueue import enqueue
 from app.infra.resources import ProcessResources
 from app.infra.security.passwords import PasswordMatch
 from tests.features.account_mails.inbox import Inbox
 from tests.features.users.factory import PASSWORD, UserFactory
+from tests.jobs import queued
 
 Client = httpx2.AsyncClient
 
@@ -123,3 +125,13 @@ async def test_next_owner_of_an_address_does_not_take_the_mails_of_the_former_on
     deleted = await client.delete("/v1/users/me", headers=make.headers(owner))
     assert deleted.status_code == 204
     assert await received(inbox, CHANGED) == {"a@example.com": 1}
+
+
+async def test_job_about_an_account_that_is_gone_ends_without_a_mail(
+    inbox: Inbox, make: UserFactory
+) -> None:
+    async with make.resources.database.transaction() as session:
+        await enqueue(session, "account_mails.send_verification", user_id=999)
+        await enqueue(session, "account_mails.tell_old_address", user_id=999, email="a@example.com")
+    assert await inbox.receive() == []
+    assert await queued(make.resources) == []

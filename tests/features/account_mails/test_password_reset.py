@@ -188,3 +188,22 @@ async def test_short_password_is_refused_and_the_token_stays_valid(
     await MailFactory(make.resources).mail(user, Purpose.PASSWORD_RESET, token="mailed")
     assert (await confirm(client, "mailed", "short")).json()["code"] == "invalid_request"
     assert (await confirm(client, "mailed")).status_code == 204
+
+
+async def test_no_password_is_hashed_for_a_token_that_is_not_valid(
+    client: Client, make: UserFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    user, passwords = await make.user(), make.resources.passwords
+    await MailFactory(make.resources).mail(user, Purpose.PASSWORD_RESET, token="mailed")
+    hashed: list[str] = []
+    compute = passwords.hash
+
+    async def recorded(password: str) -> str:
+        hashed.append(password)
+        return await compute(password)
+
+    monkeypatch.setattr(passwords, "hash", recorded)
+    assert (await confirm(client, "guessed", "password one")).status_code == 401
+    assert hashed == []
+    assert (await confirm(client, "mailed", "password two")).status_code == 204
+    assert hashed == ["password two"]

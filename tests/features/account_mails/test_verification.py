@@ -2,20 +2,23 @@
 
 import asyncio
 from datetime import timedelta
+from typing import Any
 
 import httpx2
 import pytest
-from sqlalchemy import text
+from sqlalchemy import text, update
 
+from app.features.account_mails import queries
 from app.features.account_mails.models import Purpose
 from app.features.users import service as users
 from app.features.users.models import User
 from app.features.users.schemas import UserCreate
+from app.infra.jobs.enqueue import enqueue
 from app.infra.resources import ProcessResources
 from tests.features.account_mails.factory import MailFactory
 from tests.features.account_mails.inbox import Inbox, text_of
 from tests.features.users.factory import PASSWORD, UserFactory
-from tests.jobs import queued
+from tests.jobs import queued, run_jobs
 
 Client = httpx2.AsyncClient
 
@@ -203,3 +206,57 @@ async def test_deleted_account_takes_its_tokens_and_its_waiting_mails_along(
     assert len(await queued(make.resources)) == 2
     assert {mail["To"] for mail in await inbox.receive()} == {other.email}
     assert (await verify(client, "gone")).status_code == 401
+
+
+async def test_job_deletes_only_mails_that_have_expired(
+    client: Client, make: UserFactory, resources: ProcessResources, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(queries, "EXPIRED_BATCH_SIZE", 2)
+    user, mails = await make.user(), MailFactory(resources)
+    for number in range(5):
+        ago = timedelta(seconds=-1)
+        await mails.mail(user, Purpose.VERIFICATION, token=f"expired {number}", lifetime=ago)
+    await mails.mail(user, Purpose.VERIFICATION, token="valid")
+    async with resources.database.transaction() as session:
+        await enqueue(session, "account_mails.delete_expired")
+    await run_jobs(resources)
+    async with resources.database.read() as session:
+        assert await session.scalar(text("SELECT count(*) FROM account_mails")) == 1
+    assert (await verify(client, "valid")).status_code == 204
+
+
+async def test_token_is_refused_if_another_address_replaces_its_own_meanwhile(
+    client: Client, make: UserFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    user = await make.user()
+    await MailFactory(make.resources).mail(user, Purpose.VERIFICATION, token="mailed")
+    use_token = queries.use_token
+
+    async def use_and_change(*arguments: Any) -> User | None:
+        found = await use_token(*arguments)
+        async with make.resources.database.transaction() as session:
+            new = update(User).where(User.id == user.id).values(email="new@example.com")
+            await session.execute(new)
+        return found
+
+    monkeypatch.setattr(queries, "use_token", use_and_change)
+    assert (await verify(client, "mailed")).status_code == 401
+    assert not await is_verified(client, make.headers(user))
+
+
+async def test_tokens_are_valid_for_as_long_as_their_mails_say(
+    client: Client, inbox: Inbox, make: UserFactory
+) -> None:
+    user = await make.user()
+    await client.post("/v1/auth/password-reset", json={"email": user.email})
+    await ask_again(client, make, user)
+    said = {mail["Subject"]: text_of(mail) for mail in await inbox.receive()}
+    assert "works once, for 30 minutes" in said["Choose a new password"]
+    assert "works once, for two days" in said["Please confirm your e-mail address"]
+    stored = text("SELECT purpose, expires_at - created_at AS lifetime FROM account_mails")
+    async with make.resources.database.read() as session:
+        lifetimes = {one.purpose: one.lifetime for one in await session.execute(stored)}
+    assert lifetimes == {
+        "password_reset": timedelta(minutes=30),
+        "verification": timedelta(days=2),
+    }

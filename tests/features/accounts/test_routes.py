@@ -262,3 +262,15 @@ async def test_empty_change_changes_nothing(
     user = await make.user()
     before = (await client.get("/v1/users/me", headers=make.headers(user))).json()
     assert (await patch(client, headers, user)).json() == {**before, "disabled": False}
+
+
+async def test_next_page_of_an_empty_search_can_be_read(
+    client: Client, make: UserFactory, headers: Headers
+) -> None:
+    """A form sends `q=` for a search field that is empty."""
+    await make.user(email="user@example.com")
+    first = await client.get("/v1/admin/users?q=&limit=1", headers=headers)
+    assert [one["email"] for one in first.json()["items"]] == ["admin@example.com"]
+    second = await client.get(first.links["next"]["url"], headers=headers)
+    assert second.status_code == 200, second.text
+    assert [one["email"] for one in second.json()["items"]] == ["user@example.com"]

@@ -13,6 +13,7 @@ from app.features.auth.models import RefreshToken
 from app.features.users.models import User
 from app.infra.jobs.enqueue import enqueue
 from app.infra.resources import ProcessResources
+from app.infra.security.passwords import PasswordMatch
 from app.settings import Settings
 from tests.application import client_of, running
 from tests.features.users.factory import PASSWORD, UserFactory
@@ -155,3 +156,63 @@ async def test_revocation_includes_a_token_that_is_added_concurrently(
     assert (await reuse).status_code == 401
     async with resources.database.read() as session:
         assert await session.scalar(select(func.count()).select_from(RefreshToken)) == 0
+
+
+async def test_expired_tokens_are_deleted_although_they_are_more_than_a_batch(
+    client: Client, make: UserFactory, resources: ProcessResources, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(queries, "EXPIRED_BATCH_SIZE", 2)
+    user = await make.user()
+    for _ in range(5):
+        await log_in(client, user)
+    await expire_tokens(resources)
+    kept = await log_in(client, user)
+    async with resources.database.transaction() as session:
+        await enqueue(session, "auth.delete_expired_tokens")
+    await run_jobs(resources)
+    async with resources.database.read() as session:
+        assert await session.scalar(select(func.count()).select_from(RefreshToken)) == 1
+    assert (await refresh(client, kept)).status_code == 200
+
+
+async def test_login_while_the_account_is_deleted_leaves_no_token(
+    client: Client, make: UserFactory, resources: ProcessResources, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    user = await make.user()
+    verify = resources.passwords.verify
+
+    async def verify_and_delete(password: str, encoded: str | None) -> PasswordMatch:
+        match = await verify(password, encoded)
+        await client.delete("/v1/users/me", headers=make.headers(user))
+        return match
+
+    monkeypatch.setattr(resources.passwords, "verify", verify_and_delete)
+    form = {"username": user.email, "password": PASSWORD}
+    assert (await client.post("/v1/auth/token", data=form)).status_code == 400
+    async with resources.database.read() as session:
+        assert await session.scalar(select(func.count()).select_from(RefreshToken)) == 0
+
+
+async def test_login_that_renews_its_hash_does_not_undo_a_new_password(
+    settings: Settings, make: UserFactory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    user, new = await make.user(), "another password"
+    stronger = settings.auth.model_copy(update={"argon2_time_cost": 2})
+    changed = settings.model_copy(update={"auth": stronger})
+    async with running(changed) as app, client_of(app) as client:
+        passwords = app.state.resources.passwords
+        rehash = passwords.rehash
+
+        async def rehash_and_change(password: str) -> str | None:
+            renewed: str | None = await rehash(password)
+            change = {"password": new, "current_password": PASSWORD}
+            await client.patch("/v1/users/me", json=change, headers=make.headers(user))
+            return renewed
+
+        with monkeypatch.context() as meanwhile:
+            meanwhile.setattr(passwords, "rehash", rehash_and_change)
+            form = {"username": user.email, "password": PASSWORD}
+            await client.post("/v1/auth/token", data=form)
+        for password, status in ((PASSWORD, 400), (new, 200)):
+            form = {"username": user.email, "password": password}
+            assert (await client.post("/v1/auth/token", data=form)).status_code == status

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator
 import httpx2
 import pytest
 from fastapi import FastAPI
+from sqlalchemy import update
 
 from app.features.users import cached_user
 from app.features.users.models import User
@@ -331,3 +332,15 @@ async def test_valkey_does_not_contain_the_address_of_a_deleted_account(
     await client.get("/v1/users/me", headers=headers)
     assert (await client.delete("/v1/users/me", headers=headers)).status_code == 204
     assert b"to-be-forgotten" not in await everything(cache_of(service).store)
+
+
+async def test_token_that_is_newer_than_the_cached_caller_is_accepted(
+    client: Client, make: NoteFactory, headers: dict[str, str], user: User
+) -> None:
+    """The invalidation of a new password has failed, and its owner has logged in already."""
+    assert (await publish(client, headers)).status_code == 201  # the caller is cached from now on
+    async with make.resources.database.transaction() as session:
+        newer = update(User).where(User.id == user.id).values(credential_version=2)
+        await session.execute(newer)
+    later = make.headers(User(id=user.id, credential_version=2))
+    assert (await publish(client, later)).status_code == 201

@@ -124,12 +124,16 @@ class GracefulArbiter(Arbiter):  # type: ignore[misc]
 
     def note_exit(self, worker: WorkerState) -> None:
         """Count an early exit as a failed boot, and release the slot of the worker."""
+        if not SHARED_STATE.failed_boots:
+            SHARED_STATE.forget_failed_boots()  # the slot of this worker may be the only proof
         is_running = SHARED_STATE.started and SHARED_STATE.shutdown is Shutdown.NONE
         if is_running and worker.exited_early:
             self._note_failure()
         worker.release()
 
     def _may_start(self) -> bool:
+        if SHARED_STATE.shutdown is not Shutdown.NONE:
+            return False
         if not SHARED_STATE.failed_boots:
             return True
         is_due = time.monotonic() >= self.next_start_at

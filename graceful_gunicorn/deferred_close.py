@@ -7,10 +7,11 @@ from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 
 class DeferredClose(Transport):
-    """The transport of a request with `Connection: close`, or in HTTP/1.0.
+    """The transport of a request in HTTP/1.0, with `Connection: close`, or with a body.
 
-    Uvicorn closes it after the response. If the body is still arriving, the TCP reset would destroy
-    the response, so nothing is closed then. The protocol closes the connection later.
+    Uvicorn closes it after the last response. If the body is still arriving, the TCP reset would
+    destroy the response, so nothing is closed then. The protocol closes the connection later. A
+    response that was given up is not complete, and is closed at once.
     """
 
     __slots__ = ("_cycle", "_transport")
@@ -27,5 +28,5 @@ class DeferredClose(Transport):
         self._transport.write(data)
 
     def close(self) -> None:
-        if not self._cycle.more_body:
+        if not self._cycle.more_body or not self._cycle.response_complete:
             self._transport.close()

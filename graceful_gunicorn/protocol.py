@@ -142,14 +142,15 @@ class LimitedProtocol(DrainingProtocol):
         super().on_headers_complete()
         if not self.cycle.keep_alive:
             self.cycle.transport = DeferredClose(self.cycle)
-        self.headers = []  # the parser adds trailers here; the application keeps the old list
-        self._receiving, self._overhead_bytes = BODY, 0
+        # The parser adds trailers to `headers`. The application keeps the old list.
+        self.headers, self._receiving, self._overhead_bytes = [], BODY, 0
         self._stop_timer()
 
     def on_body(self, body: bytes) -> None:
         """Collect a chunk of the body. `_parse` passes the chunks on when all data is parsed."""
-        self._overhead_bytes = 0
-        self.expect_100_continue = False  # the client waits no longer
+        self._overhead_bytes, self.expect_100_continue = 0, False  # the client waits no longer
+        if self.cycle.transport is self.transport:  # its response may come before the rest
+            self.cycle.transport = DeferredClose(self.cycle)
         self._body_chunks.append(body)
 
     def on_message_complete(self) -> None:
@@ -177,13 +178,12 @@ class LimitedProtocol(DrainingProtocol):
                 self._close_after_linger()
 
     def _start_idle_timer(self) -> None:
-        self.timeout_keep_alive_task = self.loop.call_later(
-            self.timeout_keep_alive, self.timeout_keep_alive_handler
-        )
+        seconds, close = self.timeout_keep_alive, self.timeout_keep_alive_handler
+        self.timeout_keep_alive_task = self.loop.call_later(seconds, close)
 
     def _start_timer(self) -> None:
-        is_head = self._receiving is HEAD
-        seconds = self.limits.header_seconds if is_head else self.limits.body_seconds
+        limits = self.limits
+        seconds = limits.header_seconds if self._receiving is HEAD else limits.body_seconds
         self._timer = OverdueTimer(seconds, self._on_read_timeout)
 
     def _stop_timer(self) -> None:

@@ -21,17 +21,17 @@ def reason_not_to_reload(command: Sequence[str], own_addresses: Sequence[object]
 
     `own_addresses` are the addresses at which this instance listens.
     """
-    # The command gets a folder of its own for its metrics. The real folder belongs to the master.
-    with tempfile.TemporaryDirectory() as folder:
-        try:
+    try:
+        # The command gets a folder of its own for its metrics. The real one belongs to the master.
+        with tempfile.TemporaryDirectory() as folder:
             result = subprocess.run(  # noqa: S603 - the operator configured this command
                 command,
                 env={**os.environ, FOLDER: folder},
                 capture_output=True,
                 timeout=CHECK_SECONDS,
             )
-        except (OSError, subprocess.TimeoutExpired) as error:
-            return str(error)
+    except (OSError, subprocess.TimeoutExpired) as error:
+        return str(error)
     if result.returncode:
         errors = result.stderr.decode(errors="replace").strip()
         return errors or f"The check command exited with code {result.returncode}."
@@ -42,8 +42,14 @@ def _reason_not_to_bind(configuration: str, own_addresses: Sequence[object]) -> 
     """Try to bind the addresses in a printed configuration, except those of this instance."""
     found = re.search(r"^bind\s*=\s*(\[.*\])$", configuration, re.MULTILINE)
     for address in literal_eval(found[1]) if found else []:
-        if (parsed := parse_address(address)) in own_addresses:
-            continue
-        if (error := bind_error(*parsed)) is not None:
+        try:
+            parsed = parse_address(address)
+            # The path of a Unix socket and the number of a descriptor cannot be tried.
+            if parsed in own_addresses or not isinstance(parsed, tuple):
+                continue
+            error = bind_error(*parsed)
+        except (RuntimeError, OverflowError, UnicodeError) as wrong:
+            return f"It cannot listen at {address}: {wrong}"
+        if error is not None:
             return f"It cannot listen at {address}: {error.strerror}. Choose another port."
     return None

@@ -155,6 +155,10 @@ class SharedState:
         self._memory.boot_failed_at = time.monotonic()
         return failures
 
+    def forget_failed_boots(self) -> None:
+        """Forget failures that were repaired, before the proof exits. Only the master does this."""
+        self._memory.boot_failures = 0
+
     def allocate_worker(self) -> WorkerState:
         """Allocate the first free slot to a new worker. Raises TooManyWorkersError."""
         free = next((slot for slot in self._all_slots if not slot.allocated), None)

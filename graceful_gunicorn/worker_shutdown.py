@@ -85,9 +85,10 @@ class WorkerShutdown:
             return now >= self._instance_shutdown_at + self._config.drain_seconds
         if self._requested_at is None:
             return False
-        return self._another_worker_accepts() or (
-            now >= self._requested_at + REPLACEMENT_WAIT_SECONDS
-        )
+        # If new workers cannot boot, no other worker may come for a long time.
+        has_waited = now >= self._requested_at + REPLACEMENT_WAIT_SECONDS
+        may_stop_alone = has_waited and not self._shared_state.failed_boots
+        return self._another_worker_accepts() or may_stop_alone
 
     def _another_worker_accepts(self) -> bool:
         """Return whether another worker accepts connections and will continue to.
@@ -128,8 +129,9 @@ class WorkerShutdown:
             size = connection.transport.get_write_buffer_size() if connection.is_idle else 0
             if size:
                 last_size, ticks = before.get(connection, (size, 0))
-                self._unread[connection] = size, ticks + 1 if size == last_size else 0
-                if ticks >= MAX_UNREAD_TICKS:
+                ticks = ticks + 1 if size == last_size else 0
+                self._unread[connection] = size, ticks
+                if ticks > MAX_UNREAD_TICKS:
                     connection.transport.abort()
 
     def _is_finished(self, state: ServerState, now: float) -> bool:

@@ -255,3 +255,4 @@ def own_shutdown(monkeypatch: pytest.MonkeyPatch) -> None:
     the tests that follow.
     """
     monkeypatch.setattr(server_shutdown, "events", set())
+    monkeypatch.setattr(server_shutdown, "has_begun", False)

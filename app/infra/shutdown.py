@@ -24,10 +24,12 @@ class ServerShutdown:
         self.is_draining = False
         # The server calls `begin`, so the signals need not be watched.
         self.is_announced_by_server = False
+        self.has_begun = False
         self.events: set[asyncio.Event] = set()
 
     def begin(self) -> None:
         """Set the events of `shutdown_event`. Call this on the event loop."""
+        self.has_begun = True
         for event in self.events:
             event.set()
 
@@ -39,6 +41,8 @@ server_shutdown = ServerShutdown()
 def shutdown_event() -> Iterator[asyncio.Event]:
     """Yield an event that is set when the server of this process begins to shut down."""
     event = asyncio.Event()
+    if server_shutdown.has_begun:  # the request came on a connection that was open already
+        event.set()
     server_shutdown.events.add(event)
     signals = [] if server_shutdown.is_announced_by_server else _signals_with_handler()
     try:

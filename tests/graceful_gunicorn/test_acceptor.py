@@ -83,3 +83,20 @@ async def test_a_worker_accepts_several_connections_that_the_others_have_left(
     add_worker(state, 3)
     accepted = await accepted_per_turn(3, listener, state, add_worker(state, 3))
     assert accepted == [2, ACCEPTS_AFTER_PAUSE, ACCEPTS_AFTER_PAUSE]
+
+
+@pytest.mark.parametrize("accept_queued", [True, False])
+async def test_a_worker_that_stops_accepts_what_waits_only_if_it_is_told_to(
+    listener: socket.socket, *, accept_queued: bool
+) -> None:
+    own = SharedState().allocate_worker()
+    accepted: list[socket.socket] = []
+    acceptor = Acceptor([listener], SharedState(), own, accepted.append)
+    acceptor.start()
+    assert own.wants_to_accept
+    acceptor.stop(accept_queued=accept_queued)
+    for connection in accepted:
+        connection.close()
+    assert not own.wants_to_accept
+    assert len(accepted) == (BURST if accept_queued else 0)
+    assert listener.fileno() == -1

@@ -10,7 +10,7 @@ from gunicorn.errors import HaltServer
 
 from graceful_gunicorn import arbiter, shared_state
 from graceful_gunicorn.arbiter import GracefulArbiter
-from graceful_gunicorn.shared_state import SharedState, WorkerState
+from graceful_gunicorn.shared_state import SharedState, Shutdown, WorkerState
 
 
 @dataclass(eq=False)
@@ -202,3 +202,25 @@ def test_a_first_start_with_too_many_workers_ends_the_instance_with_the_reason(
     instance.master._num_workers = 3
     with pytest.raises(HaltServer, match="1,024 workers are running"):
         instance.pass_seconds(1)
+
+
+def test_failures_that_were_repaired_are_forgotten_when_that_worker_exits(
+    instance: Instance,
+) -> None:
+    instance.kill(1)
+    instance.fail_all_boots(30)
+    instance.pass_seconds(20)
+    instance.boot_all()
+    instance.pass_seconds(3)
+    assert instance.shared_state.failed_boots == 0
+    instance.kill(max(instance.master.WORKERS))
+    assert instance.shared_state.failed_boots == 0
+    assert instance.fail_all_boots(2) == 2  # at once, and at once again
+
+
+def test_no_worker_is_started_while_the_instance_shuts_down(instance: Instance) -> None:
+    instance.shared_state.shutdown = Shutdown.GRACEFUL
+    for number in list(instance.master.WORKERS):
+        instance.kill(number)
+    instance.pass_seconds(5)
+    assert not instance.master.WORKERS

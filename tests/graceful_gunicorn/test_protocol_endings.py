@@ -307,3 +307,19 @@ async def test_the_running_request_of_a_draining_connection_is_its_last_one(
     status, headers, _ = await patient_client.response()
     assert (status, headers.get("connection")) == (200, "close")
     assert await patient_client.read_to_end() == b""
+
+
+@pytest.mark.parametrize("header", [b"", b"Connection: close\r\n"])
+async def test_a_response_that_fails_ends_its_connection_while_the_body_is_incomplete(
+    no_timeouts: None, header: bytes
+) -> None:
+    async def app(_scope: Scope, _receive: Receive, send: Send) -> None:
+        length = (b"content-length", b"9")
+        await send({"type": "http.response.start", "status": 200, "headers": [length]})
+        raise RuntimeError("This was raised on purpose.")
+
+    async with serving(protocol_class(CONFIG), keep_alive_seconds=3_600, app=app) as server:
+        client = await server.connect()
+        await client.send(POST + header + PART)
+        assert (await client.response_head())[0] == 200
+        assert await client.read_to_end() == b""

@@ -244,3 +244,85 @@ def test_a_client_that_does_not_read_the_end_of_a_response_does_not_delay_the_sh
     assert socket.is_aborted
     assert not slow_socket.is_aborted
     assert not read_socket.is_aborted
+
+
+def test_workers_whose_replacements_cannot_boot_go_on_accepting(clock: Clock) -> None:
+    shared_state = SharedState()
+    old, also_old = Worker(shared_state), Worker(shared_state)
+    for worker in (old, also_old):
+        worker.shutdown.request(being_replaced=True)
+        worker.advance()
+    shared_state.record_failed_boot()
+    clock.now += 2 * REPLACEMENT_WAIT_SECONDS
+    for worker in (old, also_old):
+        worker.advance()
+    assert old.accepts
+    assert also_old.accepts
+    new = Worker(shared_state)  # of the next reload
+    for worker in (new, old, also_old):
+        worker.advance()
+    assert not old.accepts
+    assert not also_old.accepts
+
+
+def test_a_client_that_has_just_read_something_is_not_disconnected(clock: Clock) -> None:
+    shared_state = SharedState()
+    worker, other = Worker(shared_state), Worker(shared_state)
+    other.advance()
+    slow, socket = unread(is_closing=True, is_complete=True)
+    worker.server_state.connections.add(slow)
+    worker.shutdown.request(being_replaced=True)
+    for _ in range(MAX_UNREAD_TICKS):
+        worker.advance()
+    socket.unread_bytes -= 1_000
+    worker.advance()
+    assert not socket.is_aborted
+
+
+@pytest.mark.parametrize("whole_instance", [True, False])
+def test_an_idle_connection_is_drained_and_closed_only_after_the_instance_stops_accepting(
+    clock: Clock, *, whole_instance: bool
+) -> None:
+    """A client may be about to use it, and its next response tells it to go elsewhere."""
+    shared_state = SharedState()
+    worker, other = Worker(shared_state), Worker(shared_state)
+    other.advance()
+    idle, socket = unread(is_closing=False, is_complete=True, unread_bytes=0)
+    worker.server_state.connections.add(idle)
+    worker.advance()
+    assert not idle.is_draining
+    if whole_instance:
+        shared_state.shutdown = Shutdown.GRACEFUL
+    worker.shutdown.request(being_replaced=True)
+    for _ in range(2 * MAX_IDLE_TICKS):
+        worker.advance()
+    assert idle.is_draining
+    assert not socket.is_closing()
+    clock.now += DRAIN_SECONDS
+    for _ in range(MAX_IDLE_TICKS):
+        worker.advance()
+    assert not socket.is_closing()
+    worker.advance()
+    assert socket.is_closing() is whole_instance
+
+
+def test_streams_are_told_once_and_running_requests_are_finished(clock: Clock) -> None:
+    shared_state = SharedState()
+    worker, other = Worker(shared_state), Worker(shared_state)
+    told: list[bool] = []
+    config = replace(CONFIG, on_stop_accepting=lambda: told.append(worker.accepts))
+    worker.shutdown = WorkerShutdown(shared_state, worker.state, config)
+    worker.connections = 0
+    request: Any = object()  # its client has left
+    worker.server_state.tasks.add(request)
+    other.advance()
+    shared_state.shutdown = Shutdown.GRACEFUL
+    for _ in range(2):
+        assert not worker.advance()
+    assert told == []
+    clock.now += DRAIN_SECONDS
+    for _ in range(2):
+        assert not worker.advance()
+    assert told == [False]
+    worker.server_state.tasks.clear()
+    assert worker.advance()

@@ -38,3 +38,15 @@ async def test_signal_sets_the_event_and_reaches_the_earlier_handler() -> None:
         await eventually(lambda: len(received) == 2)
     finally:
         signal.signal(signal.SIGTERM, earlier)
+
+
+async def test_a_stream_that_begins_after_the_shutdown_ends_at_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its request came on a connection that was open already."""
+    server = ServerShutdown()
+    server.is_announced_by_server = True
+    monkeypatch.setattr(shutdown, "server_shutdown", server)
+    server.begin()
+    with shutdown_event() as event:
+        assert event.is_set()

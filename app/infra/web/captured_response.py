@@ -62,7 +62,8 @@ class CapturedResponse:
     @property
     def is_problem(self) -> bool:
         """Whether it is one of our own errors, which are the same for every client."""
-        return self.header(b"content-type") == PROBLEM.encode()
+        is_own = self.header(b"content-type") == PROBLEM.encode()
+        return is_own and not any(name in NEVER_STORED for name, _ in self.headers)
 
 
 async def send_captured(response: CapturedResponse, source: Source, send: Send) -> None:

@@ -46,7 +46,7 @@ class ObservationMiddleware:
         service = scope["app"]  # now, because a mounted application replaces it
         client, _ = scope.get("client") or (None, None)
         current = RequestContext(read_request_id(scope), scope["method"], scope["path"], client)
-        request_context.set(current)  # the server runs each request in a context of its own
+        outer = request_context.set(current)
 
         # Not `async`: a coroutine that only passes the call on would cost a quarter more.
         def send_observed(message: Message) -> Awaitable[None]:
@@ -70,3 +70,4 @@ class ObservationMiddleware:
                 current.route = service.state.route_table.template(current.method, current.path)
             for observe in self._observers:
                 observe(current)
+            request_context.reset(outer)  # a route may have called this application

@@ -64,10 +64,13 @@ class UnhandledErrorMiddleware:
         except ClientDisconnect:  # while its body was read: there is no one to answer
             response.status = CLIENT_CLOSED_REQUEST
         except ResponseCutOff as cut:
-            if cut.args:
-                logger.warning("A response was cut off: %s", cut)
-            response.status = cut.status
-            raise
+            _log_cut_off(cut)
+            if response.has_started:
+                response.status = cut.status
+                raise
+            # It was captured for the cache.
+            error = Unavailable("The response could not be completed.")
+            await problem_of(scope, error)(scope, receive, send)
         except asyncio.CancelledError:  # the graceful timeout of the server is over
             if not response.has_started:
                 error = Unavailable("The server is shutting down.")
@@ -81,3 +84,8 @@ class UnhandledErrorMiddleware:
                 response.status = 500  # for logs and metrics, whatever status was sent
                 raise
             await unexpected_error(scope)(scope, receive, send)
+
+
+def _log_cut_off(cut: ResponseCutOff) -> None:
+    if cut.args:
+        logger.warning("A response was cut off: %s", cut)

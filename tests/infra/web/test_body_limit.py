@@ -525,3 +525,20 @@ async def test_upload_is_in_memory_once(settings: Settings) -> None:
             finally:
                 tracemalloc.stop()
     assert more < MIB
+
+
+def test_client_that_was_told_to_continue_can_send_the_rest_after_a_refusal(
+    connection: http.client.HTTPConnection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A TCP reset could destroy the refusal."""
+    monkeypatch.setattr("graceful_gunicorn.protocol.LINGER_SECONDS", 3_600)
+    head = f"{POST}Expect: 100-continue\r\nTransfer-Encoding: chunked\r\n\r\n"
+    connection.sock.sendall(head.encode())
+    assert connection.sock.recv(1_000) == b"HTTP/1.1 100 Continue\r\n\r\n"
+    chunk = b"3e8\r\n" + b" " * 1_000 + b"\r\n"
+    connection.sock.sendall(3 * chunk)
+    assert read(connection) == TOO_LARGE
+    for _ in range(1_000):
+        connection.sock.sendall(chunk)
+    connection.sock.sendall(b"0\r\n\r\n")
+    assert connection.sock.recv(1) == b""

@@ -190,3 +190,15 @@ async def test_slots_are_measured(settings: Settings) -> None:
         assert IN_FLIGHT.labels("queued")._value.get() == 2
         gate.open.set()
         await statuses(tasks)
+
+
+async def test_cancelled_request_frees_its_slot(settings: Settings) -> None:
+    async with gated(settings, queued=0) as (gate, client):
+        tasks = ask(client, "/hold/0", "/hold/1")
+        await gate.until(running=RUNNING)
+        for task in tasks:
+            task.cancel()
+        await asyncio.wait(tasks)
+        assert (gate.places.running, gate.places.queued) == (0, 0)
+        gate.open.set()
+        assert await statuses(ask(client, "/hold/2")) == [200]

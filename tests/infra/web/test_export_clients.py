@@ -342,6 +342,7 @@ async def test_an_export_that_takes_too_long_ends_visibly_when_the_server_shuts_
     assert "A response was cut off: the server shuts down" in caplog.text
     assert not [one for one in caplog.records if one.levelno >= logging.ERROR]
     url = f"{URL}?cursor={lines[-1]['cursor']}"
+    server_shutdown.has_begun = False  # another instance
     async with running(settings) as another, client_of(another) as client:
         lines += lines_of((await client.get(url, headers=headers)).content)
     assert [int(line["title"]) for line in lines] == list(range(1, 20_001))

@@ -421,3 +421,13 @@ async def test_without_a_cache_the_limits_work_without_valkey(settings: Settings
     values["rate_limits"] |= {"url": None, "quotas": quotas(reads=4)}
     async with running(Settings.model_validate(values)) as app, client_at(app) as client:
         assert await statuses(client, 3) == [401, 401, 429]
+
+
+async def test_responses_that_are_not_in_memory_are_limited_too(
+    settings: Settings, note: str
+) -> None:
+    async with limited(settings, reads=1) as app, client_at(app) as client:
+        assert (await client.get(note)).status_code == 200
+        for url, control in ((note, "no-cache"), ("/test/notes", "max-age=60")):
+            response = await client.get(url, headers={"Cache-Control": control})
+            assert response.status_code == 429

@@ -179,3 +179,21 @@ async def test_a_server_that_became_read_only_is_unavailable(settings: Settings)
             await session.execute(text("UPDATE users SET name = name"))
 
         assert (await client.post("/standby")).status_code == 503
+
+
+async def test_what_has_committed_is_not_run_again_after_a_call_of_the_application(
+    settings: Settings, runs: list[str], clean: None
+) -> None:
+    async with running(settings) as app, client_of(app) as client:
+
+        @app.post("/calls")
+        async def calls(session: ReadSession) -> None:
+            runs.append("run")
+            async with app.state.resources.database.transaction() as write:
+                await write.execute(text("SELECT 1"))
+            async with client_of(app) as inner:
+                (await inner.get("/livez")).raise_for_status()
+            await session.execute(END_OURSELVES)
+
+        assert (await client.post("/calls")).status_code == 503
+    assert runs == ["run"]

@@ -1,7 +1,7 @@
 """Answers that a shared cache may store (RFC 9111), and routes that break each rule."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Callable
 from contextlib import suppress
 from contextvars import ContextVar
 from itertools import count
@@ -9,12 +9,13 @@ from typing import Any
 
 import httpx2
 import pytest
-from fastapi import APIRouter, FastAPI, Request
+from fastapi import APIRouter, FastAPI, HTTPException, Request
 from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from app.errors import Forbidden, InvalidRequest, NotFound, Unavailable
 from app.infra.dependencies import ReadSession
+from app.infra.web.batch_response import BatchLimits, BatchResponse
 from app.infra.web.cacheable import cacheable
 from app.settings import Settings
 from coherent_cache import shows
@@ -67,6 +68,15 @@ def breaks_off(body: str) -> Response:
         raise ConnectionError
 
     return StreamingResponse(chunks())
+
+
+def is_cut_off(body: str) -> Response:
+    async def batches() -> AsyncGenerator[memoryview, None]:
+        yield memoryview(body.encode())
+        raise Unavailable("Later.")
+
+    limits = BatchLimits(asyncio.Event(), grace_seconds=60, send_seconds=60)
+    return BatchResponse(batches(), limits, headers={}, media_type="text/plain")
 
 
 def fails(_: str) -> Response:
@@ -127,7 +137,14 @@ PROBLEMS = {
     "problem-422": (refuses(InvalidRequest("No.")), 422),
     "problem-503": (refuses(Unavailable("Later.")), 503),
     "problem-500": (fails, 500),
+    "problem-timeout": (refuses(TimeoutError()), 500),
     "broken-stream": (breaks_off, 500),
+    "cut-off": (is_cut_off, 503),
+}
+LOGGED = {
+    "problem-500": RuntimeError,
+    "problem-timeout": TimeoutError,
+    "broken-stream": ConnectionError,
 }
 ROUTES = APIRouter()
 ANSWERS: dict[str, Answer] = {
@@ -192,6 +209,13 @@ async def stream(session: ReadSession) -> StreamingResponse:
 async def echo(name: str, session: ReadSession, more: str = "") -> list[str]:
     shows(session, "own")
     return [name, more]
+
+
+@ROUTES.get("/own/missing-with-cookie")
+@cacheable()
+async def missing_with_cookie(session: ReadSession) -> None:
+    shows(session, "own")
+    raise HTTPException(404, headers={"Set-Cookie": f"session={next(NUMBER)}"})
 
 
 @ROUTES.get("/own/{kind}")
@@ -490,3 +514,29 @@ async def test_context_of_the_first_request_is_not_in_the_cached_answer(
             answer = await client.get("/surroundings")
             seen.append((answer.headers["x-cache"], answer.json()))
     assert seen == [("MISS", ["", {}]), ("HIT-L1", ["", {}])]
+
+
+async def test_problem_with_a_cookie_is_made_anew_for_each_request(
+    client: Client, service: FastAPI
+) -> None:
+    url = "/own/missing-with-cookie"
+    answers = [await client.get(url) for _ in range(2)]
+    answers += await asyncio.gather(*(client.get(url) for _ in range(20)))
+    assert {answer.status_code for answer in answers} == {404}
+    assert len({answer.headers["set-cookie"] for answer in answers}) == len(answers)
+    assert not await stored(service)
+
+
+@pytest.mark.parametrize("kind", PROBLEMS)
+async def test_failure_is_the_same_for_a_request_that_bypasses_the_cache(
+    client: Client, caplog: pytest.LogCaptureFixture, kind: str
+) -> None:
+    answer = await client.get(f"/own/{kind}", headers=NO_STORE)
+    assert answer.status_code == PROBLEMS[kind][1]
+    assert answer.json()["request_id"] == answer.headers["x-request-id"]
+    logged = [
+        one.exc_info and one.exc_info[0]
+        for one in caplog.records
+        if one.getMessage() == "Unhandled exception"
+    ]
+    assert logged == ([LOGGED[kind]] if kind in LOGGED else [])

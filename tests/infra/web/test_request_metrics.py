@@ -1,18 +1,24 @@
 """Every request is counted once, with few labels, in files that other processes can read."""
 
+import asyncio
 import os
 import signal
 import subprocess
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import httpx2
 import pytest
+from fastapi import Request
 from fastapi.responses import StreamingResponse
 from prometheus_client import REGISTRY
+from starlette.types import Message
 
-from app.infra.observability.metrics import TICKS_PER_SECOND
+from app.errors import Unavailable
+from app.infra.observability.metrics import REFUSED, TICKS_PER_SECOND
+from app.infra.web.batch_response import BatchResponse
 from app.settings import Settings
 from graceful_gunicorn import registry_of_all_workers
 from graceful_gunicorn.multiprocess_metrics import FOLDER
@@ -162,3 +168,89 @@ async def test_response_that_breaks_off_is_counted_as_500(settings: Settings) ->
             before = count_of("GET", "/half", 500)
             await client.get("/half")
     assert count_of("GET", "/half", 500) == before + 1
+
+
+REFUSALS: list[tuple[str, dict[str, Any], str, str, bytes, int]] = [
+    ("time", {"request_seconds": 0.05}, "GET", "/waits", b"", 503),
+    ("streams", {"streams": 0}, "GET", "/streams", b"", 503),
+    ("uploads", {"uploads": 0}, "POST", "/uploads", b" ", 503),
+    ("body_size", {"body_bytes": 9}, "POST", "/v1/users", b"[" + b" " * 9, 413),
+    ("body_shape", {"body_values": 1}, "POST", "/v1/users", b"[1,2,3]", 422),
+]
+
+
+@pytest.mark.parametrize(("limit", "changes", "method", "path", "content", "status"), REFUSALS)
+async def test_refusal_is_counted_under_the_name_of_its_limit(
+    settings: Settings,
+    limit: str,
+    changes: dict[str, Any],
+    method: str,
+    path: str,
+    content: bytes,
+    status: int,
+) -> None:
+    async def pieces() -> AsyncIterator[bytes]:
+        yield b"piece"
+
+    limits = settings.limits.model_copy(update=changes)
+    async with running(settings.model_copy(update={"limits": limits})) as app:
+
+        @app.get("/waits")
+        async def wait() -> None:
+            await asyncio.Event().wait()
+
+        @app.get("/streams")
+        async def stream() -> StreamingResponse:
+            return StreamingResponse(pieces())
+
+        @app.post("/uploads", max_body_size=4 * 1024 * 1024)
+        async def upload(request: Request) -> None:
+            await request.body()
+
+        async with client_of(app) as client:
+            before = REFUSED.labels(limit)._value.get()
+            json = {"Content-Type": "application/json"}
+            response = await client.request(method, path, content=content, headers=json)
+    assert response.status_code == status
+    assert REFUSED.labels(limit)._value.get() == before + 1
+
+
+async def test_response_that_is_not_completed_is_counted_by_who_ended_it(
+    settings: Settings,
+) -> None:
+    async def batches() -> AsyncGenerator[memoryview, None]:
+        yield memoryview(b"half")
+        raise Unavailable("The store does not answer.")
+
+    async def leave() -> Message:
+        return {"type": "http.disconnect"}
+
+    async def send(_message: Message) -> None:
+        raise AssertionError("There is no one to answer.")
+
+    scope = {
+        "type": "http",
+        "http_version": "1.1",
+        "method": "POST",
+        "scheme": "http",
+        "path": "/v1/users",
+        "raw_path": b"/v1/users",
+        "root_path": "",
+        "query_string": b"",
+        "headers": [(b"host", b"test"), (b"content-length", b"100")],
+        "client": ("203.0.113.9", 1),
+        "server": ("test", 80),
+    }
+    ended = (("GET", "/cut-off", 503), ("POST", "/v1/users", 499))
+    async with running(settings) as app:
+
+        @app.get("/cut-off")
+        async def cut_off() -> BatchResponse:
+            limits = app.state.batch_limits
+            return BatchResponse(batches(), limits, headers={}, media_type="text/plain")
+
+        before = [count_of(*one) for one in ended]
+        async with client_of(app) as client:
+            assert (await client.get("/cut-off")).text == "half"
+        await app(scope, leave, send)
+    assert [count_of(*one) for one in ended] == [count + 1 for count in before]

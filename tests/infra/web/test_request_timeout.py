@@ -11,6 +11,7 @@ from sqlalchemy import text
 from starlette.responses import StreamingResponse
 
 from app.infra.dependencies import ReadSession, WriteSession
+from app.infra.http_client.deadline import end_of_request
 from app.infra.observability.metrics import REFUSED
 from app.settings import Settings
 from tests.application import client_of, running
@@ -174,3 +175,24 @@ async def test_timeout_error_of_a_stream_is_not_counted_as_a_slow_request(
 
         assert (await client.get("/broken")).status_code == 200
     assert REFUSED.labels("time")._value.get() == before
+
+
+async def test_calls_of_a_stream_have_no_limit_by_the_time_of_the_request(
+    settings: Settings,
+) -> None:
+    ends: list[float | None] = []
+    async with hurried(settings, FOREVER_SECONDS) as (app, client):
+
+        @app.get("/calls")
+        async def calls() -> StreamingResponse:
+            async def pieces() -> AsyncIterator[bytes]:
+                ends.append(end_of_request())
+                yield b"piece"
+
+            ends.append(end_of_request())
+            return StreamingResponse(pieces())
+
+        assert (await client.get("/calls")).text == "piece"
+    before, meanwhile = ends
+    assert before is not None
+    assert meanwhile is None

@@ -2,7 +2,9 @@
 
 import asyncio
 import gzip
+import threading
 from collections.abc import AsyncIterator
+from typing import Any
 
 import httpx2
 import pytest
@@ -377,3 +379,26 @@ async def test_load_of_a_head_request_that_was_refused_is_still_that_of_a_get(
     for url, load in zip(urls, loads, strict=True):
         entry = await asyncio.ensure_future(load())
         assert decode(entry).plain.body == (await client.get(url)).content
+
+
+@pytest.mark.parametrize(("times", "is_in_thread"), [(1, False), (10, True)])
+async def test_only_a_large_answer_is_compressed_outside_of_the_event_loop(
+    client: Client,
+    make: NoteFactory,
+    monkeypatch: pytest.MonkeyPatch,
+    times: int,
+    *,
+    is_in_thread: bool,
+) -> None:
+    threads, compress = list[int](), gzip.compress
+
+    def noted(*arguments: Any, **options: Any) -> bytes:
+        threads.append(threading.get_ident())
+        return compress(*arguments, **options)
+
+    author = await make.user()
+    for _ in range(4):
+        await make.note(author, body=LONG * times)
+    monkeypatch.setattr(gzip, "compress", noted)
+    assert (await client.get("/test/notes", headers=GZIP)).status_code == 200
+    assert [one != threading.get_ident() for one in threads] == [is_in_thread]

@@ -23,12 +23,12 @@ def test_figures_of_a_document_are_those_of_the_last_measurement(document: Path)
 
 @pytest.fixture
 def measured() -> Data:
-    """The data of the last measurement, which has all the sections that there are."""
+    """The data of the last measurement. Their sections still exist."""
     if published(DATA) is None:
         pytest.skip("`make bench` has not written docs/benchmarks.json yet")
     data = report.read(DATA.parent)
-    if data["sections"].keys() != set(map(name_of, all_sections())):
-        pytest.skip("a feature was removed or added since the last `make bench`")
+    if data["sections"].keys() - set(map(name_of, all_sections())):
+        pytest.skip("a feature whose section was measured has been removed since `make bench`")
     return data
 
 
